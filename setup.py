@@ -1,0 +1,46 @@
+"""Installs tfp_vae."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "tfp_vae/__init__.py").read_text(), re.MULTILINE
+)[1]
+
+EXAMPLES = ["matplotlib>=3.8", "scikit-learn>=1.4"]
+TEST = [*EXAMPLES, "pydot>=3.0", "pytest>=8.0", "scipy>=1.12"]
+DEV = [*TEST, "mypy>=1.11", "pre-commit>=3.7", "ruff>=0.6"]
+
+setup(
+    name="tfp-vae",
+    version=VERSION,
+    description="TFP distributions as Keras 3 layer outputs, and the VAEs made of them",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["tfp_vae", "tfp_vae.*"]),
+    package_data={"tfp_vae": ["py.typed"]},
+    python_requires=">=3.11,<3.14",
+    install_requires=[
+        "keras>=3.14,<4",  # from 3.14 an activity regularizer is divided by the batch
+        "numpy>=1.26",
+        "setuptools",  # TFP imports distutils, which Python 3.12 left to setuptools
+        "tensorflow>=2.18,<3",
+        "tensorflow-probability[tf]>=0.25,<0.26",  # [tf]: it needs tf_keras to import
+    ],
+    extras_require={
+        "examples": EXAMPLES,
+        "test": TEST,
+        "dev": DEV,
+        "gpu": ["tensorflow[and-cuda]>=2.18,<3"],
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

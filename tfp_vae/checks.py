@@ -1,0 +1,122 @@
+"""Argument checks: each raises a `ValueError` with what was expected, what came, what to do."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+Shape = int | Sequence[int]
+
+
+def canonical_event_shape(event_shape: Any, owner: str) -> tuple[int, ...]:
+    """Turns an integer, tuple, list or `TensorShape` into a tuple of sizes.
+
+    Args:
+        event_shape: Shape of one draw; an integer `d` means `(d,)`.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        A tuple of positive integers.
+
+    Raises:
+        ValueError: If a size is unknown, not an integer or not positive.
+
+    Example:
+        >>> canonical_event_shape(3, "Layer"), canonical_event_shape([2, 4], "Layer")
+        ((3,), (2, 4))
+    """
+    try:
+        sizes = (operator.index(event_shape),)
+    except TypeError:
+        try:
+            sizes = tuple(operator.index(size) for size in event_shape)
+        except (TypeError, ValueError):
+            sizes = (-1,)
+    if isinstance(event_shape, bool) or any(size < 1 for size in sizes):
+        raise ValueError(
+            f"`{owner}` expects `event_shape` to be a positive integer or a sequence "
+            f"of positive integers. Received: event_shape={event_shape!r}. Give the "
+            "shape of one draw without the batch axis, such as 16 or (28, 28, 1)."
+        )
+    return sizes
+
+
+def positive_integer(value: Any, name: str, owner: str) -> int:
+    """Returns `value` as an `int`, or says that a positive integer is needed.
+
+    Args:
+        value: What the user gave.
+        name: Name of the argument, for the message.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        The value as an `int`.
+
+    Raises:
+        ValueError: If `value` is not an integer of at least 1.
+
+    Example:
+        >>> positive_integer(16, "event_size", "Layer")
+        16
+    """
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 1:
+        raise ValueError(
+            f"`{owner}` expects `{name}` to be a positive integer. "
+            f"Received: {name}={value!r}. Give an integer of at least 1."
+        )
+    return number
+
+
+def parameters_width(shape: Sequence[int | None], width: int, owner: str) -> None:
+    """Checks that the last axis of a layer's parameters is as wide as it needs.
+
+    Args:
+        shape: Static shape of the parameters, `None` where unknown.
+        width: The layer's `params_size`.
+        owner: The layer as the message shall show it.
+
+    Raises:
+        ValueError: If the rank is 0 or the last axis is known and not `width`.
+
+    Example:
+        >>> parameters_width((None, 6), 6, "IndependentNormal(3)")
+    """
+    if len(shape) == 0 or shape[-1] not in (None, width):
+        raise ValueError(
+            f"`{owner}` expects `parameters` of shape (..., {width}). "
+            f"Received: parameters.shape={tuple(shape)}. "
+            f"Give the previous layer {width} units."
+        )
+
+
+def positive_number(value: Any, name: str, owner: str) -> float:
+    """Returns `value` as a `float`, or says that a positive number is needed.
+
+    Args:
+        value: What the user gave.
+        name: Name of the argument, for the message.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        The value as a `float`.
+
+    Raises:
+        ValueError: If `value` is no finite number above 0.
+
+    Example:
+        >>> positive_number(1e-5, "scale_floor", "Layer")
+        1e-05
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0.0 < number < float("inf"):
+        raise ValueError(
+            f"`{owner}` expects `{name}` to be a finite number above 0. "
+            f"Received: {name}={value!r}. A value such as 1e-5 is usual."
+        )
+    return number

@@ -1,0 +1,383 @@
+"""The seam between Keras and TFP: a distribution that is also a tensor.
+
+Keras 3 lets only tensors travel between layers. `DistributionTensor` passes as one by
+TensorFlow's public protocols (`is_tensor_like`, `__tf_tensor__`, `__array__`) and as a
+`tfd.Distribution` by Python's (`abc`'s virtual subclassing), so that nothing of the
+distribution it holds is hidden or copied.
+"""
+
+import contextlib
+import inspect
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfd = tfp.distributions
+
+STATISTICS = (
+    "sample",
+    "mean",
+    "mode",
+    "stddev",
+    "variance",
+    "covariance",
+    "entropy",
+    "logits",
+    "probs",
+)
+_OF_ONE_DRAW = ("sample", "mean", "mode", "stddev", "variance")
+
+
+class TensorConversion:
+    """How a distribution becomes a tensor: `convert_to_tensor_fn`, understood.
+
+    Args:
+        fn: One of the names in `STATISTICS`, the method of a `tfd` class with such a
+            name (`tfd.Distribution.mean`), or a callable from distribution to tensor.
+            A callable with a parameter `seed` is given the layer's own seed, so that
+            its draws are reproducible: `lambda q, seed: q.sample(5, seed=seed)`.
+        owner: Name of the caller, for the message.
+
+    Raises:
+        ValueError: If `fn` is none of these.
+
+    Example:
+        >>> conversion = TensorConversion("mean")
+        >>> float(conversion(tfd.Normal(2.0, 1.0), seed=None))
+        2.0
+    """
+
+    def __init__(self, fn: Any, owner: str = "convert_to_tensor_fn") -> None:
+        """Finds the name behind a method, so that it can be written to a config."""
+        self.name = fn if isinstance(fn, str) else _statistic_name(fn)
+        if self.name not in (*STATISTICS, None) or not (self.name or callable(fn)):
+            raise ValueError(
+                f"`{owner}` expects `convert_to_tensor_fn` to be one of {STATISTICS}, "
+                "a method of `tfd.Distribution` of such a name, or a callable from a "
+                f"distribution to a tensor. Received: convert_to_tensor_fn={fn!r}. "
+                "Use 'mean' for a deterministic value or 'sample' for one draw."
+            )
+        self.fn = self.name or fn
+        self._takes_seed = self.name is None and _accepts_seed(fn)
+
+    def __call__(self, distribution: Any, seed: Any) -> Any:
+        """The value of `distribution`, as whatever the conversion returns."""
+        if self.name == "sample":
+            return distribution.sample(seed=seed)
+        if self.name is not None:
+            return _statistic(distribution, self.name)
+        if self._takes_seed:
+            return self.fn(distribution, seed=seed)
+        return self.fn(distribution)
+
+    def static_spec(self, distribution: Any) -> tf.TensorSpec | None:
+        """Shape and dtype of the value where they are known without computing it."""
+        dtype = distribution.dtype
+        known = self.name in ("sample", "mode") or getattr(dtype, "is_floating", False)
+        if self.name not in _OF_ONE_DRAW or not known or isinstance(dtype, dict | list):
+            return None
+        shape = distribution.batch_shape.concatenate(distribution.event_shape)
+        return tf.TensorSpec(shape, dtype) if shape.rank is not None else None
+
+
+def _statistic_name(fn: Any) -> str | None:
+    """The name of a method or property of a `tfd` class, or `None` for the rest."""
+    fn = fn.fget if isinstance(fn, property) else fn
+    name = getattr(fn, "__name__", None)
+    module = getattr(fn, "__module__", None) or ""
+    of_tfp = module.startswith("tensorflow_probability.")
+    return name if of_tfp and name in STATISTICS else None
+
+
+def _accepts_seed(fn: Callable[..., Any]) -> bool:
+    try:
+        return "seed" in inspect.signature(fn).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _statistic(distribution: Any, name: str) -> Any:
+    """Reads a statistic; `logits` and `probs` from inside wrappers too."""
+    if name in ("logits", "probs"):
+        owner = distribution
+        while not hasattr(owner, f"{name}_parameter"):
+            if not hasattr(owner, "distribution"):
+                raise ValueError(
+                    f"convert_to_tensor_fn={name!r} expects a distribution that has "
+                    f"`{name}`. Received: {distribution}. Use 'mean' instead."
+                )
+            owner = owner.distribution
+        return getattr(owner, f"{name}_parameter")()
+    return getattr(distribution, name)()
+
+
+def _operator(
+    name: str, reverse: bool = False
+) -> Callable[["DistributionTensor", Any], Any]:
+    function = getattr(operator, name)
+
+    def apply(self: "DistributionTensor", other: Any) -> Any:
+        value = tf.convert_to_tensor(self)
+        if isinstance(other, DistributionTensor):
+            other = tf.convert_to_tensor(other)
+        return function(other, value) if reverse else function(value, other)
+
+    return apply
+
+
+class DistributionTensor:
+    """A `tfd.Distribution` that TensorFlow, Keras and NumPy also accept as a tensor.
+
+    As a distribution it is the one it holds: every attribute and method that is not
+    part of being a tensor is that distribution's own, and `isinstance(x,
+    tfd.Distribution)` holds. As a tensor it is the *value* that the conversion gives,
+    by default one draw: computed when something first uses it, then kept, so that a
+    decoder and a Monte Carlo KL see the same draw. Indexing, `len`, iteration and the
+    operators, `==` included, act on the value; so do `shape`, `ndim` and `dtype`.
+
+    At the boundary of a `tf.function`, as argument or as result, it becomes its value.
+
+    Args:
+        distribution: The `tfd.Distribution` to hold.
+        convert_to_tensor_fn: See `TensorConversion`.
+        seed: Seed for the draw, anything that TFP's `sample` takes.
+
+    Raises:
+        ValueError: If `distribution` is not a `tfd.Distribution`, or the conversion
+            cannot be understood.
+
+    Example:
+        >>> x = DistributionTensor(tfd.Normal([0.0, 1.0], 1.0), "mean")
+        >>> isinstance(x, tfd.Distribution), tf.is_tensor(x), x.shape
+        (True, True, TensorShape([2]))
+        >>> (x + 1.0).numpy()
+        array([1., 2.], dtype=float32)
+    """
+
+    is_tensor_like = True
+    __array_priority__ = 100
+
+    def __init__(
+        self,
+        distribution: Any,
+        convert_to_tensor_fn: Any = "sample",
+        seed: Any = None,
+    ) -> None:
+        """Holds the distribution; the value waits for its first use."""
+        if not isinstance(distribution, tfd.Distribution):
+            raise ValueError(
+                "`DistributionTensor` expects a `tfd.Distribution`. "
+                f"Received: {distribution!r} of type {type(distribution).__name__}. "
+                "Return an instance of a class of `tfp.distributions`."
+            )
+        if not isinstance(convert_to_tensor_fn, TensorConversion):
+            convert_to_tensor_fn = TensorConversion(convert_to_tensor_fn)
+        self._dt_distribution = unwrap(distribution)
+        self._dt_conversion = convert_to_tensor_fn
+        self._dt_seed = seed
+        self._dt_value: tf.Tensor | None = None
+        eager = tf.executing_eagerly()
+        self._dt_graph = None if eager else tf.compat.v1.get_default_graph()
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything that is not the tensor's is the distribution's."""
+        if name.startswith("_dt_") or (name[:2] == name[-2:] == "__"):
+            raise AttributeError(name)
+        return getattr(self._dt_distribution, name)
+
+    def __dir__(self) -> list[str]:
+        """Own attributes and the distribution's."""
+        return sorted({*super().__dir__(), *dir(self._dt_distribution)})
+
+    def __repr__(self) -> str:
+        """Shows the distribution and how it becomes a tensor."""
+        held = repr(self._dt_distribution).strip("<>")
+        conversion = self._dt_conversion.fn
+        state = "waiting" if self._dt_value is None else f"shape {self._dt_value.shape}"
+        return f"<DistributionTensor {held}, value: {conversion} ({state})>"
+
+    @property
+    def tensor_distribution(self) -> Any:
+        """The distribution inside, under the name that `tfp.layers` gave it."""
+        return self._dt_distribution
+
+    @property
+    def shape(self) -> tf.TensorShape:
+        """Static shape of the value, known without drawing it where that is possible."""
+        return self._dt_spec().shape
+
+    @property
+    def ndim(self) -> int:
+        """Rank of the value."""
+        return self.shape.rank
+
+    @property
+    def dtype(self) -> tf.DType:
+        """Dtype of the value; that of the distribution, unless a float mean of counts."""
+        return self._dt_spec().dtype
+
+    def get_shape(self) -> tf.TensorShape:
+        """Static shape of the value."""
+        return self.shape
+
+    def numpy(self) -> np.ndarray:
+        """The value as a NumPy array (eager execution only)."""
+        return tf.convert_to_tensor(self).numpy()
+
+    def _dt_spec(self) -> Any:
+        if self._dt_value is None:
+            spec = self._dt_conversion.static_spec(self._dt_distribution)
+            if spec is not None:
+                return spec
+        return tf.convert_to_tensor(self)
+
+    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
+        """The value, drawn once where the distribution was made and then kept."""
+        if self._dt_value is None:
+            with _building_in(self._dt_graph):
+                self._dt_value = tf.convert_to_tensor(
+                    self._dt_conversion(self._dt_distribution, self._dt_seed)
+                )
+        return tf.convert_to_tensor(self._dt_value, dtype=dtype, name=name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The value for NumPy (eager execution only)."""
+        return np.array(self.numpy(), dtype=dtype, copy=copy)
+
+    def __len__(self) -> int:
+        """Length of the value's first axis."""
+        return len(tf.convert_to_tensor(self))
+
+    def __iter__(self) -> Iterator[tf.Tensor]:
+        """Iterates over the value's first axis."""
+        return iter(tf.convert_to_tensor(self))
+
+    def __getitem__(self, key: Any) -> tf.Tensor:
+        """Indexes the value."""
+        return tf.convert_to_tensor(self)[key]
+
+    def __bool__(self) -> bool:
+        """Truth of a one-element value, as for a tensor."""
+        return bool(tf.convert_to_tensor(self))
+
+    def __float__(self) -> float:
+        """A one-element value as a number."""
+        return float(tf.convert_to_tensor(self))
+
+    def __int__(self) -> int:
+        """A one-element value as a number."""
+        return int(tf.convert_to_tensor(self))
+
+    def __neg__(self) -> tf.Tensor:
+        """Minus the value."""
+        return -tf.convert_to_tensor(self)
+
+    def __abs__(self) -> tf.Tensor:
+        """Absolute value."""
+        return abs(tf.convert_to_tensor(self))
+
+    def __invert__(self) -> tf.Tensor:
+        """Logical or bitwise not of the value."""
+        return ~tf.convert_to_tensor(self)
+
+    __hash__ = object.__hash__
+    __eq__ = _operator("eq")  # type: ignore[assignment]  # elementwise, as tf.Tensor
+    __ne__ = _operator("ne")  # type: ignore[assignment]
+    __lt__ = _operator("lt")
+    __le__ = _operator("le")
+    __gt__ = _operator("gt")
+    __ge__ = _operator("ge")
+    __add__ = _operator("add")
+    __radd__ = _operator("add", reverse=True)
+    __sub__ = _operator("sub")
+    __rsub__ = _operator("sub", reverse=True)
+    __mul__ = _operator("mul")
+    __rmul__ = _operator("mul", reverse=True)
+    __truediv__ = _operator("truediv")
+    __rtruediv__ = _operator("truediv", reverse=True)
+    __floordiv__ = _operator("floordiv")
+    __rfloordiv__ = _operator("floordiv", reverse=True)
+    __mod__ = _operator("mod")
+    __rmod__ = _operator("mod", reverse=True)
+    __pow__ = _operator("pow")
+    __rpow__ = _operator("pow", reverse=True)
+    __matmul__ = _operator("matmul")
+    __rmatmul__ = _operator("matmul", reverse=True)
+    __and__ = _operator("and_")
+    __rand__ = _operator("and_", reverse=True)
+    __or__ = _operator("or_")
+    __ror__ = _operator("or_", reverse=True)
+    __xor__ = _operator("xor")
+    __rxor__ = _operator("xor", reverse=True)
+
+
+@contextlib.contextmanager
+def _building_in(graph: Any) -> Iterator[None]:
+    """Builds ops in the graph (`None`: eagerly) in which a distribution was made.
+
+    A value first used inside a `tf.cond` or `tf.while_loop` would otherwise belong to
+    that branch, and be lost to everything outside.
+    """
+    if graph is None:
+        if tf.executing_eagerly():
+            yield
+        else:
+            with tf.init_scope():
+                yield
+    elif graph is tf.compat.v1.get_default_graph():
+        yield
+    else:
+        with graph.as_default():
+            yield
+
+
+def unwrap(distribution: Any) -> Any:
+    """The plain `tfd.Distribution` behind a `DistributionTensor`, else the argument.
+
+    Args:
+        distribution: Any distribution.
+
+    Returns:
+        The distribution that TFP itself made.
+
+    Example:
+        >>> unwrap(DistributionTensor(tfd.Normal(0.0, 1.0))).name
+        'Normal'
+    """
+    if isinstance(distribution, DistributionTensor):
+        return distribution.tensor_distribution
+    return distribution
+
+
+def holds_draws(distribution: Any) -> bool:
+    """Whether the distribution as a tensor is a draw, or draws, from it.
+
+    Args:
+        distribution: Any distribution.
+
+    Returns:
+        True for a `DistributionTensor` that converts by `sample` or by a callable,
+        which is taken to draw; False for the other statistics.
+
+    Example:
+        >>> q = tfd.Normal(0.0, 1.0)
+        >>> holds_draws(DistributionTensor(q)), holds_draws(DistributionTensor(q, "mean"))
+        (True, False)
+    """
+    return isinstance(distribution, DistributionTensor) and (
+        distribution._dt_conversion.name in ("sample", None)
+    )
+
+
+tfd.Distribution.register(DistributionTensor)
+
+
+@tfd.RegisterKL(DistributionTensor, DistributionTensor)
+@tfd.RegisterKL(DistributionTensor, tfd.Distribution)
+@tfd.RegisterKL(tfd.Distribution, DistributionTensor)
+def _kl_of_the_distributions_inside(a: Any, b: Any, name: str | None = None) -> Any:
+    return tfd.kl_divergence(unwrap(a), unwrap(b), name=name)

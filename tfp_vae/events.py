@@ -1,0 +1,91 @@
+"""From a flat vector of parameters to the shape of an event."""
+
+import math
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import Shape, canonical_event_shape
+
+tfd = tfp.distributions
+
+
+def event_size(event_shape: Shape, owner: str) -> int:
+    """Number of coordinates in one draw.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        The product of the sizes; 1 for a scalar.
+
+    Raises:
+        ValueError: If `event_shape` is not made of positive integers.
+
+    Example:
+        >>> event_size((28, 28, 1), "Layer")
+        784
+    """
+    return math.prod(canonical_event_shape(event_shape, owner))
+
+
+def split_event(params: Any, event_shape: Shape, parts: int, owner: str) -> list[Any]:
+    """Splits the last axis into parts and gives each the shape of the event.
+
+    Args:
+        params: Tensor of shape `(..., parts * event size)`.
+        event_shape: Shape of one draw, or an integer for a vector.
+        parts: How many parameters a coordinate has.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        `parts` tensors of shape `(..., *event_shape)`.
+
+    Raises:
+        ValueError: If `event_shape` is not made of positive integers.
+
+    Example:
+        >>> loc, scale = split_event(tf.zeros([5, 12]), (2, 3), 2, "Layer")
+        >>> loc.shape
+        TensorShape([5, 2, 3])
+    """
+    event = canonical_event_shape(event_shape, owner)
+    params = tf.convert_to_tensor(params)
+    batch = params.shape[:-1]
+    # One unknown size can be left to `reshape`, which then keeps the others static.
+    if batch.num_elements() is None:
+        unknown = [size is None for size in batch]
+        batch = (
+            [-1 if size is None else size for size in batch]
+            if sum(unknown) == 1
+            else tf.shape(params)[:-1]
+        )
+    shape = (
+        tf.concat([batch, event], axis=0) if tf.is_tensor(batch) else [*batch, *event]
+    )
+    pieces = tf.split(params, parts, axis=-1) if parts > 1 else [params]
+    return [tf.reshape(piece, shape) for piece in pieces]
+
+
+def independent(base: Any, event_shape: Shape, validate_args: bool = False) -> Any:
+    """Makes the trailing axes of a batch of scalar distributions into the event.
+
+    Args:
+        base: Distribution of batch shape `(..., *event_shape)`.
+        event_shape: Shape of one draw, or an integer for a vector.
+        validate_args: Whether TFP checks values at run time.
+
+    Returns:
+        A `tfd.Independent`.
+
+    Example:
+        >>> base = tfd.Normal(tf.zeros([5, 2, 3]), 1.0)
+        >>> independent(base, (2, 3)).batch_shape
+        TensorShape([5])
+    """
+    rank = len(canonical_event_shape(event_shape, "independent"))
+    return tfd.Independent(
+        base, reinterpreted_batch_ndims=rank, validate_args=validate_args
+    )

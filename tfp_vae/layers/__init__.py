@@ -1,0 +1,1 @@
+"""Layers that output a distribution, one family a file."""

@@ -1,0 +1,70 @@
+"""Any distribution as a layer output, from a function."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.layers.distribution_layer import DistributionLayer
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class DistributionLambda(DistributionLayer):
+    """Turns the output of the previous layer into any distribution of TFP.
+
+    For families that have no layer of their own. The function is saved by name: give
+    it one, and register it, where the model is to be loaded again.
+
+    Reference:
+        `tfp.layers.DistributionLambda`.
+
+    Args:
+        make_distribution_fn: Callable from the inputs to a `tfd.Distribution`.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: What `make_distribution_fn` takes: a tensor, or a list or dictionary of
+            tensors.
+
+    Returns:
+        A `DistributionTensor`.
+
+    Raises:
+        ValueError: If the function returns no distribution; when loading in safe mode,
+            if it was a Python lambda.
+
+    Example:
+        >>> layer = DistributionLambda(lambda t: tfd.Normal(t[..., 0], tf.exp(t[..., 1])))
+        >>> layer(tf.zeros([5, 2])).batch_shape
+        TensorShape([5])
+    """
+
+    def __init__(
+        self,
+        make_distribution_fn: Callable[[Any], Any],
+        convert_to_tensor_fn: Any = "sample",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(None, convert_to_tensor_fn, **kwargs)
+        if not callable(make_distribution_fn):
+            raise ValueError(
+                "`DistributionLambda` expects `make_distribution_fn` to be a function "
+                "from the inputs to a `tfd.Distribution`. Received: "
+                f"make_distribution_fn={make_distribution_fn!r}. For one distribution "
+                "whatever the inputs, use `lambda _: distribution`."
+            )
+        self.make_distribution_fn = make_distribution_fn
+
+    def make_distribution(self, parameters: Any) -> Any:
+        """Calls the function."""
+        return self.make_distribution_fn(parameters)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`, functions as Keras serializes them."""
+        fn = keras.saving.serialize_keras_object(self.make_distribution_fn)
+        return {**super().get_config(), "make_distribution_fn": fn}

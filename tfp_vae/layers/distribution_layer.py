@@ -1,0 +1,181 @@
+"""What every layer that outputs a distribution has in common."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import Shape, canonical_event_shape, parameters_width
+from tfp_vae.constraints import float_policy
+from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
+from tfp_vae.layers.kl_divergence import KLDivergenceRegularizer, track_kl
+from tfp_vae.seeds import Seeds
+from tfp_vae.serialization import revive_arguments
+
+tfd = tfp.distributions
+
+
+class DistributionLayer(keras.layers.Layer):
+    """A Keras layer whose output is a `tfp.distributions` distribution.
+
+    To add a family, subclass it and give two members: `params_size`, how wide the
+    previous layer must be, and `make_distribution`, from parameters to distribution.
+    The rest is here: the output is a `DistributionTensor`, draws take reproducible
+    seeds from a generator that is saved with the model, the width is checked,
+    and the maths is float32 under every dtype policy but float64.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: How the distribution becomes a tensor where one is
+            needed: a name such as `"sample"` or `"mean"`, a method of
+            `tfd.Distribution`, or a callable.
+        validate_args: Whether TFP checks parameters and values at run time.
+        seed: Integer seed of the draws; by default one that
+            `keras.utils.set_random_seed` governs.
+        **kwargs: Passed to `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        A `DistributionTensor` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If `convert_to_tensor_fn` is unknown, or the last axis of the
+            inputs has the wrong width.
+
+    Example:
+        >>> from tfp_vae.events import event_size
+        >>> class Directions(DistributionLayer):
+        ...     @staticmethod
+        ...     def params_size(event_shape):
+        ...         return event_size(event_shape, "Directions")
+        ...     def make_distribution(self, parameters):
+        ...         return tfd.PowerSpherical(tf.math.l2_normalize(parameters, -1), 2.0)
+        >>> Directions(3, "mean")(tf.ones([5, 3])).event_shape
+        TensorShape([3])
+    """
+
+    def __init__(
+        self,
+        event_shape: Shape | None = None,
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
+        if event_shape is not None:
+            self.event_shape = canonical_event_shape(event_shape, type(self).__name__)
+        self.validate_args = bool(validate_args)
+        self.seed = seed
+        self.supports_masking = True
+        self._conversion = TensorConversion(convert_to_tensor_fn, type(self).__name__)
+        self._seeds = Seeds(seed)
+        if isinstance(self.activity_regularizer, KLDivergenceRegularizer):
+            track_kl(self, self.activity_regularizer)
+
+    @property
+    def convert_to_tensor_fn(self) -> Any:
+        """The conversion as a name, where it has one, or as the callable given."""
+        return self._conversion.fn
+
+    @property
+    def parameters_width(self) -> int | None:
+        """How wide the last axis of the inputs must be; `None` where any will do."""
+        return (
+            self.params_size(self.event_shape) if hasattr(self, "event_shape") else None
+        )
+
+    @staticmethod
+    def params_size(event_shape: Shape, name: str | None = None) -> int:
+        """Width of the parameters for one distribution.
+
+        Args:
+            event_shape: Shape of one draw, or an integer for a vector.
+            name: Unused; there because `tfp.layers` has it.
+
+        Returns:
+            The number of units that the previous layer needs.
+        """
+        raise NotImplementedError
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """From the output of the previous layer to a `tfd.Distribution`.
+
+        Args:
+            parameters: Tensor of shape `(..., params_size)`.
+
+        Returns:
+            A distribution with batch shape `parameters.shape[:-1]`.
+        """
+        raise NotImplementedError
+
+    def build(self, input_shape: Any) -> None:
+        """Builds a learned prior that an activity regularizer brings along."""
+        if isinstance(self.activity_regularizer, KLDivergenceRegularizer):
+            self.activity_regularizer.build()
+        self.built = True
+
+    def call(self, inputs: Any) -> DistributionTensor:
+        """Makes the distribution; its value is drawn when something first uses it."""
+        if self.parameters_width is not None:
+            parameters_width(inputs.shape, self.parameters_width, self._described())
+        distribution = self.make_distribution(inputs)
+        if not isinstance(distribution, tfd.Distribution):
+            raise ValueError(
+                f"`{self._described()}` expects its function to return a "
+                f"`tfd.Distribution`. Received: {distribution!r}. Return an instance "
+                "of a class of `tfp.distributions`."
+            )
+        return DistributionTensor(distribution, self._conversion, self._seeds.next())
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Shape of the distribution as a tensor."""
+        inputs = _map_shapes(
+            lambda shape: keras.KerasTensor(shape, dtype=self.compute_dtype),
+            input_shape,
+        )
+        return tuple(self.compute_output_spec(inputs).shape)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        """Shape and dtype of the distribution as a tensor."""
+        # `Layer.compute_output_spec` prefers `compute_output_shape`, and then guesses
+        # the dtype; `Operation`'s traces `call`, and so knows it.
+        return keras.Operation.compute_output_spec(self, inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`, the conversion by name where it has one."""
+        fn = self.convert_to_tensor_fn
+        event = (
+            {"event_shape": self.event_shape} if hasattr(self, "event_shape") else {}
+        )
+        return {
+            **super().get_config(),
+            **event,
+            "convert_to_tensor_fn": keras.saving.serialize_keras_object(fn),
+            "validate_args": self.validate_args,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "DistributionLayer":
+        """Restores functions and nested layers before calling `__init__`."""
+        return cls(**revive_arguments(config))
+
+    def _described(self) -> str:
+        shape = (
+            f"event_shape={self.event_shape}" if hasattr(self, "event_shape") else ""
+        )
+        return f"{type(self).__name__}({shape})"
+
+
+def _map_shapes(fn: Any, shapes: Any) -> Any:
+    """Applies `fn` to each shape of a possibly nested structure of shapes."""
+    if isinstance(shapes, dict):
+        return {key: _map_shapes(fn, shape) for key, shape in shapes.items()}
+    if isinstance(shapes, Sequence) and shapes and isinstance(shapes[0], Sequence):
+        return [_map_shapes(fn, shape) for shape in shapes]
+    return fn(shapes)

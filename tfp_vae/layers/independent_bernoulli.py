@@ -1,0 +1,90 @@
+"""Independent binary coordinates: the likelihood of black-and-white images."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import Shape
+from tfp_vae.events import event_size, independent, split_event
+from tfp_vae.layers.distribution_layer import DistributionLayer
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class IndependentBernoulli(DistributionLayer):
+    """A coin for each coordinate, given its logit.
+
+        log p(x) = sum_i x[i] log s(logits[i]) + (1 - x[i]) log(1 - s(logits[i]))
+
+    with s the logistic function and x[i] in {0, 1}. Grey values are no draws from it.
+
+    Reference:
+        `tfp.layers.IndependentBernoulli`.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`; also `"logits"` and `"probs"`.
+        sample_dtype: Dtype of draws; by default that of the parameters.
+        validate_args: Whether TFP checks parameters and values at run time.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of logits, of shape `(..., params_size)`.
+
+    Returns:
+        An `Independent(Bernoulli)` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
+
+    Example:
+        >>> p = IndependentBernoulli((28, 28, 1), "mean")(tf.zeros([5, 784]))
+        >>> p.shape, float(p[0, 0, 0, 0])
+        (TensorShape([5, 28, 28, 1]), 0.5)
+    """
+
+    def __init__(
+        self,
+        event_shape: Shape = (),
+        convert_to_tensor_fn: Any = "sample",
+        sample_dtype: Any = None,
+        validate_args: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
+        self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
+
+    @staticmethod
+    def params_size(event_shape: Shape = (), name: str | None = None) -> int:
+        """One logit per coordinate."""
+        return event_size(event_shape, name or "params_size")
+
+    @staticmethod
+    def new(
+        params: Any,
+        event_shape: Shape = (),
+        dtype: Any = None,
+        validate_args: bool = False,
+        name: str | None = None,
+    ) -> Any:
+        """Makes the distribution from a tensor of logits."""
+        owner = name or "IndependentBernoulli"
+        with tf.name_scope(owner):
+            (logits,) = split_event(params, event_shape, 1, owner)
+            base = tfd.Bernoulli(
+                logits, dtype=dtype or logits.dtype, validate_args=validate_args
+            )
+            return independent(base, event_shape, validate_args)
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        return self.new(
+            parameters, self.event_shape, self.sample_dtype, self.validate_args
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {**super().get_config(), "sample_dtype": self.sample_dtype}

@@ -1,0 +1,273 @@
+"""Mixtures of one family, weights and components from one tensor."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import Shape, positive_integer, positive_number
+from tfp_vae.constraints import SCALE_FLOOR
+from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.location_scale import (
+    IndependentLogistic,
+    IndependentNormal,
+    LocationScaleLayer,
+)
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class MixtureSameFamily(DistributionLayer):
+    """A mixture of K distributions that another layer describes.
+
+        p(x) = sum_k softmax(weights)[k] p(x; parameters[k])
+
+    The inputs are the K weights as logits, then the parameters of each component.
+
+    Reference:
+        `tfp.layers.MixtureSameFamily`.
+
+    Args:
+        num_components: The number of components K.
+        component_layer: A distribution layer such as `IndependentNormal(3)`.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If `component_layer` is no distribution layer, or the last axis of
+            the inputs is not `params_size`.
+
+    Example:
+        >>> layer = MixtureSameFamily(5, IndependentNormal(3))
+        >>> units = MixtureSameFamily.params_size(5, IndependentNormal.params_size(3))
+        >>> layer(tf.zeros([2, units])).event_shape
+        TensorShape([3])
+    """
+
+    def __init__(
+        self,
+        num_components: int,
+        component_layer: DistributionLayer,
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(None, convert_to_tensor_fn, validate_args, **kwargs)
+        owner = type(self).__name__
+        self.num_components = positive_integer(num_components, "num_components", owner)
+        if not isinstance(component_layer, DistributionLayer):
+            raise ValueError(
+                f"`{owner}` expects `component_layer` to be a distribution layer. "
+                f"Received: component_layer={component_layer!r}. Give an instance such "
+                "as `IndependentNormal(3)`."
+            )
+        self.component_layer = component_layer
+
+    @staticmethod
+    def params_size(
+        num_components: int, component_params_size: int, name: str | None = None
+    ) -> int:
+        """One weight and `component_params_size` parameters for each component."""
+        owner = name or "params_size"
+        count = positive_integer(num_components, "num_components", owner)
+        width = positive_integer(component_params_size, "component_params_size", owner)
+        return count * (1 + width)
+
+    @property
+    def parameters_width(self) -> int | None:
+        """`params_size` of this layer."""
+        width = self.component_layer.parameters_width
+        return width and self.params_size(self.num_components, width)
+
+    @staticmethod
+    def new(
+        params: Any,
+        num_components: int,
+        component_layer: Callable[[tf.Tensor], Any],
+        validate_args: bool = False,
+        name: str | None = None,
+        family: Any = tfd.MixtureSameFamily,
+    ) -> Any:
+        """Makes the distribution from a tensor of parameters."""
+        with tf.name_scope(name or "MixtureSameFamily"):
+            params = tf.convert_to_tensor(params)
+            rest = params[..., num_components:]
+            width = -1 if rest.shape[-1] is None else rest.shape[-1] // num_components
+            # `reshape` by the static sizes keeps the static shape of the batch.
+            batch = [
+                dynamic if static is None else static
+                for static, dynamic in zip(
+                    params.shape[:-1], tf.unstack(tf.shape(params)[:-1]), strict=True
+                )
+            ]
+            components = component_layer(
+                tf.reshape(rest, [*batch, num_components, width])
+            )
+            return family(
+                tfd.Categorical(logits=params[..., :num_components]),
+                unwrap(components),
+                validate_args=validate_args,
+            )
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        return self.new(
+            parameters,
+            self.num_components,
+            self.component_layer.make_distribution,
+            self.validate_args,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`, the component layer serialized."""
+        layer = keras.saving.serialize_keras_object(self.component_layer)
+        return {
+            **super().get_config(),
+            "num_components": self.num_components,
+            "component_layer": layer,
+        }
+
+
+class MixtureOfLocationScale(DistributionLayer):
+    """A mixture of K location-scale families over independent coordinates.
+
+        p(x) = sum_k softmax(weights)[k] prod_i p(x[i]; loc[k, i], scale[k, i])
+
+    A concrete layer names its `component`, a `LocationScaleLayer`.
+
+    Args:
+        num_components: The number of components K.
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        scale_floor: Smallest scale.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
+
+    Example:
+        >>> MixtureNormal.params_size(num_components=5, event_shape=3)
+        35
+    """
+
+    component: ClassVar[type[LocationScaleLayer]]
+
+    def __init__(
+        self,
+        num_components: int,
+        event_shape: Shape = (),
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        scale_floor: float = SCALE_FLOOR,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
+        owner = type(self).__name__
+        self.num_components = positive_integer(num_components, "num_components", owner)
+        self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
+
+    @staticmethod
+    def params_size(
+        num_components: int, event_shape: Shape = (), name: str | None = None
+    ) -> int:
+        """One weight, and a `loc` and raw scale per coordinate, for each component."""
+        return MixtureSameFamily.params_size(
+            num_components, LocationScaleLayer.params_size(event_shape, name), name
+        )
+
+    @property
+    def parameters_width(self) -> int:
+        """`params_size` of this layer."""
+        return self.params_size(self.num_components, self.event_shape)
+
+    @classmethod
+    def new(
+        cls,
+        params: Any,
+        num_components: int,
+        event_shape: Shape = (),
+        validate_args: bool = False,
+        name: str | None = None,
+        scale_floor: float = SCALE_FLOOR,
+    ) -> Any:
+        """Makes the distribution from a tensor of parameters."""
+        return MixtureSameFamily.new(
+            params,
+            num_components,
+            lambda rest: cls.component.new(
+                rest, event_shape, validate_args, name, scale_floor
+            ),
+            validate_args,
+            name or cls.__name__,
+        )
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        return self.new(
+            parameters,
+            self.num_components,
+            self.event_shape,
+            self.validate_args,
+            scale_floor=self.scale_floor,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "num_components": self.num_components,
+            "scale_floor": self.scale_floor,
+        }
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class MixtureNormal(MixtureOfLocationScale):
+    """A mixture of K independent normals.
+
+        p(x) = sum_k softmax(weights)[k] prod_i N(x[i]; loc[k, i], scale[k, i])
+
+    Reference:
+        `tfp.layers.MixtureNormal`. Arguments: see `MixtureOfLocationScale`.
+
+    Example:
+        >>> p = MixtureNormal(5, event_shape=3)(tf.zeros([2, 35]))
+        >>> p.event_shape, p.log_prob(tf.zeros([2, 3])).shape
+        (TensorShape([3]), TensorShape([2]))
+    """
+
+    component = IndependentNormal
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class MixtureLogistic(MixtureOfLocationScale):
+    """A mixture of K independent logistics.
+
+        p(x) = sum_k softmax(weights)[k] prod_i Logistic(x[i]; loc[k, i], scale[k, i])
+
+    Reference:
+        `tfp.layers.MixtureLogistic`. Arguments: see `MixtureOfLocationScale`.
+
+    Example:
+        >>> MixtureLogistic(5, event_shape=3)(tf.zeros([2, 35])).batch_shape
+        TensorShape([2])
+    """
+
+    component = IndependentLogistic

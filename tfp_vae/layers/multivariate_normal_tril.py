@@ -1,0 +1,108 @@
+"""A normal distribution with full covariance."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import positive_integer, positive_number
+from tfp_vae.constraints import SCALE_FLOOR, lower_triangular
+from tfp_vae.layers.distribution_layer import DistributionLayer
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class MultivariateNormalTriL(DistributionLayer):
+    """A multivariate normal, given `loc` and the factor of its covariance.
+
+        x ~ N(loc, L L^T),  diag(L) = softplus(raw) + scale_floor
+
+    The parameters are `loc`, then the `d (d + 1) / 2` entries of L in the order of
+    `tfp.bijectors.FillScaleTriL`.
+
+    Reference:
+        `tfp.layers.MultivariateNormalTriL`.
+
+    Args:
+        event_size: The dimension d.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        scale_floor: What is added to the diagonal of L.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        A `MultivariateNormalTriL` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If `event_size` is no positive integer, or the last axis of the
+            inputs is not `params_size`.
+
+    Example:
+        >>> MultivariateNormalTriL.params_size(3)
+        9
+        >>> MultivariateNormalTriL(3)(tf.zeros([5, 9])).covariance().shape
+        TensorShape([5, 3, 3])
+    """
+
+    def __init__(
+        self,
+        event_size: int,
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        scale_floor: float = SCALE_FLOOR,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(None, convert_to_tensor_fn, validate_args, **kwargs)
+        owner = type(self).__name__
+        self.event_size = positive_integer(event_size, "event_size", owner)
+        self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
+
+    @staticmethod
+    def params_size(event_size: int, name: str | None = None) -> int:
+        """`d` for `loc`, and `d (d + 1) / 2` for the factor."""
+        d = positive_integer(event_size, "event_size", name or "params_size")
+        return d + d * (d + 1) // 2
+
+    @property
+    def parameters_width(self) -> int:
+        """`params_size` of this layer's event size."""
+        return self.params_size(self.event_size)
+
+    @staticmethod
+    def new(
+        params: Any,
+        event_size: int,
+        validate_args: bool = False,
+        name: str | None = None,
+        scale_floor: float = SCALE_FLOOR,
+    ) -> Any:
+        """Makes the distribution from a tensor of parameters."""
+        with tf.name_scope(name or "MultivariateNormalTriL"):
+            params = tf.convert_to_tensor(params)
+            return tfd.MultivariateNormalTriL(
+                loc=params[..., :event_size],
+                scale_tril=lower_triangular(params[..., event_size:], scale_floor),
+                validate_args=validate_args,
+            )
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        return self.new(
+            parameters,
+            self.event_size,
+            self.validate_args,
+            scale_floor=self.scale_floor,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "event_size": self.event_size,
+            "scale_floor": self.scale_floor,
+        }

@@ -1,0 +1,213 @@
+"""One of d categories, as a one-hot vector; and mixtures of such."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import positive_integer
+from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.mixture_same_family import MixtureSameFamily
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class OneHotCategorical(DistributionLayer):
+    """A one-hot vector of length d, given the logits of its categories.
+
+        log p(x) = sum_i x[i] log softmax(logits)[i]
+
+    Reference:
+        `tfp.layers.OneHotCategorical`.
+
+    Args:
+        event_size: The number of categories d.
+        convert_to_tensor_fn: See `DistributionLayer`; also `"logits"` and `"probs"`.
+        sample_dtype: Dtype of draws; by default that of the parameters.
+        validate_args: Whether TFP checks parameters and values at run time.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of logits, of shape `(..., event_size)`.
+
+    Returns:
+        A `OneHotCategorical` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `event_size`.
+
+    Example:
+        >>> p = OneHotCategorical(4, "mode")(tf.constant([[0.0, 3.0, 1.0, 2.0]]))
+        >>> p[0].numpy()
+        array([0., 1., 0., 0.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        event_size: int,
+        convert_to_tensor_fn: Any = "sample",
+        sample_dtype: Any = None,
+        validate_args: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(None, convert_to_tensor_fn, validate_args, **kwargs)
+        owner = type(self).__name__
+        self.event_size = positive_integer(event_size, "event_size", owner)
+        self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
+
+    @staticmethod
+    def params_size(event_size: int, name: str | None = None) -> int:
+        """One logit per category."""
+        return positive_integer(event_size, "event_size", name or "params_size")
+
+    @property
+    def parameters_width(self) -> int:
+        """The number of categories."""
+        return self.event_size
+
+    @staticmethod
+    def new(
+        params: Any,
+        event_size: int,
+        dtype: Any = None,
+        validate_args: bool = False,
+        name: str | None = None,
+    ) -> Any:
+        """Makes the distribution from a tensor of logits."""
+        with tf.name_scope(name or "OneHotCategorical"):
+            logits = tf.convert_to_tensor(params)
+            return tfd.OneHotCategorical(
+                logits, dtype=dtype or logits.dtype, validate_args=validate_args
+            )
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        return self.new(
+            parameters, self.event_size, self.sample_dtype, self.validate_args
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "event_size": self.event_size,
+            "sample_dtype": self.sample_dtype,
+        }
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class CategoricalMixtureOfOneHotCategorical(DistributionLayer):
+    """A mixture of K one-hot categoricals, given logits of weights and categories.
+
+        p(x) = sum_k softmax(weights)[k] prod_i softmax(logits[k])[i]^x[i]
+
+    The parameters are the K weights, then the logits of each component.
+
+    Reference:
+        `tfp.layers.CategoricalMixtureOfOneHotCategorical`.
+
+    Args:
+        event_size: The number of categories d.
+        num_components: The number of components K.
+        convert_to_tensor_fn: See `DistributionLayer`. The distribution also has
+            `log_mean()`, the logarithms of the probabilities of the categories.
+        sample_dtype: Dtype of draws; by default that of the parameters.
+        validate_args: Whether TFP checks parameters and values at run time.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., num_components * (1 + event_size))`.
+
+    Returns:
+        A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
+
+    Example:
+        >>> layer = CategoricalMixtureOfOneHotCategorical(4, 2, "mean")
+        >>> layer(tf.zeros([1, 10])).numpy()
+        array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        event_size: int,
+        num_components: int,
+        convert_to_tensor_fn: Any = "sample",
+        sample_dtype: Any = None,
+        validate_args: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(None, convert_to_tensor_fn, validate_args, **kwargs)
+        owner = type(self).__name__
+        self.event_size = positive_integer(event_size, "event_size", owner)
+        self.num_components = positive_integer(num_components, "num_components", owner)
+        self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
+
+    @staticmethod
+    def params_size(
+        event_size: int, num_components: int, name: str | None = None
+    ) -> int:
+        """One weight and `event_size` logits for each component."""
+        return MixtureSameFamily.params_size(
+            num_components, OneHotCategorical.params_size(event_size, name), name
+        )
+
+    @property
+    def parameters_width(self) -> int:
+        """`params_size` of this layer."""
+        return self.params_size(self.event_size, self.num_components)
+
+    @staticmethod
+    def new(
+        params: Any,
+        event_size: int,
+        num_components: int,
+        dtype: Any = None,
+        validate_args: bool = False,
+        name: str | None = None,
+    ) -> Any:
+        """Makes the distribution from a tensor of parameters."""
+        return MixtureSameFamily.new(
+            params,
+            num_components,
+            lambda logits: OneHotCategorical.new(logits, event_size, dtype),
+            validate_args,
+            name or "CategoricalMixtureOfOneHotCategorical",
+            family=_CategoricalMixture,
+        )
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        return self.new(
+            parameters,
+            self.event_size,
+            self.num_components,
+            self.sample_dtype,
+            self.validate_args,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "event_size": self.event_size,
+            "num_components": self.num_components,
+            "sample_dtype": self.sample_dtype,
+        }
+
+
+class _CategoricalMixture(tfd.MixtureSameFamily):
+    """A mixture of one-hot categoricals that knows the log of its mean."""
+
+    def log_mean(self) -> tf.Tensor:
+        """Log probabilities of the categories, of shape `(..., event_size)`."""
+        weights = tf.nn.log_softmax(self.mixture_distribution.logits_parameter())
+        logits = tf.nn.log_softmax(self.components_distribution.logits_parameter())
+        return tf.reduce_logsumexp(weights[..., tf.newaxis] + logits, axis=-2)
+
+    def _mean(self) -> tf.Tensor:
+        return tf.exp(self.log_mean())

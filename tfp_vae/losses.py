@@ -1,0 +1,294 @@
+"""The negative log-likelihood as a Keras loss, and the log-likelihood as a metric."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.divergences import as_independent
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class NegativeLogLikelihood(keras.losses.Loss):
+    """Negative log-likelihood of the targets under a model that outputs p.
+
+        loss[b] = - sum_i weight[b, i] log p(y[b, i] | x[b])
+
+    in nats, summed over the event and then reduced over the batch as Keras does.
+    `sample_weight` and Keras masks with the shape of the batch weigh whole examples;
+    with more axes, such as (B, D) or (B, T), they weigh elements of the event before
+    the sum, which needs a law that factorises over it. Where p has draw axes in front
+    of the batch, because a posterior was converted with `sample(k)`, the loss is the
+    mean over the draws.
+
+    Args:
+        reduction: As in `keras.losses.Loss`: `"sum_over_batch_size"`, `"sum"`,
+            `"mean"`, `"mean_with_sample_weight"` or `None`.
+        name: Name of the loss.
+        **kwargs: Passed to `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: Values, of shape `batch_shape + event_shape` of the distribution.
+        y_pred: The distribution that a model put out.
+        sample_weight: Numbers of shape `(B,)`, of the batch, or of leading axes of
+            the values.
+
+    Returns:
+        A scalar, or a tensor of the batch's shape where `reduction` is `None`.
+
+    Raises:
+        ValueError: If `y_pred` is no distribution, the shape of the values or the
+            weights does not fit, elements are weighted of a law that does not
+            factorise, or, in eager execution, a value is NaN.
+
+    Example:
+        >>> p = tfd.Independent(tfd.Normal(tf.zeros([2, 3]), 1.0), 1)
+        >>> loss = NegativeLogLikelihood()
+        >>> round(float(loss(tf.zeros([2, 3]), p)), 4)  # 1.5 log(2 pi)
+        2.7568
+        >>> round(float(loss(tf.zeros([2, 3]), p, tf.constant([[1.0, 0, 0]] * 2))), 4)
+        0.9189
+    """
+
+    def __init__(
+        self,
+        reduction: str | None = "sum_over_batch_size",
+        name: str = "negative_log_likelihood",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, **kwargs)
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> tf.Tensor:
+        """Weighs, sums over the event, reduces."""
+        # `Loss.__call__` would cast the distribution to a float32 tensor, and apply
+        # weights and masks only after the sum over the event.
+        distribution = _distribution(y_pred, self.name)
+        if distribution is None:
+            return _placeholder_loss(y_pred, self.reduction)
+        mask = getattr(y_pred, "_keras_mask", None)
+        log_prob, weights, mask = _weighted(distribution, y_true, sample_weight, mask)
+        reduce = _KerasReduction(self.reduction, log_prob.dtype.name)
+        if mask is not None:
+            mask = tf.cast(mask, tf.bool)
+        return reduce(-log_prob, weights, mask)
+
+    def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
+        """The loss of each example, neither weighted nor reduced."""
+        return self.__class__(reduction=None)(y_true, y_pred)
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class LogLikelihood(keras.metrics.Mean):
+    """Mean log-likelihood per example, in nats, as a metric for `compile`.
+
+        metric = sum_b weight[b] log p(y[b] | x[b]) / sum_b weight[b]
+
+    In `weighted_metrics` it sees `sample_weight`. Weights of elements act inside the
+    event, as in `NegativeLogLikelihood`, and the examples then count alike.
+
+    Args:
+        negative: Report the negative log-likelihood, under the name `nll`.
+        name: Name in the history; by default `log_likelihood` or `nll`.
+        dtype: Dtype of the metric's state.
+
+    Example:
+        >>> metric = LogLikelihood()
+        >>> metric.update_state([0.0, 0.0], tfd.Normal([0.0, 0.0], 1.0))
+        >>> round(float(metric.result()), 4)
+        -0.9189
+    """
+
+    def __init__(
+        self, negative: bool = False, name: str | None = None, dtype: Any = None
+    ) -> None:
+        super().__init__(
+            name=name or ("nll" if negative else "log_likelihood"), dtype=dtype
+        )
+        self.negative = negative
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Adds a batch.
+
+        Args:
+            y_true: Values, of shape `batch_shape + event_shape`.
+            y_pred: The distribution that a model put out.
+            sample_weight: As in `NegativeLogLikelihood`.
+        """
+        distribution = _distribution(y_pred, self.name)
+        if distribution is None:
+            return
+        mask = getattr(y_pred, "_keras_mask", None)
+        log_prob, weights, mask = _weighted(distribution, y_true, sample_weight, mask)
+        if mask is not None:
+            weights = mask if weights is None else weights * mask
+        values = -log_prob if self.negative else log_prob
+        super().update_state(values, sample_weight=weights)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {"negative": self.negative, "name": self.name, "dtype": self.dtype}
+
+
+class _KerasReduction(keras.losses.Loss):
+    """Keras' own weighting, masking and reduction of values that are given."""
+
+    def __init__(self, reduction: str | None, dtype: str) -> None:
+        super().__init__(reduction=reduction, dtype=dtype)
+
+    def __call__(self, values: tf.Tensor, weights: Any, mask: Any) -> tf.Tensor:
+        if mask is not None:
+            values._keras_mask = mask
+        return super().__call__(values, values, weights)
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        return y_pred
+
+
+def _distribution(y_pred: Any, owner: str) -> Any:
+    """The distribution behind a model's output; `None` in Keras' symbolic build.
+
+    Inside a `tf.distribute` strategy Keras traces the loss once before the first step,
+    on a placeholder in the place of every output. Real outputs are never placeholders
+    of that scratch graph.
+    """
+    if isinstance(y_pred, tfd.Distribution):
+        return unwrap(y_pred)
+    graph = None if tf.executing_eagerly() else getattr(y_pred, "graph", None)
+    scratch = str(getattr(graph, "name", "")).startswith("scratch_graph")
+    if scratch and y_pred.op.type == "Placeholder":
+        return None
+    raise ValueError(
+        f"`{owner}` expects the model's output to be a distribution. Received: a "
+        f"{type(y_pred).__name__} of shape {getattr(y_pred, 'shape', None)}. End the "
+        "model with a distribution layer, such as `IndependentBernoulli`; layers after "
+        "it turn a distribution into a plain tensor."
+    )
+
+
+def _placeholder_loss(y_pred: tf.Tensor, reduction: str | None) -> tf.Tensor:
+    """What the symbolic build needs: a number, or one for each example."""
+    per_example = tf.zeros(tf.shape(y_pred)[:1])
+    return per_example if reduction in (None, "none") else tf.reduce_sum(per_example)
+
+
+def _weighted(
+    distribution: Any, values: Any, weights: Any, mask: Any
+) -> tuple[tf.Tensor, Any, Any]:
+    """log p of each member of the batch, with the weights and mask of the batch.
+
+    Weights and masks that reach into the event are used up here.
+    """
+    values = _checked_values(distribution, values)
+    draws = _draw_axes(distribution, values)
+    batch_rank = distribution.batch_shape.rank - draws
+    inside = []
+    outside: dict[str, Any] = {"sample_weight": None, "mask": None}
+    for name, share in (("sample_weight", weights), ("mask", mask)):
+        if share is not None:
+            share = tf.cast(tf.convert_to_tensor(share), _float_dtype(distribution))
+            share = _fitted(share, values, batch_rank, name)
+            if share.shape.rank > batch_rank:
+                inside.append(_spread(share, values.shape.rank))
+            else:
+                outside[name] = _spread(share, batch_rank)
+    if inside:
+        elements = _log_prob_of_elements(distribution, values)
+        for share in inside:
+            elements *= share
+        event = range(distribution.batch_shape.rank, elements.shape.rank)
+        log_prob = tf.reduce_sum(elements, axis=list(event))
+    else:
+        log_prob = distribution.log_prob(values)
+    log_prob = tf.reduce_mean(log_prob, axis=list(range(draws)))
+    whole = {
+        name: share if share is None else tf.broadcast_to(share, tf.shape(log_prob))
+        for name, share in outside.items()
+    }
+    return log_prob, whole["sample_weight"], whole["mask"]
+
+
+def _float_dtype(distribution: Any) -> tf.DType:
+    dtype = distribution.dtype
+    return dtype if dtype.is_floating else tf.float32
+
+
+def _checked_values(distribution: Any, values: Any) -> tf.Tensor:
+    """The values in the distribution's dtype, if their shape is one it has."""
+    if not tf.is_tensor(values):
+        values = np.asarray(values)
+    values = tf.convert_to_tensor(values)
+    if distribution.dtype.is_floating:
+        values = tf.cast(values, distribution.dtype)
+    expected = distribution.batch_shape.concatenate(distribution.event_shape)
+    lacking = expected.rank - values.shape.rank
+    fits = 0 <= lacking <= max(distribution.batch_shape.rank - 1, 0)
+    if not (fits and expected[lacking:].is_compatible_with(values.shape)):
+        raise ValueError(
+            "The log-likelihood expects values of shape "
+            f"{tuple(expected)}: the batch shape {tuple(distribution.batch_shape)} and "
+            f"the event shape {tuple(distribution.event_shape)} of {distribution.name}. "
+            f"Received: y.shape={tuple(values.shape)}. Reshape the targets, or give the "
+            "last layer the event shape of one target."
+        )
+    if tf.executing_eagerly() and values.dtype.is_floating:
+        missing = int(tf.math.count_nonzero(tf.math.is_nan(values)))
+        if missing:
+            raise ValueError(
+                "The log-likelihood expects values without NaN. Received: "
+                f"{missing} NaN in y of shape {tuple(values.shape)}. Replace them, and "
+                "leave them out with a `sample_weight` of 0."
+            )
+    return values
+
+
+def _draw_axes(distribution: Any, values: tf.Tensor) -> int:
+    return (
+        distribution.batch_shape.rank
+        + distribution.event_shape.rank
+        - values.shape.rank
+    )
+
+
+def _fitted(share: tf.Tensor, values: tf.Tensor, rank: int, name: str) -> tf.Tensor:
+    """Weights or a mask, if their shape is that of leading axes of the values.
+
+    One more axis of length 1, as in Keras' (B, 1), is dropped.
+    """
+    if share.shape.rank == rank + 1 and share.shape[-1] == 1:
+        share = tf.squeeze(share, axis=-1)
+    leading = values.shape[: share.shape.rank]
+    if share.shape.rank > values.shape.rank or not leading.is_compatible_with(
+        share.shape
+    ):
+        raise ValueError(
+            f"The log-likelihood expects `{name}` to have the shape of leading axes of "
+            f"the values, {tuple(values.shape)}. Received: {name}.shape="
+            f"{tuple(share.shape)}. Give one number for each example, or one for each "
+            "element."
+        )
+    return share
+
+
+def _spread(share: tf.Tensor, rank: int) -> tf.Tensor:
+    """Adds axes of length 1 behind, so that weights of examples meet their elements."""
+    missing = rank - share.shape.rank
+    return tf.reshape(share, tf.concat([tf.shape(share), [1] * missing], axis=0))
+
+
+def _log_prob_of_elements(distribution: Any, values: tf.Tensor) -> tf.Tensor:
+    """log p of each element, before the sum over the event."""
+    factors = as_independent(distribution)
+    if factors is None:
+        raise ValueError(
+            "Weights or a mask inside the event expect a law that factorises over it. "
+            f"Received: {distribution}. Weigh whole examples, with weights of shape "
+            f"{tuple(distribution.batch_shape)}, or use an `Independent...` layer."
+        )
+    return factors.distribution.log_prob(values)

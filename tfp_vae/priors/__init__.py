@@ -1,0 +1,1 @@
+"""Priors p(z): Keras layers, `prior(inputs=None) -> distribution`."""

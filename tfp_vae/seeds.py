@@ -1,0 +1,47 @@
+"""Seeds for TFP's stateless samplers, from Keras' generators and saved with a model."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class Seeds(keras.layers.Layer):
+    """A `keras.random.SeedGenerator` whose state is saved, and that replicas share.
+
+    Keras tracks the state of a generator but does not write it to a file, so that a
+    resumed training would draw the noise of its first steps again. And it mirrors the
+    state over the replicas of a strategy, so that all of them would draw the same.
+
+    Args:
+        seed: Integer, or `None` for one that `keras.utils.set_random_seed` governs.
+        **kwargs: Passed to `keras.layers.Layer`.
+
+    Example:
+        >>> seeds = Seeds(7)
+        >>> seeds.next().numpy(), seeds.next().numpy()
+        (array([7, 0], dtype=int32), array([7, 1], dtype=int32))
+    """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(seed)
+        self.built = True
+
+    def next(self) -> tf.Tensor:
+        """The next seed: an int32 tensor of shape `(2,)`, another on each replica."""
+        seed = tf.cast(self.generator.next(), tf.int32)
+        replica = tf.distribute.get_replica_context()
+        if replica is None or replica.num_replicas_in_sync == 1:
+            return seed
+        return tf.random.experimental.stateless_fold_in(
+            seed, replica.replica_id_in_sync_group
+        )
+
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the state."""
+        store["0"] = self.generator.state.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads the state."""
+        self.generator.state.assign(store["0"])

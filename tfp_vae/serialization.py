@@ -1,0 +1,185 @@
+"""Configs: a `tfd` distribution as class name and parameters, functions by name.
+
+No code is stored and none is run: names are looked up in `tfp.distributions` and
+`tfp.bijectors` alone.
+"""
+
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.distribution_tensor import unwrap
+
+_ROOMS = {
+    "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
+    "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),
+}
+
+
+def serialize_distribution(distribution: Any) -> dict[str, Any]:
+    """Writes a distribution, or a bijector, as class name and parameters.
+
+    Args:
+        distribution: An instance of a class of `tfp.distributions` whose parameters
+            are numbers, tensors, dtypes, other distributions or bijectors.
+
+    Returns:
+        A dictionary that JSON can hold.
+
+    Raises:
+        ValueError: If a parameter is a function or a variable, or the class is not
+            public in TFP.
+
+    Example:
+        >>> config = serialize_distribution(tfd.Laplace(0.0, [1.0, 2.0]))
+        >>> config["tfp.distributions"], config["parameters"]["scale"]
+        ('Laplace', [1.0, 2.0])
+    """
+    distribution = unwrap(distribution)
+    name = type(distribution).__name__
+    # TFP builds some classes in two: `_Independent` makes the instance of `Independent`.
+    for public in (name, name.lstrip("_")):
+        for room, (module, _) in _ROOMS.items():
+            cls = getattr(module, public, None)
+            if isinstance(cls, type) and isinstance(distribution, cls):
+                parameters = {
+                    key: _encode(value, f"{public}.{key}")
+                    for key, value in distribution.parameters.items()
+                    if value is not _default(cls, key)
+                }
+                return {room: public, "parameters": parameters}
+    raise ValueError(
+        "Saving expects an instance of a public class of `tfp.distributions` or "
+        f"`tfp.bijectors`. Received: {distribution!r} of type {name}. Write a Keras "
+        "layer that returns it, registered with "
+        "`@keras.saving.register_keras_serializable()`."
+    )
+
+
+def deserialize_distribution(config: dict[str, Any]) -> Any:
+    """Builds the distribution, or bijector, that `serialize_distribution` wrote.
+
+    Args:
+        config: Its result.
+
+    Returns:
+        A new instance with the same parameters.
+
+    Raises:
+        ValueError: If the config names no such class of TFP.
+
+    Example:
+        >>> config = serialize_distribution(tfd.Normal(0.0, 2.0))
+        >>> float(deserialize_distribution(config).stddev())
+        2.0
+    """
+    for room, (module, base) in _ROOMS.items():
+        if room in config:
+            cls = getattr(module, str(config[room]), None)
+            if isinstance(cls, type) and issubclass(cls, base):
+                parameters = config.get("parameters", {})
+                return cls(**{key: _decode(value) for key, value in parameters.items()})
+    raise ValueError(
+        "Loading expects the config of a distribution, with a class of "
+        f"{' or '.join(_ROOMS)} and its parameters. Received: {config!r}. Save it "
+        "again with `serialize_distribution`."
+    )
+
+
+def is_distribution_config(config: Any) -> bool:
+    """Whether `config` came from `serialize_distribution`.
+
+    Args:
+        config: Anything.
+
+    Returns:
+        True for its results, False for the rest.
+
+    Example:
+        >>> is_distribution_config({"class_name": "Dense"})
+        False
+    """
+    return isinstance(config, dict) and any(room in config for room in _ROOMS)
+
+
+def revive_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """Turns the serialized Keras objects and functions of a config into themselves.
+
+    Args:
+        config: What `get_config` returned.
+
+    Returns:
+        Keyword arguments for `__init__`.
+
+    Raises:
+        ValueError: If the config holds a Python lambda and Keras loads in safe mode.
+
+    Example:
+        >>> revive_arguments({"seed": 1, "convert_to_tensor_fn": "mean"})
+        {'seed': 1, 'convert_to_tensor_fn': 'mean'}
+    """
+    arguments = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and "class_name" in value and "config" in value:
+            try:
+                value = keras.saving.deserialize_keras_object(value)
+            except ValueError as error:
+                if value["class_name"] != "__lambda__":
+                    raise
+                raise ValueError(
+                    f"Loading expects `{key}` to be a function that Keras can find by "
+                    "name. Received: a Python lambda. Before saving, replace it by a "
+                    "named function decorated with "
+                    "`@keras.saving.register_keras_serializable()`, or, if you trust "
+                    "the file, load it with safe_mode=False."
+                ) from error
+        arguments[key] = value
+    return arguments
+
+
+def _default(cls: Any, key: str) -> Any:
+    """The default of a parameter: TFP has functions among them, best left unsaid."""
+    parameter = inspect.signature(cls.__init__).parameters.get(key)
+    return None if parameter is None else parameter.default
+
+
+def _encode(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tfp.distributions.Distribution | tfp.bijectors.Bijector):
+        return serialize_distribution(value)
+    if isinstance(value, list | tuple):
+        return [_encode(item, where) for item in value]
+    if isinstance(value, dict):
+        return {key: _encode(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, tf.DType):
+        return {"dtype": value.name}
+    if isinstance(value, tf.TensorShape):
+        return value.as_list()
+    if isinstance(value, np.ndarray | np.generic | tf.Tensor):
+        array = np.asarray(value)
+        return {"array": array.tolist(), "dtype": array.dtype.name}
+    raise ValueError(
+        f"Saving expects the parameter `{where}` to be a number, a tensor, a dtype, a "
+        f"distribution or a bijector. Received: {value!r} of type "
+        f"{type(value).__name__}. Write a Keras layer that builds the distribution, "
+        "registered with `@keras.saving.register_keras_serializable()`."
+    )
+
+
+def _decode(value: Any) -> Any:
+    if is_distribution_config(value):
+        return deserialize_distribution(value)
+    if isinstance(value, list | tuple):
+        return [_decode(item) for item in value]
+    if isinstance(value, dict) and "array" in value:
+        return tf.constant(np.array(value["array"], dtype=value["dtype"]))
+    if isinstance(value, dict) and set(value) == {"dtype"}:
+        return tf.as_dtype(value["dtype"])
+    if isinstance(value, dict):
+        return {key: _decode(item) for key, item in value.items()}
+    return value
