@@ -20,6 +20,7 @@ from tfp_vae.layers.one_hot_categorical import (
 from tfp_vae.layers.variable_layer import VariableLayer
 from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
 from tfp_vae.priors.standard_normal import StandardNormal
+from tfp_vae.support import check_values
 
 __version__ = "0.1.0"
 
@@ -43,4 +44,5 @@ __all__ = [
     "OneHotCategorical",
     "StandardNormal",
     "VariableLayer",
+    "check_values",
 ]

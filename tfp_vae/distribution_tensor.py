@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from tensorflow.python.eager import record
 
 tfd = tfp.distributions
 
@@ -76,9 +77,10 @@ class TensorConversion:
 
     def static_spec(self, distribution: Any) -> tf.TensorSpec | None:
         """Shape and dtype of the value where they are known without computing it."""
-        dtype = distribution.dtype
-        known = self.name in ("sample", "mode") or getattr(dtype, "is_floating", False)
-        if self.name not in _OF_ONE_DRAW or not known or isinstance(dtype, dict | list):
+        if self.name not in _OF_ONE_DRAW or isinstance(distribution.dtype, list | dict):
+            return None
+        dtype = tf.as_dtype(distribution.dtype)
+        if not (dtype.is_floating or self.name in ("sample", "mode")):
             return None
         shape = distribution.batch_shape.concatenate(distribution.event_shape)
         return tf.TensorSpec(shape, dtype) if shape.rank is not None else None
@@ -245,8 +247,18 @@ class DistributionTensor:
         return tf.convert_to_tensor(self._dt_value, dtype=dtype, name=name)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The value for NumPy (eager execution only)."""
-        return np.array(self.numpy(), dtype=dtype, copy=copy)
+        """The value for NumPy (eager execution only, outside gradient tapes)."""
+        # TF makes a NumPy constant of every element of a list that is not its own
+        # tensor, and with it a gradient of None. Refused, it converts the element.
+        # `test_a_list_of_tensors_keeps_its_gradient` notices if this private name goes.
+        if record.could_possibly_record():
+            raise NotImplementedError(
+                "A `DistributionTensor` cannot become a NumPy array while a gradient "
+                "tape records, since its gradient would be lost. Use "
+                "`tf.convert_to_tensor(x)`, or `x.numpy()` where none is needed."
+            )
+        array = tf.convert_to_tensor(self).__array__()
+        return np.array(array, dtype=dtype, copy=copy)
 
     def __len__(self) -> int:
         """Length of the value's first axis."""

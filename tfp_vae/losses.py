@@ -112,6 +112,8 @@ class LogLikelihood(keras.metrics.Mean):
             name=name or ("nll" if negative else "log_likelihood"), dtype=dtype
         )
         self.negative = negative
+        # Where `mode="auto"` of Keras' callbacks looks for the better direction.
+        self._direction = "down" if negative else "up"
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Adds a batch.
@@ -181,7 +183,7 @@ def _placeholder_loss(y_pred: tf.Tensor, reduction: str | None) -> tf.Tensor:
 def _weighted(
     distribution: Any, values: Any, weights: Any, mask: Any
 ) -> tuple[tf.Tensor, Any, Any]:
-    """log p of each member of the batch, with the weights and mask of the batch.
+    """Log p of each member of the batch, with the weights and mask of the batch.
 
     Weights and masks that reach into the event are used up here.
     """
@@ -215,7 +217,7 @@ def _weighted(
 
 
 def _float_dtype(distribution: Any) -> tf.DType:
-    dtype = distribution.dtype
+    dtype = tf.as_dtype(distribution.dtype)
     return dtype if dtype.is_floating else tf.float32
 
 
@@ -224,8 +226,9 @@ def _checked_values(distribution: Any, values: Any) -> tf.Tensor:
     if not tf.is_tensor(values):
         values = np.asarray(values)
     values = tf.convert_to_tensor(values)
-    if distribution.dtype.is_floating:
-        values = tf.cast(values, distribution.dtype)
+    dtype = tf.as_dtype(distribution.dtype)
+    if dtype.is_floating:
+        values = tf.cast(values, dtype)
     expected = distribution.batch_shape.concatenate(distribution.event_shape)
     lacking = expected.rank - values.shape.rank
     fits = 0 <= lacking <= max(distribution.batch_shape.rank - 1, 0)
@@ -283,7 +286,7 @@ def _spread(share: tf.Tensor, rank: int) -> tf.Tensor:
 
 
 def _log_prob_of_elements(distribution: Any, values: tf.Tensor) -> tf.Tensor:
-    """log p of each element, before the sum over the event."""
+    """Log p of each element, before the sum over the event."""
     factors = as_independent(distribution)
     if factors is None:
         raise ValueError(

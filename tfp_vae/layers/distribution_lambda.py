@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.layers.distribution_layer import DistributionLayer

@@ -102,6 +102,15 @@ class DistributionLayer(keras.layers.Layer):
         """
         raise NotImplementedError
 
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        names = ("event_shape", "event_size", "num_components")
+        given = [
+            f"{name}={getattr(self, name)}" for name in names if hasattr(self, name)
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
+
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """From the output of the previous layer to a `tfd.Distribution`.
 
@@ -122,15 +131,17 @@ class DistributionLayer(keras.layers.Layer):
     def call(self, inputs: Any) -> DistributionTensor:
         """Makes the distribution; its value is drawn when something first uses it."""
         if self.parameters_width is not None:
-            parameters_width(inputs.shape, self.parameters_width, self._described())
+            parameters_width(inputs.shape, self.parameters_width, self.description)
         distribution = self.make_distribution(inputs)
         if not isinstance(distribution, tfd.Distribution):
             raise ValueError(
-                f"`{self._described()}` expects its function to return a "
+                f"`{self.description}` expects its function to return a "
                 f"`tfd.Distribution`. Received: {distribution!r}. Return an instance "
                 "of a class of `tfp.distributions`."
             )
-        return DistributionTensor(distribution, self._conversion, self._seeds.next())
+        output = DistributionTensor(distribution, self._conversion, self._seeds.next())
+        self._refuse_draw_axes_in_predict(output)
+        return output
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Shape of the distribution as a tensor."""
@@ -165,11 +176,36 @@ class DistributionLayer(keras.layers.Layer):
         """Restores functions and nested layers before calling `__init__`."""
         return cls(**revive_arguments(config))
 
-    def _described(self) -> str:
-        shape = (
-            f"event_shape={self.event_shape}" if hasattr(self, "event_shape") else ""
-        )
-        return f"{type(self).__name__}({shape})"
+    def _refuse_draw_axes_in_predict(self, output: DistributionTensor) -> None:
+        """`predict` joins batches along axis 0, which here would be the draws."""
+        if self._conversion.name is not None or not _in_keras_predict():
+            return
+        rank = output.batch_shape.rank + output.event_shape.rank
+        if output.shape.rank > rank:
+            raise ValueError(
+                f"`predict` expects outputs with the batch as first axis. Received: "
+                f"{self.description} as a tensor of shape {tuple(output.shape)}, with "
+                "draws in front of the batch. Convert with 'mean' or 'sample' and draw "
+                "from the distribution: `model(x).sample(5)`."
+            )
+
+
+def _in_keras_predict() -> bool:
+    """Whether Keras is tracing `predict`.
+
+    Keras tells a layer no more than `training=False`, which `evaluate` does too. Only
+    the private name of its predict function differs;
+    `test_predict_refuses_draws_in_front_of_the_batch` notices if it changes.
+    """
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    while graph is not None:
+        if getattr(graph, "name", "") in (
+            "one_step_on_data_distributed",
+            "multi_step_on_data",
+        ):
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
 
 
 def _map_shapes(fn: Any, shapes: Any) -> Any:

@@ -75,7 +75,9 @@ class IndependentBernoulli(DistributionLayer):
         with tf.name_scope(owner):
             (logits,) = split_event(params, event_shape, 1, owner)
             base = tfd.Bernoulli(
-                logits, dtype=dtype or logits.dtype, validate_args=validate_args
+                logits,
+                dtype=tf.as_dtype(dtype or logits.dtype),
+                validate_args=validate_args,
             )
             return independent(base, event_shape, validate_args)
 

@@ -23,6 +23,8 @@ from tfp_vae.serialization import (
 
 tfd = tfp.distributions
 
+_VARIABLES = {"keras.Variable": keras.Variable, "tf.Variable": tf.Variable}
+
 
 class KLMetric(keras.metrics.Mean):
     """Mean KL per example over an epoch, shown as `kl` by `fit`.
@@ -64,7 +66,9 @@ class KLMetric(keras.metrics.Mean):
         model = layer._get_call_context().entry_layer
         if not getattr(model, "compiled", False):
             return
-        peers = [metric for metric in model.metrics if isinstance(metric, KLMetric)]
+        # A dictionary, since Keras lists the metrics of nested layers twice.
+        metrics = {id(metric): metric for metric in model.metrics}.values()
+        peers = [metric for metric in metrics if isinstance(metric, KLMetric)]
         names = [f"{metric._layer_name}_kl" for metric in peers]
         for i, metric in enumerate(peers):
             twin = names[:i].count(names[i])
@@ -435,8 +439,9 @@ def _serialize_prior(prior: Any) -> Any:
 
 
 def _serialize_weight(weight: Any) -> Any:
-    if isinstance(weight, keras.Variable | tf.Variable):
-        return {"variable": float(weight.numpy())}
+    for kind, cls in _VARIABLES.items():
+        if isinstance(weight, cls):
+            return {kind: float(weight.numpy())}
     return keras.saving.serialize_keras_object(weight) if callable(weight) else weight
 
 
@@ -445,10 +450,9 @@ def _revive_kl(config: dict[str, Any]) -> dict[str, Any]:
     if is_distribution_config(config["distribution_b"]):
         config["distribution_b"] = deserialize_distribution(config["distribution_b"])
     weight = config["weight"]
-    if isinstance(weight, dict) and "variable" in weight:
-        config["weight"] = keras.Variable(
-            weight["variable"], trainable=False, name="kl_weight"
-        )
+    for kind, cls in _VARIABLES.items():
+        if isinstance(weight, dict) and kind in weight:
+            config["weight"] = cls(weight[kind], trainable=False, name="kl_weight")
     if isinstance(config["test_points_reduce_axis"], list):
         config["test_points_reduce_axis"] = tuple(config["test_points_reduce_axis"])
     return revive_arguments(config)

@@ -79,7 +79,9 @@ class OneHotCategorical(DistributionLayer):
         with tf.name_scope(name or "OneHotCategorical"):
             logits = tf.convert_to_tensor(params)
             return tfd.OneHotCategorical(
-                logits, dtype=dtype or logits.dtype, validate_args=validate_args
+                logits,
+                dtype=tf.as_dtype(dtype or logits.dtype),
+                validate_args=validate_args,
             )
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
@@ -174,7 +176,9 @@ class CategoricalMixtureOfOneHotCategorical(DistributionLayer):
         return MixtureSameFamily.new(
             params,
             num_components,
-            lambda logits: OneHotCategorical.new(logits, event_size, dtype),
+            lambda logits: OneHotCategorical.new(
+                logits, event_size, dtype, validate_args
+            ),
             validate_args,
             name or "CategoricalMixtureOfOneHotCategorical",
             family=_CategoricalMixture,

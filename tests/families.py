@@ -1,0 +1,133 @@
+"""The table of layers that one contract is checked for."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import reference
+import tensorflow_probability as tfp
+from scipy import stats
+
+import tfp_vae as tv
+
+tfd = tfp.distributions
+
+
+class Family(NamedTuple):
+    make: Any  # layer from keyword arguments
+    width: int
+    event: tuple
+    values: Any  # rng, shape -> values in the support
+    log_prob: Any  # parameters, values, event -> NumPy log-density
+    theirs: Any = None  # parameters -> what tfp.layers makes of them
+
+
+def reals(rng, shape):
+    return rng.normal(size=shape).astype("float32")
+
+
+def bits(rng, shape):
+    return rng.integers(0, 2, shape).astype("float32")
+
+
+def counts(rng, shape):
+    return rng.integers(0, 6, shape).astype("float32")
+
+
+def one_hot(rng, shape):
+    return np.eye(shape[-1], dtype="float32")[rng.integers(0, shape[-1], shape[:-1])]
+
+
+def wide_cauchys(parameters):
+    loc = parameters[..., :3]
+    return tfd.Independent(tfd.Cauchy(loc, 2.0), 1)
+
+
+def cauchy(parameters, x, event):
+    return stats.cauchy.logpdf(x, parameters[:, :3], 2.0).sum(-1)
+
+
+FAMILIES = {
+    "DistributionLambda": Family(
+        lambda **kw: tv.DistributionLambda(wide_cauchys, **kw), 3, (3,), reals, cauchy
+    ),
+    "IndependentNormal": Family(
+        lambda **kw: tv.IndependentNormal((2, 3), **kw),
+        12,
+        (2, 3),
+        reals,
+        reference.normal,
+        lambda p: tfp.layers.IndependentNormal.new(p, (2, 3)),
+    ),
+    "IndependentLogistic": Family(
+        lambda **kw: tv.IndependentLogistic([3], **kw),
+        6,
+        (3,),
+        reals,
+        reference.logistic,
+        lambda p: tfp.layers.IndependentLogistic.new(p, [3]),
+    ),
+    "IndependentBernoulli": Family(
+        lambda **kw: tv.IndependentBernoulli((2, 2, 1), **kw),
+        4,
+        (2, 2, 1),
+        bits,
+        reference.bernoulli,
+        lambda p: tfp.layers.IndependentBernoulli.new(p, (2, 2, 1)),
+    ),
+    "IndependentPoisson": Family(
+        lambda **kw: tv.IndependentPoisson(3, **kw),
+        3,
+        (3,),
+        counts,
+        reference.poisson,
+        lambda p: tfp.layers.IndependentPoisson.new(p, 3),
+    ),
+    "MultivariateNormalTriL": Family(
+        lambda **kw: tv.MultivariateNormalTriL(3, **kw),
+        9,
+        (3,),
+        reals,
+        reference.multivariate_normal,
+        lambda p: tfp.layers.MultivariateNormalTriL.new(p, 3),
+    ),
+    "OneHotCategorical": Family(
+        lambda **kw: tv.OneHotCategorical(4, **kw),
+        4,
+        (4,),
+        one_hot,
+        reference.categorical,
+        lambda p: tfp.layers.OneHotCategorical.new(p, 4),
+    ),
+    "CategoricalMixtureOfOneHotCategorical": Family(
+        lambda **kw: tv.CategoricalMixtureOfOneHotCategorical(4, 2, **kw),
+        10,
+        (4,),
+        one_hot,
+        reference.mixture(reference.categorical, 2),
+        lambda p: tfp.layers.CategoricalMixtureOfOneHotCategorical.new(p, 4, 2),
+    ),
+    "MixtureSameFamily": Family(
+        lambda **kw: tv.MixtureSameFamily(2, tv.IndependentLogistic(3), **kw),
+        14,
+        (3,),
+        reals,
+        reference.mixture(reference.logistic, 2),
+        lambda p: tfp.layers.MixtureLogistic.new(p, 2, 3),
+    ),
+    "MixtureNormal": Family(
+        lambda **kw: tv.MixtureNormal(2, 3, **kw),
+        14,
+        (3,),
+        reals,
+        reference.mixture(reference.normal, 2),
+        lambda p: tfp.layers.MixtureNormal.new(p, 2, 3),
+    ),
+    "MixtureLogistic": Family(
+        lambda **kw: tv.MixtureLogistic(2, 3, **kw),
+        14,
+        (3,),
+        reals,
+        reference.mixture(reference.logistic, 2),
+        lambda p: tfp.layers.MixtureLogistic.new(p, 2, 3),
+    ),
+}

@@ -1,0 +1,76 @@
+"""Small models that several test files train."""
+
+import keras
+import numpy as np
+from sklearn.datasets import load_digits
+
+import tfp_vae as tv
+
+LATENT = 3
+PIXELS = (8, 8, 1)
+
+
+def digits(n=160):
+    """Black-and-white images that scikit-learn carries."""
+    return (load_digits().images[:n, ..., None] > 7).astype("float32")
+
+
+def encoder(posterior=tv.IndependentNormal, prior=None, conversion="sample", **kl):
+    return keras.Sequential(
+        [
+            keras.Input(PIXELS),
+            keras.layers.Flatten(),
+            keras.layers.Dense(16, activation="relu"),
+            keras.layers.Dense(posterior.params_size(LATENT)),
+            posterior(LATENT, convert_to_tensor_fn=conversion),
+            tv.KLDivergenceAddLoss(prior or tv.StandardNormal(LATENT), **kl),
+        ],
+        name="encoder",
+    )
+
+
+def decoder():
+    return keras.Sequential(
+        [
+            keras.Input((LATENT,)),
+            keras.layers.Dense(16, activation="relu"),
+            keras.layers.Dense(tv.IndependentBernoulli.params_size(PIXELS)),
+            tv.IndependentBernoulli(PIXELS, convert_to_tensor_fn="mean"),
+        ],
+        name="decoder",
+    )
+
+
+def vae(compiled=True, jit_compile=False, **options):
+    q = encoder(**options)
+    model = keras.Model(q.inputs[0], decoder()(q.outputs[0]))
+    if compiled:
+        model.compile(
+            "adam",
+            loss=tv.NegativeLogLikelihood(),
+            metrics=[tv.LogLikelihood(negative=True)],
+            jit_compile=jit_compile,
+        )
+    return model
+
+
+def learned_prior():
+    return keras.Sequential(
+        [
+            tv.VariableLayer(tv.IndependentNormal.params_size(LATENT)),
+            tv.IndependentNormal(LATENT),
+        ],
+        name="prior",
+    )
+
+
+def probabilities(model, x):
+    """Deterministic outputs: decoder mean at the posterior mean."""
+    q = model
+    for layer in model.layers[:-1]:
+        q = (
+            layer(x)
+            if layer is model.layers[1]
+            else (layer(q) if q is not model else q)
+        )
+    return np.asarray(model.layers[-1](q.mean()))

@@ -1,0 +1,341 @@
+"""`KLDivergenceAddLoss` and `KLDivergenceRegularizer`: one KL, counted once."""
+
+import keras
+import models
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_vae as tv
+
+tfd = tfp.distributions
+X = models.digits()
+
+
+def parameters(rng, n=8):
+    return rng.normal(size=(n, 6)).astype("float32")
+
+
+def expected_kl(params):
+    loc, scale = reference.loc_scale_parts(params, (3,))
+    return reference.kl_normal_standard(loc, scale)
+
+
+def posterior_with(kl):
+    """The KL as a layer, or as a regularizer of the posterior."""
+    if isinstance(kl, tv.KLDivergenceAddLoss):
+        return keras.Sequential([tv.IndependentNormal(3), kl])
+    return keras.Sequential([tv.IndependentNormal(3, activity_regularizer=kl)])
+
+
+@pytest.fixture(params=[tv.KLDivergenceAddLoss, tv.KLDivergenceRegularizer])
+def kind(request):
+    return request.param
+
+
+def test_the_loss_is_the_batch_mean_counted_once(kind, rng):
+    params = parameters(rng)
+    q = posterior_with(kind(tv.StandardNormal(3)))
+    q(params)
+    assert len(q.losses) == 1
+    np.testing.assert_allclose(q.losses[0], expected_kl(params).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_the_loss_does_not_depend_on_the_batch_split(kind, rng, n):
+    params = np.tile(parameters(rng, 1), (n, 1))
+    q = posterior_with(kind(tv.StandardNormal(3)))
+    q(params)
+    np.testing.assert_allclose(q.losses[0], expected_kl(params)[0], rtol=1e-5)
+
+
+def test_exact_and_monte_carlo_agree(kind, rng):
+    params = parameters(rng)
+    n = 20_000
+    q = posterior_with(
+        kind(
+            tv.StandardNormal(3),
+            use_exact_kl=False,
+            test_points_fn=lambda q: q.sample(n, seed=(1, 2)),
+        )
+    )
+    p = q(params)
+    z = p.sample(n, seed=(1, 2))
+    ratio = (p.log_prob(z) - tv.StandardNormal(3)().log_prob(z)).numpy().mean(1)
+    assert abs(float(q.losses[0]) - expected_kl(params).mean()) < 5 * (
+        ratio.std() / np.sqrt(n)
+    )
+
+
+def test_monte_carlo_uses_the_draw_that_the_decoder_sees(kind, rng):
+    params = parameters(rng)
+    q = posterior_with(kind(tv.StandardNormal(3), use_exact_kl=False))
+    p = q(params)
+    z = tf.convert_to_tensor(p)
+    expected = tf.reduce_mean(p.log_prob(z) - tv.StandardNormal(3)().log_prob(z))
+    np.testing.assert_allclose(q.losses[0], expected, rtol=1e-5)
+
+
+def test_monte_carlo_draws_anew_where_the_value_is_the_mean(rng):
+    params = parameters(rng)
+    layer = tv.KLDivergenceAddLoss(tv.StandardNormal(3), use_exact_kl=False)
+    q = keras.Sequential([tv.IndependentNormal(3, "mean"), layer])
+    values = []
+    for _ in range(500):
+        q(params)
+        values.append(float(q.losses[0]))
+    error = np.std(values) / np.sqrt(len(values))
+    assert error > 0
+    assert abs(np.mean(values) - expected_kl(params).mean()) < 5 * error
+
+
+def test_several_draws_in_front_of_the_batch(kind, rng):
+    layer = tv.IndependentNormal(3, lambda q, seed: q.sample(5, seed=seed))
+    kl = kind(tv.StandardNormal(3), use_exact_kl=False)
+    if kind is tv.KLDivergenceAddLoss:
+        q = keras.Sequential([layer, kl])
+    else:
+        layer = tv.IndependentNormal(
+            3, lambda q, seed: q.sample(5, seed=seed), activity_regularizer=kl
+        )
+        q = keras.Sequential([layer])
+    p = q(parameters(rng))
+    z = tf.convert_to_tensor(p)
+    assert z.shape == (5, 8, 3)
+    expected = tf.reduce_mean(p.log_prob(z) - tv.StandardNormal(3)().log_prob(z))
+    np.testing.assert_allclose(q.losses[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "factor"),
+    [
+        (None, 1.0),
+        (0.25, 0.25),
+        (0, 0.0),
+        (keras.Variable(0.5, trainable=False), 0.5),
+        (tf.Variable(0.5, trainable=False), 0.5),
+        (lambda: 2.0, 2.0),
+    ],
+)
+def test_weight_multiplies_the_loss_and_not_the_metric(kind, rng, weight, factor):
+    params = parameters(rng)
+    q = posterior_with(kind(tv.StandardNormal(3), weight=weight))
+    q(params)
+    expected = expected_kl(params).mean()
+    np.testing.assert_allclose(q.losses[0], factor * expected, rtol=1e-5)
+    assert [m.name for m in q.layers[-1].metrics] == ["kl"]
+    np.testing.assert_allclose(q.layers[-1].metrics[0].result(), expected, rtol=1e-5)
+
+
+def test_a_weight_can_change_between_epochs():
+    weight = keras.Variable(0.0, trainable=False)
+    model = models.vae(weight=weight)
+    first = model.evaluate(X, X, verbose=0, return_dict=True)
+    weight.assign(1.0)
+    second = model.evaluate(X, X, verbose=0, return_dict=True)
+    assert first["loss"] == pytest.approx(first["nll"], rel=1e-5)
+    assert second["loss"] == pytest.approx(second["nll"] + second["kl"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (-1.0, "finite number above 0. Received: weight=-1.0"),
+        ("big", "finite number above 0. Received: weight='big'"),
+        (keras.Variable(1.0), "not trainable.*Received"),
+        (tf.Variable(1.0), "not trainable.*Received"),
+    ],
+)
+def test_a_bad_weight_is_an_error(kind, weight, message):
+    with pytest.raises(ValueError, match=message):
+        kind(tv.StandardNormal(3), weight=weight)
+
+
+def standard():
+    return tfd.Sample(tfd.Normal(0.0, 1.0), 3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tv.StandardNormal(3),
+        standard,
+        lambda: tfd.MultivariateNormalDiag(tf.zeros(3)),
+        lambda: tv.DistributionTensor(standard()),
+        lambda: standard,
+        lambda: keras.Sequential([tv.DistributionLambda(lambda _: standard())]),
+    ],
+)
+def test_a_prior_is_a_distribution_a_layer_a_model_or_a_function(kind, make, rng):
+    params = parameters(rng)
+    q = posterior_with(kind(make()))
+    q(params)
+    np.testing.assert_allclose(q.losses[0], expected_kl(params).mean(), rtol=1e-5)
+
+
+def test_the_prior_is_public(kind):
+    prior = tv.StandardNormal(3)
+    kl = kind(prior)
+    assert kl.prior is prior
+    assert tv.KLDivergenceRegularizer(prior).distribution_b is prior
+
+
+def test_a_learned_prior_trains_and_is_tracked(kind):
+    prior = models.learned_prior()
+    kl = kind(prior)
+    inputs = keras.Input(models.PIXELS)
+    h = keras.layers.Dense(6)(keras.layers.Flatten()(inputs))
+    if kind is tv.KLDivergenceAddLoss:
+        z = kl(tv.IndependentNormal(3)(h))
+    else:
+        z = tv.IndependentNormal(3, activity_regularizer=kl)(h)
+    model = keras.Model(inputs, models.decoder()(z))
+    assert any(v is prior.weights[0] for v in model.trainable_variables)
+    before = prior.weights[0].numpy()
+    model.compile("adam", loss=tv.NegativeLogLikelihood())
+    history = model.fit(X, X, verbose=0, epochs=2).history
+    assert np.abs(prior.weights[0].numpy() - before).min() > 0
+    assert "kl" in history
+
+
+def test_the_metric_is_the_mean_over_examples_and_not_over_batches(rng):
+    """65 examples in batches of 64: a mean of batch means would count the last 64-fold."""
+    params = np.concatenate([np.zeros((64, 6)), np.full((1, 6), 3.0)]).astype("float32")
+    inputs = keras.Input((6,))
+    q = tv.KLDivergenceAddLoss(tv.StandardNormal(3))(tv.IndependentNormal(3)(inputs))
+    model = keras.Model(inputs, q)
+    model.compile(loss=tv.NegativeLogLikelihood())
+    logs = model.evaluate(
+        params, np.zeros((65, 3)), batch_size=64, verbose=0, return_dict=True
+    )
+    assert logs["kl"] == pytest.approx(expected_kl(params).mean(), rel=1e-5)
+
+
+class Block(keras.layers.Layer):
+    """A user's layer with a KL layer inside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(4)
+        self.q = tv.IndependentNormal(2)
+        self.kl = tv.KLDivergenceAddLoss(tv.StandardNormal(2), name="inner")
+
+    def call(self, inputs):
+        return self.kl(self.q(self.dense(inputs)))
+
+
+def test_kl_layers_in_one_model_share_a_total():
+    inputs = keras.Input(models.PIXELS)
+    flat = keras.layers.Flatten()(inputs)
+    outer = tv.KLDivergenceAddLoss(tv.StandardNormal(3), name="outer", weight=0.5)(
+        tv.IndependentNormal(3)(keras.layers.Dense(6)(flat))
+    )
+    joined = keras.layers.Concatenate()([outer, Block()(flat), Block()(flat)])
+    output = tv.IndependentBernoulli(models.PIXELS)(keras.layers.Dense(64)(joined))
+    model = keras.Model(inputs, output)
+    model.compile(
+        "adam", loss=tv.NegativeLogLikelihood(), metrics=[tv.LogLikelihood(True)]
+    )
+    model.fit(X, X, verbose=0)
+    logs = model.evaluate(X, X, verbose=0, return_dict=True)
+    parts = {"outer_kl", "inner_kl", "inner_kl_1"}
+    assert set(logs) == {"loss", "nll", "kl", *parts}
+    assert logs["kl"] == pytest.approx(sum(logs[name] for name in parts), rel=1e-5)
+    expected = logs["nll"] + logs["kl"] - 0.5 * logs["outer_kl"]
+    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+    # Calling a part on its own leaves the names alone.
+    model.layers[-1](model.layers[-2](np.zeros((1, 7), "float32")))
+    assert set(model.fit(X, X, verbose=0).history) == set(logs)
+
+
+def test_one_kl_layer_in_a_nested_model_is_called_kl():
+    logs = models.vae().evaluate(X, X, verbose=0, return_dict=True)
+    assert set(logs) == {"loss", "nll", "kl"}
+    assert logs["loss"] == pytest.approx(logs["nll"] + logs["kl"], rel=1e-5)
+
+
+def test_a_mask_leaves_members_out(rng):
+    params = rng.normal(size=(2, 4, 6)).astype("float32")
+    params[0, 2:] = 0.0
+    q = keras.Sequential(
+        [
+            keras.layers.Masking(),
+            tv.IndependentNormal(3),
+            tv.KLDivergenceAddLoss(tv.StandardNormal(3)),
+        ]
+    )
+    q(params)
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 1]])
+    expected = (expected_kl(params) * mask).sum() / mask.sum()
+    np.testing.assert_allclose(q.losses[0], expected, rtol=1e-5)
+
+
+def test_a_mask_of_another_shape_is_an_error(rng):
+    layer = tv.KLDivergenceAddLoss(tv.StandardNormal(3))
+    q = tv.IndependentNormal(3)(parameters(rng))
+    with pytest.raises(ValueError, match=r"batch's shape \(8,\).*mask.shape=\(8, 3\)"):
+        layer(q, mask=tf.ones([8, 3], tf.bool))
+
+
+def test_an_empty_batch_contributes_zero(kind):
+    q = posterior_with(kind(tv.StandardNormal(3)))
+    q(np.zeros((0, 6), "float32"))
+    assert float(q.losses[0]) == 0.0
+
+
+def test_a_plain_tensor_is_an_error():
+    layer = tv.KLDivergenceAddLoss(tv.StandardNormal(3))
+    with pytest.raises(ValueError, match="expects a distribution. Received: a EagerT"):
+        layer(tf.zeros([2, 3]))
+    model = keras.Sequential([keras.layers.Dense(3), layer])
+    with pytest.raises(ValueError, match="`IndependentNormal` right in front of it"):
+        model(np.zeros((2, 3), "float32"))
+
+
+@pytest.mark.parametrize("prior", [3, "standard", None])
+def test_a_prior_that_is_none_is_an_error(kind, prior):
+    with pytest.raises(ValueError, match="`distribution_b` to be a.*Received"):
+        kind(prior)
+
+
+def test_a_function_that_returns_no_distribution_is_an_error(kind, rng):
+    q = posterior_with(kind(lambda: tf.zeros(3)))
+    with pytest.raises(ValueError, match="prior that returns a `tfd.Distribution`"):
+        q(parameters(rng))
+
+
+def test_tf_variables_in_a_prior_are_an_error(kind):
+    prior = tfd.Independent(tfd.Normal(tf.Variable([0.0] * 3), 1.0), 1)
+    with pytest.raises(ValueError, match="Keras knows. Received.*VariableLayer"):
+        kind(prior)
+
+
+def test_a_prior_of_another_event_shape_is_an_error(kind, rng):
+    q = posterior_with(kind(tv.StandardNormal(2)))
+    with pytest.raises(ValueError, match=r"event shape \(3,\)"):
+        q(parameters(rng))
+
+
+def test_use_exact_kl_without_a_closed_form_is_an_error(kind, rng):
+    q = posterior_with(kind(tfd.Sample(tfd.Laplace(0.0, 1.0), 3), use_exact_kl=True))
+    with pytest.raises(ValueError, match=r"Independent\(Normal\), prior=Sample\(Lap"):
+        q(parameters(rng))
+
+
+def test_float64(rng):
+    params = parameters(rng).astype("float64")
+    q = keras.Sequential(
+        [
+            tv.IndependentNormal(3, dtype="float64"),
+            tv.KLDivergenceAddLoss(tv.StandardNormal(3, dtype="float64")),
+        ]
+    )
+    assert q(params).dtype == tf.float64
+    np.testing.assert_allclose(q.losses[0], expected_kl(params).mean(), rtol=1e-12)
+
+
+def test_the_distribution_passes_through(rng):
+    q = tv.IndependentNormal(3)(parameters(rng))
+    assert tv.KLDivergenceAddLoss(tv.StandardNormal(3))(q) is q

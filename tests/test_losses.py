@@ -1,0 +1,327 @@
+"""`NegativeLogLikelihood` and `LogLikelihood`: weights, masks, reductions, dtypes."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import stats
+
+import tfp_vae as tv
+
+tfd = tfp.distributions
+B, D = 4, 3
+
+
+def normal(shape=(B, D), event_rank=1, dtype="float32"):
+    loc = np.linspace(-1.0, 1.0, int(np.prod(shape))).reshape(shape).astype(dtype)
+    base = tfd.Normal(loc, np.ones((), dtype))
+    return tfd.Independent(base, event_rank), stats.norm(loc, 1.0)
+
+
+def test_it_sums_over_the_event_and_averages_over_the_batch(rng):
+    p, scipy = normal()
+    y = rng.normal(size=(B, D)).astype("float32")
+    expected = -scipy.logpdf(y).sum(-1).mean()
+    assert float(tv.NegativeLogLikelihood()(y, p)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "reduce"),
+    [
+        ("sum_over_batch_size", lambda v, w: (v * w).mean()),
+        ("mean", lambda v, w: (v * w).mean()),
+        ("sum", lambda v, w: (v * w).sum()),
+        ("mean_with_sample_weight", lambda v, w: (v * w).sum() / w.sum()),
+        (None, lambda v, w: v * w),
+        ("none", lambda v, w: v * w),
+    ],
+)
+@pytest.mark.parametrize("column", [False, True])
+def test_reductions_and_weights_of_examples(reduction, reduce, column, rng):
+    p, scipy = normal()
+    y = rng.normal(size=(B, D)).astype("float32")
+    w = np.array([0.5, 2.0, 0.0, 1.0], "float32")
+    expected = reduce(-scipy.logpdf(y).sum(-1), w)
+    given = w[:, None] if column else w
+    actual = tv.NegativeLogLikelihood(reduction=reduction)(y, p, sample_weight=given)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("d", [D, B])  # where B == D a careless broadcast is silent
+def test_weights_of_elements_act_before_the_event_sum(d, rng):
+    p, scipy = normal((B, d))
+    y = rng.normal(size=(B, d)).astype("float32")
+    w = rng.uniform(size=(B, d)).astype("float32")
+    expected = -(w * scipy.logpdf(y)).sum(-1).mean()
+    actual = tv.NegativeLogLikelihood()(y, p, sample_weight=w)
+    assert float(actual) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_some_event_axes(rng):
+    p, scipy = normal((B, 5, 6, 1), 3)
+    y = rng.normal(size=(B, 5, 6, 1)).astype("float32")
+    w = rng.uniform(size=(B, 5, 6)).astype("float32")
+    expected = -(w[..., None] * scipy.logpdf(y)).sum((1, 2, 3)).mean()
+    actual = tv.NegativeLogLikelihood()(y, p, sample_weight=w)
+    assert float(actual) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("t", [D, B])
+def test_weights_of_a_batch_with_a_time_axis(t, rng):
+    p, scipy = normal((B, t, 2), 1)
+    y = rng.normal(size=(B, t, 2)).astype("float32")
+    values = -scipy.logpdf(y).sum(-1)
+    loss = tv.NegativeLogLikelihood()
+    w = rng.uniform(size=(B, t)).astype("float32")
+    assert float(loss(y, p, w)) == pytest.approx((w * values).mean(), rel=1e-5)
+    w = rng.uniform(size=B).astype("float32")
+    expected = (w[:, None] * values).mean()
+    assert float(loss(y, p, w)) == pytest.approx(expected, rel=1e-5)
+    mean = tv.NegativeLogLikelihood(reduction="mean_with_sample_weight")
+    expected = (w[:, None] * values).sum() / (t * w.sum())
+    assert float(mean(y, p, w)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_mvn_diag_and_of_sample_act_on_elements(rng):
+    y = rng.normal(size=(B, D)).astype("float32")
+    w = rng.uniform(size=(B, D)).astype("float32")
+    expected = -(w * stats.norm.logpdf(y)).sum(-1).mean()
+    for p in (
+        tfd.MultivariateNormalDiag(tf.zeros([B, D])),
+        tfd.Sample(tfd.Normal(tf.zeros(B), 1.0), D),
+    ):
+        actual = tv.NegativeLogLikelihood()(y, p, w)
+        assert float(actual) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_elements_need_a_law_that_factorises(rng):
+    p = tfd.MultivariateNormalTriL(tf.zeros([B, D]), tf.eye(D))
+    y = np.zeros((B, D), "float32")
+    with pytest.raises(ValueError, match="factorises over it. Received: tfp.*TriL"):
+        tv.NegativeLogLikelihood()(y, p, np.ones((B, D), "float32"))
+    assert np.isfinite(tv.NegativeLogLikelihood()(y, p, np.ones(B, "float32")))
+
+
+@pytest.mark.parametrize("shape", [(B + 1,), (B, D + 1), (B, D, 1), (1, D), (D,), ()])
+def test_weights_of_another_shape_are_an_error(shape):
+    p, _ = normal()
+    if shape == ():
+        assert np.isfinite(tv.NegativeLogLikelihood()(np.zeros((B, D)), p, 2.0))
+        return
+    with pytest.raises(
+        ValueError, match="`sample_weight` to have the shape of leading"
+    ):
+        tv.NegativeLogLikelihood()(np.zeros((B, D)), p, np.ones(shape))
+
+
+def masked(p, mask):
+    p = tv.DistributionTensor(p)
+    p._keras_mask = tf.constant(mask)
+    return p
+
+
+@pytest.mark.parametrize("t", [D, B])
+def test_a_mask_inside_the_event_drops_elements(t, rng):
+    p, scipy = normal((B, t))
+    y = rng.normal(size=(B, t)).astype("float32")
+    mask = rng.uniform(size=(B, t)) > 0.5
+    expected = -(mask * scipy.logpdf(y)).sum(-1).mean()
+    actual = tv.NegativeLogLikelihood()(y, masked(p, mask))
+    assert float(actual) == pytest.approx(expected, rel=1e-5)
+    w = rng.uniform(size=B).astype("float32")
+    expected = -(w[:, None] * mask * scipy.logpdf(y)).sum(-1).mean()
+    actual = tv.NegativeLogLikelihood()(y, masked(p, mask), w)
+    assert float(actual) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("t", [D, B])
+def test_a_mask_of_batch_axes_is_keras_own(t, rng):
+    p, scipy = normal((B, t, 2), 1)
+    y = rng.normal(size=(B, t, 2)).astype("float32")
+    mask = rng.uniform(size=(B, t)) > 0.5
+    values = -scipy.logpdf(y).sum(-1)
+    actual = tv.NegativeLogLikelihood()(y, masked(p, mask))
+    assert float(actual) == pytest.approx(values[mask].mean(), rel=1e-5)
+
+
+def test_a_mask_made_by_a_masking_layer_reaches_the_loss(rng):
+    x = rng.normal(size=(B, 5, 4)).astype("float32")
+    x[:, 3:] = 0.0
+    y = rng.normal(size=(B, 5, 2)).astype("float32")
+    model = keras.Sequential(
+        [keras.Input((5, 4)), keras.layers.Masking(), tv.IndependentNormal(2)]
+    )
+    model.compile(loss=tv.NegativeLogLikelihood(), metrics=[tv.LogLikelihood()])
+    logs = model.evaluate(x, y, verbose=0, return_dict=True)
+    expected = -model(x).log_prob(y)[:, :3].numpy().mean()
+    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+    assert logs["log_likelihood"] == pytest.approx(-expected, rel=1e-5)
+
+
+def test_draws_in_front_of_the_batch_are_averaged(rng):
+    p, scipy = normal((7, B, D), 1)
+    y = rng.normal(size=(B, D)).astype("float32")
+    expected = -scipy.logpdf(y).sum(-1).mean(0)
+    loss = tv.NegativeLogLikelihood(reduction=None)
+    np.testing.assert_allclose(loss(y, p), expected, rtol=1e-5)
+    w = rng.uniform(size=(B, D)).astype("float32")
+    expected = -(w * scipy.logpdf(y)).sum(-1).mean(0)
+    np.testing.assert_allclose(loss(y, p, w), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape", [(B,), (B, 1), (B, D, 1), (1, D), (B + 1, D), (D,), ()]
+)
+def test_values_of_another_shape_are_an_error(shape):
+    p, _ = normal()
+    with pytest.raises(ValueError, match=r"shape \(4, 3\).*Received: y.shape="):
+        tv.NegativeLogLikelihood()(np.zeros(shape, "float32"), p)
+
+
+def test_a_column_of_targets_for_scalar_events_is_an_error():
+    """log_prob would broadcast (B, 1) against (B,) to (B, B)."""
+    p = tfd.Normal(tf.zeros(B), 1.0)
+    with pytest.raises(ValueError, match=r"y.shape=\(4, 1\)"):
+        tv.NegativeLogLikelihood()(np.zeros((B, 1)), p)
+
+
+def test_nan_is_an_error_in_eager_execution():
+    p, _ = normal()
+    y = np.zeros((B, D), "float32")
+    y[0, 1] = np.nan
+    with pytest.raises(ValueError, match="without NaN. Received: 1 NaN in y of shape"):
+        tv.NegativeLogLikelihood()(y, p)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "float64"])
+def test_targets_of_other_dtypes(dtype):
+    p = tv.IndependentBernoulli(D)(tf.zeros([B, D]))
+    y = np.ones((B, D), dtype)
+    assert float(tv.NegativeLogLikelihood()(y, p)) == pytest.approx(D * np.log(2))
+
+
+def test_integer_and_float64_distributions_arrive_uncast():
+    y = np.ones((B, D), "int32")
+    p = tv.IndependentBernoulli(D, sample_dtype="int32")(tf.zeros([B, D]))
+    assert float(tv.NegativeLogLikelihood()(y, p)) == pytest.approx(D * np.log(2))
+    p = tfd.Categorical(logits=tf.zeros([B, 5]))
+    loss = tv.NegativeLogLikelihood()(np.ones(B, "int32"), p)
+    assert float(loss) == pytest.approx(np.log(5))
+    p, scipy = normal(dtype="float64")
+    y = np.full((B, D), 1 + 1e-12)
+    loss = tv.NegativeLogLikelihood(reduction=None)(y, p)
+    assert loss.dtype == tf.float64
+    np.testing.assert_allclose(loss, -scipy.logpdf(y).sum(-1), rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tv.IndependentBernoulli(D, sample_dtype="int32"),
+        lambda: tv.DistributionLambda(
+            lambda t: tfd.Independent(
+                tfd.Categorical(logits=t[..., None] * [0.0, 1.0]), 1
+            )
+        ),
+    ],
+)
+def test_integer_distributions_train(make, rng):
+    x = rng.normal(size=(32, 5)).astype("float32")
+    y = rng.integers(0, 2, (32, D)).astype("int32")
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(D), make()])
+    model.compile("sgd", loss=tv.NegativeLogLikelihood())
+    losses = model.fit(x, y, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_a_plain_tensor_is_an_error(rng):
+    with pytest.raises(
+        ValueError, match="output to be a distribution. Received: a Eager"
+    ):
+        tv.NegativeLogLikelihood()(np.zeros((B, D)), tf.zeros([B, D]))
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(D)])
+    model.compile("sgd", loss=tv.NegativeLogLikelihood())
+    with pytest.raises(ValueError, match="End the model with a distribution layer"):
+        model.fit(np.zeros((8, 5)), np.zeros((8, D)), verbose=0)
+
+    @tf.function
+    def step(y_pred):
+        return tv.NegativeLogLikelihood()(tf.zeros([B, D]), y_pred)
+
+    with pytest.raises(ValueError, match="output to be a distribution"):
+        step(tf.zeros([B, D]))
+
+
+def test_loss_config_round_trip():
+    loss = tv.NegativeLogLikelihood(reduction="sum", name="mine")
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert (again.reduction, again.name) == ("sum", "mine")
+    with pytest.raises(ValueError, match="Invalid value for argument `reduction`"):
+        tv.NegativeLogLikelihood(reduction="typo")
+
+
+def test_call_gives_the_loss_of_each_example(rng):
+    p, scipy = normal()
+    y = rng.normal(size=(B, D)).astype("float32")
+    loss = tv.NegativeLogLikelihood()
+    np.testing.assert_allclose(loss.call(y, p), -scipy.logpdf(y).sum(-1), rtol=1e-5)
+
+
+def test_log_likelihood_is_a_weighted_mean_over_batches(rng):
+    p, scipy = normal((7, D))
+    y = rng.normal(size=(7, D)).astype("float32")
+    w = rng.uniform(size=7).astype("float32")
+    values = scipy.logpdf(y).sum(-1)
+    metric, negative = tv.LogLikelihood(), tv.LogLikelihood(negative=True)
+    for rows in (slice(0, 5), slice(5, 7)):
+        part = tfd.Independent(tfd.Normal(p.distribution.loc[rows], 1.0), 1)
+        metric.update_state(y[rows], part, w[rows])
+        negative.update_state(y[rows], part)
+    expected = (w * values).sum() / w.sum()
+    assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
+    assert float(negative.result()) == pytest.approx(-values.mean(), rel=1e-5)
+    assert (metric.name, negative.name) == ("log_likelihood", "nll")
+
+
+def test_log_likelihood_under_weights_of_elements(rng):
+    p, scipy = normal()
+    y = rng.normal(size=(B, D)).astype("float32")
+    w = rng.uniform(size=(B, D)).astype("float32")
+    metric = tv.LogLikelihood()
+    metric.update_state(y, p, w)
+    expected = (w * scipy.logpdf(y)).sum(-1).mean()
+    assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_log_likelihood_config_round_trip():
+    metric = tv.LogLikelihood(negative=True, name="mine")
+    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
+    assert (again.negative, again.name) == (True, "mine")
+
+
+def test_metrics_of_keras_act_on_the_value(rng):
+    x = rng.normal(size=(32, 6)).astype("float32")
+    y = rng.normal(size=(32, 3)).astype("float32")
+    model = keras.Sequential([keras.Input((6,)), tv.IndependentNormal(3, "mean")])
+    model.compile(loss=tv.NegativeLogLikelihood(), metrics=["mae", "mse"])
+    logs = model.evaluate(x, y, verbose=0, return_dict=True)
+    assert logs["mae"] == pytest.approx(np.abs(x[:, :3] - y).mean(), rel=1e-5)
+    assert logs["mse"] == pytest.approx(((x[:, :3] - y) ** 2).mean(), rel=1e-5)
+
+
+def test_sample_weight_reaches_loss_and_weighted_metrics(rng):
+    x = rng.normal(size=(32, 6)).astype("float32")
+    y = rng.normal(size=(32, 3)).astype("float32")
+    w = rng.uniform(size=(32, 3)).astype("float32")
+    model = keras.Sequential([keras.Input((6,)), tv.IndependentNormal(3)])
+    model.compile(
+        loss=tv.NegativeLogLikelihood(),
+        metrics=[tv.LogLikelihood(name="plain")],
+        weighted_metrics=[tv.LogLikelihood(name="weighted")],
+    )
+    logs = model.evaluate(x, y, sample_weight=w, verbose=0, return_dict=True)
+    elements = model(x).distribution.log_prob(y).numpy()
+    assert logs["plain"] == pytest.approx(elements.sum(-1).mean(), rel=1e-5)
+    assert logs["weighted"] == pytest.approx((w * elements).sum(-1).mean(), rel=1e-5)
+    assert logs["loss"] == pytest.approx(-logs["weighted"], rel=1e-5)

@@ -1,0 +1,178 @@
+"""The example that trains a VAE, run as its users run it."""
+
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import datasets
+import train_vae
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = ["--epochs", "1", "--batch-size", "256"]
+ELBO = r"held-out ELBO: (-?\d+\.\d\d) nats per image \(360 images, 28 draws each\)"
+
+
+def run(output, *options):
+    """Runs the example in a process of its own, and returns what it printed."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    script = ROOT / "examples" / "train_vae.py"
+    return subprocess.run(
+        [sys.executable, script, *TINY, "--output", output, *options],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+
+
+def main(capsys, output, *options):
+    train_vae.main([*TINY, "--output", str(output), *options])
+    return capsys.readouterr().out
+
+
+def test_the_default_job_trains_draws_saves_and_checks(tmp_path):
+    process = run(tmp_path / "new" / "vae")
+    assert process.returncode == 0, process.stderr
+    assert re.search("^device: ", process.stdout, re.MULTILINE)
+    assert "1437 training and 360 test images" in process.stdout
+    assert re.search(r"kl: \d.* - loss: \d.* - nll: \d", process.stdout)
+    elbo = float(re.search(ELBO, process.stdout)[1])
+    assert -45 < elbo < -20  # 64 fair coins have -44.4
+    assert process.stdout.count("max abs difference") == 4
+    files = {path.name for path in (tmp_path / "new" / "vae").iterdir()}
+    pictures = {"reconstructions.png", "samples.png", "latent.png"}
+    assert files == {*pictures, "vae.keras", "served"}
+    assert not process.stderr
+
+
+def test_mixed_precision_runs(tmp_path):
+    process = run(tmp_path, "--mixed-precision", "--jit", "--posterior", "tril")
+    assert process.returncode == 0, process.stderr
+    assert re.search(ELBO, process.stdout)
+
+
+@pytest.mark.parametrize("jit", ["--jit", "--no-jit"])
+def test_same_seed_same_numbers(tmp_path, capsys, jit):
+    def numbers(*options):
+        printed = main(capsys, tmp_path, jit, *options)
+        return re.findall(r"(?:kl|loss|nll|ELBO): (-?[\d.]+)", printed)
+
+    assert numbers() == numbers() != numbers("--seed", "1")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--posterior", "tril", "--prior", "learned", "--likelihood", "normal"],
+        ["--prior", "laplace", "--likelihood", "logistic", "--latent-size", "3"],
+    ],
+)
+def test_other_families_run_and_print_bits_per_dimension(tmp_path, capsys, options):
+    printed = main(capsys, tmp_path, "--no-jit", *options)
+    elbo = float(re.search(ELBO, printed)[1])
+    bits = float(re.search(r"(\d\.\d{3}) bits per dimension", printed)[1])
+    assert bits == pytest.approx(np.log2(17) - elbo / 64 / np.log(2), abs=1e-3)
+    assert bits < np.log2(17)  # better than guessing
+    assert (tmp_path / "latent.png").exists() == ("--latent-size" not in options)
+
+
+def test_a_learned_prior_starts_as_the_standard_normal():
+    prior = train_vae._prior("learned", 3)(tf.zeros([1, 1]))
+    np.testing.assert_allclose(prior.mean(), np.zeros(3))
+    np.testing.assert_allclose(prior.stddev(), np.ones(3), rtol=1e-6)
+
+
+def test_the_decoder_starts_at_the_average_image():
+    images = datasets.load("digits")
+    average = ((images.train + 0.5) / 17).mean(axis=0)
+    for likelihood in train_vae.LIKELIHOODS:
+        args = train_vae._parse(["--likelihood", likelihood])
+        _, decoder, _ = train_vae.build(args, images)
+        mean = decoder(tf.zeros([1, 2])).mean()[0]
+        np.testing.assert_allclose(mean, average, atol=1e-5)
+
+
+def grey_images(value, levels, count=200):
+    pixels = np.full((count, 8, 8, 1), value, np.uint8)
+    return datasets.Images("grey", pixels, pixels, levels)
+
+
+def all_batches(images, **options):
+    args = argparse.Namespace(
+        **{"seed": 0, "batch_size": 50, "likelihood": "bernoulli", **options}
+    )
+    dataset = train_vae.batches(args, images)
+    return [[x.numpy() for x, _ in dataset] for _ in range(2)]
+
+
+def test_batches_have_other_noise_in_every_epoch_and_the_same_for_a_seed():
+    first, second = all_batches(grey_images(4, 17))
+    assert (first[0] != second[0]).any()
+    assert (first[0] != first[1]).any()
+    again = all_batches(grey_images(4, 17))
+    np.testing.assert_array_equal(again, [first, second])
+    assert (all_batches(grey_images(4, 17), seed=1)[0][0] != first[0]).any()
+
+
+def test_batches_shuffle_and_keep_every_image():
+    pixels = np.arange(200, dtype=np.uint8)[:, None, None, None] // 100
+    first, second = all_batches(
+        datasets.Images("two", pixels, pixels, 2), batch_size=64
+    )
+    assert [len(batch) for batch in first] == [64, 64, 64, 8]
+    assert np.concatenate(first).sum() == np.concatenate(second).sum() == 100
+    assert (first[0] != second[0]).any()
+
+
+def test_binarizing_draws_with_the_grey_value_as_probability():
+    x = np.concatenate(all_batches(grey_images(4, 17))[0])
+    assert set(np.unique(x)) == {0.0, 1.0}
+    assert x.mean() == pytest.approx(0.25, abs=5 * np.sqrt(0.25 * 0.75 / x.size))
+    black, white = (all_batches(grey_images(v, 17))[0] for v in (0, 16))
+    assert np.concatenate(black).max() == 0
+    assert np.concatenate(white).min() == 1
+
+
+def test_dequantizing_fills_the_cell_of_a_level():
+    x = np.concatenate(all_batches(grey_images(4, 17), likelihood="normal")[0])
+    assert 4 / 17 <= x.min() < x.max() <= 5 / 17
+    assert x.mean() == pytest.approx(4.5 / 17, abs=5 / 17 / np.sqrt(12 * x.size))
+
+
+def test_black_and_white_images_need_a_bernoulli_likelihood():
+    with pytest.raises(
+        ValueError, match="'normal' expects grey images.*Received.*Use --"
+    ):
+        train_vae.describe(grey_images(1, 2), "normal")
+    assert "used as they are" in train_vae.describe(grey_images(1, 2), "bernoulli")
+
+
+def test_a_loaded_model_that_differs_is_an_error(tmp_path, monkeypatch):
+    images = datasets.load("digits")
+    encoder, decoder, _ = train_vae.build(train_vae._parse([]), images)
+    vae = keras.Model(encoder.inputs[0], decoder(encoder.outputs[0]))
+    load = keras.models.load_model
+
+    def load_another(path):
+        model = load(path)
+        model.layers[-1].layers[-2].bias.assign_add(tf.ones(64))
+        return model
+
+    monkeypatch.setattr(keras.models, "load_model", load_another)
+    with pytest.raises(RuntimeError, match="expected to agree within 1e-05. Received"):
+        train_vae.check_saved(vae, images.test[:5] / np.float32(16), tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--batch-size", "--latent-size"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many"])
+def test_sizes_must_be_positive_integers(capsys, option, value):
+    with pytest.raises(SystemExit):
+        train_vae._parse([f"{option}={value}"])
+    assert "expects a positive integer. Received: " in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""Checks data on the host, before a compiled step turns it into a NaN."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae.layers.distribution_layer import DistributionLayer
+
+_ROWS = 1024
+
+
+def check_values(values: Any, layer: DistributionLayer) -> None:
+    """Checks that values are finite, shaped like draws, and in the layer's support.
+
+    A compiled training step cannot raise on a bad value; this can, once, before `fit`.
+    The support is TFP's own notion of it, that of `validate_args=True`.
+
+    Args:
+        values: Array of shape `(n, *event_shape)`, or a `tf.data.Dataset`, of which
+            the first batch is checked: its targets, where it yields pairs.
+        layer: The likelihood, such as `IndependentBernoulli((28, 28, 1))`.
+
+    Raises:
+        ValueError: If a value is NaN or infinite, the shape is not that of a draw, or
+            a value is one that the distribution cannot draw.
+
+    Example:
+        >>> from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
+        >>> check_values(np.zeros([5, 3]), IndependentBernoulli(3))
+        >>> check_values(np.full([5, 3], 0.5), IndependentBernoulli(3))
+        Traceback (most recent call last):
+            ...
+        ValueError: `check_values` expects values that IndependentBernoulli(...
+    """
+    if isinstance(values, tf.data.Dataset):
+        batch = next(iter(values.take(1)))
+        values = batch[1] if isinstance(batch, tuple) and len(batch) > 1 else batch
+        values = values[0] if isinstance(values, tuple) else values
+    values = np.asarray(values)
+    owner = layer.description
+    bad = np.size(values) - np.count_nonzero(np.isfinite(values))
+    if bad:
+        raise ValueError(
+            f"`check_values` expects finite values for {owner}. Received: {bad} NaN or "
+            f"infinite of {np.size(values)}. Replace them, and leave them out of the "
+            "likelihood with a `sample_weight` of 0."
+        )
+    if layer.parameters_width is None:
+        raise ValueError(
+            "`check_values` expects a layer with a known number of parameters. "
+            f"Received: {owner}. Use its distribution with validate_args=True."
+        )
+    strict = type(layer).from_config({**layer.get_config(), "validate_args": True})
+    distribution = strict.make_distribution(tf.zeros([1, layer.parameters_width]))
+    event = tuple(distribution.event_shape)
+    if values.shape[1:] != event:
+        raise ValueError(
+            f"`check_values` expects values of shape (n, {', '.join(map(str, event))}) "
+            f"for {owner}. Received: values.shape={values.shape}. Reshape them, or give "
+            "the layer their shape."
+        )
+    for start in range(0, len(values), _ROWS):
+        try:
+            distribution.log_prob(
+                tf.cast(values[start : start + _ROWS], distribution.dtype)
+            )
+        except tf.errors.InvalidArgumentError as error:
+            raise ValueError(
+                f"`check_values` expects values that {owner} can draw. Received: values "
+                f"from {values.min()} to {values.max()} of dtype {values.dtype}, outside "
+                "its support. Transform the values, or choose a likelihood for them."
+            ) from error
