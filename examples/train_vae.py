@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics=[tv.LogLikelihood(negative=True)],
         jit_compile=args.jit,
     )
-    vae.fit(batches(args, images), epochs=args.epochs)
+    vae.fit(batches(args, images), epochs=args.epochs, shuffle=False)
 
     x = observe(images.test, [args.seed, 1], images.levels, args.likelihood).numpy()
     draws = math.ceil(10_000 / len(x))
@@ -203,10 +203,8 @@ def pictures(
         axes = figures["latent.png"].subplots()
         axes.set(title="means of q(z|x), test images", xlabel="z[0]", ylabel="z[1]")
         labels = images.test_labels
-        colours: dict[str, Any] = {"c": labels, "cmap": "tab10"}
-        points = axes.scatter(
-            *z.numpy().T, 10, **(colours if labels is not None else {})
-        )
+        colours: Any = {} if labels is None else {"c": labels, "cmap": "tab10"}
+        points = axes.scatter(z[:, 0], z[:, 1], **colours)
         if labels is not None:
             legend = points.legend_elements()
             axes.legend(*legend, loc="upper left", bbox_to_anchor=(1, 1))

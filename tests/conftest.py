@@ -1,4 +1,4 @@
-"""Two logical CPU devices for the strategies; seeds, policy and session anew per test."""
+"""Two logical CPU devices for strategies; seeds, policy and session anew per test."""
 
 import os
 

@@ -39,7 +39,7 @@ def poisson(parameters, x, event):
 
 
 def cholesky(raw, d):
-    """Fills as `tfp.math.fill_triangular` documents: clockwise spiral of the entries."""
+    """Fills as `tfp.math.fill_triangular` documents: a clockwise spiral of entries."""
     raw = np.asarray(raw, np.float64)
     entries = np.concatenate([raw[d:], raw[::-1]]).reshape(d, d)
     lower = np.tril(entries, -1)

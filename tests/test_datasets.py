@@ -196,7 +196,7 @@ def test_mnist_files_that_do_not_fit_together_are_refused(mnist):
     name = "t10k-labels-idx1-ubyte.gz"
     (mnist / "mnist" / name).write_bytes(idx(numbers((4,))))
     with pytest.raises(
-        ValueError, match="a label for each.*4 test labels. Get the four"
+        ValueError, match=r"a label for each.*4 test labels. Get the four"
     ):
         datasets.load("mnist", mnist)
 

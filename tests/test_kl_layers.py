@@ -201,7 +201,7 @@ def test_a_learned_prior_trains_and_is_tracked(kind):
 
 
 def test_the_metric_is_the_mean_over_examples_and_not_over_batches(rng):
-    """65 examples in batches of 64: a mean of batch means would count the last 64-fold."""
+    """A mean of batch means would count the last example, alone in its batch, 64x."""
     params = np.concatenate([np.zeros((64, 6)), np.full((1, 6), 3.0)]).astype("float32")
     inputs = keras.Input((6,))
     q = tv.KLDivergenceAddLoss(tv.StandardNormal(3))(tv.IndependentNormal(3)(inputs))

@@ -1,4 +1,4 @@
-"""Argument checks: each raises a `ValueError` with what was expected, what came, what to do."""
+"""Argument checks: each `ValueError` says what was expected, what came, what to do."""
 
 import operator
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ def canonical_event_shape(event_shape: Any, owner: str) -> tuple[int, ...]:
         >>> canonical_event_shape(3, "Layer"), canonical_event_shape([2, 4], "Layer")
         ((3,), (2, 4))
     """
+    sizes: tuple[int, ...]
     try:
         sizes = (operator.index(event_shape),)
     except TypeError:

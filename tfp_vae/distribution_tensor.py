@@ -62,7 +62,7 @@ class TensorConversion:
                 f"distribution to a tensor. Received: convert_to_tensor_fn={fn!r}. "
                 "Use 'mean' for a deterministic value or 'sample' for one draw."
             )
-        self.fn = self.name or fn
+        self.fn: Any = self.name or fn
         self._takes_seed = self.name is None and _accepts_seed(fn)
 
     def __call__(self, distribution: Any, seed: Any) -> Any:
@@ -209,7 +209,7 @@ class DistributionTensor:
 
     @property
     def shape(self) -> tf.TensorShape:
-        """Static shape of the value, known without drawing it where that is possible."""
+        """Static shape of the value, known without drawing it where possible."""
         return self._dt_spec().shape
 
     @property
@@ -219,7 +219,7 @@ class DistributionTensor:
 
     @property
     def dtype(self) -> tf.DType:
-        """Dtype of the value; that of the distribution, unless a float mean of counts."""
+        """Dtype of the value: the distribution's, or that of a float mean of counts."""
         return self._dt_spec().dtype
 
     def get_shape(self) -> tf.TensorShape:
@@ -297,8 +297,8 @@ class DistributionTensor:
         return ~tf.convert_to_tensor(self)
 
     __hash__ = object.__hash__
-    __eq__ = _operator("eq")  # type: ignore[assignment]  # elementwise, as tf.Tensor
-    __ne__ = _operator("ne")  # type: ignore[assignment]
+    __eq__ = _operator("eq")
+    __ne__ = _operator("ne")
     __lt__ = _operator("lt")
     __le__ = _operator("le")
     __gt__ = _operator("gt")
@@ -377,8 +377,8 @@ def holds_draws(distribution: Any) -> bool:
 
     Example:
         >>> q = tfd.Normal(0.0, 1.0)
-        >>> holds_draws(DistributionTensor(q)), holds_draws(DistributionTensor(q, "mean"))
-        (True, False)
+        >>> [holds_draws(DistributionTensor(q, fn)) for fn in ("sample", "mean")]
+        [True, False]
     """
     return isinstance(distribution, DistributionTensor) and (
         distribution._dt_conversion.name in ("sample", None)

@@ -234,11 +234,11 @@ def _checked_values(distribution: Any, values: Any) -> tf.Tensor:
     fits = 0 <= lacking <= max(distribution.batch_shape.rank - 1, 0)
     if not (fits and expected[lacking:].is_compatible_with(values.shape)):
         raise ValueError(
-            "The log-likelihood expects values of shape "
-            f"{tuple(expected)}: the batch shape {tuple(distribution.batch_shape)} and "
-            f"the event shape {tuple(distribution.event_shape)} of {distribution.name}. "
-            f"Received: y.shape={tuple(values.shape)}. Reshape the targets, or give the "
-            "last layer the event shape of one target."
+            f"The log-likelihood expects values of shape {tuple(expected)}: the batch "
+            f"shape {tuple(distribution.batch_shape)} and the event shape "
+            f"{tuple(distribution.event_shape)} of {distribution.name}. Received: "
+            f"y.shape={tuple(values.shape)}. Reshape the targets, or give the last "
+            "layer the event shape of one target."
         )
     if tf.executing_eagerly() and values.dtype.is_floating:
         missing = int(tf.math.count_nonzero(tf.math.is_nan(values)))

@@ -40,15 +40,16 @@ def serialize_distribution(distribution: Any) -> dict[str, Any]:
         ('Laplace', [1.0, 2.0])
     """
     distribution = unwrap(distribution)
+    given: dict[str, Any] = getattr(distribution, "parameters", {})
     name = type(distribution).__name__
-    # TFP builds some classes in two: `_Independent` makes the instance of `Independent`.
+    # TFP builds some classes in two: an `Independent` may be an `_Independent`.
     for public in (name, name.lstrip("_")):
         for room, (module, _) in _ROOMS.items():
-            cls = getattr(module, public, None)
+            cls: Any = getattr(module, public, None)
             if isinstance(cls, type) and isinstance(distribution, cls):
                 parameters = {
                     key: _encode(value, f"{public}.{key}")
-                    for key, value in distribution.parameters.items()
+                    for key, value in given.items()
                     if value is not _default(cls, key)
                 }
                 return {room: public, "parameters": parameters}
@@ -148,6 +149,9 @@ def _default(cls: Any, key: str) -> Any:
 
 
 def _encode(value: Any, where: str) -> Any:
+    if isinstance(value, np.ndarray | np.generic | tf.Tensor):
+        array = np.asarray(value)
+        return {"array": array.tolist(), "dtype": array.dtype.name}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tfp.distributions.Distribution | tfp.bijectors.Bijector):
@@ -160,9 +164,6 @@ def _encode(value: Any, where: str) -> Any:
         return {"dtype": value.name}
     if isinstance(value, tf.TensorShape):
         return value.as_list()
-    if isinstance(value, np.ndarray | np.generic | tf.Tensor):
-        array = np.asarray(value)
-        return {"array": array.tolist(), "dtype": array.dtype.name}
     raise ValueError(
         f"Saving expects the parameter `{where}` to be a number, a tensor, a dtype, a "
         f"distribution or a bijector. Received: {value!r} of type "

@@ -10,6 +10,10 @@ from tfp_vae.layers.distribution_layer import DistributionLayer
 _ROWS = 1024
 
 
+class _NotAnIntegerError(ValueError):
+    """A fraction in the place of an integer."""
+
+
 def check_values(values: Any, layer: DistributionLayer) -> None:
     """Checks that values are finite, shaped like draws, and in the layer's support.
 
@@ -26,9 +30,8 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
             a value is one that the distribution cannot draw.
 
     Example:
-        >>> from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
-        >>> check_values(np.zeros([5, 3]), IndependentBernoulli(3))
-        >>> check_values(np.full([5, 3], 0.5), IndependentBernoulli(3))
+        >>> check_values(np.zeros([5, 3]), tv.IndependentBernoulli(3))
+        >>> check_values(np.full([5, 3], 0.5), tv.IndependentBernoulli(3))
         Traceback (most recent call last):
             ...
         ValueError: `check_values` expects values that IndependentBernoulli(...
@@ -56,18 +59,24 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
     event = tuple(distribution.event_shape)
     if values.shape[1:] != event:
         raise ValueError(
-            f"`check_values` expects values of shape (n, {', '.join(map(str, event))}) "
-            f"for {owner}. Received: values.shape={values.shape}. Reshape them, or give "
-            "the layer their shape."
+            f"`check_values` expects values of shape (n, *{event}) for {owner}. "
+            f"Received: values.shape={values.shape}. Reshape them, or give the layer "
+            "their shape."
         )
+    try:
+        _ask_tfp(distribution, values)
+    except (tf.errors.InvalidArgumentError, _NotAnIntegerError) as error:
+        raise ValueError(
+            f"`check_values` expects values that {owner} can draw. Received: values "
+            f"from {values.min()} to {values.max()} of dtype {values.dtype}, some of "
+            "them outside its support. Transform them, or choose another likelihood."
+        ) from error
+
+
+def _ask_tfp(distribution: Any, values: np.ndarray) -> None:
+    """Raises where `validate_args=True` does, or a cast to integers loses something."""
+    dtype = tf.as_dtype(distribution.dtype)
+    if dtype.is_integer and not np.array_equal(values, np.round(values)):
+        raise _NotAnIntegerError
     for start in range(0, len(values), _ROWS):
-        try:
-            distribution.log_prob(
-                tf.cast(values[start : start + _ROWS], distribution.dtype)
-            )
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(
-                f"`check_values` expects values that {owner} can draw. Received: values "
-                f"from {values.min()} to {values.max()} of dtype {values.dtype}, outside "
-                "its support. Transform the values, or choose a likelihood for them."
-            ) from error
+        distribution.log_prob(tf.cast(values[start : start + _ROWS], dtype))

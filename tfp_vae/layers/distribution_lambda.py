@@ -38,8 +38,8 @@ class DistributionLambda(DistributionLayer):
             if it was a Python lambda.
 
     Example:
-        >>> layer = DistributionLambda(lambda t: tfd.Normal(t[..., 0], tf.exp(t[..., 1])))
-        >>> layer(tf.zeros([5, 2])).batch_shape
+        >>> layer = DistributionLambda(lambda rate: tfd.Exponential(tf.exp(rate)))
+        >>> layer(tf.zeros([5])).batch_shape
         TensorShape([5])
     """
 

@@ -1,7 +1,7 @@
 """What every layer that outputs a distribution has in common."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -58,6 +58,9 @@ class DistributionLayer(keras.layers.Layer):
         TensorShape([3])
     """
 
+    # Families take different arguments here, as in `tfp.layers`.
+    params_size: ClassVar[Callable[..., int]]
+
     def __init__(
         self,
         event_shape: Shape | None = None,
@@ -88,19 +91,6 @@ class DistributionLayer(keras.layers.Layer):
         return (
             self.params_size(self.event_shape) if hasattr(self, "event_shape") else None
         )
-
-    @staticmethod
-    def params_size(event_shape: Shape, name: str | None = None) -> int:
-        """Width of the parameters for one distribution.
-
-        Args:
-            event_shape: Shape of one draw, or an integer for a vector.
-            name: Unused; there because `tfp.layers` has it.
-
-        Returns:
-            The number of units that the previous layer needs.
-        """
-        raise NotImplementedError
 
     @property
     def description(self) -> str:

@@ -10,7 +10,7 @@ from tfp_vae.checks import positive_integer
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.mixture_same_family import MixtureSameFamily
 
-tfd = tfp.distributions
+tfd: Any = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tfp_vae")

@@ -1,0 +1,97 @@
+"""Imports point down, and everything public is documented."""
+
+import ast
+import inspect
+import pathlib
+
+import keras
+import pytest
+
+import tfp_vae as tv
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "tfp_vae"
+FLOORS = {
+    "checks": 0,
+    "seeds": 0,
+    "distribution_tensor": 1,
+    "constraints": 1,
+    "events": 1,
+    "divergences": 1,
+    "serialization": 1,
+    "layers": 2,
+    "priors": 2,
+    "losses": 3,
+    "support": 3,
+    "__init__": 9,
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path):
+    """Modules of the package that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "tfp_vae"
+        ):
+            yield node.module
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.startswith("tfp_vae"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down_and_name_the_defining_module(path):
+    for module in imports(path):
+        target = PACKAGE.parent / (module.replace(".", "/") + ".py")
+        assert target.exists(), f"{path} imports {module}, an __init__"
+        if path != PACKAGE / "__init__.py":
+            assert FLOORS[room(target)] <= FLOORS[room(path)]
+
+
+def test_no_import_cycle():
+    graph = {
+        path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): set(
+            imports(path)
+        )
+        for path in MODULES
+    }
+    while graph:
+        leaves = {name for name, below in graph.items() if not below & set(graph)}
+        assert leaves, f"a cycle among {sorted(graph)}"
+        graph = {n: b for n, b in graph.items() if n not in leaves}
+
+
+def test_nothing_imports_tf_keras():
+    for path in MODULES:
+        assert "import tf_keras" not in path.read_text()
+
+
+@pytest.mark.parametrize("name", tv.__all__)
+def test_everything_public_has_a_docstring_with_an_example(name):
+    assert ">>>" in inspect.getdoc(getattr(tv, name))
+
+
+@pytest.mark.parametrize("name", tv.__all__)
+def test_everything_that_keras_saves_is_registered(name):
+    thing = getattr(tv, name)
+    saved = (keras.layers.Layer, keras.Loss, keras.Metric, keras.Regularizer)
+    if (
+        inspect.isclass(thing)
+        and issubclass(thing, saved)
+        and name != "DistributionLayer"
+    ):
+        registered = keras.saving.get_registered_object(f"tfp_vae>{name}")
+        assert registered is thing
+
+
+def test_the_version_is_one():
+    assert f'__version__ = "{tv.__version__}"' in (PACKAGE / "__init__.py").read_text()
+    assert tv.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_contributing_is_short():
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 80

@@ -1,0 +1,68 @@
+"""`check_values`: bad data is named before training."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from families import FAMILIES
+
+import tfp_vae as tv
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n != "DistributionLambda"])
+def test_draws_pass(name, rng):
+    family = FAMILIES[name]
+    tv.check_values(family.values(rng, (1500, *family.event)), family.make())
+
+
+@pytest.mark.parametrize(
+    ("layer", "value"),
+    [
+        (tv.IndependentBernoulli(3), 0.5),
+        (tv.IndependentBernoulli(3, sample_dtype="int32"), 0.5),
+        (tv.IndependentPoisson(3), -1.0),
+        (tv.IndependentPoisson(3), 0.5),
+        (tv.OneHotCategorical(3), 1.0),
+        (tv.CategoricalMixtureOfOneHotCategorical(3, 2), 0.5),
+    ],
+)
+def test_values_out_of_support_are_an_error(layer, value):
+    x = np.zeros((1500, 3)) + np.eye(3)[0]
+    x[-1] = value
+    with pytest.raises(
+        ValueError, match="can draw. Received: values from .*outside its support"
+    ):
+        tv.check_values(x, layer)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_an_error(bad):
+    x = np.zeros((5, 3))
+    x[1, 2] = bad
+    with pytest.raises(
+        ValueError, match="finite values.*Received: 1 NaN or infinite of 15"
+    ):
+        tv.check_values(x, tv.IndependentNormal(3))
+
+
+def test_another_shape_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"shape \(n, \*\(3,\)\).*values.shape=\(5, 4\)"
+    ):
+        tv.check_values(np.zeros((5, 4)), tv.IndependentNormal(3))
+
+
+def test_the_targets_of_a_dataset_are_checked():
+    x, y = np.full((6, 3), 0.5, "float32"), np.ones((6, 3), "float32")
+    layer = tv.IndependentBernoulli(3)
+    tv.check_values(tf.data.Dataset.from_tensor_slices((x, y)).batch(2), layer)
+    tv.check_values(tf.data.Dataset.from_tensor_slices(y).batch(2), layer)
+    tv.check_values(tf.data.Dataset.from_tensor_slices((y,)).batch(2), layer)
+    with pytest.raises(ValueError, match="can draw"):
+        tv.check_values(tf.data.Dataset.from_tensor_slices((y, x)).batch(2), layer)
+
+
+def test_a_layer_of_unknown_width_is_an_error():
+    with pytest.raises(
+        ValueError, match="known number of parameters. Received: Distri"
+    ):
+        tv.check_values(np.zeros((5, 3)), tv.DistributionLambda(lambda t: t))
