@@ -1,84 +1,30 @@
 """KL(q(z|x) || p(z)) as a Keras layer and as an activity regularizer."""
 
-import functools
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import positive_number
 from tfp_vae.constraints import float_policy
-from tfp_vae.distribution_tensor import holds_draws, unwrap
+from tfp_vae.distribution_tensor import holds_draws
 from tfp_vae.divergences import kl_divergence
+from tfp_vae.layers.kl_metric import KLMetric
+from tfp_vae.layers.kl_weight import (
+    checked_weight,
+    revive_weight,
+    serialize_weight,
+    weight_value,
+)
+from tfp_vae.priors.prior import checked_prior, prior_distribution, serialize_prior
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import (
     deserialize_distribution,
     is_distribution_config,
     revive_arguments,
-    serialize_distribution,
 )
 
 tfd = tfp.distributions
-
-_VARIABLES = {"keras.Variable": keras.Variable, "tf.Variable": tf.Variable}
-
-
-class KLMetric(keras.metrics.Mean):
-    """Mean KL per example over an epoch, shown as `kl` by `fit`.
-
-    Where a compiled model has several KL layers, each shows its own as
-    `<layer name>_kl`, and `kl` is their sum.
-
-    Args:
-        layer_name: Name of the layer that computes the KL.
-
-    Example:
-        >>> metric = KLMetric("z")
-        >>> metric.update_state([1.0, 3.0])
-        >>> metric.name, float(metric.result())
-        ('kl', 2.0)
-    """
-
-    def __init__(self, layer_name: str) -> None:
-        super().__init__(name="kl", dtype="float32")
-        self._layer_name = layer_name
-        # A function and not the list of peers: Keras walks lists when it saves.
-        self._total: Callable[[], tf.Tensor] | None = None
-
-    def result(self) -> Any:
-        """The mean, or a dictionary of the own mean and the model's total."""
-        own = super().result()
-        if self._total is None:
-            return own
-        return {self.name: own, "kl": self._total()}
-
-    def meet_peers(self, layer: keras.layers.Layer) -> None:
-        """Finds the other KL layers of the compiled model that is being called.
-
-        Args:
-            layer: The layer whose call is under way.
-        """
-        # Keras tells a layer nothing about its model but through this private call
-        # context; `test_kl_layers_in_one_model_share_a_total` notices if it goes.
-        model = layer._get_call_context().entry_layer
-        if not getattr(model, "compiled", False):
-            return
-        # A dictionary, since Keras lists the metrics of nested layers twice.
-        metrics = {id(metric): metric for metric in model.metrics}.values()
-        peers = [metric for metric in metrics if isinstance(metric, KLMetric)]
-        names = [f"{metric._layer_name}_kl" for metric in peers]
-        for i, metric in enumerate(peers):
-            twin = names[:i].count(names[i])
-            alone = len(peers) == 1
-            metric.name = "kl" if alone else names[i] + (f"_{twin}" if twin else "")
-            metric._total = None if alone else functools.partial(_total, peers)
-
-
-def _total(metrics: list[KLMetric]) -> tf.Tensor:
-    return sum(keras.metrics.Mean.result(metric) for metric in metrics)
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -129,11 +75,11 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         test_points_fn: Any = None,
         weight: Any = None,
     ) -> None:
-        self.prior = _checked_prior(unwrap(distribution_b))
+        self.prior = checked_prior(distribution_b)
         self.use_exact_kl = use_exact_kl
         self.test_points_reduce_axis = test_points_reduce_axis
         self.test_points_fn = test_points_fn
-        self.weight = _checked_weight(weight)
+        self.weight = checked_weight(weight)
         self._seeds = Seeds()
         self._metric: KLMetric | None = None
         self._layer: Any = None
@@ -191,10 +137,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             self._metric.meet_peers(self._layer)
             self._metric.update_state(kl, sample_weight=share)
         mean = tf.math.divide_no_nan(tf.reduce_sum(kl * share), tf.reduce_sum(share))
-        if self.weight is None:
-            return mean
-        weight = self.weight() if callable(self.weight) else self.weight
-        return mean * tf.cast(tf.convert_to_tensor(weight), mean.dtype)
+        return mean * tf.cast(weight_value(self.weight), mean.dtype)
 
     def _draws(self, posterior: Any) -> tf.Tensor:
         if self.test_points_fn is not None:
@@ -207,11 +150,11 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         """Arguments of `__init__`, the prior by class name and parameters."""
         fn = self.test_points_fn
         return {
-            "distribution_b": _serialize_prior(self.prior),
+            "distribution_b": serialize_prior(self.prior),
             "use_exact_kl": self.use_exact_kl,
             "test_points_reduce_axis": self.test_points_reduce_axis,
             "test_points_fn": fn and keras.saving.serialize_keras_object(fn),
-            "weight": _serialize_weight(self.weight),
+            "weight": serialize_weight(self.weight),
         }
 
     @classmethod
@@ -349,77 +292,6 @@ def track_kl(layer: keras.layers.Layer, regularizer: KLDivergenceRegularizer) ->
         layer._kl_weight = regularizer.weight
 
 
-def prior_distribution(prior: Any) -> Any:
-    """The distribution p(z) behind whatever was given as the prior.
-
-    Args:
-        prior: A `tfd.Distribution`, a Keras layer or model, or a callable.
-
-    Returns:
-        A `tfd.Distribution`.
-
-    Raises:
-        ValueError: If the layer or callable returns something else.
-
-    Example:
-        >>> prior_distribution(lambda: tfd.Normal(0.0, 1.0)).name
-        'Normal'
-    """
-    if isinstance(prior, tfd.Distribution):
-        return prior
-    if isinstance(prior, keras.layers.Layer) and _needs_inputs(prior):
-        distribution = prior(tf.zeros([1, 1]))  # ignored by what a prior is made of
-    else:
-        distribution = prior()
-    if not isinstance(distribution, tfd.Distribution):
-        raise ValueError(
-            "The KL expects a prior that returns a `tfd.Distribution`. Received: "
-            f"{type(distribution).__name__} from {prior!r}. End it with a distribution "
-            "layer, such as `IndependentNormal`."
-        )
-    return unwrap(distribution)
-
-
-def _needs_inputs(layer: keras.layers.Layer) -> bool:
-    first = next(iter(inspect.signature(layer.call).parameters.values()), None)
-    return first is not None and first.default is inspect.Parameter.empty
-
-
-def _checked_prior(prior: Any) -> Any:
-    if isinstance(prior, tfd.Distribution) and prior.trainable_variables:
-        raise ValueError(
-            "The KL expects a prior whose trainable variables Keras knows. Received: "
-            f"{prior!r} with {len(prior.trainable_variables)} `tf.Variable`. Build a "
-            "learned prior from layers: `keras.Sequential([VariableLayer("
-            "IndependentNormal.params_size(d)), IndependentNormal(d)])`."
-        )
-    if not (isinstance(prior, tfd.Distribution) or callable(prior)):
-        raise ValueError(
-            "The KL expects `distribution_b` to be a `tfd.Distribution`, a Keras layer "
-            f"or a callable that returns one. Received: {prior!r} of type "
-            f"{type(prior).__name__}. `StandardNormal(latent_size)` is the usual prior."
-        )
-    return prior
-
-
-def _checked_weight(weight: Any) -> Any:
-    if isinstance(weight, keras.Variable | tf.Variable):
-        if weight.trainable:
-            raise ValueError(
-                "The KL expects a `weight` that is not trainable, since an optimizer "
-                f"would drive it to minus infinity. Received: {weight!r}. Make it with "
-                "trainable=False."
-            )
-        return weight
-    if (
-        weight is None
-        or callable(weight)
-        or (isinstance(weight, float | int) and not weight)
-    ):
-        return weight
-    return positive_number(weight, "weight", "KLDivergenceAddLoss")
-
-
 def _checked_mask(mask: Any, kl: tf.Tensor) -> tf.Tensor:
     if not mask.shape.is_compatible_with(kl.shape):
         raise ValueError(
@@ -430,27 +302,15 @@ def _checked_mask(mask: Any, kl: tf.Tensor) -> tf.Tensor:
     return tf.cast(mask, kl.dtype)
 
 
-def _serialize_prior(prior: Any) -> Any:
-    if isinstance(prior, tfd.Distribution):
-        return serialize_distribution(prior)
-    return keras.saving.serialize_keras_object(prior)
-
-
-def _serialize_weight(weight: Any) -> Any:
-    for kind, cls in _VARIABLES.items():
-        if isinstance(weight, cls):
-            return {kind: float(weight.numpy())}
-    return keras.saving.serialize_keras_object(weight) if callable(weight) else weight
-
-
 def _revive_kl(config: dict[str, Any]) -> dict[str, Any]:
-    config = dict(config)
-    if is_distribution_config(config["distribution_b"]):
-        config["distribution_b"] = deserialize_distribution(config["distribution_b"])
-    weight = config["weight"]
-    for kind, cls in _VARIABLES.items():
-        if isinstance(weight, dict) and kind in weight:
-            config["weight"] = cls(weight[kind], trainable=False, name="kl_weight")
-    if isinstance(config["test_points_reduce_axis"], list):
-        config["test_points_reduce_axis"] = tuple(config["test_points_reduce_axis"])
-    return revive_arguments(config)
+    prior, axis = config["distribution_b"], config["test_points_reduce_axis"]
+    if is_distribution_config(prior):
+        prior = deserialize_distribution(prior)
+    return revive_arguments(
+        {
+            **config,
+            "distribution_b": prior,
+            "test_points_reduce_axis": tuple(axis) if isinstance(axis, list) else axis,
+            "weight": revive_weight(config["weight"]),
+        }
+    )
