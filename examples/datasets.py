@@ -109,15 +109,15 @@ def _download() -> Images:
 
     try:
         (train, _), (test, labels) = keras.datasets.mnist.load_data()
-    except (
-        Exception
-    ) as error:  # Keras raises a bare `Exception` where the network fails
+    except Exception as error:  # a bare one, where Keras finds no network
         raise FileNotFoundError(
             "The data set 'mnist' expects a data directory, or a network over which "
-            f"`keras.datasets.mnist` can fetch it. Received: no directory, and {error} "
-            "Put the four files {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz into "
+            "`keras.datasets.mnist` can fetch it. Received: no directory, and "
+            f"{error}. Put the four files train-images-idx3-ubyte.gz, "
+            "train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and "
+            "t10k-labels-idx1-ubyte.gz into "
             f"PATH/mnist, then pass --data-dir PATH or set {VARIABLE}=PATH."
-        ) from error
+        ) from None
     return Images("mnist", train[..., None], test[..., None], 256, labels)
 
 
@@ -194,7 +194,9 @@ def _npz(path: pathlib.Path, key: str, row: tuple[int, ...]) -> np.ndarray:
 
 def _check_exists(path: pathlib.Path) -> None:
     if not path.is_file():
-        found = "no such file" if path.parent.is_dir() else f"no {path.parent}"
+        found = (
+            "no such file" if path.parent.is_dir() else f"no directory {path.parent}"
+        )
         raise FileNotFoundError(
             f"The data directory is expected to hold the file {path}. Received: "
             f"{found}. Check --data-dir or {VARIABLE}."

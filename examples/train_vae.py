@@ -38,7 +38,7 @@ POSTERIORS: dict[str, Any] = {
 PRIORS = ["standard", "learned", "laplace"]
 # Latent size, epochs, batch size and likelihood, where the command line gives none.
 DEFAULTS = {
-    "digits": (2, 100, 16, "bernoulli"),
+    "digits": (2, 150, 16, "bernoulli"),
     "freyfaces": (20, 100, 32, "normal"),
     "others": (20, 20, 128, "bernoulli"),
 }
@@ -183,7 +183,7 @@ def pictures(
 ) -> dict[str, Figure]:
     """Draws reconstructions, samples and, where it is a plane, the latent space."""
     z = encoder(x).mean()
-    rows = {"test images": (images.test[:12] + 0.5) / images.levels}
+    rows = {"test images": images.test[:12] / (images.levels - 1)}
     if images.levels > 2 and np.isin(x, (0, 1)).all():
         rows["binarized: what the model sees"] = x[:12]
     rows["reconstructions"] = decoder(z[:12]).mean().numpy()
@@ -203,8 +203,8 @@ def pictures(
         axes = figures["latent.png"].subplots()
         axes.set(title="means of q(z|x), test images", xlabel="z[0]", ylabel="z[1]")
         labels = images.test_labels
-        colours: Any = {} if labels is None else {"c": labels, "cmap": "tab10"}
-        points = axes.scatter(z[:, 0], z[:, 1], **colours)
+        style: Any = {} if labels is None else {"c": labels, "cmap": "tab10"}
+        points = axes.scatter(z[:, 0], z[:, 1], **{"s": 10, **style})
         if labels is not None:
             legend = points.legend_elements()
             axes.legend(*legend, loc="upper left", bbox_to_anchor=(1, 1))
@@ -231,9 +231,9 @@ def check_saved(vae: keras.Model, x: np.ndarray, output: pathlib.Path) -> None:
     ours, of_loaded, of_served = map(np.asarray, (vae(x), loaded(x), served.serve(x)))
     encoded, decoded = _means(vae, x)
     encoded_again, decoded_again = _means(loaded, x)
-    # bfloat16 and TF32 round differently in eager and compiled code.
+    # bfloat16, with its 8 bits, and TF32 round otherwise in eager than in fused code.
     exact = not _gpus() and keras.config.dtype_policy().name == "float32"
-    tolerance = 1e-5 if exact else 1e-2
+    tolerance = 1e-5 if exact else 5e-2
     for name, error in {
         "vae.keras, encoder mean": encoded_again - encoded,
         "vae.keras, decoder mean": decoded_again - decoded,
@@ -273,7 +273,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--posterior", choices=POSTERIORS, default="normal", help="default normal")
     add("--prior", choices=PRIORS, default="standard", help="default standard")
     add("--latent-size", type=_positive, help="default 20; digits 2, which is drawn")
-    add("--epochs", type=_positive, help="default 20; digits and freyfaces 100")
+    add("--epochs", type=_positive, help="default 20; digits 150, freyfaces 100")
     add("--batch-size", type=_positive, help="default 128; digits 16, freyfaces 32")
     add("--seed", type=int, default=0, help="default 0; same seed, same history")
     add("--output", type=pathlib.Path, help="default output/DATASET")

@@ -1,4 +1,4 @@
-"""Two logical CPU devices for strategies; seeds, policy and session anew per test."""
+"""Two logical CPU devices for strategies; seed and policy anew per test."""
 
 import os
 
@@ -17,7 +17,6 @@ tf.config.set_logical_device_configuration(
 
 @pytest.fixture(autouse=True)
 def fresh_keras():
-    keras.utils.clear_session()
     keras.utils.set_random_seed(1)
     keras.config.set_dtype_policy("float32")
     yield

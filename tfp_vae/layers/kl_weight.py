@@ -29,15 +29,14 @@ def checked_weight(weight: Any) -> Any:
         >>> checked_weight(0.5)
         0.5
     """
-    if isinstance(weight, tuple(_VARIABLES.values())) and weight.trainable:
+    variable = isinstance(weight, tuple(_VARIABLES.values()))
+    if variable and getattr(weight, "trainable", False):
         raise ValueError(
             "The KL expects a `weight` that is not trainable, since an optimizer would "
             f"drive it to minus infinity. Received: {weight!r}. Make it with "
             "trainable=False."
         )
-    if weight is None or callable(weight):
-        return weight
-    if isinstance(weight, tuple(_VARIABLES.values())):
+    if variable or weight is None or callable(weight):
         return weight
     if isinstance(weight, float | int) and 0 <= weight < math.inf:
         return weight
