@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics=[tv.LogLikelihood(negative=True)],
         jit_compile=args.jit,
     )
-    vae.fit(batches(args, images), epochs=args.epochs, shuffle=False)
+    train = batches(args, images)
+    tv.check_values(train, decoder.layers[-1])
+    vae.fit(train, epochs=args.epochs, shuffle=False)
 
     x = observe(images.test, [args.seed, 1], images.levels, args.likelihood).numpy()
     draws = math.ceil(10_000 / len(x))
@@ -192,8 +194,8 @@ def pictures(
     for axes, title in zip(subplots, rows, strict=True):
         _show(axes, title, rows[title], columns=12)
 
-    p_z = prior if isinstance(prior, tfd.Distribution) else prior(tf.zeros([1, 1]))
-    samples = decoder(p_z.sample(100, seed=0)).mean().numpy()
+    z_new = tv.prior_distribution(prior).sample(100, seed=0)
+    samples = decoder(z_new).mean().numpy()
     figures["samples.png"] = Figure((6, 6.3), layout="tight")
     axes = figures["samples.png"].subplots()
     _show(axes, "means of p(x|z), z drawn from the prior", samples, columns=10)

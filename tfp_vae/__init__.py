@@ -19,6 +19,7 @@ from tfp_vae.layers.one_hot_categorical import (
 )
 from tfp_vae.layers.variable_layer import VariableLayer
 from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
+from tfp_vae.priors.prior import prior_distribution
 from tfp_vae.priors.standard_normal import StandardNormal
 from tfp_vae.support import check_values
 
@@ -45,4 +46,5 @@ __all__ = [
     "StandardNormal",
     "VariableLayer",
     "check_values",
+    "prior_distribution",
 ]
