@@ -163,7 +163,7 @@ def test_draws_in_front_of_the_batch_are_averaged(rng):
     p, scipy = normal((7, B, D), 1)
     y = rng.normal(size=(B, D)).astype("float32")
     expected = -scipy.logpdf(y).sum(-1).mean(0)
-    loss = tv.NegativeLogLikelihood(reduction=None)
+    loss = tv.NegativeLogLikelihood(reduction=None, draw_axes=1)
     np.testing.assert_allclose(loss(y, p), expected, rtol=1e-5)
     w = rng.uniform(size=(B, D)).astype("float32")
     expected = -(w * scipy.logpdf(y)).sum(-1).mean(0)

@@ -213,7 +213,9 @@ def test_several_posterior_draws_train():
     p = tv.IndependentBernoulli(models.PIXELS, "mean")(keras.layers.Dense(64)(q))
     model = keras.Model(inputs, p)
     model.compile(
-        "adam", loss=tv.NegativeLogLikelihood(), metrics=[tv.LogLikelihood(True)]
+        "adam",
+        loss=tv.NegativeLogLikelihood(draw_axes=1),
+        metrics=[tv.LogLikelihood(negative=True, draw_axes=1)],
     )
     history = model.fit(X, X, epochs=3, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]

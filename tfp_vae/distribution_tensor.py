@@ -64,6 +64,7 @@ class TensorConversion:
             )
         self.fn: Any = self.name or fn
         self._takes_seed = self.name is None and _accepts_seed(fn)
+        self.draws = self.name == "sample" or self._takes_seed
 
     def __call__(self, distribution: Any, seed: Any) -> Any:
         """The value of `distribution`, as whatever the conversion returns."""
@@ -91,8 +92,7 @@ def _statistic_name(fn: Any) -> str | None:
     fn = fn.fget if isinstance(fn, property) else fn
     name = getattr(fn, "__name__", None)
     module = getattr(fn, "__module__", None) or ""
-    of_tfp = module.startswith("tensorflow_probability.")
-    return name if of_tfp and name in STATISTICS else None
+    return name if module.startswith("tensorflow_probability.") else None
 
 
 def _accepts_seed(fn: Callable[..., Any]) -> bool:
@@ -250,8 +250,7 @@ class DistributionTensor:
         """The value for NumPy (eager execution only, outside gradient tapes)."""
         # TF makes a NumPy constant of every element of a list that is not its own
         # tensor, and with it a gradient of None. Refused, it converts the element.
-        # `test_a_list_of_tensors_keeps_its_gradient` notices if this private name goes.
-        if record.could_possibly_record():
+        if _a_tape_records():
             raise NotImplementedError(
                 "A `DistributionTensor` cannot become a NumPy array while a gradient "
                 "tape records, since its gradient would be lost. Use "
@@ -259,6 +258,14 @@ class DistributionTensor:
             )
         array = tf.convert_to_tensor(self).__array__()
         return np.array(array, dtype=dtype, copy=copy)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Calls a function of NumPy on the value, not on the distribution's methods."""
+        args, kwargs = tf.nest.map_structure(
+            lambda x: np.asarray(x) if isinstance(x, DistributionTensor) else x,
+            (args, kwargs),
+        )
+        return func(*args, **kwargs)
 
     def __len__(self) -> int:
         """Length of the value's first axis."""
@@ -327,6 +334,15 @@ class DistributionTensor:
     __rxor__ = _operator("xor", reverse=True)
 
 
+def _a_tape_records() -> bool:
+    """TensorFlow says so under a private name alone.
+
+    `test_a_list_of_tensors_keeps_its_gradient` notices if it goes.
+    """
+    recording = getattr(record, "could_possibly_record", None)
+    return bool(recording and recording())
+
+
 @contextlib.contextmanager
 def _building_in(graph: Any) -> Iterator[None]:
     """Builds ops in the graph (`None`: eagerly) in which a distribution was made.
@@ -372,16 +388,17 @@ def holds_draws(distribution: Any) -> bool:
         distribution: Any distribution.
 
     Returns:
-        True for a `DistributionTensor` that converts by `sample` or by a callable,
-        which is taken to draw; False for the other statistics.
+        True for a `DistributionTensor` that converts by `sample`, or by a callable with
+        a parameter `seed`; False for statistics and other callables, which may be one.
 
     Example:
         >>> q = tfd.Normal(0.0, 1.0)
         >>> [holds_draws(DistributionTensor(q, fn)) for fn in ("sample", "mean")]
         [True, False]
     """
-    return isinstance(distribution, DistributionTensor) and (
-        distribution._dt_conversion.name in ("sample", None)
+    return (
+        isinstance(distribution, DistributionTensor)
+        and distribution._dt_conversion.draws
     )
 
 

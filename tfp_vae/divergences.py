@@ -70,8 +70,20 @@ def kl_divergence(
     # A new tensor: TFP's bijectors remember the tensors they made, and a remembered
     # draw comes back without gradients for the parameters.
     draws = tf.identity(draws)
+    _check_draws(draws, posterior)
     log_ratio = posterior.log_prob(draws) - prior.log_prob(draws)
     return _average_draws(log_ratio, posterior, test_points_reduce_axis)
+
+
+def _check_draws(draws: tf.Tensor, posterior: Any) -> None:
+    one = posterior.batch_shape.concatenate(posterior.event_shape)
+    extra = draws.shape.rank - one.rank
+    if extra < 0 or not draws.shape[extra:].is_compatible_with(one):
+        raise ValueError(
+            f"The KL expects draws of shape (..., {str(tuple(one))[1:-1]}): the batch "
+            f"and event shape of the posterior. Received: {tuple(draws.shape)}. Draw "
+            "with `posterior.sample`."
+        )
 
 
 def _average_draws(
@@ -103,8 +115,9 @@ def _check_pair(posterior: Any, prior: Any) -> None:
         if not isinstance(distribution, tfd.Distribution):
             raise ValueError(
                 f"The KL expects its {name} to be a `tfd.Distribution`. Received: "
-                f"{distribution!r}. Put a distribution layer such as "
-                "`IndependentNormal` in front of the KL layer."
+                f"a {type(distribution).__name__} of shape "
+                f"{getattr(distribution, 'shape', None)}. Use a distribution, or the "
+                "output of a distribution layer such as `IndependentNormal`."
             )
     same_event = posterior.event_shape.is_compatible_with(prior.event_shape)
     if not same_event or posterior.event_shape.rank != prior.event_shape.rank:

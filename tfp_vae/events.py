@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import Shape, canonical_event_shape
+from tfp_vae.checks import Shape, canonical_event_shape, parameters_width
 
 tfd = tfp.distributions
 
@@ -44,7 +44,8 @@ def split_event(params: Any, event_shape: Shape, parts: int, owner: str) -> list
         `parts` tensors of shape `(..., *event_shape)`.
 
     Raises:
-        ValueError: If `event_shape` is not made of positive integers.
+        ValueError: If `event_shape` is not made of positive integers, or the last axis
+            has another width.
 
     Example:
         >>> loc, scale = split_event(tf.zeros([5, 12]), (2, 3), 2, "Layer")
@@ -53,20 +54,29 @@ def split_event(params: Any, event_shape: Shape, parts: int, owner: str) -> list
     """
     event = canonical_event_shape(event_shape, owner)
     params = tf.convert_to_tensor(params)
-    batch = params.shape[:-1]
-    # One unknown size can be left to `reshape`, which then keeps the others static.
-    if batch.num_elements() is None:
-        unknown = [size is None for size in batch]
-        batch = (
-            [-1 if size is None else size for size in batch]
-            if sum(unknown) == 1
-            else tf.shape(params)[:-1]
-        )
-    shape = (
-        tf.concat([batch, event], axis=0) if tf.is_tensor(batch) else [*batch, *event]
-    )
+    parameters_width(params.shape, parts * math.prod(event), owner)
+    shape = [*batch_axes(params), *event]
     pieces = tf.split(params, parts, axis=-1) if parts > 1 else [params]
     return [tf.reshape(piece, shape) for piece in pieces]
+
+
+def batch_axes(params: tf.Tensor) -> list[Any]:
+    """Sizes of all axes but the last: numbers where known, scalar tensors elsewhere.
+
+    Args:
+        params: Tensor of shape `(..., width)`.
+
+    Returns:
+        A list to build the shape of a `tf.reshape` from, which then stays static where
+        it can, and fails where the width was not the one expected.
+
+    Example:
+        >>> batch_axes(tf.zeros([5, 2, 12]))
+        [5, 2]
+    """
+    known = params.shape[:-1].as_list()
+    dynamic = tf.shape(params)
+    return [dynamic[i] if size is None else size for i, size in enumerate(known)]
 
 
 def independent(base: Any, event_shape: Shape, validate_args: bool = False) -> Any:

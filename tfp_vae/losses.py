@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.divergences import as_independent
+from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 
 tfd = tfp.distributions
 
@@ -22,14 +23,14 @@ class NegativeLogLikelihood(keras.losses.Loss):
     in nats, summed over the event and then reduced over the batch as Keras does.
     `sample_weight` and Keras masks with the shape of the batch weigh whole examples;
     with more axes, such as (B, D) or (B, T), they weigh elements of the event before
-    the sum, which needs a law that factorises over it. Where p has draw axes in front
-    of the batch, because a posterior was converted with `sample(k)`, the loss is the
-    mean over the draws.
+    the sum, which needs a law that factorises over it.
 
     Args:
         reduction: As in `keras.losses.Loss`: `"sum_over_batch_size"`, `"sum"`,
             `"mean"`, `"mean_with_sample_weight"` or `None`.
         name: Name of the loss.
+        draw_axes: How many axes in front of the batch of p hold draws, because a
+            posterior was converted with `sample(k)`; the loss is their mean.
         **kwargs: Passed to `keras.losses.Loss`.
 
     Call arguments:
@@ -59,9 +60,11 @@ class NegativeLogLikelihood(keras.losses.Loss):
         self,
         reduction: str | None = "sum_over_batch_size",
         name: str = "negative_log_likelihood",
+        draw_axes: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, reduction=reduction, **kwargs)
+        self.draw_axes = draw_axes
 
     def __call__(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
@@ -72,8 +75,9 @@ class NegativeLogLikelihood(keras.losses.Loss):
         distribution = _distribution(y_pred, self.name)
         if distribution is None:
             return _placeholder_loss(y_pred, self.reduction)
-        mask = getattr(y_pred, "_keras_mask", None)
-        log_prob, weights, mask = _weighted(distribution, y_true, sample_weight, mask)
+        log_prob, weights, mask = _weighted(
+            distribution, y_true, sample_weight, mask_of(y_pred), self.draw_axes
+        )
         reduce = _KerasReduction(self.reduction, log_prob.dtype.name)
         if mask is not None:
             mask = tf.cast(mask, tf.bool)
@@ -81,7 +85,12 @@ class NegativeLogLikelihood(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
         """The loss of each example, neither weighted nor reduced."""
-        return self.__class__(reduction=None)(y_true, y_pred)
+        distribution = _distribution(y_pred, self.name)
+        return -_weighted(distribution, y_true, None, None, self.draw_axes)[0]
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {**super().get_config(), "draw_axes": self.draw_axes}
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -97,6 +106,7 @@ class LogLikelihood(keras.metrics.Mean):
         negative: Report the negative log-likelihood, under the name `nll`.
         name: Name in the history; by default `log_likelihood` or `nll`.
         dtype: Dtype of the metric's state.
+        draw_axes: As in `NegativeLogLikelihood`.
 
     Example:
         >>> metric = LogLikelihood()
@@ -106,12 +116,17 @@ class LogLikelihood(keras.metrics.Mean):
     """
 
     def __init__(
-        self, negative: bool = False, name: str | None = None, dtype: Any = None
+        self,
+        negative: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+        draw_axes: int = 0,
     ) -> None:
         super().__init__(
             name=name or ("nll" if negative else "log_likelihood"), dtype=dtype
         )
         self.negative = negative
+        self.draw_axes = draw_axes
         # Where `mode="auto"` of Keras' callbacks looks for the better direction.
         self._direction = "down" if negative else "up"
 
@@ -126,8 +141,9 @@ class LogLikelihood(keras.metrics.Mean):
         distribution = _distribution(y_pred, self.name)
         if distribution is None:
             return
-        mask = getattr(y_pred, "_keras_mask", None)
-        log_prob, weights, mask = _weighted(distribution, y_true, sample_weight, mask)
+        log_prob, weights, mask = _weighted(
+            distribution, y_true, sample_weight, mask_of(y_pred), self.draw_axes
+        )
         if mask is not None:
             weights = mask if weights is None else weights * mask
         values = -log_prob if self.negative else log_prob
@@ -135,7 +151,12 @@ class LogLikelihood(keras.metrics.Mean):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
-        return {"negative": self.negative, "name": self.name, "dtype": self.dtype}
+        return {
+            "negative": self.negative,
+            "name": self.name,
+            "dtype": self.dtype,
+            "draw_axes": self.draw_axes,
+        }
 
 
 class _KerasReduction(keras.losses.Loss):
@@ -145,26 +166,17 @@ class _KerasReduction(keras.losses.Loss):
         super().__init__(reduction=reduction, dtype=dtype)
 
     def __call__(self, values: tf.Tensor, weights: Any, mask: Any) -> tf.Tensor:
-        if mask is not None:
-            values._keras_mask = mask
-        return super().__call__(values, values, weights)
+        return super().__call__(values, set_mask(values, mask), weights)
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         return y_pred
 
 
 def _distribution(y_pred: Any, owner: str) -> Any:
-    """The distribution behind a model's output; `None` in Keras' symbolic build.
-
-    Inside a `tf.distribute` strategy Keras traces the loss once before the first step,
-    on a placeholder in the place of every output. Real outputs are never placeholders
-    of that scratch graph.
-    """
+    """The distribution behind a model's output; `None` in Keras' symbolic build."""
     if isinstance(y_pred, tfd.Distribution):
         return unwrap(y_pred)
-    graph = None if tf.executing_eagerly() else getattr(y_pred, "graph", None)
-    scratch = str(getattr(graph, "name", "")).startswith("scratch_graph")
-    if scratch and y_pred.op.type == "Placeholder":
+    if is_symbolic_placeholder(y_pred):
         return None
     raise ValueError(
         f"`{owner}` expects the model's output to be a distribution. Received: a "
@@ -181,14 +193,13 @@ def _placeholder_loss(y_pred: tf.Tensor, reduction: str | None) -> tf.Tensor:
 
 
 def _weighted(
-    distribution: Any, values: Any, weights: Any, mask: Any
+    distribution: Any, values: Any, weights: Any, mask: Any, draws: int
 ) -> tuple[tf.Tensor, Any, Any]:
     """Log p of each member of the batch, with the weights and mask of the batch.
 
     Weights and masks that reach into the event are used up here.
     """
-    values = _checked_values(distribution, values)
-    draws = _draw_axes(distribution, values)
+    values = _checked_values(distribution, values, draws)
     batch_rank = distribution.batch_shape.rank - draws
     inside = []
     outside: dict[str, Any] = {"sample_weight": None, "mask": None}
@@ -221,24 +232,24 @@ def _float_dtype(distribution: Any) -> tf.DType:
     return dtype if dtype.is_floating else tf.float32
 
 
-def _checked_values(distribution: Any, values: Any) -> tf.Tensor:
+def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
     """The values in the distribution's dtype, if their shape is one it has."""
     if not tf.is_tensor(values):
         values = np.asarray(values)
     values = tf.convert_to_tensor(values)
     dtype = tf.as_dtype(distribution.dtype)
-    if dtype.is_floating:
+    if dtype.is_floating or not values.dtype.is_floating:
         values = tf.cast(values, dtype)
-    expected = distribution.batch_shape.concatenate(distribution.event_shape)
-    lacking = expected.rank - values.shape.rank
-    fits = 0 <= lacking <= max(distribution.batch_shape.rank - 1, 0)
-    if not (fits and expected[lacking:].is_compatible_with(values.shape)):
+    expected = distribution.batch_shape.concatenate(distribution.event_shape)[draws:]
+    # Unknown ranks and sizes must not be taken for ones that fit.
+    if values.shape.rank is None or not expected.is_compatible_with(values.shape):
         raise ValueError(
             f"The log-likelihood expects values of shape {tuple(expected)}: the batch "
             f"shape {tuple(distribution.batch_shape)} and the event shape "
-            f"{tuple(distribution.event_shape)} of {distribution.name}. Received: "
-            f"y.shape={tuple(values.shape)}. Reshape the targets, or give the last "
-            "layer the event shape of one target."
+            f"{tuple(distribution.event_shape)} of {distribution.name}, without "
+            f"{draws} draw_axes. Received: y.shape={_shape(values)}. Reshape the "
+            "targets, or give the last layer the event shape of one target; where the "
+            "batch begins with axes of draws, say draw_axes=1."
         )
     if tf.executing_eagerly() and values.dtype.is_floating:
         missing = int(tf.math.count_nonzero(tf.math.is_nan(values)))
@@ -248,15 +259,12 @@ def _checked_values(distribution: Any, values: Any) -> tf.Tensor:
                 f"{missing} NaN in y of shape {tuple(values.shape)}. Replace them, and "
                 "leave them out with a `sample_weight` of 0."
             )
-    return values
+    return tf.ensure_shape(values, expected)
 
 
-def _draw_axes(distribution: Any, values: tf.Tensor) -> int:
-    return (
-        distribution.batch_shape.rank
-        + distribution.event_shape.rank
-        - values.shape.rank
-    )
+def _shape(tensor: tf.Tensor) -> Any:
+    rank = tensor.shape.rank
+    return "unknown rank" if rank is None else tuple(tensor.shape)
 
 
 def _fitted(share: tf.Tensor, values: tf.Tensor, rank: int, name: str) -> tf.Tensor:
@@ -266,17 +274,16 @@ def _fitted(share: tf.Tensor, values: tf.Tensor, rank: int, name: str) -> tf.Ten
     """
     if share.shape.rank == rank + 1 and share.shape[-1] == 1:
         share = tf.squeeze(share, axis=-1)
-    leading = values.shape[: share.shape.rank]
-    if share.shape.rank > values.shape.rank or not leading.is_compatible_with(
-        share.shape
-    ):
+    known = share.shape.rank is not None and share.shape.rank <= values.shape.rank
+    leading = values.shape[: share.shape.rank] if known else None
+    if leading is None or not leading.is_compatible_with(share.shape):
         raise ValueError(
             f"The log-likelihood expects `{name}` to have the shape of leading axes of "
             f"the values, {tuple(values.shape)}. Received: {name}.shape="
-            f"{tuple(share.shape)}. Give one number for each example, or one for each "
-            "element."
+            f"{_shape(share)}. Give one number for each example, or one for each "
+            "element, and compile again where their rank changes."
         )
-    return share
+    return tf.ensure_shape(share, leading)
 
 
 def _spread(share: tf.Tensor, rank: int) -> tf.Tensor:

@@ -1,5 +1,6 @@
 """Checks data on the host, before a compiled step turns it into a NaN."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,12 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
         batch = next(iter(values.take(1)))
         values = batch[1] if isinstance(batch, tuple) and len(batch) > 1 else batch
         values = values[0] if isinstance(values, tuple) else values
+    if isinstance(values, dict):
+        raise ValueError(
+            "`check_values` expects an array, or a dataset of arrays or of pairs. "
+            f"Received: a dictionary of {sorted(values)}. Give the entry that the "
+            "likelihood describes."
+        )
     values = np.asarray(values)
     owner = layer.description
     bad = np.size(values) - np.count_nonzero(np.isfinite(values))
@@ -54,7 +61,8 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
             "`check_values` expects a layer with a known number of parameters. "
             f"Received: {owner}. Use its distribution with validate_args=True."
         )
-    strict = type(layer).from_config({**layer.get_config(), "validate_args": True})
+    strict = copy.copy(layer)
+    strict.validate_args = True
     distribution = strict.make_distribution(tf.zeros([1, layer.parameters_width]))
     event = tuple(distribution.event_shape)
     if values.shape[1:] != event:

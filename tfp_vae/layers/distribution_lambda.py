@@ -49,7 +49,7 @@ class DistributionLambda(DistributionLayer):
         convert_to_tensor_fn: Any = "sample",
         **kwargs: Any,
     ) -> None:
-        super().__init__(None, convert_to_tensor_fn, **kwargs)
+        super().__init__(convert_to_tensor_fn=convert_to_tensor_fn, **kwargs)
         if not callable(make_distribution_fn):
             raise ValueError(
                 "`DistributionLambda` expects `make_distribution_fn` to be a function "
@@ -58,6 +58,11 @@ class DistributionLambda(DistributionLayer):
                 "whatever the inputs, use `lambda _: distribution`."
             )
         self.make_distribution_fn = make_distribution_fn
+
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        return f"DistributionLambda({self.make_distribution_fn!r})"
 
     def make_distribution(self, parameters: Any) -> Any:
         """Calls the function."""

@@ -7,14 +7,17 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import Shape, canonical_event_shape, parameters_width
+from tfp_vae.checks import canonical_event_shape, parameters_width
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
+from tfp_vae.keras_internals import in_predict, set_mask
 from tfp_vae.layers.kl_divergence import KLDivergenceRegularizer, track_kl
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import revive_arguments
 
 tfd = tfp.distributions
+
+NO_EVENT_SHAPE: Any = object()
 
 
 class DistributionLayer(keras.layers.Layer):
@@ -27,7 +30,8 @@ class DistributionLayer(keras.layers.Layer):
     and the maths is float32 under every dtype policy but float64.
 
     Args:
-        event_shape: Shape of one draw, or an integer for a vector.
+        event_shape: Shape of one draw, or an integer for a vector; not given where the
+            family is described by something else.
         convert_to_tensor_fn: How the distribution becomes a tensor where one is
             needed: a name such as `"sample"` or `"mean"`, a method of
             `tfd.Distribution`, or a callable.
@@ -63,20 +67,21 @@ class DistributionLayer(keras.layers.Layer):
 
     def __init__(
         self,
-        event_shape: Shape | None = None,
+        event_shape: Any = NO_EVENT_SHAPE,
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
-        if event_shape is not None:
+        self.event_shape: Any = None
+        if event_shape is not NO_EVENT_SHAPE:
             self.event_shape = canonical_event_shape(event_shape, type(self).__name__)
         self.validate_args = bool(validate_args)
-        self.seed = seed
+        self.seed = None if seed is None else int(seed)
         self.supports_masking = True
         self._conversion = TensorConversion(convert_to_tensor_fn, type(self).__name__)
-        self._seeds = Seeds(seed)
+        self._seeds = Seeds(self.seed)
         if isinstance(self.activity_regularizer, KLDivergenceRegularizer):
             track_kl(self, self.activity_regularizer)
 
@@ -88,18 +93,12 @@ class DistributionLayer(keras.layers.Layer):
     @property
     def parameters_width(self) -> int | None:
         """How wide the last axis of the inputs must be; `None` where any will do."""
-        return (
-            self.params_size(self.event_shape) if hasattr(self, "event_shape") else None
-        )
+        return None if self.event_shape is None else self.params_size(self.event_shape)
 
     @property
     def description(self) -> str:
         """The layer as error messages show it."""
-        names = ("event_shape", "event_size", "num_components")
-        given = [
-            f"{name}={getattr(self, name)}" for name in names if hasattr(self, name)
-        ]
-        return f"{type(self).__name__}({', '.join(given)})"
+        return f"{type(self).__name__}(event_shape={self.event_shape})"
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """From the output of the previous layer to a `tfd.Distribution`.
@@ -118,7 +117,7 @@ class DistributionLayer(keras.layers.Layer):
             self.activity_regularizer.build()
         self.built = True
 
-    def call(self, inputs: Any) -> DistributionTensor:
+    def call(self, inputs: Any, mask: Any = None) -> DistributionTensor:
         """Makes the distribution; its value is drawn when something first uses it."""
         if self.parameters_width is not None:
             parameters_width(inputs.shape, self.parameters_width, self.description)
@@ -131,7 +130,7 @@ class DistributionLayer(keras.layers.Layer):
             )
         output = DistributionTensor(distribution, self._conversion, self._seeds.next())
         self._refuse_draw_axes_in_predict(output)
-        return output
+        return set_mask(output, mask)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Shape of the distribution as a tensor."""
@@ -141,7 +140,7 @@ class DistributionLayer(keras.layers.Layer):
         )
         return tuple(self.compute_output_spec(inputs).shape)
 
-    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+    def compute_output_spec(self, inputs: Any, mask: Any = None) -> keras.KerasTensor:
         """Shape and dtype of the distribution as a tensor."""
         # `Layer.compute_output_spec` prefers `compute_output_shape`, and then guesses
         # the dtype; `Operation`'s traces `call`, and so knows it.
@@ -150,9 +149,7 @@ class DistributionLayer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`, the conversion by name where it has one."""
         fn = self.convert_to_tensor_fn
-        event = (
-            {"event_shape": self.event_shape} if hasattr(self, "event_shape") else {}
-        )
+        event = {} if self.event_shape is None else {"event_shape": self.event_shape}
         return {
             **super().get_config(),
             **event,
@@ -168,34 +165,18 @@ class DistributionLayer(keras.layers.Layer):
 
     def _refuse_draw_axes_in_predict(self, output: DistributionTensor) -> None:
         """`predict` joins batches along axis 0, which here would be the draws."""
-        if self._conversion.name is not None or not _in_keras_predict():
+        if self._conversion.name is not None or not in_predict():
             return
-        rank = output.batch_shape.rank + output.event_shape.rank
-        if output.shape.rank > rank:
+        batch, rank = output.batch_shape, output.batch_shape.rank
+        more = rank and output.shape.rank > rank + output.event_shape.rank
+        if more and output.shape[0] != batch[0]:
             raise ValueError(
                 f"`predict` expects outputs with the batch as first axis. Received: "
                 f"{self.description} as a tensor of shape {tuple(output.shape)}, with "
                 "draws in front of the batch. Convert with 'mean' or 'sample' and draw "
-                "from the distribution: `model(x).sample(5)`."
+                "from the distribution, `model(x).sample(5)`, or average the draws in "
+                "the conversion."
             )
-
-
-def _in_keras_predict() -> bool:
-    """Whether Keras is tracing `predict`.
-
-    Keras tells a layer no more than `training=False`, which `evaluate` does too. Only
-    the private name of its predict function differs;
-    `test_predict_refuses_draws_in_front_of_the_batch` notices if it changes.
-    """
-    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-    while graph is not None:
-        if getattr(graph, "name", "") in (
-            "one_step_on_data_distributed",
-            "multi_step_on_data",
-        ):
-            return True
-        graph = getattr(graph, "outer_graph", None)
-    return False
 
 
 def _map_shapes(fn: Any, shapes: Any) -> Any:

@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import holds_draws
 from tfp_vae.divergences import kl_divergence
+from tfp_vae.keras_internals import mask_of
 from tfp_vae.layers.kl_metric import KLMetric
 from tfp_vae.layers.kl_weight import (
     checked_weight,
@@ -36,7 +37,8 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
     in nats, counted once. Keras divides what an activity regularizer returns by the
     length of the first axis of the output, so this returns the mean times that length:
     the sum over the batch. A learned prior becomes part of the layer that carries the
-    regularizer, and so does the `kl` metric.
+    regularizer, and so does the `kl` metric. Members that a Keras mask leaves out do
+    not count.
 
     Reference:
         `tfp.layers.KLDivergenceRegularizer`, whose argument names these are. It added
@@ -50,7 +52,8 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         test_points_reduce_axis: Axes of the Monte Carlo draws to average; by default
             all that stand in front of the batch.
         test_points_fn: From posterior to draws. By default the value that the decoder
-            sees, or a new draw where that value is a statistic such as the mean.
+            sees, where it is a draw: converted by `"sample"`, or by a function with a
+            parameter `seed`. Otherwise a new draw.
         weight: What multiplies the KL in the loss, not in the metric: a number, a
             variable that is not trainable, or a callable without arguments.
 
@@ -78,7 +81,8 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         self.prior = checked_prior(distribution_b)
         self.use_exact_kl = use_exact_kl
         self.test_points_reduce_axis = test_points_reduce_axis
-        self.test_points_fn = test_points_fn
+        default = test_points_fn is tf.convert_to_tensor  # that of tfp.layers
+        self.test_points_fn = None if default else test_points_fn
         self.weight = checked_weight(weight)
         self._seeds = Seeds()
         self._metric: KLMetric | None = None
@@ -98,44 +102,49 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         length = shape[0] or tf.shape(tf.convert_to_tensor(distribution_a))[0]
         return loss * tf.cast(length, loss.dtype)
 
-    def build(self) -> None:
-        """Makes the variables of a learned prior."""
-        if isinstance(self.prior, keras.layers.Layer):
-            prior_distribution(self.prior)
+    def build(self, inputs: Any = None) -> None:
+        """Makes the variables of a learned prior.
 
-    def divergence(self, posterior: Any) -> tf.Tensor:
+        Args:
+            inputs: Any inputs of a conditional prior.
+        """
+        if isinstance(self.prior, keras.layers.Layer):
+            prior_distribution(self.prior, inputs)
+
+    def divergence(self, posterior: Any, prior_inputs: Any = None) -> tf.Tensor:
         """KL(q || p) for each example, unweighted.
 
         Args:
             posterior: The output of a distribution layer.
+            prior_inputs: Inputs of a conditional prior.
 
         Returns:
             A tensor of shape `posterior.batch_shape`, in nats.
         """
         return kl_divergence(
             posterior,
-            prior_distribution(self.prior),
+            prior_distribution(self.prior, prior_inputs),
             use_exact_kl=self.use_exact_kl,
             test_points=lambda: self._draws(posterior),
             test_points_reduce_axis=self.test_points_reduce_axis,
         )
 
-    def weighted_mean(self, posterior: Any, mask: Any = None) -> tf.Tensor:
+    def weighted_mean(self, posterior: Any, prior_inputs: Any = None) -> tf.Tensor:
         """Updates the metric, and returns the term to add to the loss.
 
         Args:
-            posterior: The output of a distribution layer.
-            mask: Boolean tensor of the batch's shape; False leaves a member out.
+            posterior: The output of a distribution layer; a Keras mask on it, of the
+                batch's shape, leaves members out.
+            prior_inputs: Inputs of a conditional prior.
 
         Returns:
             A scalar, `weight * mean KL`; 0 for an empty batch.
         """
-        kl = self.divergence(posterior)
-        ones = tf.ones_like(kl)
-        share = ones if mask is None else _checked_mask(mask, kl)
+        kl = self.divergence(posterior, prior_inputs)
+        mask = mask_of(posterior)
+        share = tf.ones_like(kl) if mask is None else _checked_mask(mask, kl)
         if self._metric is not None:
-            self._metric.meet_peers(self._layer)
-            self._metric.update_state(kl, sample_weight=share)
+            self._metric.record(self._layer, kl, share)
         mean = tf.math.divide_no_nan(tf.reduce_sum(kl * share), tf.reduce_sum(share))
         return mean * tf.cast(weight_value(self.weight), mean.dtype)
 
@@ -185,14 +194,16 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         test_points_reduce_axis: Axes of the Monte Carlo draws to average; by default
             all that stand in front of the batch.
         test_points_fn: From posterior to draws. By default the value that the decoder
-            sees, or a new draw where that value is a statistic such as the mean.
+            sees, where it is a draw: converted by `"sample"`, or by a function with a
+            parameter `seed`. Otherwise a new draw.
         weight: What multiplies the KL in the loss, not in the metric: a number, a
             variable that is not trainable, or a callable without arguments.
         **kwargs: Passed to `keras.layers.Layer`.
 
     Call arguments:
-        distribution_a: The posterior q, the output of a distribution layer.
-        mask: Boolean tensor of the batch's shape; False leaves a member out.
+        distribution_a: The posterior q, the output of a distribution layer. Members of
+            the batch that a Keras mask leaves out do not count.
+        prior_inputs: Inputs of a conditional prior p(z | prior_inputs), such as y.
 
     Returns:
         `distribution_a`, unchanged.
@@ -241,12 +252,15 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         """What multiplies the KL in the loss; `None` for 1."""
         return self._kl.weight
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, distribution_a_shape: Any, prior_inputs_shape: Any = None) -> None:
         """Makes the variables of a learned prior."""
-        self._kl.build()
+        if prior_inputs_shape is None:
+            self._kl.build()
+        else:
+            self._kl.build(tf.zeros([1, *prior_inputs_shape[1:]]))
         self.built = True
 
-    def call(self, distribution_a: Any, mask: Any = None) -> Any:
+    def call(self, distribution_a: Any, prior_inputs: Any = None) -> Any:
         """Adds the loss, updates the metric."""
         if not isinstance(distribution_a, tfd.Distribution):
             raise ValueError(
@@ -254,11 +268,17 @@ class KLDivergenceAddLoss(keras.layers.Layer):
                 f"{type(distribution_a).__name__} of shape {distribution_a.shape}. Put "
                 "a distribution layer such as `IndependentNormal` right in front of it."
             )
-        self.add_loss(self._kl.weighted_mean(distribution_a, mask))
+        self.add_loss(self._kl.weighted_mean(distribution_a, prior_inputs))
         return distribution_a
 
+    def compute_output_shape(
+        self, distribution_a_shape: Any, prior_inputs_shape: Any = None
+    ) -> Any:
+        """The input's shape."""
+        return distribution_a_shape
+
     def compute_output_spec(
-        self, distribution_a: Any, mask: Any = None
+        self, distribution_a: Any, prior_inputs: Any = None
     ) -> keras.KerasTensor:
         """The input's shape and dtype."""
         return keras.KerasTensor(distribution_a.shape, dtype=distribution_a.dtype)
@@ -282,6 +302,12 @@ def track_kl(layer: keras.layers.Layer, regularizer: KLDivergenceRegularizer) ->
         layer: The layer that adds the KL.
         regularizer: The KL.
     """
+    if regularizer._layer is not None:
+        raise ValueError(
+            "A `KLDivergenceRegularizer` expects to be the regularizer of one layer. "
+            f"Received: one of {regularizer._layer.name!r} for {layer.name!r} too. "
+            "Make another one; they can share the prior."
+        )
     metric = KLMetric(layer.name)
     regularizer._metric, regularizer._layer = metric, layer
     layer._kl_metric = metric

@@ -7,12 +7,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_vae.keras_internals import called_model, in_predict
+
 
 class KLMetric(keras.metrics.Mean):
     """Mean KL per example over an epoch, shown as `kl` by `fit`.
 
-    Where a compiled model has several KL layers, each shows its own as
-    `<layer name>_kl`, and `kl` is their sum.
+    It is what the layer adds to the loss, unweighted: a layer that is called twice in
+    one step adds two KLs, and shows their sum. Where a compiled model has several KL
+    layers, each shows its own as `<layer name>_kl`, and `kl` is the sum over them.
 
     Args:
         layer_name: Name of the layer that computes the KL.
@@ -37,26 +40,38 @@ class KLMetric(keras.metrics.Mean):
             return own
         return {self.name: own, "kl": self._total()}
 
-    def meet_peers(self, layer: keras.layers.Layer) -> None:
-        """Finds the other KL layers of the compiled model that is being called.
+    def record(self, layer: keras.layers.Layer, kl: tf.Tensor, share: Any) -> None:
+        """Adds the KL of a batch; `predict` in between leaves the history alone.
 
         Args:
             layer: The layer whose call is under way.
+            kl: KL of each member of the batch.
+            share: Of the same shape, 1 for members that count and 0 for masked ones.
         """
-        # Keras tells a layer nothing about its model but through this private call
-        # context; `test_kl_layers_in_one_model_share_a_total` notices if it goes.
-        model = layer._get_call_context().entry_layer
-        if not getattr(model, "compiled", False):
+        if in_predict():
             return
-        # A dictionary, since Keras lists the metrics of nested layers twice.
-        metrics = {id(metric): metric for metric in model.metrics}.values()
-        peers = [metric for metric in metrics if isinstance(metric, KLMetric)]
-        names = [f"{metric._layer_name}_kl" for metric in peers]
-        for i, metric in enumerate(peers):
-            twin = names[:i].count(names[i])
-            alone = len(peers) == 1
-            metric.name = "kl" if alone else names[i] + (f"_{twin}" if twin else "")
-            metric._total = None if alone else functools.partial(_total, peers)
+        model = called_model(layer)
+        if getattr(model, "compiled", False):
+            _share_total(model)
+        weights = layer.trainable_weights
+        of_weights = sum(v.regularizer is not None for v in weights)
+        if len(layer.losses) == of_weights:
+            self.update_state(kl, sample_weight=share)
+        else:  # called again in the same step: more KL, and no more examples
+            self.total.assign_add(tf.cast(tf.reduce_sum(kl * share), self.dtype))
+
+
+def _share_total(model: keras.Model) -> None:
+    """Tells the KL metrics of a model their names and each other."""
+    # A dictionary, since Keras lists the metrics of nested layers twice.
+    metrics = {id(metric): metric for metric in model.metrics}.values()
+    peers = [metric for metric in metrics if isinstance(metric, KLMetric)]
+    names = [f"{metric._layer_name}_kl" for metric in peers]
+    for i, metric in enumerate(peers):
+        twin = names[:i].count(names[i])
+        alone = len(peers) == 1
+        metric.name = "kl" if alone else names[i] + (f"_{twin}" if twin else "")
+        metric._total = None if alone else functools.partial(_total, peers)
 
 
 def _total(metrics: list[KLMetric]) -> tf.Tensor:

@@ -38,8 +38,12 @@ def checked_weight(weight: Any) -> Any:
         )
     if variable or weight is None or callable(weight):
         return weight
-    if isinstance(weight, float | int) and 0 <= weight < math.inf:
-        return weight
+    try:
+        number = float(weight)
+    except (TypeError, ValueError):
+        number = math.nan
+    if 0 <= number < math.inf:
+        return number
     raise ValueError(
         "The KL expects `weight` to be a finite number of at least 0, a variable or a "
         f"callable without arguments. Received: weight={weight!r}. 1.0 gives the ELBO."
@@ -55,13 +59,22 @@ def weight_value(weight: Any) -> tf.Tensor:
     Returns:
         A scalar tensor.
 
+    Raises:
+        ValueError: If it is no scalar.
+
     Example:
         >>> float(weight_value(lambda: 0.5)), float(weight_value(None))
         (0.5, 1.0)
     """
     if weight is None:
         return tf.constant(1.0)
-    return tf.convert_to_tensor(weight() if callable(weight) else weight)
+    value = tf.convert_to_tensor(weight() if callable(weight) else weight)
+    if value.shape.rank != 0:
+        raise ValueError(
+            "The KL expects a `weight` that is a scalar. Received: one of shape "
+            f"{value.shape} from {weight!r}. Give one number for all examples."
+        )
+    return value
 
 
 def serialize_weight(weight: Any) -> Any:

@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import Shape, positive_integer, positive_number
 from tfp_vae.constraints import SCALE_FLOOR
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.events import batch_axes
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.location_scale import (
     IndependentLogistic,
@@ -63,7 +64,11 @@ class MixtureSameFamily(DistributionLayer):
         validate_args: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(None, convert_to_tensor_fn, validate_args, **kwargs)
+        super().__init__(
+            convert_to_tensor_fn=convert_to_tensor_fn,
+            validate_args=validate_args,
+            **kwargs,
+        )
         owner = type(self).__name__
         self.num_components = positive_integer(num_components, "num_components", owner)
         if not isinstance(component_layer, DistributionLayer):
@@ -90,6 +95,12 @@ class MixtureSameFamily(DistributionLayer):
         width = self.component_layer.parameters_width
         return width and self.params_size(self.num_components, width)
 
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        component = self.component_layer.description
+        return f"MixtureSameFamily({self.num_components}, {component})"
+
     @staticmethod
     def new(
         params: Any,
@@ -104,15 +115,8 @@ class MixtureSameFamily(DistributionLayer):
             params = tf.convert_to_tensor(params)
             rest = params[..., num_components:]
             width = -1 if rest.shape[-1] is None else rest.shape[-1] // num_components
-            # `reshape` by the static sizes keeps the static shape of the batch.
-            batch = [
-                dynamic if static is None else static
-                for static, dynamic in zip(
-                    params.shape[:-1], tf.unstack(tf.shape(params)[:-1]), strict=True
-                )
-            ]
             components = component_layer(
-                tf.reshape(rest, [*batch, num_components, width])
+                tf.reshape(rest, [*batch_axes(params), num_components, width])
             )
             return family(
                 tfd.Categorical(logits=params[..., :num_components]),
@@ -197,6 +201,11 @@ class MixtureOfLocationScale(DistributionLayer):
     def parameters_width(self) -> int:
         """`params_size` of this layer."""
         return self.params_size(self.num_components, self.event_shape)
+
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        return f"{type(self).__name__}({self.num_components}, {self.event_shape})"
 
     @classmethod
     def new(

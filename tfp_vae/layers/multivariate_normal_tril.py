@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import positive_integer, positive_number
+from tfp_vae.checks import parameters_width, positive_integer, positive_number
 from tfp_vae.constraints import SCALE_FLOOR, lower_triangular
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
@@ -57,7 +57,11 @@ class MultivariateNormalTriL(DistributionLayer):
         scale_floor: float = SCALE_FLOOR,
         **kwargs: Any,
     ) -> None:
-        super().__init__(None, convert_to_tensor_fn, validate_args, **kwargs)
+        super().__init__(
+            convert_to_tensor_fn=convert_to_tensor_fn,
+            validate_args=validate_args,
+            **kwargs,
+        )
         owner = type(self).__name__
         self.event_size = positive_integer(event_size, "event_size", owner)
         self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
@@ -73,6 +77,11 @@ class MultivariateNormalTriL(DistributionLayer):
         """`params_size` of this layer's event size."""
         return self.params_size(self.event_size)
 
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        return f"MultivariateNormalTriL({self.event_size})"
+
     @staticmethod
     def new(
         params: Any,
@@ -84,6 +93,10 @@ class MultivariateNormalTriL(DistributionLayer):
         """Makes the distribution from a tensor of parameters."""
         with tf.name_scope(name or "MultivariateNormalTriL"):
             params = tf.convert_to_tensor(params)
+            width = MultivariateNormalTriL.params_size(event_size)
+            parameters_width(
+                params.shape, width, f"MultivariateNormalTriL({event_size})"
+            )
             return tfd.MultivariateNormalTriL(
                 loc=params[..., :event_size],
                 scale_tril=lower_triangular(params[..., event_size:], scale_floor),

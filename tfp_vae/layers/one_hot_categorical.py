@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import positive_integer
+from tfp_vae.checks import parameters_width, positive_integer
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.mixture_same_family import MixtureSameFamily
 
@@ -52,7 +52,11 @@ class OneHotCategorical(DistributionLayer):
         validate_args: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(None, convert_to_tensor_fn, validate_args, **kwargs)
+        super().__init__(
+            convert_to_tensor_fn=convert_to_tensor_fn,
+            validate_args=validate_args,
+            **kwargs,
+        )
         owner = type(self).__name__
         self.event_size = positive_integer(event_size, "event_size", owner)
         self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
@@ -67,6 +71,11 @@ class OneHotCategorical(DistributionLayer):
         """The number of categories."""
         return self.event_size
 
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        return f"OneHotCategorical({self.event_size})"
+
     @staticmethod
     def new(
         params: Any,
@@ -78,6 +87,8 @@ class OneHotCategorical(DistributionLayer):
         """Makes the distribution from a tensor of logits."""
         with tf.name_scope(name or "OneHotCategorical"):
             logits = tf.convert_to_tensor(params)
+            owner = f"OneHotCategorical({event_size})"
+            parameters_width(logits.shape, event_size, owner)
             return tfd.OneHotCategorical(
                 logits,
                 dtype=tf.as_dtype(dtype or logits.dtype),
@@ -143,7 +154,11 @@ class CategoricalMixtureOfOneHotCategorical(DistributionLayer):
         validate_args: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(None, convert_to_tensor_fn, validate_args, **kwargs)
+        super().__init__(
+            convert_to_tensor_fn=convert_to_tensor_fn,
+            validate_args=validate_args,
+            **kwargs,
+        )
         owner = type(self).__name__
         self.event_size = positive_integer(event_size, "event_size", owner)
         self.num_components = positive_integer(num_components, "num_components", owner)
@@ -162,6 +177,11 @@ class CategoricalMixtureOfOneHotCategorical(DistributionLayer):
     def parameters_width(self) -> int:
         """`params_size` of this layer."""
         return self.params_size(self.event_size, self.num_components)
+
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        return f"{type(self).__name__}({self.event_size}, {self.num_components})"
 
     @staticmethod
     def new(

@@ -70,6 +70,10 @@ class VariableLayer(keras.layers.Layer):
         """The variable's value."""
         return self.activation(tf.convert_to_tensor(self.constant))
 
+    def compute_output_shape(self, inputs_shape: Any = None) -> tuple[int, ...]:
+        """Shape of the variable."""
+        return self.shape
+
     def compute_output_spec(self, inputs: Any = None) -> keras.KerasTensor:
         """Shape and dtype of the variable."""
         return keras.KerasTensor(self.shape, dtype=self.compute_dtype)

@@ -13,40 +13,68 @@ from tfp_vae.serialization import serialize_distribution
 tfd = tfp.distributions
 
 
-def prior_distribution(prior: Any) -> Any:
-    """The distribution p(z) behind whatever was given as the prior.
+def prior_distribution(prior: Any, inputs: Any = None) -> Any:
+    """The distribution p(z) behind whatever was given as a prior.
 
     Args:
         prior: A `tfd.Distribution`, a Keras layer or model, or a callable.
+        inputs: Inputs of a conditional prior p(z | inputs), such as y.
 
     Returns:
         A `tfd.Distribution`.
 
     Raises:
-        ValueError: If the layer or callable returns something else.
+        ValueError: If the layer or callable cannot be called so, or returns something
+            else, or holds variables that Keras cannot train.
 
     Example:
-        >>> prior_distribution(lambda: tfd.Normal(0.0, 1.0)).name
-        'Normal'
+        >>> prior_distribution(tv.StandardNormal(2)).event_shape
+        TensorShape([2])
     """
-    if isinstance(prior, tfd.Distribution):
+    if isinstance(prior, tfd.Distribution) and inputs is None:
         return prior
-    if isinstance(prior, keras.layers.Layer) and _needs_inputs(prior):
-        distribution = prior(tf.zeros([1, 1]))  # ignored by what a prior is made of
-    else:
-        distribution = prior()
+    try:
+        distribution = prior(*_arguments(prior, inputs))
+    except (TypeError, ValueError) as error:
+        given = "without inputs" if inputs is None else f"with {inputs.shape}"
+        raise ValueError(
+            f"The KL expects a prior that can be called {given}. Received: {prior!r}, "
+            f"which raised: {error} Give a `tfd.Distribution`, a prior layer such as "
+            "`StandardNormal(d)`, or `prior_inputs` to a conditional one."
+        ) from error
     if not isinstance(distribution, tfd.Distribution):
         raise ValueError(
             "The KL expects a prior that returns a `tfd.Distribution`. Received: "
             f"{type(distribution).__name__} from {prior!r}. End it with a distribution "
             "layer, such as `IndependentNormal`."
         )
-    return unwrap(distribution)
+    return _trainable_by_keras(unwrap(distribution))
 
 
-def _needs_inputs(layer: keras.layers.Layer) -> bool:
-    first = next(iter(inspect.signature(layer.call).parameters.values()), None)
-    return first is not None and first.default is inspect.Parameter.empty
+def _arguments(prior: Any, inputs: Any) -> list[Any]:
+    if inputs is not None:
+        return [inputs]
+    first = None
+    if isinstance(prior, keras.layers.Layer):
+        first = next(iter(inspect.signature(prior.call).parameters.values()), None)
+    # A model made of layers needs an input, also where it ignores it. Ones and not
+    # zeros, with which a kernel that does see them would have no gradient.
+    required = first is not None and first.default is inspect.Parameter.empty
+    return [tf.ones([1, 1])] if required else []
+
+
+def _trainable_by_keras(distribution: Any) -> Any:
+    parts = tf.nest.flatten(dict(distribution.parameters))
+    if distribution.trainable_variables or any(
+        isinstance(part, keras.Variable) for part in parts
+    ):
+        raise ValueError(
+            "The KL expects a prior whose variables Keras can train. Received: "
+            f"{distribution!r}, made of a `tf.Variable` or `keras.Variable`. Build a "
+            "learned prior from layers: `keras.Sequential([VariableLayer("
+            "IndependentNormal.params_size(d)), IndependentNormal(d)])`."
+        )
+    return distribution
 
 
 def checked_prior(prior: Any) -> Any:
@@ -66,14 +94,9 @@ def checked_prior(prior: Any) -> Any:
         'Normal'
     """
     prior = unwrap(prior)
-    if isinstance(prior, tfd.Distribution) and prior.trainable_variables:
-        raise ValueError(
-            "The KL expects a prior whose trainable variables Keras knows. Received: "
-            f"{prior!r} with {len(prior.trainable_variables)} `tf.Variable`. Build a "
-            "learned prior from layers: `keras.Sequential([VariableLayer("
-            "IndependentNormal.params_size(d)), IndependentNormal(d)])`."
-        )
-    if not (isinstance(prior, tfd.Distribution) or callable(prior)):
+    if isinstance(prior, tfd.Distribution):
+        return _trainable_by_keras(prior)
+    if not callable(prior) or isinstance(prior, type):
         raise ValueError(
             "The KL expects `distribution_b` to be a `tfd.Distribution`, a Keras layer "
             f"or a callable that returns one. Received: {prior!r} of type "
@@ -97,4 +120,9 @@ def serialize_prior(prior: Any) -> Any:
     """
     if isinstance(prior, tfd.Distribution):
         return serialize_distribution(prior)
-    return keras.saving.serialize_keras_object(prior)
+    config = keras.saving.serialize_keras_object(prior)
+    if isinstance(prior, keras.layers.Layer):
+        # Keras' own mark of one object in several places of a model: without it, two
+        # KL layers that share a prior would each load one.
+        config["shared_object_id"] = id(prior)
+    return config
