@@ -1,7 +1,6 @@
 """Small models that several test files train."""
 
 import keras
-import numpy as np
 from sklearn.datasets import load_digits
 
 import tfp_vae as tv
@@ -62,15 +61,3 @@ def learned_prior():
         ],
         name="prior",
     )
-
-
-def probabilities(model, x):
-    """Deterministic outputs: decoder mean at the posterior mean."""
-    q = model
-    for layer in model.layers[:-1]:
-        q = (
-            layer(x)
-            if layer is model.layers[1]
-            else (layer(q) if q is not model else q)
-        )
-    return np.asarray(model.layers[-1](q.mean()))

@@ -100,11 +100,13 @@ def test_operators_act_on_the_value(name):
 
 def test_more_operators():
     x = make(loc=(-1.0, 2.0, 3.0))
+    matrix = DistributionTensor(tfd.Normal([[1.0, 2.0], [3.0, 4.0]], 1.0), "mean")
+    other = np.array([[0.0, 1.0], [1.0, 1.0]], "float32")
+    for right in (other, tf.constant(other)):
+        np.testing.assert_array_equal(matrix @ right, matrix.numpy() @ other)
+        np.testing.assert_array_equal(right @ matrix, other @ matrix.numpy())
     np.testing.assert_array_equal(-x, [1, -2, -3])
     np.testing.assert_array_equal(abs(x), [1, 2, 3])
-    np.testing.assert_array_equal(
-        x @ tf.eye(3) if x.ndim > 1 else x[None] @ tf.eye(3), [x]
-    )
     np.testing.assert_array_equal(x[1:], [2, 3])
     np.testing.assert_array_equal([float(v) for v in x], [-1, 2, 3])
     y = DistributionTensor(tfd.Deterministic(2.0))
@@ -113,6 +115,14 @@ def test_more_operators():
     np.testing.assert_array_equal(~b, [True, False])
     np.testing.assert_array_equal(b & True, [False, True])
     np.testing.assert_array_equal(True | b, [True, True])
+
+
+def test_numpy_functions_act_on_the_value():
+    x = make(loc=(1.0, 2.0, 6.0))
+    assert np.mean(x) == 3.0
+    assert np.sum(x, axis=0) == 9.0
+    np.testing.assert_array_equal(np.stack([x, x], axis=1).shape, (3, 2))
+    np.testing.assert_array_equal(np.where(x > 1.5, x, 0.0), [0, 2, 6])
 
 
 def test_it_can_be_a_key_and_compares_to_none():
@@ -239,7 +249,10 @@ def test_only_distributions_can_be_wrapped():
         DistributionTensor(3)
 
 
-@pytest.mark.parametrize("fn", ["typo", "quantile", 3, None, ["mean"]])
+@pytest.mark.parametrize(
+    "fn",
+    ["typo", "quantile", tfd.Distribution.quantile, tfd.Normal.cdf, 3, None, ["mean"]],
+)
 def test_unknown_conversion_is_an_error(fn):
     with pytest.raises(ValueError, match="one of .*'sample', 'mean'.* Received: "):
         DistributionTensor(tfd.Normal(0.0, 1.0), fn)

@@ -7,6 +7,7 @@ import pytest
 import reference
 import tensorflow as tf
 import tensorflow_probability as tfp
+from scipy import integrate, stats
 
 import tfp_vae as tv
 from tfp_vae.keras_internals import set_mask
@@ -92,6 +93,27 @@ def test_monte_carlo_draws_anew_where_the_value_is_the_mean(rng):
     assert abs(np.mean(values) - expected_kl(params).mean()) < 5 * error
 
 
+def test_a_function_that_may_be_a_statistic_is_not_taken_for_a_draw(kind):
+    """KL(N(0, s) || Laplace(0, 1)) by quadrature; at the mean it would be negative."""
+    prior = tfd.Sample(tfd.Laplace(0.0, 1.0), 3)
+    params = np.zeros((4000, 6), "float32")
+    layer = tv.IndependentNormal(3, lambda q: q.mean())
+    kl = kind(prior)
+    if kind is tv.KLDivergenceAddLoss:
+        q = keras.Sequential([layer, kl])
+    else:
+        q = keras.Sequential(
+            [tv.IndependentNormal(3, lambda q: q.mean(), activity_regularizer=kl)]
+        )
+    q(params)
+    law = stats.norm(0.0, np.log(2.0))
+    ratio = lambda z: law.logpdf(z) + abs(z) + np.log(2.0)  # noqa: E731
+    one = integrate.quad(lambda z: law.pdf(z) * ratio(z), -6, 6)[0]
+    spread = integrate.quad(lambda z: law.pdf(z) * ratio(z) ** 2, -6, 6)[0] - one**2
+    error = np.sqrt(3 * spread / len(params))
+    assert abs(float(q.losses[0]) - 3 * one) < 5 * error
+
+
 def test_several_draws_in_front_of_the_batch(kind, rng):
     layer = tv.IndependentNormal(3, lambda q, seed: q.sample(5, seed=seed))
     kl = kind(tv.StandardNormal(3), use_exact_kl=False)
@@ -118,6 +140,8 @@ def test_several_draws_in_front_of_the_batch(kind, rng):
         (keras.Variable(0.5, trainable=False), 0.5),
         (tf.Variable(0.5, trainable=False), 0.5),
         (lambda: 2.0, 2.0),
+        (np.float32(0.5), 0.5),
+        (tf.constant(0.5), 0.5),
     ],
 )
 def test_weight_multiplies_the_loss_and_not_the_metric(kind, rng, weight, factor):
@@ -312,6 +336,108 @@ def test_a_prior_of_another_event_shape_is_an_error(kind, rng):
     q = posterior_with(kind(tv.StandardNormal(2)))
     with pytest.raises(ValueError, match=r"event shape \(3,\)"):
         q(parameters(rng))
+
+
+def test_one_regularizer_for_two_layers_is_an_error():
+    regularizer = tv.KLDivergenceRegularizer(tv.StandardNormal(3))
+    tv.IndependentNormal(3, activity_regularizer=regularizer)
+    with pytest.raises(ValueError, match="regularizer of one layer. Received"):
+        tv.IndependentNormal(3, activity_regularizer=regularizer)
+
+
+def test_a_kl_layer_called_twice_in_a_step_shows_what_it_adds():
+    encoder = models.encoder()
+    left, right = keras.Input(models.PIXELS), keras.Input(models.PIXELS)
+    joined = keras.layers.Concatenate()([encoder(left), encoder(right)])
+    output = tv.IndependentBernoulli(models.PIXELS)(keras.layers.Dense(64)(joined))
+    model = keras.Model([left, right], output)
+    model.compile(
+        "adam", loss=tv.NegativeLogLikelihood(), metrics=[tv.LogLikelihood(True)]
+    )
+    for jit_compile in (False, True):
+        model.jit_compile = jit_compile
+        logs = model.evaluate([X, X], X, verbose=0, return_dict=True)
+        once = float(tf.reduce_mean(encoder(X).kl_divergence(standard())))
+        assert logs["kl"] == pytest.approx(2 * once, rel=1e-4)
+        assert logs["loss"] == pytest.approx(logs["nll"] + logs["kl"], rel=1e-5)
+
+
+def test_predict_inside_an_epoch_leaves_the_history_alone():
+    model = deterministic = models.vae(conversion="mean")
+    meddle = keras.callbacks.LambdaCallback(
+        on_test_batch_end=lambda batch, logs: model.predict(9 * X, verbose=0)
+    )
+    logs = [
+        deterministic.evaluate(X, X, verbose=0, return_dict=True, callbacks=callbacks)
+        for callbacks in ([], [meddle])
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_a_conditional_prior():
+    """p(z | y) = N(W y + b, ...), trained, tracked and saved with the layer."""
+    prior = keras.Sequential([keras.layers.Dense(6), tv.IndependentNormal(3)])
+    images, y = keras.Input(models.PIXELS), keras.Input((10,))
+    params = keras.layers.Dense(6)(keras.layers.Flatten()(images))
+    kl = tv.KLDivergenceAddLoss(prior)
+    z = kl(tv.IndependentNormal(3)(params), prior_inputs=y)
+    p = tv.IndependentBernoulli(models.PIXELS)(keras.layers.Dense(64)(z))
+    model = keras.Model([images, y], p)
+    model.compile("adam", loss=tv.NegativeLogLikelihood())
+    labels = np.eye(10, dtype="float32")[np.arange(len(X)) % 10]
+    kernel = prior.layers[0].kernel
+    before = kernel.numpy()
+    model.fit([X, labels], X, verbose=0)
+    assert np.abs(kernel.numpy() - before).max() > 0
+    q = keras.Model(images, params)(X)
+    expected = tv.IndependentNormal(3)(q).kl_divergence(prior(labels))
+    logs = model.evaluate([X, labels], X, verbose=0, return_dict=True)
+    assert logs["kl"] == pytest.approx(float(np.mean(expected)), rel=1e-4)
+    again = keras.models.model_from_json(model.to_json())
+    assert len(again.trainable_variables) == len(model.trainable_variables)
+
+
+def test_variables_that_keras_cannot_train_are_an_error(kind, rng):
+    def of_tf():
+        return tfd.Independent(tfd.Normal(tf.Variable([0.0] * 3), 1.0), 1)
+
+    def of_keras():
+        return tfd.Independent(tfd.Normal(keras.Variable([0.0] * 3), 1.0), 1)
+
+    with pytest.raises(ValueError, match="Keras can train. Received"):
+        posterior_with(kind(of_tf))(parameters(rng))
+    for prior in (of_tf(), of_keras()):
+        with pytest.raises(ValueError, match="Keras can train. Received"):
+            kind(prior)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        lambda: tv.IndependentNormal(3),
+        lambda: keras.Sequential([keras.Input((4,)), tv.IndependentNormal(2)]),
+        lambda: lambda y: standard(),
+    ],
+)
+def test_a_prior_that_needs_inputs_is_an_error(kind, prior, rng):
+    with pytest.raises(ValueError, match="that can be called without inputs. Received"):
+        posterior_with(kind(prior()))(parameters(rng))
+
+
+def test_a_class_is_no_prior(kind):
+    with pytest.raises(ValueError, match="`distribution_b` to be a.*Received"):
+        kind(tfd.Normal)
+
+
+def test_a_weight_for_each_example_is_an_error(kind, rng):
+    q = posterior_with(kind(tv.StandardNormal(3), weight=lambda: tf.ones(8)))
+    with pytest.raises(ValueError, match="`weight` that is a scalar. Received"):
+        q(parameters(rng))
+
+
+def test_compute_output_shape():
+    assert models.encoder().compute_output_shape((None, 8, 8, 1)) == (None, 3)
+    assert tv.VariableLayer([2, 3]).compute_output_shape((None, 1)) == (2, 3)
 
 
 def test_use_exact_kl_without_a_closed_form_is_an_error(kind, rng):

@@ -31,10 +31,11 @@ def values(family, rng):
 
 def concrete_subclasses(cls):
     below = [c for s in cls.__subclasses__() for c in (s, *concrete_subclasses(s))]
+    abstract = ("LocationScaleLayer", "MixtureOfLocationScale")
     return [
         c
         for c in below
-        if c.__module__.startswith("tfp_vae.") and c.__name__ in tv.__all__
+        if c.__module__.startswith("tfp_vae.") and c.__name__ not in abstract
     ]
 
 
@@ -138,6 +139,29 @@ def test_wrong_width_is_an_error(family):
         keras.Sequential([keras.Input((wrong,)), family.make()])
 
 
+def test_new_checks_the_width_too(family):
+    layer = family.make()
+    if isinstance(layer, tv.DistributionLambda | tv.MixtureSameFamily):
+        pytest.skip("makes its distribution by a function or another layer")
+    with pytest.raises(ValueError, match=r"expects `parameters` of shape \(..., "):
+        layer.make_distribution(tf.zeros([BATCH, family.width + 1]))
+
+
+def test_a_wrong_width_that_is_not_known_before_the_call(family):
+    """Twice the width must not become twice the batch."""
+    if family.theirs is None:
+        pytest.skip("DistributionLambda takes any width")
+    layer = family.make()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None])])
+    def batch_size(parameters):
+        return tf.shape(layer(parameters).log_prob(layer(parameters).sample()))[0]
+
+    assert batch_size(tf.zeros([BATCH, family.width])) == BATCH
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+        assert batch_size(tf.zeros([BATCH, 2 * family.width])) == BATCH, "silent"
+
+
 def test_unknown_conversion_is_an_error(family):
     with pytest.raises(ValueError, match="one of .*'sample', 'mean'.* Received"):
         family.make(convert_to_tensor_fn="typo")
@@ -181,8 +205,8 @@ def test_half_precision_policies_leave_the_maths_in_float32(family, parameters, 
 
 
 def test_float64(family, parameters, values):
-    if isinstance(family.make(), tv.DistributionLambda | tv.MixtureSameFamily):
-        pytest.skip("the dtype is that of the function, or of the component layer")
+    if isinstance(family.make(), tv.DistributionLambda):
+        pytest.skip("the dtype is that of what the function makes")
     p = family.make(dtype="float64")(parameters.astype("float64"))
     actual = p.log_prob(values.astype("float64"))
     assert actual.dtype == tf.float64
@@ -238,6 +262,8 @@ def test_event_shape_may_be_an_integer_tuple_or_list(event_shape):
 
 @pytest.mark.parametrize("event_shape", [0, -1, 2.5, (3, None), "3", True, None])
 def test_a_bad_event_shape_is_an_error(event_shape):
+    with pytest.raises(ValueError, match="positive integer.* Received: event_shape="):
+        tv.IndependentNormal(event_shape)
     with pytest.raises(ValueError, match="positive integer.* Received: event_shape="):
         tv.IndependentNormal.params_size(event_shape)
 

@@ -186,6 +186,58 @@ def test_a_column_of_targets_for_scalar_events_is_an_error():
         tv.NegativeLogLikelihood()(np.zeros((B, 1)), p)
 
 
+def test_targets_that_lack_an_axis_are_an_error_whatever_the_batch():
+    """Of 7 rows in batches of 4 Keras knows no static size: (B,) might be (B, 1)."""
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.Dense(1),
+            tv.DistributionLambda(lambda t: tfd.Normal(t, 1.0)),
+        ]
+    )
+    model.compile("sgd", loss=tv.NegativeLogLikelihood(), metrics=[tv.LogLikelihood()])
+    for rows in (7, 8):
+        with pytest.raises(ValueError, match=r"of shape \(.*, 1\).*say draw_axes=1"):
+            model.evaluate(np.zeros((rows, 5)), np.zeros(rows), batch_size=4, verbose=0)
+
+
+def test_a_dataset_of_unknown_shapes(rng):
+    x = rng.normal(size=(8, 6)).astype("float32")
+
+    def dataset(width):
+        y = np.zeros((8, width), "float32")
+        spec = tf.TensorSpec([None, 6]), tf.TensorSpec([None, None])
+        generator = lambda: iter([(x, y)])  # noqa: E731
+        return tf.data.Dataset.from_generator(generator, output_signature=spec)
+
+    model = keras.Sequential([keras.Input((6,)), tv.IndependentNormal(3)])
+    model.compile(loss=tv.NegativeLogLikelihood())
+    assert np.isfinite(model.evaluate(dataset(3), steps=1, verbose=0))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible with"):
+        model.evaluate(dataset(1), steps=1, verbose=0)
+
+
+def test_weights_whose_rank_changes_are_an_error_that_says_so(rng):
+    x = rng.normal(size=(8, 6)).astype("float32")
+    y, w = x[:, :3], np.ones((8, 3), "float32")
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(6), tv.IndependentNormal(3)]
+    )
+    model.compile("sgd", loss=tv.NegativeLogLikelihood())
+    model.fit(x, y, sample_weight=w[:, 0], verbose=0)
+    with pytest.raises(ValueError, match="compile again where their rank changes"):
+        model.fit(x, y, sample_weight=w, verbose=0)
+    model.compile("sgd", loss=tv.NegativeLogLikelihood())
+    model.fit(x, y, sample_weight=w, verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint32", "int64", "bool"])
+def test_labels_of_any_integer_dtype(dtype):
+    p = tfd.Categorical(logits=tf.zeros([B, 5]))
+    loss = tv.NegativeLogLikelihood()(np.ones(B, dtype), p)
+    assert float(loss) == pytest.approx(np.log(5))
+
+
 def test_nan_is_an_error_in_eager_execution():
     p, _ = normal()
     y = np.zeros((B, D), "float32")
@@ -254,9 +306,9 @@ def test_a_plain_tensor_is_an_error(rng):
 
 
 def test_loss_config_round_trip():
-    loss = tv.NegativeLogLikelihood(reduction="sum", name="mine")
+    loss = tv.NegativeLogLikelihood(reduction="sum", name="mine", draw_axes=1)
     again = keras.losses.deserialize(keras.losses.serialize(loss))
-    assert (again.reduction, again.name) == ("sum", "mine")
+    assert (again.reduction, again.name, again.draw_axes) == ("sum", "mine", 1)
     with pytest.raises(ValueError, match="Invalid value for argument `reduction`"):
         tv.NegativeLogLikelihood(reduction="typo")
 

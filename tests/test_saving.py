@@ -154,11 +154,37 @@ def test_a_weight_that_was_annealed_keeps_its_last_value(tmp_path):
     assert float(layer.weight.numpy()) == 0.75
 
 
+def test_a_shared_prior_comes_back_as_one(tmp_path):
+    prior = models.learned_prior()
+    inputs = keras.Input(models.PIXELS)
+    flat = keras.layers.Flatten()(inputs)
+    z = [
+        tv.KLDivergenceAddLoss(prior)(
+            tv.IndependentNormal(3)(keras.layers.Dense(6)(flat))
+        )
+        for _ in range(2)
+    ]
+    p = keras.layers.Dense(64)(keras.layers.Concatenate()(z))
+    model = keras.Model(inputs, tv.IndependentBernoulli(models.PIXELS)(p))
+    model.compile("adam", loss=tv.NegativeLogLikelihood())
+    model.fit(X, X, verbose=0)
+    again = reload(model, tmp_path / "model.keras")
+    assert len(again.trainable_variables) == len(model.trainable_variables)
+    assert again.evaluate(X, X, verbose=0) == model.evaluate(X, X, verbose=0)
+
+
+def test_the_default_of_tfp_layers_for_test_points_saves(tmp_path):
+    model = models.vae(use_exact_kl=False, test_points_fn=tf.convert_to_tensor)
+    model.fit(X, X, verbose=0)
+    again = reload(model, tmp_path / "vae.keras")
+    assert again.evaluate(X, X, verbose=0) == model.evaluate(X, X, verbose=0)
+
+
 def test_registered_functions_come_back(tmp_path):
     model = keras.Sequential(
         [keras.Input((3,)), tv.DistributionLambda(half_cauchys, shifted_mean)]
     )
-    model.layers[0].convert_to_tensor_fn  # noqa: B018  # readable, not only writable
+    assert model.layers[0].convert_to_tensor_fn is shifted_mean
     again = reload(model, tmp_path / "model.keras")
     x = np.ones((2, 3), "float32")
     np.testing.assert_array_equal(again(x).log_prob(x), model(x).log_prob(x))

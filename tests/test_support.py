@@ -61,6 +61,18 @@ def test_the_targets_of_a_dataset_are_checked():
         tv.check_values(tf.data.Dataset.from_tensor_slices((y, x)).batch(2), layer)
 
 
+def test_any_conversion_and_no_change_to_the_layer():
+    layer = tv.IndependentBernoulli(3, lambda p: p.mean())
+    tv.check_values(np.ones((5, 3)), layer)
+    assert not layer.validate_args
+
+
+def test_a_dictionary_is_an_error():
+    data = tf.data.Dataset.from_tensors({"a": np.ones((5, 3))})
+    with pytest.raises(ValueError, match="an array, or a dataset of.*Received: a dict"):
+        tv.check_values(data, tv.IndependentBernoulli(3))
+
+
 def test_a_layer_of_unknown_width_is_an_error():
     with pytest.raises(
         ValueError, match="known number of parameters. Received: Distri"

@@ -1,6 +1,5 @@
 """Checks data on the host, before a compiled step turns it into a NaN."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -61,9 +60,11 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
             "`check_values` expects a layer with a known number of parameters. "
             f"Received: {owner}. Use its distribution with validate_args=True."
         )
-    strict = copy.copy(layer)
-    strict.validate_args = True
-    distribution = strict.make_distribution(tf.zeros([1, layer.parameters_width]))
+    given, layer.validate_args = layer.validate_args, True
+    try:
+        distribution = layer.make_distribution(tf.zeros([1, layer.parameters_width]))
+    finally:
+        layer.validate_args = given
     event = tuple(distribution.event_shape)
     if values.shape[1:] != event:
         raise ValueError(

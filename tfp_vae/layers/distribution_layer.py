@@ -119,8 +119,12 @@ class DistributionLayer(keras.layers.Layer):
 
     def call(self, inputs: Any, mask: Any = None) -> DistributionTensor:
         """Makes the distribution; its value is drawn when something first uses it."""
-        if self.parameters_width is not None:
-            parameters_width(inputs.shape, self.parameters_width, self.description)
+        width = self.parameters_width
+        if width is not None:
+            parameters_width(inputs.shape, width, self.description)
+            # Where the width is not known yet, it is checked when it is.
+            unknown = [None] * (inputs.shape.rank - 1)
+            inputs = tf.ensure_shape(inputs, [*unknown, width])
         distribution = self.make_distribution(inputs)
         if not isinstance(distribution, tfd.Distribution):
             raise ValueError(

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import Shape, positive_integer, positive_number
+from tfp_vae.checks import Shape, parameters_width, positive_integer, positive_number
 from tfp_vae.constraints import SCALE_FLOOR
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.events import batch_axes
@@ -218,6 +218,9 @@ class MixtureOfLocationScale(DistributionLayer):
         scale_floor: float = SCALE_FLOOR,
     ) -> Any:
         """Makes the distribution from a tensor of parameters."""
+        params = tf.convert_to_tensor(params)
+        width = cls.params_size(num_components, event_shape)
+        parameters_width(params.shape, width, f"{cls.__name__}({num_components}, ...)")
         return MixtureSameFamily.new(
             params,
             num_components,

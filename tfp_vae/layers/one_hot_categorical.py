@@ -193,6 +193,10 @@ class CategoricalMixtureOfOneHotCategorical(DistributionLayer):
         name: str | None = None,
     ) -> Any:
         """Makes the distribution from a tensor of parameters."""
+        params = tf.convert_to_tensor(params)
+        cls = CategoricalMixtureOfOneHotCategorical
+        width = cls.params_size(event_size, num_components)
+        parameters_width(params.shape, width, f"{cls.__name__}({event_size}, ...)")
         return MixtureSameFamily.new(
             params,
             num_components,

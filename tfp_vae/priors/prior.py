@@ -1,6 +1,7 @@
 """What can be given as a prior, and the distribution behind it."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -48,7 +49,10 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
             f"{type(distribution).__name__} from {prior!r}. End it with a distribution "
             "layer, such as `IndependentNormal`."
         )
-    return _trainable_by_keras(unwrap(distribution))
+    distribution = unwrap(distribution)
+    if callable(prior) and not isinstance(prior, keras.layers.Layer):
+        _refuse(distribution, distribution.trainable_variables)
+    return distribution
 
 
 def _arguments(prior: Any, inputs: Any) -> list[Any]:
@@ -63,18 +67,25 @@ def _arguments(prior: Any, inputs: Any) -> list[Any]:
     return [tf.ones([1, 1])] if required else []
 
 
-def _trainable_by_keras(distribution: Any) -> Any:
-    parts = tf.nest.flatten(dict(distribution.parameters))
-    if distribution.trainable_variables or any(
-        isinstance(part, keras.Variable) for part in parts
-    ):
+def _refuse(distribution: Any, variables: Sequence[Any]) -> None:
+    if variables:
         raise ValueError(
             "The KL expects a prior whose variables Keras can train. Received: "
-            f"{distribution!r}, made of a `tf.Variable` or `keras.Variable`. Build a "
-            "learned prior from layers: `keras.Sequential([VariableLayer("
-            "IndependentNormal.params_size(d)), IndependentNormal(d)])`."
+            f"{distribution!r}, made of {variables[0]!r}. Build a learned prior from "
+            "layers: `keras.Sequential([VariableLayer(IndependentNormal.params_size(d))"
+            ", IndependentNormal(d)])`."
         )
-    return distribution
+
+
+def _keras_variables(distribution: Any) -> list[Any]:
+    """TFP reads their values once and for all when it makes the distribution."""
+    found = []
+    for part in tf.nest.flatten(dict(distribution.parameters)):
+        if isinstance(part, tfd.Distribution):
+            found += _keras_variables(part)
+        elif isinstance(part, keras.Variable):
+            found.append(part)
+    return found
 
 
 def checked_prior(prior: Any) -> Any:
@@ -95,7 +106,8 @@ def checked_prior(prior: Any) -> Any:
     """
     prior = unwrap(prior)
     if isinstance(prior, tfd.Distribution):
-        return _trainable_by_keras(prior)
+        _refuse(prior, [*prior.trainable_variables, *_keras_variables(prior)])
+        return prior
     if not callable(prior) or isinstance(prior, type):
         raise ValueError(
             "The KL expects `distribution_b` to be a `tfd.Distribution`, a Keras layer "
