@@ -278,7 +278,7 @@ def test_a_bad_event_shape_is_an_error(event_shape):
     ],
 )
 def test_a_size_that_is_no_positive_integer_is_an_error(make):
-    with pytest.raises(ValueError, match="to be a positive integer. Received: "):
+    with pytest.raises(ValueError, match="to be an integer of at least 1. Received: "):
         make()
 
 

@@ -238,6 +238,17 @@ def test_labels_of_any_integer_dtype(dtype):
     assert float(loss) == pytest.approx(np.log(5))
 
 
+@pytest.mark.parametrize("draw_axes", [-1, 1.5, True, None])
+def test_bad_draw_axes_are_an_error(draw_axes):
+    for cls in (tv.NegativeLogLikelihood, tv.LogLikelihood):
+        with pytest.raises(
+            ValueError, match="`draw_axes` to be an integer of at least 0"
+        ):
+            cls(draw_axes=draw_axes)
+    with pytest.raises(ValueError, match=r"shape \(3,\).*without 1 draw_axes"):
+        tv.NegativeLogLikelihood(draw_axes=1)(np.zeros((B, D)), normal()[0])
+
+
 def test_nan_is_an_error_in_eager_execution():
     p, _ = normal()
     y = np.zeros((B, D), "float32")

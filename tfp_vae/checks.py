@@ -41,32 +41,33 @@ def canonical_event_shape(event_shape: Any, owner: str) -> tuple[int, ...]:
     return sizes
 
 
-def positive_integer(value: Any, name: str, owner: str) -> int:
-    """Returns `value` as an `int`, or says that a positive integer is needed.
+def integer(value: Any, name: str, owner: str, minimum: int = 1) -> int:
+    """Returns `value` as an `int`, or says that a larger or whole one is needed.
 
     Args:
         value: What the user gave.
         name: Name of the argument, for the message.
         owner: Name of the caller, for the message.
+        minimum: Smallest value allowed.
 
     Returns:
         The value as an `int`.
 
     Raises:
-        ValueError: If `value` is not an integer of at least 1.
+        ValueError: If `value` is not an integer of at least `minimum`.
 
     Example:
-        >>> positive_integer(16, "event_size", "Layer")
+        >>> integer(16, "event_size", "Layer")
         16
     """
     try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
+        number = minimum - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        number = -1
-    if number < 1:
+        number = minimum - 1
+    if number < minimum:
         raise ValueError(
-            f"`{owner}` expects `{name}` to be a positive integer. "
-            f"Received: {name}={value!r}. Give an integer of at least 1."
+            f"`{owner}` expects `{name}` to be an integer of at least {minimum}. "
+            f"Received: {name}={value!r}. Give a whole number, not a tensor."
         )
     return number
 

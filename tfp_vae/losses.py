@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import integer
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.divergences import as_independent
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
@@ -64,7 +65,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, reduction=reduction, **kwargs)
-        self.draw_axes = draw_axes
+        self.draw_axes = integer(draw_axes, "draw_axes", name, minimum=0)
 
     def __call__(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
@@ -126,7 +127,7 @@ class LogLikelihood(keras.metrics.Mean):
             name=name or ("nll" if negative else "log_likelihood"), dtype=dtype
         )
         self.negative = negative
-        self.draw_axes = draw_axes
+        self.draw_axes = integer(draw_axes, "draw_axes", self.name, minimum=0)
         # Where `mode="auto"` of Keras' callbacks looks for the better direction.
         self._direction = "down" if negative else "up"
 

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import Shape, parameters_width, positive_integer, positive_number
+from tfp_vae.checks import Shape, integer, parameters_width, positive_number
 from tfp_vae.constraints import SCALE_FLOOR
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.events import batch_axes
@@ -70,7 +70,7 @@ class MixtureSameFamily(DistributionLayer):
             **kwargs,
         )
         owner = type(self).__name__
-        self.num_components = positive_integer(num_components, "num_components", owner)
+        self.num_components = integer(num_components, "num_components", owner)
         if not isinstance(component_layer, DistributionLayer):
             raise ValueError(
                 f"`{owner}` expects `component_layer` to be a distribution layer. "
@@ -85,8 +85,8 @@ class MixtureSameFamily(DistributionLayer):
     ) -> int:
         """One weight and `component_params_size` parameters for each component."""
         owner = name or "params_size"
-        count = positive_integer(num_components, "num_components", owner)
-        width = positive_integer(component_params_size, "component_params_size", owner)
+        count = integer(num_components, "num_components", owner)
+        width = integer(component_params_size, "component_params_size", owner)
         return count * (1 + width)
 
     @property
@@ -185,7 +185,7 @@ class MixtureOfLocationScale(DistributionLayer):
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
         owner = type(self).__name__
-        self.num_components = positive_integer(num_components, "num_components", owner)
+        self.num_components = integer(num_components, "num_components", owner)
         self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
 
     @staticmethod

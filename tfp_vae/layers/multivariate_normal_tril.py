@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import parameters_width, positive_integer, positive_number
+from tfp_vae.checks import integer, parameters_width, positive_number
 from tfp_vae.constraints import SCALE_FLOOR, lower_triangular
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
@@ -63,13 +63,13 @@ class MultivariateNormalTriL(DistributionLayer):
             **kwargs,
         )
         owner = type(self).__name__
-        self.event_size = positive_integer(event_size, "event_size", owner)
+        self.event_size = integer(event_size, "event_size", owner)
         self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
 
     @staticmethod
     def params_size(event_size: int, name: str | None = None) -> int:
         """`d` for `loc`, and `d (d + 1) / 2` for the factor."""
-        d = positive_integer(event_size, "event_size", name or "params_size")
+        d = integer(event_size, "event_size", name or "params_size")
         return d + d * (d + 1) // 2
 
     @property

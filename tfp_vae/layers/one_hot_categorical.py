@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import parameters_width, positive_integer
+from tfp_vae.checks import integer, parameters_width
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.mixture_same_family import MixtureSameFamily
 
@@ -58,13 +58,13 @@ class OneHotCategorical(DistributionLayer):
             **kwargs,
         )
         owner = type(self).__name__
-        self.event_size = positive_integer(event_size, "event_size", owner)
+        self.event_size = integer(event_size, "event_size", owner)
         self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
 
     @staticmethod
     def params_size(event_size: int, name: str | None = None) -> int:
         """One logit per category."""
-        return positive_integer(event_size, "event_size", name or "params_size")
+        return integer(event_size, "event_size", name or "params_size")
 
     @property
     def parameters_width(self) -> int:
@@ -160,8 +160,8 @@ class CategoricalMixtureOfOneHotCategorical(DistributionLayer):
             **kwargs,
         )
         owner = type(self).__name__
-        self.event_size = positive_integer(event_size, "event_size", owner)
-        self.num_components = positive_integer(num_components, "num_components", owner)
+        self.event_size = integer(event_size, "event_size", owner)
+        self.num_components = integer(num_components, "num_components", owner)
         self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
 
     @staticmethod
