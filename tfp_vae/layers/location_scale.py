@@ -98,9 +98,26 @@ class IndependentNormal(LocationScaleLayer):
     """Independent normal coordinates: the usual q(z|x), and a p(x|z) for real data.
 
         log p(x) = sum_i log N(x[i]; loc[i], scale[i])
+        scale = max(softplus(raw), scale_floor)
 
     Reference:
-        `tfp.layers.IndependentNormal`. Arguments: see `LocationScaleLayer`.
+        `tfp.layers.IndependentNormal`.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        scale_floor: Smallest scale.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales.
+
+    Returns:
+        An `Independent(Normal)` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
 
     Example:
         >>> q = IndependentNormal(3)(tf.zeros([5, IndependentNormal.params_size(3)]))
@@ -116,9 +133,26 @@ class IndependentLogistic(LocationScaleLayer):
     """Independent logistic coordinates, with heavier tails than the normal.
 
         log p(x) = sum_i log Logistic(x[i]; loc[i], scale[i])
+        scale = max(softplus(raw), scale_floor)
 
     Reference:
-        `tfp.layers.IndependentLogistic`. Arguments: see `LocationScaleLayer`.
+        `tfp.layers.IndependentLogistic`.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        scale_floor: Smallest scale.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales.
+
+    Returns:
+        An `Independent(Logistic)` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
 
     Example:
         >>> p = IndependentLogistic(3, "mean")(tf.zeros([5, 6]))

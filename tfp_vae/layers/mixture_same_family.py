@@ -257,7 +257,25 @@ class MixtureNormal(MixtureOfLocationScale):
         p(x) = sum_k softmax(weights)[k] prod_i N(x[i]; loc[k, i], scale[k, i])
 
     Reference:
-        `tfp.layers.MixtureNormal`. Arguments: see `MixtureOfLocationScale`.
+        `tfp.layers.MixtureNormal`.
+
+    Args:
+        num_components: The number of components K.
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        scale_floor: Smallest scale.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`: K weights as
+            logits, then all `loc` and all raw scales of each component.
+
+    Returns:
+        A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
 
     Example:
         >>> p = MixtureNormal(5, event_shape=3)(tf.zeros([2, 35]))
@@ -275,7 +293,25 @@ class MixtureLogistic(MixtureOfLocationScale):
         p(x) = sum_k softmax(weights)[k] prod_i Logistic(x[i]; loc[k, i], scale[k, i])
 
     Reference:
-        `tfp.layers.MixtureLogistic`. Arguments: see `MixtureOfLocationScale`.
+        `tfp.layers.MixtureLogistic`.
+
+    Args:
+        num_components: The number of components K.
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        scale_floor: Smallest scale.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`: K weights as
+            logits, then all `loc` and all raw scales of each component.
+
+    Returns:
+        A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
 
     Example:
         >>> MixtureLogistic(5, event_shape=3)(tf.zeros([2, 35])).batch_shape
