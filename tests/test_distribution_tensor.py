@@ -47,7 +47,7 @@ def test_it_hides_nothing_of_the_distribution():
 
 def test_the_value_is_drawn_once_and_kept():
     x = make("sample")
-    assert "waiting" in repr(x)
+    assert "not drawn" in repr(x)
     first = x.numpy()
     assert "shape (3,)" in repr(x)
     np.testing.assert_array_equal(x.numpy(), first)

@@ -307,7 +307,9 @@ def test_an_empty_batch_contributes_zero(kind):
 
 def test_a_plain_tensor_is_an_error():
     layer = tv.KLDivergenceAddLoss(tv.StandardNormal(3))
-    with pytest.raises(ValueError, match="expects a distribution. Received: a EagerT"):
+    with pytest.raises(
+        ValueError, match="expects a distribution. Received: a plain tensor"
+    ):
         layer(tf.zeros([2, 3]))
     model = keras.Sequential([keras.layers.Dense(3), layer])
     with pytest.raises(ValueError, match="`IndependentNormal` right in front of it"):
@@ -422,6 +424,12 @@ def test_variables_that_keras_cannot_train_are_an_error(kind, rng):
 def test_a_prior_that_needs_inputs_is_an_error(kind, prior, rng):
     with pytest.raises(ValueError, match="that can be called without inputs. Received"):
         posterior_with(kind(prior()))(parameters(rng))
+
+
+def test_a_conditional_prior_without_its_inputs_is_an_error(kind, rng):
+    prior = keras.Sequential([keras.layers.Dense(6), tv.IndependentNormal(3)])
+    with pytest.raises(ValueError, match="inputs of a conditional prior. Received"):
+        posterior_with(kind(prior))(parameters(rng))
 
 
 def test_a_class_is_no_prior(kind):

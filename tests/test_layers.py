@@ -139,6 +139,13 @@ def test_wrong_width_is_an_error(family):
         keras.Sequential([keras.Input((wrong,)), family.make()])
 
 
+def test_an_image_in_front_of_a_layer_is_told_to_be_flattened():
+    with pytest.raises(
+        ValueError, match=r"\(None, 8, 8, 1\). Put `keras.layers.Flatten"
+    ):
+        keras.Sequential([keras.Input((8, 8, 1)), tv.IndependentBernoulli((8, 8, 1))])
+
+
 def test_new_checks_the_width_too(family):
     layer = family.make()
     if isinstance(layer, tv.DistributionLambda | tv.MixtureSameFamily):

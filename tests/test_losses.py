@@ -249,6 +249,11 @@ def test_bad_draw_axes_are_an_error(draw_axes):
         tv.NegativeLogLikelihood(draw_axes=1)(np.zeros((B, D)), normal()[0])
 
 
+def test_no_targets_are_an_error():
+    with pytest.raises(ValueError, match=r"expects targets.*fit\(x, x\)"):
+        tv.NegativeLogLikelihood()(None, normal()[0])
+
+
 def test_nan_is_an_error_in_eager_execution():
     p, _ = normal()
     y = np.zeros((B, D), "float32")
@@ -300,7 +305,7 @@ def test_integer_distributions_train(make, rng):
 
 def test_a_plain_tensor_is_an_error(rng):
     with pytest.raises(
-        ValueError, match="output to be a distribution. Received: a Eager"
+        ValueError, match="output to be a distribution. Received: a plain"
     ):
         tv.NegativeLogLikelihood()(np.zeros((B, D)), tf.zeros([B, D]))
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(D)])

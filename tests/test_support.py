@@ -67,6 +67,12 @@ def test_any_conversion_and_no_change_to_the_layer():
     assert not layer.validate_args
 
 
+@pytest.mark.parametrize("layer", ["bernoulli", tv.StandardNormal(3)])
+def test_something_else_than_a_distribution_layer_is_an_error(layer):
+    with pytest.raises(ValueError, match="expects a distribution layer. Received"):
+        tv.check_values(np.ones((5, 3)), layer)
+
+
 def test_a_dictionary_is_an_error():
     data = tf.data.Dataset.from_tensors({"a": np.ones((5, 3))})
     with pytest.raises(ValueError, match="an array, or a dataset of.*Received: a dict"):

@@ -1,5 +1,6 @@
 """Argument checks: each `ValueError` says what was expected, what came, what to do."""
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -72,7 +73,7 @@ def integer(value: Any, name: str, owner: str, minimum: int = 1) -> int:
     return number
 
 
-def parameters_width(shape: Sequence[int | None], width: int, owner: str) -> None:
+def parameters_width(shape: Sequence[Any], width: int, owner: str) -> None:
     """Checks that the last axis of a layer's parameters is as wide as it needs.
 
     Args:
@@ -87,10 +88,12 @@ def parameters_width(shape: Sequence[int | None], width: int, owner: str) -> Non
         >>> parameters_width((None, 6), 6, "IndependentNormal(3)")
     """
     if len(shape) == 0 or shape[-1] not in (None, width):
+        advice = f"Give the previous layer {width} units, or this one another event."
+        if None not in shape[1:] and math.prod(map(int, shape[1:])) == width:
+            advice = "Put `keras.layers.Flatten()` in front."
         raise ValueError(
             f"`{owner}` expects `parameters` of shape (..., {width}). "
-            f"Received: parameters.shape={tuple(shape)}. "
-            f"Give the previous layer {width} units."
+            f"Received: parameters.shape={tuple(shape)}. {advice}"
         )
 
 

@@ -199,7 +199,9 @@ class DistributionTensor:
         """Shows the distribution and how it becomes a tensor."""
         held = repr(self._dt_distribution).strip("<>")
         conversion = self._dt_conversion.fn
-        state = "waiting" if self._dt_value is None else f"shape {self._dt_value.shape}"
+        state = (
+            "not drawn" if self._dt_value is None else f"shape {self._dt_value.shape}"
+        )
         return f"<DistributionTensor {held}, value: {conversion} ({state})>"
 
     @property

@@ -124,8 +124,9 @@ def _check_pair(posterior: Any, prior: Any) -> None:
         raise ValueError(
             f"The KL expects a prior of event shape {posterior.event_shape}, that of "
             f"the posterior. Received: prior.event_shape={prior.event_shape}, "
-            f"prior={_family(prior)}. Give both the same event shape; "
-            "`tfd.Independent(p, 1)` turns the last batch axis into one."
+            f"prior={_family(prior)}. Give both the same event shape: "
+            f"`StandardNormal({tuple(posterior.event_shape)})`; of a scalar p, "
+            "`tfd.Sample(p, shape)`; of a batch of scalars, `tfd.Independent(p, 1)`."
         )
     if posterior.dtype != prior.dtype:
         raise ValueError(

@@ -181,7 +181,7 @@ def _distribution(y_pred: Any, owner: str) -> Any:
         return None
     raise ValueError(
         f"`{owner}` expects the model's output to be a distribution. Received: a "
-        f"{type(y_pred).__name__} of shape {getattr(y_pred, 'shape', None)}. End the "
+        f"plain tensor of shape {getattr(y_pred, 'shape', None)}. End the "
         "model with a distribution layer, such as `IndependentBernoulli`; layers after "
         "it turn a distribution into a plain tensor."
     )
@@ -235,6 +235,11 @@ def _float_dtype(distribution: Any) -> tf.DType:
 
 def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
     """The values in the distribution's dtype, if their shape is one it has."""
+    if values is None:
+        raise ValueError(
+            "The log-likelihood expects targets. Received: None. Give them to `fit`; "
+            "those of an autoencoder are its inputs, `fit(x, x)`."
+        )
     if not tf.is_tensor(values):
         values = np.asarray(values)
     values = tf.convert_to_tensor(values)
@@ -244,13 +249,16 @@ def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
     expected = distribution.batch_shape.concatenate(distribution.event_shape)[draws:]
     # Unknown ranks and sizes must not be taken for ones that fit.
     if values.shape.rank is None or not expected.is_compatible_with(values.shape):
+        without = f", without {draws} draw_axes" if draws else ""
+        hint = ""
+        if values.shape.rank == expected.rank - 1:
+            hint = " Where the batch begins with an axis of draws, say draw_axes=1."
         raise ValueError(
             f"The log-likelihood expects values of shape {tuple(expected)}: the batch "
             f"shape {tuple(distribution.batch_shape)} and the event shape "
-            f"{tuple(distribution.event_shape)} of {distribution.name}, without "
-            f"{draws} draw_axes. Received: y.shape={_shape(values)}. Reshape the "
-            "targets, or give the last layer the event shape of one target; where the "
-            "batch begins with axes of draws, say draw_axes=1."
+            f"{tuple(distribution.event_shape)} of {distribution.name}{without}. "
+            f"Received: y.shape={_shape(values)}. Reshape the targets, or give the "
+            f"last layer the event shape of one target.{hint}"
         )
     if tf.executing_eagerly() and values.dtype.is_floating:
         missing = int(tf.math.count_nonzero(tf.math.is_nan(values)))

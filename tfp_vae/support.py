@@ -36,6 +36,12 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
             ...
         ValueError: `check_values` expects values that IndependentBernoulli(...
     """
+    if not isinstance(layer, DistributionLayer):
+        raise ValueError(
+            "`check_values` expects a distribution layer. Received: "
+            f"{layer!r} of type {type(layer).__name__}. Give the likelihood, which is "
+            "the last layer of the decoder: `decoder.layers[-1]`."
+        )
     if isinstance(values, tf.data.Dataset):
         batch = next(iter(values.take(1)))
         values = batch[1] if isinstance(batch, tuple) and len(batch) > 1 else batch

@@ -264,9 +264,9 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         """Adds the loss, updates the metric."""
         if not isinstance(distribution_a, tfd.Distribution):
             raise ValueError(
-                f"`{self.name}` expects a distribution. Received: a "
-                f"{type(distribution_a).__name__} of shape {distribution_a.shape}. Put "
-                "a distribution layer such as `IndependentNormal` right in front of it."
+                f"`{self.name}` expects a distribution. Received: a plain tensor of "
+                f"shape {distribution_a.shape}. Put a distribution layer such as "
+                "`IndependentNormal` right in front of it."
             )
         self.add_loss(self._kl.weighted_mean(distribution_a, prior_inputs))
         return distribution_a

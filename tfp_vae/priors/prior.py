@@ -50,6 +50,12 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
             "layer, such as `IndependentNormal`."
         )
     distribution = unwrap(distribution)
+    if inputs is None and _arguments(prior, None) and distribution.batch_shape == (1,):
+        raise ValueError(
+            f"The KL expects the inputs of a conditional prior. Received: {prior!r} "
+            "without any. Call the KL layer with `prior_inputs=`; for a prior without "
+            "inputs begin it with a `VariableLayer`."
+        )
     if callable(prior) and not isinstance(prior, keras.layers.Layer):
         _refuse(distribution, distribution.trainable_variables)
     return distribution
@@ -61,8 +67,7 @@ def _arguments(prior: Any, inputs: Any) -> list[Any]:
     first = None
     if isinstance(prior, keras.layers.Layer):
         first = next(iter(inspect.signature(prior.call).parameters.values()), None)
-    # A model made of layers needs an input, also where it ignores it. Ones and not
-    # zeros, with which a kernel that does see them would have no gradient.
+    # A model made of layers needs an input, also where it begins with a variable.
     required = first is not None and first.default is inspect.Parameter.empty
     return [tf.ones([1, 1])] if required else []
 
