@@ -44,6 +44,19 @@ def test_values_that_are_not_finite_are_an_error(bad):
         tv.check_values(x, tv.IndependentNormal(3))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.zeros((0, 3)),
+        np.array([["a", "b", "c"]]),
+        tf.data.Dataset.from_tensor_slices(np.zeros((0, 3))).batch(2),
+    ],
+)
+def test_no_values_or_no_numbers_are_an_error(values):
+    with pytest.raises(ValueError, match="expects numbers.*at least one example"):
+        tv.check_values(values, tv.IndependentNormal(3))
+
+
 def test_another_shape_is_an_error():
     with pytest.raises(
         ValueError, match=r"shape \(n, \*\(3,\)\).*values.shape=\(5, 4\)"

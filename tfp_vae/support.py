@@ -10,10 +10,6 @@ from tfp_vae.layers.distribution_layer import DistributionLayer
 _ROWS = 1024
 
 
-class _NotAnIntegerError(ValueError):
-    """A fraction in the place of an integer."""
-
-
 def check_values(values: Any, layer: DistributionLayer) -> None:
     """Checks that values are finite, shaped like draws, and in the layer's support.
 
@@ -26,8 +22,8 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
         layer: The likelihood, such as `IndependentBernoulli((28, 28, 1))`.
 
     Raises:
-        ValueError: If a value is NaN or infinite, the shape is not that of a draw, or
-            a value is one that the distribution cannot draw.
+        ValueError: If there is no value, one is NaN or infinite, the shape is not that
+            of a draw, or a value is one that the distribution cannot draw.
 
     Example:
         >>> check_values(np.zeros([5, 3]), tv.IndependentBernoulli(3))
@@ -43,9 +39,9 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
             "the last layer of the decoder: `decoder.layers[-1]`."
         )
     if isinstance(values, tf.data.Dataset):
-        batch = next(iter(values.take(1)))
+        batch = next(iter(values.take(1)), ())
         values = batch[1] if isinstance(batch, tuple) and len(batch) > 1 else batch
-        values = values[0] if isinstance(values, tuple) else values
+        values = values[0] if isinstance(values, tuple) and values else values
     if isinstance(values, dict):
         raise ValueError(
             "`check_values` expects an array, or a dataset of arrays or of pairs. "
@@ -54,6 +50,12 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
         )
     values = np.asarray(values)
     owner = layer.description
+    if values.size == 0 or values.dtype.kind in "OSUMm":
+        raise ValueError(
+            f"`check_values` expects numbers for {owner}. Received: values of shape "
+            f"{values.shape} and dtype {values.dtype}. Give at least one example, as "
+            "numbers."
+        )
     bad = np.size(values) - np.count_nonzero(np.isfinite(values))
     if bad:
         raise ValueError(
@@ -78,20 +80,22 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
             f"Received: values.shape={values.shape}. Reshape them, or give the layer "
             "their shape."
         )
-    try:
-        _ask_tfp(distribution, values)
-    except (tf.errors.InvalidArgumentError, _NotAnIntegerError) as error:
+    if not _can_draw(distribution, values):
         raise ValueError(
             f"`check_values` expects values that {owner} can draw. Received: values "
             f"from {values.min()} to {values.max()} of dtype {values.dtype}, some of "
             "them outside its support. Transform them, or choose another likelihood."
-        ) from error
+        )
 
 
-def _ask_tfp(distribution: Any, values: np.ndarray) -> None:
-    """Raises where `validate_args=True` does, or a cast to integers loses something."""
+def _can_draw(distribution: Any, values: np.ndarray) -> bool:
+    """Whether TFP accepts the values, and a cast to integers loses nothing of them."""
     dtype = tf.as_dtype(distribution.dtype)
     if dtype.is_integer and not np.array_equal(values, np.round(values)):
-        raise _NotAnIntegerError
-    for start in range(0, len(values), _ROWS):
-        distribution.log_prob(tf.cast(values[start : start + _ROWS], dtype))
+        return False
+    try:
+        for start in range(0, len(values), _ROWS):
+            distribution.log_prob(tf.cast(values[start : start + _ROWS], dtype))
+    except tf.errors.InvalidArgumentError:
+        return False
+    return True
