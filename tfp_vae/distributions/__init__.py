@@ -1,0 +1,7 @@
+"""Distributions that TFP lacks, or has without all their gradients."""
+
+from tfp_vae.distributions.power_spherical import PowerSpherical
+from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
+from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
+
+__all__ = ["PowerSpherical", "QuantizedLogistic", "VonMisesFisher"]
