@@ -183,6 +183,7 @@ def test_as_independent_keeps_the_law(rng):
             tfd.Independent(tfd.Laplace(tf.zeros([2, 4, 3]), 1.0), 1), 1
         ),
         "scalar": tfd.Normal(LOC, SCALE),
+        "sample of one law": tfd.Sample(tfd.Laplace(0.0, 1.0), (3, 2)),
     }
     for law in laws.values():
         written = as_independent(law)
@@ -197,7 +198,7 @@ def test_as_independent_keeps_the_law(rng):
         tfd.MultivariateNormalTriL(LOC, FACTOR),
         tfd.Independent(tfd.MultivariateNormalTriL(LOC, FACTOR), 1),
         tfd.OneHotCategorical(logits=LOC),
-        tfd.Sample(tfd.Laplace(0.0, 1.0), 3),
+        tfd.Sample(tfd.Laplace(LOC[0], 1.0), 2),
     ],
 )
 def test_as_independent_knows_what_it_does_not_know(law):

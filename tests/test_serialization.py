@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae import DistributionTensor
+from tfp_vae.distributions import PowerSpherical, QuantizedLogistic, VonMisesFisher
 from tfp_vae.serialization import (
     deserialize_distribution,
     is_distribution_config,
@@ -39,6 +40,11 @@ LAWS = {
         [tfd.Normal(0.0, 1.0), tfd.MultivariateNormalDiag(tf.zeros(2))]
     ),
     "sphere": lambda: tfd.VonMisesFisher(tf.constant([1.0, 0.0, 0.0]), 2.0),
+    "ours on the sphere": lambda: PowerSpherical(tf.constant([1.0, 0.0, 0.0]), 2.0),
+    "ours, in a wrapper": lambda: tfd.Sample(VonMisesFisher([1.0, 0.0], 2.0), 3),
+    "ours, quantized": lambda: tfd.Independent(
+        QuantizedLogistic([1.0, 2.0], 3.0, low=0, high=7), 1
+    ),
     "nan and inf": lambda: tfd.TruncatedNormal(0.0, 1.0, -1.0, float("inf")),
 }
 

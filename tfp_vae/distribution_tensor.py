@@ -182,6 +182,7 @@ class DistributionTensor:
         self._dt_conversion = convert_to_tensor_fn
         self._dt_seed = seed
         self._dt_value: tf.Tensor | None = None
+        self._dt_log_prob: tf.Tensor | None = None
         eager = tf.executing_eagerly()
         self._dt_graph = None if eager else tf.compat.v1.get_default_graph()
 
@@ -243,10 +244,14 @@ class DistributionTensor:
         """The value, drawn once where the distribution was made and then kept."""
         if self._dt_value is None:
             with _building_in(self._dt_graph):
-                self._dt_value = tf.convert_to_tensor(
-                    self._dt_conversion(self._dt_distribution, self._dt_seed)
-                )
+                self._dt_value = tf.convert_to_tensor(self._dt_convert())
         return tf.convert_to_tensor(self._dt_value, dtype=dtype, name=name)
+
+    def _dt_convert(self) -> Any:
+        if self._dt_conversion.name != "sample":
+            return self._dt_conversion(self._dt_distribution, self._dt_seed)
+        value, self._dt_log_prob = draw(self._dt_distribution, seed=self._dt_seed)
+        return value
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The value for NumPy (eager execution only, outside gradient tapes)."""
@@ -402,6 +407,53 @@ def holds_draws(distribution: Any) -> bool:
         isinstance(distribution, DistributionTensor)
         and distribution._dt_conversion.draws
     )
+
+
+def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
+    """Draws z ~ q, with log q(z) where the draw itself tells it.
+
+    A transformed law knows it from the forward map: no inverse is needed, which a flow
+    may find slowly and a saturated sigmoid not at all, and TFP's bijectors are not
+    asked for what they remember, which has no gradient.
+
+    Args:
+        distribution: A plain `tfd.Distribution`.
+        sample_shape: Shape of the draws in front of the batch.
+        seed: Anything that TFP's `sample` takes.
+
+    Returns:
+        The draws, and their log-densities or `None`.
+
+    Example:
+        >>> z, log_q = draw(tfd.LogNormal(0.0, 1.0), 5, seed=(1, 2))
+        >>> z.shape, log_q.shape
+        (TensorShape([5]), TensorShape([5]))
+        >>> draw(tfd.Normal(0.0, 1.0), 5)[1] is None
+        True
+    """
+    inner = distribution
+    while isinstance(inner, tfd.Independent):
+        inner = inner.distribution
+    if isinstance(inner, tfd.TransformedDistribution):
+        return distribution.experimental_sample_and_log_prob(sample_shape, seed=seed)
+    return distribution.sample(sample_shape, seed=seed), None
+
+
+def held_draw(distribution: DistributionTensor) -> Any:
+    """The value of a distribution that `holds_draws`, with log q where it is known.
+
+    Args:
+        distribution: A `DistributionTensor`.
+
+    Returns:
+        The value, and its log-density or `None`.
+
+    Example:
+        >>> z, log_q = held_draw(DistributionTensor(tfd.LogNormal(0.0, 1.0)))
+        >>> log_q.shape
+        TensorShape([])
+    """
+    return tf.convert_to_tensor(distribution), distribution._dt_log_prob
 
 
 tfd.Distribution.register(DistributionTensor)

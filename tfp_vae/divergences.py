@@ -2,10 +2,8 @@
 
     KL(q || p) = E_q[log q(z) - log p(z)]
 
-Exact where a closed form is registered with TFP, by Monte Carlo otherwise. Registered
-here is what TFP lacks: one law in different wrappers. `Independent(Normal)`,
-`Sample(Normal)` and `MultivariateNormalDiag` are the same diagonal normal, and a full
-covariance beside any of them is a pair of multivariate normals.
+Exact where a closed form is registered, by TFP or in `closed_forms`; by Monte Carlo
+otherwise.
 """
 
 from collections.abc import Callable
@@ -14,7 +12,9 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.closed_forms import as_independent, family_name
+from tfp_vae.distribution_tensor import draw, unwrap
+from tfp_vae.supports import support_of
 
 tfd = tfp.distributions
 
@@ -23,8 +23,9 @@ def kl_divergence(
     posterior: Any,
     prior: Any,
     use_exact_kl: bool | None = None,
-    test_points: Callable[[], tf.Tensor] | None = None,
+    test_points: Callable[[], Any] | None = None,
     test_points_reduce_axis: int | tuple[int, ...] | None = None,
+    per_dimension: bool = False,
 ) -> tf.Tensor:
     """KL(posterior || prior) in nats, one number for each member of the batch.
 
@@ -35,17 +36,21 @@ def kl_divergence(
         use_exact_kl: `None` takes the closed form where there is one, `True` insists
             on it, `False` always uses Monte Carlo.
         test_points: Function that returns the draws `z ~ q` for Monte Carlo, of shape
-            `(draws..., batch..., event...)`; by default one new draw.
+            `(draws..., batch..., event...)`, or a pair of these and log q of them; by
+            default one new draw.
         test_points_reduce_axis: Axes of `log q(z) - log p(z)` to average; by default
             all the draw axes in front of the batch.
+        per_dimension: Whether to keep the event: one number for each coordinate, of
+            laws that factorise over it.
 
     Returns:
-        A tensor of shape `posterior.batch_shape`.
+        A tensor of shape `posterior.batch_shape`, with `posterior.event_shape` behind
+        it if `per_dimension`.
 
     Raises:
-        ValueError: If event shapes or dtypes differ, the prior's batch does not fit,
-            `use_exact_kl=True` has no closed form to use, or the reduced axes do not
-            leave the batch.
+        ValueError: If event shapes, dtypes or supports differ, the prior's batch does
+            not fit, `use_exact_kl=True` has no closed form to use, the reduced axes do
+            not leave the batch, or a law does not factorise where it should.
 
     Example:
         >>> q = tfd.Independent(tfd.Normal(tf.ones([5, 3]), 1.0), 1)
@@ -55,6 +60,8 @@ def kl_divergence(
     """
     posterior, prior = unwrap(posterior), unwrap(prior)
     _check_pair(posterior, prior)
+    if per_dimension:
+        posterior, prior = _coordinates(posterior), _coordinates(prior)
     if use_exact_kl is not False:
         try:
             return _over_the_batch(tfd.kl_divergence(posterior, prior), posterior)
@@ -63,16 +70,21 @@ def kl_divergence(
                 raise ValueError(
                     "use_exact_kl=True expects a pair of distributions with a "
                     "closed-form KL. Received: posterior="
-                    f"{_family(posterior)}, prior={_family(prior)}. Register one with "
-                    "`tfd.RegisterKL`, or leave use_exact_kl=None for Monte Carlo."
+                    f"{family_name(posterior)}, prior={family_name(prior)}. Register "
+                    "one with `tfd.RegisterKL`, or leave use_exact_kl=None for Monte "
+                    "Carlo."
                 ) from error
-    draws = posterior.sample() if test_points is None else test_points()
+    points = draw(posterior) if test_points is None else test_points()
+    draws, log_q = points if isinstance(points, tuple) else (points, None)
     # A new tensor: TFP's bijectors remember the tensors they made, and a remembered
     # draw comes back without gradients for the parameters.
     draws = tf.identity(draws)
     _check_draws(draws, posterior)
-    log_ratio = posterior.log_prob(draws) - prior.log_prob(draws)
-    return _average_draws(log_ratio, posterior, test_points_reduce_axis)
+    if log_q is None or per_dimension:
+        log_q = posterior.log_prob(draws)
+    return _average_draws(
+        log_q - prior.log_prob(draws), posterior, test_points_reduce_axis
+    )
 
 
 def _check_draws(draws: tf.Tensor, posterior: Any) -> None:
@@ -124,16 +136,17 @@ def _check_pair(posterior: Any, prior: Any) -> None:
         raise ValueError(
             f"The KL expects a prior of event shape {posterior.event_shape}, that of "
             f"the posterior. Received: prior.event_shape={prior.event_shape}, "
-            f"prior={_family(prior)}. Give both the same event shape: "
+            f"prior={family_name(prior)}. Give both the same event shape: "
             f"`StandardNormal({tuple(posterior.event_shape)})`; of a scalar p, "
             "`tfd.Sample(p, shape)`; of a batch of scalars, `tfd.Independent(p, 1)`."
         )
     if posterior.dtype != prior.dtype:
         raise ValueError(
-            f"The KL expects posterior and prior of one dtype. Received: posterior "
-            f"{_family(posterior)} of {posterior.dtype}, prior {_family(prior)} of "
-            f"{prior.dtype}. Make the prior with dtype={posterior.dtype.name!r}, or "
-            f"the posterior's layer with dtype={prior.dtype.name!r}."
+            "The KL expects posterior and prior of one dtype. Received: posterior "
+            f"{family_name(posterior)} of {posterior.dtype}, prior "
+            f"{family_name(prior)} of {prior.dtype}. Make the prior with "
+            f"dtype={posterior.dtype.name!r}, or the posterior's layer with "
+            f"dtype={prior.dtype.name!r}."
         )
     try:
         joint = tf.broadcast_static_shape(posterior.batch_shape, prior.batch_shape)
@@ -147,89 +160,32 @@ def _check_pair(posterior: Any, prior: Any) -> None:
             f"prior.batch_shape={prior.batch_shape}. Use one prior for all examples "
             "(batch shape ()) or one for each."
         )
+    _check_supports(posterior, prior)
 
 
-def _family(distribution: Any) -> str:
-    """Name of the family, with the one inside a wrapper: `Independent(Normal)`."""
-    name = type(distribution).__name__.lstrip("_")
-    inner = getattr(distribution, "distribution", None)
-    return f"{name}({_family(inner)})" if isinstance(inner, tfd.Distribution) else name
+def _check_supports(posterior: Any, prior: Any) -> None:
+    if isinstance(posterior, tfd.Blockwise) and isinstance(prior, tfd.Blockwise):
+        pairs = list(zip(posterior.distributions, prior.distributions, strict=False))
+    else:
+        pairs = [(posterior, prior)]
+    for q, p in pairs:
+        inner, outer = support_of(q), support_of(p)
+        if inner and outer and not outer.contains(inner):
+            raise ValueError(
+                "The KL expects a prior that has a density wherever the posterior "
+                f"draws. Received: posterior={family_name(q)}, on {inner}; "
+                f"prior={family_name(p)}, on {outer}. Choose a posterior on {outer}, "
+                f"or a prior on {inner}."
+            )
 
 
-def as_independent(distribution: Any) -> Any:
-    """Writes a law that factorises over its event as `tfd.Independent`.
-
-    Args:
-        distribution: Any `tfd.Distribution`.
-
-    Returns:
-        The same law as `Independent(base, event rank)`, where `base` has a scalar
-        event; `None` where the law does not factorise, or where it is not known to.
-
-    Example:
-        >>> as_independent(tfd.MultivariateNormalDiag(tf.zeros([5, 3]))).event_shape
-        TensorShape([3])
-        >>> as_independent(tfd.MultivariateNormalTriL(tf.zeros(3), tf.eye(3))) is None
-        True
-    """
-    distribution = unwrap(distribution)
-    rank = distribution.event_shape.rank
-    if rank == 0:
-        return tfd.Independent(distribution, reinterpreted_batch_ndims=0)
-    if isinstance(distribution, tfd.Independent):
-        inner = as_independent(distribution.distribution)
-        return inner and tfd.Independent(inner.distribution, rank)
-    if isinstance(distribution, tfd.Sample):
-        inner = as_independent(distribution.distribution)
-        return inner and _repeated(distribution, inner.distribution)
-    if type(distribution) is tfd.MultivariateNormalDiag:
-        return tfd.Independent(
-            tfd.Normal(distribution.mean(), distribution.stddev()), rank
+def _coordinates(distribution: Any) -> Any:
+    factors = as_independent(distribution)
+    if factors is None:
+        raise ValueError(
+            "The KL per dimension expects laws that factorise over the event. "
+            f"Received: {family_name(distribution)}. Use an `Independent...` layer "
+            "and prior, or the total over the event."
         )
-    return None
-
-
-def _repeated(sample: Any, base: Any) -> Any:
-    """`Sample(Normal, shape)` as `Independent`: batch axes, then shape, then event."""
-    if type(base) is not tfd.Normal:
-        return None
-    repeats = sample.event_shape.rank - sample.distribution.event_shape.rank
-    batch, event = sample.batch_shape_tensor(), sample.event_shape_tensor()
-    once = tf.concat([batch, tf.ones([repeats], tf.int32), event[repeats:]], axis=0)
-    whole = tf.concat([batch, event], axis=0)
-    loc, scale = (
-        tf.broadcast_to(tf.reshape(moment, once), whole)
-        for moment in (base.mean(), base.stddev())
-    )
-    return tfd.Independent(tfd.Normal(loc, scale), sample.event_shape.rank)
-
-
-def _as_diagonal_normal(distribution: Any) -> Any:
-    independent = as_independent(distribution)
-    if independent is None or type(independent.distribution) is not tfd.Normal:
-        raise NotImplementedError(f"No closed form for {_family(distribution)}.")
-    return independent
-
-
-def _as_multivariate_normal(distribution: Any) -> Any:
-    if isinstance(distribution, tfd.MultivariateNormalLinearOperator):
-        return distribution
-    normal = _as_diagonal_normal(distribution)
-    return tfd.MultivariateNormalDiag(normal.mean(), normal.stddev())
-
-
-@tfd.RegisterKL(tfd.Independent, tfd.Sample)
-@tfd.RegisterKL(tfd.Sample, tfd.Independent)
-def _kl_diagonal_normals(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
-    a, b = _as_diagonal_normal(a), _as_diagonal_normal(b)
-    return tfd.kl_divergence(a, b, name=name)
-
-
-@tfd.RegisterKL(tfd.Independent, tfd.MultivariateNormalLinearOperator)
-@tfd.RegisterKL(tfd.MultivariateNormalLinearOperator, tfd.Independent)
-@tfd.RegisterKL(tfd.Sample, tfd.MultivariateNormalLinearOperator)
-@tfd.RegisterKL(tfd.MultivariateNormalLinearOperator, tfd.Sample)
-def _kl_multivariate_normals(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
-    return tfd.kl_divergence(
-        _as_multivariate_normal(a), _as_multivariate_normal(b), name=name
-    )
+    base = factors.distribution
+    return base.distribution if isinstance(base, tfd.BatchBroadcast) else base

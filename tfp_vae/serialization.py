@@ -1,10 +1,11 @@
 """Configs: a `tfd` distribution as class name and parameters, functions by name.
 
-No code is stored and none is run: names are looked up in `tfp.distributions` and
-`tfp.bijectors` alone.
+No code is stored and none is run: names are looked up in `tfp_vae.distributions`,
+`tfp.distributions` and `tfp.bijectors` alone.
 """
 
 import inspect
+import types
 from typing import Any
 
 import keras
@@ -13,8 +14,18 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.distributions.power_spherical import PowerSpherical
+from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
+from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 
+# Ours first: they are subclasses of TFP's of the same names.
+_OURS = types.SimpleNamespace(
+    PowerSpherical=PowerSpherical,
+    QuantizedLogistic=QuantizedLogistic,
+    VonMisesFisher=VonMisesFisher,
+)
 _ROOMS = {
+    "tfp_vae.distributions": (_OURS, tfp.distributions.Distribution),
     "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
     "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),
 }

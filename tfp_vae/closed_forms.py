@@ -1,0 +1,196 @@
+"""Closed-form KLs that TFP lacks, registered with `tfd.RegisterKL`.
+
+One law in different wrappers: `Independent(X)` and `Sample(X)` of any family whose own
+KL is known; for the normal also `MultivariateNormalDiag` and the full covariances. Laws
+on the unit interval: Kumaraswamy against beta, and both against the uniform law. The
+KLs on the sphere are with the distributions of `tfp_vae.distributions`.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.distribution_tensor import unwrap
+
+tfd = tfp.distributions
+
+# Nodes of the tanh-sinh rule on the real line, and what they are worth.
+_STEP = 0.1
+_NODES = np.arange(-7.5, 7.5 + _STEP / 2, _STEP)
+
+
+def family_name(distribution: Any) -> str:
+    """Name of the family, with the one inside a wrapper.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        Class names, for messages.
+
+    Example:
+        >>> family_name(tfd.Sample(tfd.Normal(0.0, 1.0), 3))
+        'Sample(Normal)'
+    """
+    name = type(distribution).__name__.lstrip("_")
+    inner = getattr(distribution, "distribution", None)
+    if isinstance(inner, tfd.Distribution):
+        return f"{name}({family_name(inner)})"
+    return name
+
+
+def as_independent(distribution: Any) -> Any:
+    """Writes a law that factorises over its event as `tfd.Independent`.
+
+    Args:
+        distribution: Any `tfd.Distribution`.
+
+    Returns:
+        The same law as `Independent(base, event rank)`, where `base` has a scalar
+        event; `None` where the law does not factorise, or where it is not known to.
+
+    Example:
+        >>> as_independent(tfd.MultivariateNormalDiag(tf.zeros([5, 3]))).event_shape
+        TensorShape([3])
+        >>> as_independent(tfd.MultivariateNormalTriL(tf.zeros(3), tf.eye(3))) is None
+        True
+    """
+    distribution = unwrap(distribution)
+    rank = distribution.event_shape.rank
+    if rank == 0:
+        return tfd.Independent(distribution, reinterpreted_batch_ndims=0)
+    if isinstance(distribution, tfd.Independent):
+        inner = as_independent(distribution.distribution)
+        return inner and tfd.Independent(inner.distribution, rank)
+    if isinstance(distribution, tfd.Sample):
+        inner = as_independent(distribution.distribution)
+        base = inner and _repeated(distribution, inner.distribution)
+        return base and tfd.Independent(base, rank)
+    if type(distribution) is tfd.MultivariateNormalDiag:
+        return tfd.Independent(
+            tfd.Normal(distribution.mean(), distribution.stddev()), rank
+        )
+    return None
+
+
+def _repeated(sample: Any, base: Any) -> Any:
+    """The scalar laws of a `Sample`: batch axes, then its shape, then the event."""
+    batch, event = sample.batch_shape_tensor(), sample.event_shape_tensor()
+    whole = tf.concat([batch, event], axis=0)
+    if type(base) is tfd.Normal:
+        repeats = sample.event_shape.rank - sample.distribution.event_shape.rank
+        once = tf.concat([batch, tf.ones([repeats], tf.int32), event[repeats:]], axis=0)
+        loc, scale = (
+            tf.broadcast_to(tf.reshape(moment, once), whole)
+            for moment in (base.mean(), base.stddev())
+        )
+        return tfd.Normal(loc, scale)
+    return tfd.BatchBroadcast(base, whole) if base.batch_shape.rank == 0 else None
+
+
+def _as_multivariate_normal(distribution: Any) -> Any:
+    if isinstance(distribution, tfd.MultivariateNormalLinearOperator):
+        return distribution
+    normal = as_independent(distribution)
+    if normal is None or type(normal.distribution) is not tfd.Normal:
+        raise NotImplementedError(f"No closed form for {family_name(distribution)}.")
+    return tfd.MultivariateNormalDiag(normal.mean(), normal.stddev())
+
+
+@tfd.RegisterKL(tfd.Independent, tfd.MultivariateNormalLinearOperator)
+@tfd.RegisterKL(tfd.MultivariateNormalLinearOperator, tfd.Independent)
+@tfd.RegisterKL(tfd.Sample, tfd.MultivariateNormalLinearOperator)
+@tfd.RegisterKL(tfd.MultivariateNormalLinearOperator, tfd.Sample)
+def _kl_multivariate_normals(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
+    return tfd.kl_divergence(
+        _as_multivariate_normal(a), _as_multivariate_normal(b), name=name
+    )
+
+
+@tfd.RegisterKL(tfd.Independent, tfd.Sample)
+@tfd.RegisterKL(tfd.Sample, tfd.Independent)
+def _kl_of_coordinates(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
+    first, second = as_independent(a), as_independent(b)
+    if first is None or second is None:
+        pair = f"{family_name(a)}, {family_name(b)}"
+        raise NotImplementedError(f"No closed form for {pair}.")
+    first, second = (_without_broadcast(x.distribution) for x in (first, second))
+    each = tfd.kl_divergence(first, second, name=name)
+    shape = tf.broadcast_dynamic_shape(
+        tf.concat([a.batch_shape_tensor(), a.event_shape_tensor()], axis=0),
+        tf.concat([b.batch_shape_tensor(), b.event_shape_tensor()], axis=0),
+    )
+    axes = list(range(-a.event_shape.rank, 0))
+    return tf.reduce_sum(tf.broadcast_to(each, shape), axis=axes)
+
+
+def _without_broadcast(base: Any) -> Any:
+    return base.distribution if isinstance(base, tfd.BatchBroadcast) else base
+
+
+@tfd.RegisterKL(tfd.Kumaraswamy, tfd.Beta)
+def _kl_kumaraswamy_beta(q: Any, p: Any, name: str | None = None) -> tf.Tensor:
+    """Nalisnick and Smyth, 2017, with an integral for their series.
+
+    KL = log(a b) + (a - alpha) E[log x] - (b - 1) / b - (beta - 1) E[log(1 - x)]
+         + log B(alpha, beta)
+    """
+    with tf.name_scope(name or "kl_kumaraswamy_beta"):
+        a, b = _double(q.concentration1), _double(q.concentration0)
+        alpha, beta = _double(p.concentration1), _double(p.concentration0)
+        kl = tf.math.log(a * b) + (a - alpha) * _mean_log(a, b) - (b - 1) / b
+        kl += tfp.math.lbeta(alpha, beta) - (beta - 1) * _mean_log_one_minus(a, b)
+        return tf.cast(kl, q.dtype)
+
+
+@tfd.RegisterKL(tfd.Kumaraswamy, tfd.Kumaraswamy)
+def _kl_kumaraswamys(q: Any, p: Any, name: str | None = None) -> tf.Tensor:
+    """KL = log(a b / (c d)) + (a - c) E[log x] - (b - 1) / b - (d - 1) E[log(1 - x^c)].
+
+    where x^c is a Kumaraswamy of a / c and b.
+    """
+    with tf.name_scope(name or "kl_kumaraswamys"):
+        a, b = _double(q.concentration1), _double(q.concentration0)
+        c, d = _double(p.concentration1), _double(p.concentration0)
+        kl = tf.math.log(a * b / (c * d)) + (a - c) * _mean_log(a, b) - (b - 1) / b
+        return tf.cast(kl - (d - 1) * _mean_log_one_minus(a / c, b), q.dtype)
+
+
+def _mean_log(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """E[log x] for a Kumaraswamy x."""
+    return (tf.math.digamma(tf.ones_like(b)) - tf.math.digamma(b + 1)) / a
+
+
+def _mean_log_one_minus(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """E[log(1 - x)] for a Kumaraswamy x, to 8 digits or more for b from 0.02 to 1e4.
+
+    With v = 1 - x^a of density b v^(b-1), and v = sigmoid(log(1 + b) + pi sinh t), the
+    trapezoidal rule in t converges exponentially, whatever happens at both ends.
+    """
+    a, b = a[..., tf.newaxis], b[..., tf.newaxis]
+    logit = tf.math.log1p(b) + tf.constant(np.pi * np.sinh(_NODES), tf.float64)
+    log_v, log_not_v = tf.math.log_sigmoid(logit), tf.math.log_sigmoid(-logit)
+    # log(1 - x) = log(1 - (1 - v)^(1/a)), which is log(v / a) where v is tiny.
+    tiny = logit < -30
+    log_x = tf.where(tiny, tf.constant(-1.0, tf.float64), log_not_v) / a
+    log_one_minus = tf.where(
+        tiny, log_v - tf.math.log(a), tfp.math.log1mexp(tf.minimum(log_x, -1e-300))
+    )
+    weight = b * tf.exp(b * log_v + log_not_v)
+    weight *= tf.constant(np.pi * np.cosh(_NODES) * _STEP, tf.float64)
+    return tf.reduce_sum(weight * log_one_minus, axis=-1)
+
+
+@tfd.RegisterKL(tfd.Beta, tfd.Uniform)
+@tfd.RegisterKL(tfd.Kumaraswamy, tfd.Uniform)
+def _kl_unit_interval_uniform(q: Any, p: Any, name: str | None = None) -> tf.Tensor:
+    with tf.name_scope(name or "kl_unit_interval_uniform"):
+        kl = tf.math.log(p.range()) - q.entropy()
+        inside = (p.low <= 0.0) & (p.high >= 1.0)
+        return tf.where(inside, kl, tf.constant(float("inf"), kl.dtype))
+
+
+def _double(x: Any) -> tf.Tensor:
+    return tf.cast(x, tf.float64)
