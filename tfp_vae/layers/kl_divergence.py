@@ -1,22 +1,21 @@
 """KL(q(z|x) || p(z)) as a Keras layer and as an activity regularizer."""
 
+import warnings
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.layers.annealed as annealed
+from tfp_vae.checks import integer
 from tfp_vae.constraints import float_policy
-from tfp_vae.distribution_tensor import holds_draws
+from tfp_vae.distribution_tensor import draw, held_draw, holds_draws, unwrap
 from tfp_vae.divergences import kl_divergence
 from tfp_vae.keras_internals import mask_of
 from tfp_vae.layers.kl_metric import KLMetric
-from tfp_vae.layers.kl_weight import (
-    checked_weight,
-    revive_weight,
-    serialize_weight,
-    weight_value,
-)
+from tfp_vae.layers.kl_target import DIMENSION, KLTarget
+from tfp_vae.layers.without_kl import kl_is_off
 from tfp_vae.priors.prior import checked_prior, prior_distribution, serialize_prior
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import (
@@ -56,6 +55,12 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             parameter `seed`. Otherwise a new draw.
         weight: What multiplies the KL in the loss, not in the metric: a number, a
             variable that is not trainable, or a callable without arguments.
+        num_samples: Number of new draws for each Monte Carlo KL; by default the draw
+            that the decoder sees.
+        free_bits: Nats that cost nothing, see `KLTarget`; `None` for none.
+        free_bits_per: `"dimension"`, of laws that factorise, or `"total"`.
+        capacity: Nats that the KL is drawn to, in place of 0: a number, a variable
+            that is not trainable, or a callable without arguments.
 
     Raises:
         ValueError: If `distribution_b` cannot give a distribution, or `weight` is
@@ -77,13 +82,21 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         test_points_reduce_axis: int | tuple[int, ...] | None = None,
         test_points_fn: Any = None,
         weight: Any = None,
+        num_samples: int | None = None,
+        free_bits: float | None = None,
+        free_bits_per: str = DIMENSION,
+        capacity: Any = None,
     ) -> None:
         self.prior = checked_prior(distribution_b)
         self.use_exact_kl = use_exact_kl
         self.test_points_reduce_axis = test_points_reduce_axis
         default = test_points_fn is tf.convert_to_tensor  # that of tfp.layers
         self.test_points_fn = None if default else test_points_fn
-        self.weight = checked_weight(weight)
+        self.weight = annealed.checked(weight, "weight", "The KL")
+        self.num_samples = None
+        if num_samples is not None:
+            self.num_samples = integer(num_samples, "num_samples", "The KL")
+        self.target = KLTarget(free_bits, free_bits_per, capacity)
         self._seeds = Seeds()
         self._metric: KLMetric | None = None
         self._layer: Any = None
@@ -95,6 +108,8 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
 
     def __call__(self, distribution_a: Any) -> tf.Tensor:
         """Weighted batch mean of the KL, times the length that Keras divides by."""
+        if kl_is_off():
+            return tf.zeros([], distribution_a.dtype)
         loss = self.weighted_mean(distribution_a)
         shape = distribution_a.shape
         if shape.rank == 0:
@@ -119,7 +134,8 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             prior_inputs: Inputs of a conditional prior.
 
         Returns:
-            A tensor of shape `posterior.batch_shape`, in nats.
+            A tensor of shape `posterior.batch_shape`, in nats; with the event's shape
+            behind it where free bits are per dimension.
         """
         return kl_divergence(
             posterior,
@@ -127,6 +143,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             use_exact_kl=self.use_exact_kl,
             test_points=lambda: self._draws(posterior),
             test_points_reduce_axis=self.test_points_reduce_axis,
+            per_dimension=self.target.per_dimension,
         )
 
     def weighted_mean(self, posterior: Any, prior_inputs: Any = None) -> tf.Tensor:
@@ -138,22 +155,29 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             prior_inputs: Inputs of a conditional prior.
 
         Returns:
-            A scalar, `weight * mean KL`; 0 for an empty batch.
+            A scalar, weight times the cost of the KL; 0 for an empty batch.
         """
         kl = self.divergence(posterior, prior_inputs)
+        event = list(range(-posterior.event_shape.rank, 0))
+        whole = tf.reduce_sum(kl, axis=event) if self.target.per_dimension else kl
         mask = mask_of(posterior)
-        share = tf.ones_like(kl) if mask is None else _checked_mask(mask, kl)
+        share = tf.ones_like(whole) if mask is None else _checked_mask(mask, whole)
         if self._metric is not None:
-            self._metric.record(self._layer, kl, share)
-        mean = tf.math.divide_no_nan(tf.reduce_sum(kl * share), tf.reduce_sum(share))
-        return mean * tf.cast(weight_value(self.weight), mean.dtype)
+            self._metric.record(self._layer, whole, share)
+        cost = self.target.cost(kl, share)
+        if self.weight is None:
+            return cost
+        weight = annealed.present(self.weight, "weight", "The KL")
+        return cost * tf.cast(weight, cost.dtype)
 
-    def _draws(self, posterior: Any) -> tf.Tensor:
+    def _draws(self, posterior: Any) -> Any:
+        _warn_of_lost_gradients(posterior)
         if self.test_points_fn is not None:
             return tf.convert_to_tensor(self.test_points_fn(posterior))
-        if holds_draws(posterior):
-            return tf.convert_to_tensor(posterior)
-        return posterior.sample(seed=self._seeds.next())
+        if self.num_samples is None and holds_draws(posterior):
+            return held_draw(posterior)
+        shape = () if self.num_samples is None else (self.num_samples,)
+        return draw(unwrap(posterior), shape, seed=self._seeds.next())
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`, the prior by class name and parameters."""
@@ -163,7 +187,9 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             "use_exact_kl": self.use_exact_kl,
             "test_points_reduce_axis": self.test_points_reduce_axis,
             "test_points_fn": fn and keras.saving.serialize_keras_object(fn),
-            "weight": serialize_weight(self.weight),
+            "weight": annealed.serialize(self.weight),
+            "num_samples": self.num_samples,
+            **self.target.get_config(),
         }
 
     @classmethod
@@ -198,6 +224,12 @@ class KLDivergenceAddLoss(keras.layers.Layer):
             parameter `seed`. Otherwise a new draw.
         weight: What multiplies the KL in the loss, not in the metric: a number, a
             variable that is not trainable, or a callable without arguments.
+        num_samples: Number of new draws for each Monte Carlo KL; by default the draw
+            that the decoder sees.
+        free_bits: Nats that cost nothing, see `KLTarget`; `None` for none.
+        free_bits_per: `"dimension"`, of laws that factorise, or `"total"`.
+        capacity: Nats that the KL is drawn to, in place of 0: a number, a variable
+            that is not trainable, or a callable without arguments.
         **kwargs: Passed to `keras.layers.Layer`.
 
     Call arguments:
@@ -228,6 +260,10 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         test_points_reduce_axis: int | tuple[int, ...] | None = None,
         test_points_fn: Any = None,
         weight: Any = None,
+        num_samples: int | None = None,
+        free_bits: float | None = None,
+        free_bits_per: str = DIMENSION,
+        capacity: Any = None,
         **kwargs: Any,
     ) -> None:
         policy = float_policy(kwargs.get("dtype"))
@@ -239,6 +275,10 @@ class KLDivergenceAddLoss(keras.layers.Layer):
             test_points_reduce_axis=test_points_reduce_axis,
             test_points_fn=test_points_fn,
             weight=weight,
+            num_samples=num_samples,
+            free_bits=free_bits,
+            free_bits_per=free_bits_per,
+            capacity=capacity,
         )
         track_kl(self, self._kl)
 
@@ -268,7 +308,8 @@ class KLDivergenceAddLoss(keras.layers.Layer):
                 f"shape {distribution_a.shape}. Put a distribution layer such as "
                 "`IndependentNormal` right in front of it."
             )
-        self.add_loss(self._kl.weighted_mean(distribution_a, prior_inputs))
+        if not kl_is_off():
+            self.add_loss(self._kl.weighted_mean(distribution_a, prior_inputs))
         return distribution_a
 
     def compute_output_shape(
@@ -316,6 +357,20 @@ def track_kl(layer: keras.layers.Layer, regularizer: KLDivergenceRegularizer) ->
         layer._kl_prior = regularizer.prior
     if isinstance(regularizer.weight, keras.Variable):
         layer._kl_weight = regularizer.weight
+    if isinstance(regularizer.target.capacity, keras.Variable):
+        layer._kl_capacity = regularizer.target.capacity
+
+
+def _warn_of_lost_gradients(posterior: Any) -> None:
+    """Monte Carlo differentiates through the draw, and not every draw can be."""
+    if posterior.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
+        warnings.warn(
+            "The KL expects a posterior whose draws are reparameterised, since it has "
+            f"no closed form for it. Received: {unwrap(posterior)}: the KL's value is "
+            "right, its gradient is not. Choose another posterior or prior; for a "
+            "mixture, `reparameterize=True`.",
+            stacklevel=2,
+        )
 
 
 def _checked_mask(mask: Any, kl: tf.Tensor) -> tf.Tensor:
@@ -337,6 +392,7 @@ def _revive_kl(config: dict[str, Any]) -> dict[str, Any]:
             **config,
             "distribution_b": prior,
             "test_points_reduce_axis": tuple(axis) if isinstance(axis, list) else axis,
-            "weight": revive_weight(config["weight"]),
+            "weight": annealed.revive(config["weight"], "kl_weight"),
+            "capacity": annealed.revive(config["capacity"], "kl_capacity"),
         }
     )

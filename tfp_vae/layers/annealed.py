@@ -1,0 +1,120 @@
+"""A number that may change during training: given, a variable, or a function."""
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_VARIABLES: dict[str, Any] = {
+    "keras.Variable": keras.Variable,
+    "tf.Variable": tf.Variable,
+}
+
+
+def checked(value: Any, name: str, owner: str, zero: bool = True) -> Any:
+    """Returns what was given for such a number, if it can be one.
+
+    Args:
+        value: A finite number, a variable that is not trainable, a callable without
+            arguments, or `None`.
+        name: Name of the argument, for the message.
+        owner: Name of the caller, for the message.
+        zero: Whether 0 is allowed; nothing below is.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: If it is too small, not finite, trainable, or none of these.
+
+    Example:
+        >>> checked(0.5, "weight", "The KL")
+        0.5
+    """
+    variable = isinstance(value, tuple(_VARIABLES.values()))
+    if variable and getattr(value, "trainable", False):
+        raise ValueError(
+            f"{owner} expects a `{name}` that is not trainable, since an optimizer "
+            f"would drive it to its limit. Received: {value!r}. Make it with "
+            "trainable=False."
+        )
+    if variable or value is None or callable(value):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if 0 < number < math.inf or (zero and number == 0):
+        return number
+    raise ValueError(
+        f"{owner} expects `{name}` to be a finite number {'of at least' * zero}"
+        f"{'above' * (not zero)} 0, a variable or a callable without arguments. "
+        f"Received: {name}={value!r}. Give 1.0 where in doubt."
+    )
+
+
+def present(value: Any, name: str, owner: str) -> tf.Tensor:
+    """What the number is now.
+
+    Args:
+        value: As in `checked`, but not `None`.
+        name: Name of the argument, for the message.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        A scalar tensor.
+
+    Raises:
+        ValueError: If it is no scalar.
+
+    Example:
+        >>> float(present(lambda: 0.5, "weight", "The KL"))
+        0.5
+    """
+    number = tf.convert_to_tensor(value() if callable(value) else value)
+    if number.shape.rank != 0:
+        raise ValueError(
+            f"{owner} expects a `{name}` that is a scalar. Received: one of shape "
+            f"{number.shape} from {value!r}. Give one number for all examples."
+        )
+    return number
+
+
+def serialize(value: Any) -> Any:
+    """The config of the number: of a variable its kind and present value.
+
+    Args:
+        value: As in `checked`.
+
+    Returns:
+        What JSON can hold; `revive` reads the variables among it.
+
+    Example:
+        >>> serialize(keras.Variable(0.5, trainable=False))
+        {'keras.Variable': 0.5}
+    """
+    for kind, cls in _VARIABLES.items():
+        if isinstance(value, cls):
+            return {kind: float(value.numpy())}
+    return keras.saving.serialize_keras_object(value) if callable(value) else value
+
+
+def revive(config: Any, name: str) -> Any:
+    """Makes the variable that `serialize` wrote; leaves the rest as it is.
+
+    Args:
+        config: Its result.
+        name: Name for the variable.
+
+    Returns:
+        A variable that is not trainable, or the argument.
+
+    Example:
+        >>> float(revive({"tf.Variable": 0.5}, "weight").numpy()), revive(2.0, "weight")
+        (0.5, 2.0)
+    """
+    for kind, cls in _VARIABLES.items():
+        if isinstance(config, dict) and kind in config:
+            return cls(config[kind], trainable=False, name=name)
+    return config

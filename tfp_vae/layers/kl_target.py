@@ -1,0 +1,107 @@
+"""What the KL costs: all of it, what exceeds free bits, its distance to a capacity."""
+
+from typing import Any
+
+import tensorflow as tf
+
+import tfp_vae.layers.annealed as annealed
+from tfp_vae.checks import positive_number
+
+DIMENSION, TOTAL = "dimension", "total"
+
+
+class KLTarget:
+    """The cost of a batch of KLs, in nats.
+
+        cost = mean_b KL[b]                            by default
+        cost = sum_j max(mean_b KL[b, j], free_bits)   free bits of each dimension j
+        cost = max(mean_b KL[b], free_bits)            free bits in total
+        cost = |mean_b KL[b] - capacity|               a capacity
+
+    Free bits leave a KL below them without gradient, so that a latent may carry them
+    at no cost; a capacity draws the KL towards itself. The mean inside the maximum is
+    that of the batch, or of the part of it on one replica, as in the paper.
+
+    Reference:
+        Kingma et al., Improved variational inference with inverse autoregressive flow,
+        2016, appendix C.8; Burgess et al., Understanding disentangling in beta-VAE,
+        2018, whose gamma is the `weight` of the KL.
+
+    Args:
+        free_bits: Nats that cost nothing; `None` for none.
+        free_bits_per: `"dimension"` or `"total"`.
+        capacity: A number of nats, a variable that is not trainable or a callable
+            without arguments; `None` for none.
+
+    Raises:
+        ValueError: If a number is not positive, both are given, or `free_bits_per` is
+            something else.
+
+    Example:
+        >>> target = KLTarget(free_bits=0.5)
+        >>> float(target.cost(tf.constant([[0.1, 2.0], [0.3, 4.0]]), tf.ones(2)))
+        3.5
+    """
+
+    def __init__(
+        self,
+        free_bits: float | None = None,
+        free_bits_per: str = DIMENSION,
+        capacity: Any = None,
+    ) -> None:
+        """Checks the arguments."""
+        owner = "The KL"
+        if free_bits_per not in (DIMENSION, TOTAL):
+            raise ValueError(
+                f"{owner} expects `free_bits_per` to be 'dimension' or 'total'. "
+                f"Received: free_bits_per={free_bits_per!r}. The paper's are "
+                "per dimension."
+            )
+        if free_bits is not None and capacity is not None:
+            raise ValueError(
+                f"{owner} expects `free_bits` or `capacity`. Received: both, "
+                f"free_bits={free_bits!r} and capacity={capacity!r}. Leave one None."
+            )
+        if free_bits is not None:
+            free_bits = positive_number(free_bits, "free_bits", owner)
+        self.free_bits = free_bits
+        self.free_bits_per = free_bits_per
+        self.capacity = annealed.checked(capacity, "capacity", owner)
+
+    @property
+    def per_dimension(self) -> bool:
+        """Whether the cost needs the KL of each dimension."""
+        return self.free_bits is not None and self.free_bits_per == DIMENSION
+
+    def cost(self, kl: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        """The cost of a batch.
+
+        Args:
+            kl: KLs of shape `batch_shape`, with the event's behind if `per_dimension`.
+            share: What each member counts, of shape `batch_shape`.
+
+        Returns:
+            A scalar; of an empty batch as if its KLs were 0.
+        """
+        share = tf.cast(share, kl.dtype)
+        batch = list(range(share.shape.rank))
+        spread = tf.reshape(
+            share,
+            tf.concat([tf.shape(share), tf.ones_like(tf.shape(kl)[len(batch) :])], 0),
+        )
+        total = tf.reduce_sum(kl * spread, axis=batch)
+        mean = tf.math.divide_no_nan(total, tf.reduce_sum(share))
+        if self.free_bits is not None:
+            return tf.reduce_sum(tf.maximum(mean, tf.cast(self.free_bits, mean.dtype)))
+        if self.capacity is not None:
+            capacity = annealed.present(self.capacity, "capacity", "The KL")
+            return tf.abs(mean - tf.cast(capacity, mean.dtype))
+        return mean
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`; `annealed.revive` reads the capacity."""
+        return {
+            "free_bits": self.free_bits,
+            "free_bits_per": self.free_bits_per,
+            "capacity": annealed.serialize(self.capacity),
+        }
