@@ -1,0 +1,263 @@
+"""MADE: a network whose i-th output sees only the inputs before the i-th."""
+
+import itertools
+import operator
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae.checks import Shape, canonical_event_shape, integer
+from tfp_vae.constraints import float_policy
+from tfp_vae.events import batch_axes
+from tfp_vae.serialization import revive_arguments
+
+_ORDERS = ("left-to-right", "right-to-left", "random")
+_DEGREES = ("equal", "random")
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class AutoregressiveNetwork(keras.layers.Layer):
+    """A dense network with the autoregressive property: MADE.
+
+        output[..., i, :] = f_i(x[..., j] for all j before i)
+
+    Every unit has a degree, the place of the last input it may see, and each kernel is
+    multiplied by the mask of the connections that the degrees allow.
+
+    Reference:
+        Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution
+        Estimation", 2015; `tfp.bijectors.AutoregressiveNetwork`, whose argument names
+        these are.
+
+    Args:
+        params: Number of outputs for each input, such as 2 for a shift and a scale.
+        event_shape: Number of inputs d; by default that of the first call.
+        hidden_units: Width of each hidden layer.
+        input_order: `"left-to-right"`, `"right-to-left"`, `"random"`, or for each
+            input its place in the order, a permutation of 1 to d.
+        hidden_degrees: How hidden units get their degrees: `"equal"` shares of each,
+            or `"random"`.
+        activation: Function between the layers, or its Keras name.
+        use_bias: Whether the layers add a bias.
+        kernel_initializer: Initial kernels, before the masks.
+        seed: Integer seed of what is random in order and degrees; by default one that
+            `keras.utils.set_random_seed` governs.
+        output_initializer: Initial kernel of the last layer; by default
+            `kernel_initializer`. `"zeros"` lets a flow start at the identity.
+        **kwargs: Passed to `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., d)`.
+
+    Returns:
+        A tensor of shape `(..., d, params)`.
+
+    Raises:
+        ValueError: If an argument is none of these, or the last axis of the inputs is
+            not `event_shape`.
+
+    Example:
+        >>> made = AutoregressiveNetwork(2, hidden_units=(16, 16), activation="relu")
+        >>> made(tf.zeros([5, 3])).shape
+        TensorShape([5, 3, 2])
+    """
+
+    def __init__(
+        self,
+        params: int,
+        event_shape: Shape | None = None,
+        hidden_units: Sequence[int] = (),
+        input_order: str | Sequence[int] = "left-to-right",
+        hidden_degrees: str = "equal",
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        seed: int | None = None,
+        output_initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
+        owner = type(self).__name__
+        self.params = integer(params, "params", owner)
+        self.event_shape = None if event_shape is None else _vector(event_shape, owner)
+        self.hidden_units = checked_hidden_units(hidden_units, owner)
+        self.input_order = _checked_order(input_order, self.event_shape)
+        self.hidden_degrees = _checked_degrees(hidden_degrees)
+        self.activation = keras.activations.get(activation)
+        self.use_bias = bool(use_bias)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.output_initializer = keras.initializers.get(output_initializer)
+        # Kept in the config, so that a loaded network has the masks of the saved one.
+        self.seed = random.getrandbits(31) if seed is None else int(seed)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the masks, kernels and biases."""
+        size = input_shape[-1] if len(input_shape) else None
+        if size is None or self.event_shape not in (None, (size,)):
+            raise ValueError(
+                f"`{type(self).__name__}` expects inputs of shape (..., d), with d "
+                f"known and that of event_shape={self.event_shape}. Received: "
+                f"inputs.shape={tuple(input_shape)}. Give inputs of that width, or "
+                "leave `event_shape` out."
+            )
+        self._masks = self._make_masks(size)
+        widths = [size, *self.hidden_units, size * self.params]
+        self.kernels, self.biases = [], []
+        for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+            self.kernels.append(self._add_kernel(i, inputs, outputs))
+            if self.use_bias:
+                self.biases.append(self._add_bias(i, outputs))
+        self.built = True
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """The parameters of each coordinate, from the coordinates before it."""
+        inputs = tf.convert_to_tensor(inputs)
+        size = self.kernels[0].shape[0]
+        x = tf.reshape(inputs, [-1, size])
+        for i, kernel in enumerate(self.kernels):
+            x = x if i == 0 else self.activation(x)
+            x = tf.matmul(x, kernel * tf.constant(self._masks[i], x.dtype))
+            x = x + self.biases[i] if self.use_bias else x
+        return tf.reshape(x, [*batch_axes(inputs), size, self.params])
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The input's shape and `params`."""
+        return (*input_shape, self.params)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        output = self.output_initializer
+        return {
+            **super().get_config(),
+            "params": self.params,
+            "event_shape": self.event_shape,
+            "hidden_units": self.hidden_units,
+            "input_order": self.input_order,
+            "hidden_degrees": self.hidden_degrees,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "seed": self.seed,
+            "output_initializer": output and keras.initializers.serialize(output),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "AutoregressiveNetwork":
+        """Restores functions before calling `__init__`."""
+        return cls(**revive_arguments(config))
+
+    def _add_kernel(self, index: int, inputs: int, outputs: int) -> Any:
+        last = index == len(self.hidden_units)
+        initializer = (last and self.output_initializer) or self.kernel_initializer
+        # A copy: one initializer without a seed draws the same for every kernel.
+        draw = keras.initializers.get(keras.initializers.serialize(initializer))
+        mask = self._masks[index]
+        return self.add_weight(
+            name=f"kernel_{index}",
+            shape=(inputs, outputs),
+            initializer=lambda shape, dtype: (
+                tf.constant(mask, dtype) * draw(shape, dtype=dtype)
+            ),
+        )
+
+    def _add_bias(self, index: int, outputs: int) -> Any:
+        return self.add_weight(
+            name=f"bias_{index}", shape=(outputs,), initializer="zeros"
+        )
+
+    def _make_masks(self, size: int) -> tuple[np.ndarray, ...]:
+        rng = np.random.default_rng(self.seed)
+        order = _order(self.input_order, size, rng)
+        degrees = [order]
+        for units in self.hidden_units:
+            lowest = min(degrees[-1].min(), size - 1)
+            if self.hidden_degrees == "random":
+                degrees.append(rng.integers(lowest, size, units))
+            else:
+                shares = np.arange(1, units + 1) * (size - 1) / (units + 1)
+                degrees.append(np.maximum(lowest, np.ceil(shares)))
+        hidden = [
+            below[:, None] <= above for below, above in itertools.pairwise(degrees)
+        ]
+        last = np.repeat(degrees[-1][:, None] < order, self.params, axis=1)
+        return (*hidden, last)
+
+
+def checked_hidden_units(hidden_units: Any, owner: str) -> tuple[int, ...]:
+    """Returns the widths of hidden layers, if that is what they are.
+
+    Args:
+        hidden_units: What the user gave.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        A tuple of positive integers.
+
+    Raises:
+        ValueError: If it is no sequence, or not of positive integers.
+
+    Example:
+        >>> checked_hidden_units([64, 64], "Flow")
+        (64, 64)
+    """
+    try:
+        units = tuple(operator.index(width) for width in hidden_units)
+    except TypeError:
+        units = (0,)
+    if any(width < 1 for width in units):
+        raise ValueError(
+            f"`{owner}` expects `hidden_units` to be a sequence of positive integers. "
+            f"Received: hidden_units={hidden_units!r}. Give the width of each hidden "
+            "layer, such as (64, 64)."
+        )
+    return units
+
+
+def _vector(event_shape: Any, owner: str) -> tuple[int, ...]:
+    shape = canonical_event_shape(event_shape, owner)
+    if len(shape) != 1:
+        raise ValueError(
+            f"`{owner}` expects `event_shape` to be that of a vector. Received: "
+            f"event_shape={event_shape!r}. Flatten the event first."
+        )
+    return shape
+
+
+def _checked_order(order: Any, event_shape: Any) -> Any:
+    places: Any = order if isinstance(order, str) else tuple(map(int, order))
+    valid = places in _ORDERS
+    if not isinstance(order, str):
+        valid = sorted(places) == list(range(1, len(places) + 1))
+        valid = valid and event_shape in (None, (len(places),))
+    if not valid:
+        raise ValueError(
+            f"`AutoregressiveNetwork` expects `input_order` to be one of {_ORDERS}, or "
+            f"a permutation of 1 to d. Received: input_order={order!r}. Give for each "
+            "input its place in the order, such as (2, 1, 3)."
+        )
+    return places
+
+
+def _checked_degrees(degrees: Any) -> str:
+    if degrees not in _DEGREES:
+        raise ValueError(
+            f"`AutoregressiveNetwork` expects `hidden_degrees` to be one of {_DEGREES}."
+            f" Received: hidden_degrees={degrees!r}. 'equal' is usual."
+        )
+    return str(degrees)
+
+
+def _order(order: Any, size: int, rng: Any) -> np.ndarray:
+    places = np.arange(1, size + 1)
+    if order == "right-to-left":
+        return places[::-1]
+    if order == "random":
+        return rng.permutation(places)
+    if not isinstance(order, str):
+        _checked_order(order, (size,))
+        return np.array(order)
+    return places

@@ -1,0 +1,71 @@
+"""One masked autoregressive flow with a network of one's own."""
+
+from typing import Any
+
+import keras
+
+from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
+from tfp_vae.layers.flow_layer import FlowLayer, masked_autoregressive
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class AutoregressiveTransform(FlowLayer):
+    """A masked autoregressive flow over the distribution of the layer in front.
+
+        x[i] = u[i] exp(s_i(x[:i])) + m_i(x[:i]),    s = 5 tanh(raw / 5)
+
+    with the shifts m and raw log scales that `made` computes. For several in a row, and
+    for other kinds, see `Flow`.
+
+    Reference:
+        `tfp.layers.AutoregressiveTransform`, without the bound on s; Papamakarios,
+        Pavlakou, Murray, "Masked Autoregressive Flow for Density Estimation", 2017.
+
+    Args:
+        made: An `AutoregressiveNetwork` with `params=2`.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: The output of a distribution layer, with event shape `(d,)`.
+
+    Returns:
+        A `TransformedDistribution` with the batch shape of the input.
+
+    Raises:
+        ValueError: If `made` is no such network, or the input is no distribution of
+            vectors.
+
+    Example:
+        >>> made = AutoregressiveNetwork(2, hidden_units=[10], activation="relu")
+        >>> model = keras.Sequential([
+        ...     keras.layers.Dense(4), tv.IndependentNormal(2),
+        ...     AutoregressiveTransform(made)])
+        >>> model(tf.zeros([5, 1])).log_prob(tf.zeros([5, 2])).shape
+        TensorShape([5])
+    """
+
+    def __init__(self, made: AutoregressiveNetwork, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(made, AutoregressiveNetwork) or made.params != 2:
+            raise ValueError(
+                "`AutoregressiveTransform` expects `made` to be an "
+                "`AutoregressiveNetwork` with params=2, a shift and a log scale for "
+                f"each coordinate. Received: made={made!r} with params="
+                f"{getattr(made, 'params', None)}. Make it with "
+                "`AutoregressiveNetwork(2, hidden_units=(64,), activation='relu')`."
+            )
+        self.made = made
+
+    def build_networks(self, size: int) -> None:
+        """Makes the network's variables."""
+        if not self.made.built:
+            self.made.build((None, size))
+
+    def make_bijector(self) -> Any:
+        """The autoregressive flow of the network."""
+        return masked_autoregressive(self.made)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`, the network serialized."""
+        made = keras.saving.serialize_keras_object(self.made)
+        return {**super().get_config(), "made": made}
