@@ -1,0 +1,83 @@
+"""A learned mixture of normals as the prior."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae.checks import integer
+from tfp_vae.constraints import float_policy
+from tfp_vae.layers.mixture_same_family import MixtureNormal
+from tfp_vae.layers.variable_layer import VariableLayer
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class MixturePrior(keras.layers.Layer):
+    """The prior p(z) = sum_k w[k] N(z; loc[k], diag(scale[k])^2), all of it learned.
+
+    At first the weights are equal, the scales 1 and the locations normal draws. The KL
+    to it has no closed form, and is estimated with the draw that the decoder sees.
+
+    Reference:
+        Dilokthanakul et al., Deep unsupervised clustering with Gaussian mixture VAEs,
+        2016; Tomczak and Welling, VAE with a VampPrior, 2018 ("MoG").
+
+    Args:
+        event_size: The dimension d of a latent.
+        num_components: The number of components.
+        seed: Seed of the first locations; by default one that
+            `keras.utils.set_random_seed` governs.
+        **kwargs: Passed to `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Ignored.
+
+    Returns:
+        A `MixtureSameFamily` with batch shape `()`.
+
+    Raises:
+        ValueError: If `event_size` or `num_components` is no positive integer.
+
+    Example:
+        >>> p = MixturePrior(16, num_components=100)()
+        >>> p.event_shape, len(MixturePrior(16, 100).trainable_variables)
+        (TensorShape([16]), 1)
+    """
+
+    def __init__(
+        self,
+        event_size: int,
+        num_components: int,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
+        owner = type(self).__name__
+        self.event_size = integer(event_size, "event_size", owner)
+        self.num_components = integer(num_components, "num_components", owner)
+        self.seed = seed
+        d, k = self.event_size, self.num_components
+        self.family = MixtureNormal(k, d, dtype=self.dtype_policy)
+        width = MixtureNormal.params_size(k, d)
+        self.parameters = VariableLayer(width, dtype=self.dtype_policy)
+        loc = keras.random.normal((k, d), seed=seed)
+        raw = np.full((k, d), math.log(math.expm1(1.0)), "float32")
+        components = tf.reshape(tf.concat([loc, raw], axis=-1), [-1])
+        start = tf.concat([tf.zeros(k), components], axis=0)
+        self.parameters.constant.assign(start)
+        self.built = True
+
+    def call(self, inputs: Any = None) -> Any:
+        """The distribution, whatever the inputs."""
+        return self.family.make_distribution(self.parameters())
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "event_size": self.event_size,
+            "num_components": self.num_components,
+            "seed": self.seed,
+        }
