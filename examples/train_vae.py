@@ -31,11 +31,24 @@ LIKELIHOODS: dict[str, Any] = {
     "normal": tv.IndependentNormal,
     "logistic": tv.IndependentLogistic,
 }
+ON_THE_SPHERE: dict[str, Any] = {
+    "power-spherical": tv.PowerSpherical,
+    "von-mises-fisher": tv.VonMisesFisher,
+}
 POSTERIORS: dict[str, Any] = {
     "normal": tv.IndependentNormal,
     "tril": tv.MultivariateNormalTriL,
+    **ON_THE_SPHERE,
 }
-PRIORS = ["standard", "learned", "laplace"]
+PRIORS: dict[str, Any] = {
+    "standard": lambda size, network, k: tv.StandardNormal(size),
+    "learned": lambda size, network, k: tv.LearnedNormal(size),
+    "laplace": lambda size, network, k: tfd.Sample(tfd.Laplace(0.0, 1.0), size),
+    "mixture": lambda size, network, k: tv.MixturePrior(size, k),
+    "vamp": lambda size, network, k: tv.VampPrior(network, k, activation="sigmoid"),
+    "flow": lambda size, network, k: tv.FlowPrior(size),
+    "sphere": lambda size, network, k: tv.SphericalUniform(size),
+}
 # Latent size, epochs, batch size and likelihood, where the command line gives none.
 DEFAULTS = {
     "digits": (2, 150, 16, "bernoulli"),
@@ -91,17 +104,17 @@ def build(
     """Makes the encoder with its KL, the decoder, and the prior p(z)."""
     shape, latent_size = images.train.shape[1:], args.latent_size
     posterior, likelihood = POSTERIORS[args.posterior], LIKELIHOODS[args.likelihood]
-    prior = _prior(args.prior, latent_size)
-    encoder = keras.Sequential(
+    network = keras.Sequential(
         [
             keras.Input(shape),
             keras.layers.Flatten(),
             keras.layers.Dense(400, activation="relu"),
             keras.layers.Dense(posterior.params_size(latent_size)),
             posterior(latent_size),
-            tv.KLDivergenceAddLoss(prior),
         ]
     )
+    prior = PRIORS[args.prior](latent_size, network, args.components)
+    encoder = keras.Sequential([network, tv.KLDivergenceAddLoss(prior)])
     last = keras.layers.Dense(likelihood.params_size(shape))
     decoder = keras.Sequential(
         [
@@ -119,17 +132,6 @@ def build(
     else:
         last.bias.assign(np.concatenate([mean, np.log(np.expm1(scale))]))
     return encoder, decoder, prior
-
-
-def _prior(name: str, latent_size: int) -> Any:
-    if name == "standard":
-        return tv.StandardNormal(latent_size)
-    if name == "laplace":
-        return tfd.Independent(tfd.Laplace(tf.zeros(latent_size), 1.0), 1)
-    variable = tv.VariableLayer(tv.IndependentNormal.params_size(latent_size))
-    scale_of_one = math.log(math.expm1(1.0))
-    variable.constant.assign([0.0] * latent_size + [scale_of_one] * latent_size)
-    return keras.Sequential([variable, tv.IndependentNormal(latent_size)])
 
 
 def describe(images: datasets.Images, likelihood: str) -> str:
@@ -185,7 +187,7 @@ def pictures(
     x: np.ndarray,
 ) -> dict[str, Figure]:
     """Draws reconstructions, samples and, where it is a plane, the latent space."""
-    z = encoder(x).mean()
+    z = encoder(x).mode()
     rows = {"test images": images.test[:12] / (images.levels - 1)}
     if images.levels > 2 and np.isin(x, (0, 1)).all():
         rows["binarized: what the model sees"] = x[:12]
@@ -204,7 +206,7 @@ def pictures(
     if z.shape[-1] == 2:
         figures["latent.png"] = Figure((6, 5.5), layout="tight")
         axes = figures["latent.png"].subplots()
-        axes.set(title="means of q(z|x), test images", xlabel="z[0]", ylabel="z[1]")
+        axes.set(title="modes of q(z|x), test images", xlabel="z[0]", ylabel="z[1]")
         labels = images.test_labels
         style: Any = {} if labels is None else {"c": labels, "cmap": "tab10"}
         points = axes.scatter(z[:, 0], z[:, 1], **{"s": 10, **style})
@@ -232,13 +234,13 @@ def check_saved(vae: keras.Model, x: np.ndarray, output: pathlib.Path) -> None:
     served = tf.saved_model.load(output / "served")
     # First what needs a draw of z: all three go on from the saved state of the seeds.
     ours, of_loaded, of_served = map(np.asarray, (vae(x), loaded(x), served.serve(x)))
-    encoded, decoded = _means(vae, x)
-    encoded_again, decoded_again = _means(loaded, x)
+    encoded, decoded = _modes(vae, x)
+    encoded_again, decoded_again = _modes(loaded, x)
     # bfloat16, with its 8 bits, and TF32 round otherwise in eager than in fused code.
     exact = not _gpus() and keras.config.dtype_policy().name == "float32"
     tolerance = 1e-5 if exact else 5e-2
     for name, error in {
-        "vae.keras, encoder mean": encoded_again - encoded,
+        "vae.keras, encoder mode": encoded_again - encoded,
         "vae.keras, decoder mean": decoded_again - decoded,
         "vae.keras, same draw of z": of_loaded - ours,
         "served, same draw of z": of_served - ours,
@@ -252,10 +254,10 @@ def check_saved(vae: keras.Model, x: np.ndarray, output: pathlib.Path) -> None:
             )
 
 
-def _means(vae: keras.Model, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of q(z|x), and of p(x|z) at that z."""
+def _modes(vae: keras.Model, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Modes of q(z|x), and means of p(x|z) at that z."""
     *_, divergence, decoder = vae.layers
-    z = keras.Model(vae.inputs[0], divergence.output)(x).mean()
+    z = keras.Model(vae.inputs[0], divergence.output)(x).mode()
     return z.numpy(), decoder(z).mean().numpy()
 
 
@@ -274,7 +276,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--data-dir", help=f"directory of the files; {datasets.VARIABLE} does the same")
     add("--likelihood", choices=LIKELIHOODS, help="default bernoulli; freyfaces normal")
     add("--posterior", choices=POSTERIORS, default="normal", help="default normal")
-    add("--prior", choices=PRIORS, default="standard", help="default standard")
+    prior = "default standard; of the spherical posteriors sphere"
+    add("--prior", choices=PRIORS, help=prior)
+    components = "of the mixture and vamp priors, default 100"
+    add("--components", type=_positive, default=100, help=components)
     add("--latent-size", type=_positive, help="default 20; digits 2, which is drawn")
     add("--epochs", type=_positive, help="default 20; digits 150, freyfaces 100")
     add("--batch-size", type=_positive, help="default 128; digits 16, freyfaces 32")
@@ -288,6 +293,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     defaults = DEFAULTS.get(args.dataset, DEFAULTS["others"])
     for name, default in zip(names, defaults, strict=True):
         setattr(args, name, getattr(args, name) or default)
+    spherical = args.posterior in ON_THE_SPHERE
+    args.prior = args.prior or ("sphere" if spherical else "standard")
     args.output = args.output or pathlib.Path("output") / args.dataset
     return args
 
