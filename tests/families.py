@@ -19,6 +19,8 @@ class Family(NamedTuple):
     values: Any  # rng, shape -> values in the support
     log_prob: Any  # parameters, values, event -> NumPy log-density
     theirs: Any = None  # parameters -> what tfp.layers makes of them
+    statistic: str = "mean"  # of those that the law has
+    xla_draws: bool = True  # whether TFP can draw it in a compiled function
 
 
 def reals(rng, shape):
@@ -35,6 +37,29 @@ def counts(rng, shape):
 
 def one_hot(rng, shape):
     return np.eye(shape[-1], dtype="float32")[rng.integers(0, shape[-1], shape[:-1])]
+
+
+def positives(rng, shape):
+    return rng.gamma(2.0, 1.0, shape).astype("float32")
+
+
+def fractions(rng, shape):
+    return rng.uniform(0.02, 0.98, shape).astype("float32")
+
+
+def directions(rng, shape):
+    x = rng.normal(size=shape)
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype("float32")
+
+
+def log_simplex(rng, shape):
+    return np.log(rng.dirichlet(np.ones(shape[-1]), shape[:-1])).astype("float32")
+
+
+def sixes(rng, shape):
+    return rng.multinomial(6, np.ones(shape[-1]) / shape[-1], shape[:-1]).astype(
+        "float32"
+    )
 
 
 def wide_cauchys(parameters):
@@ -129,5 +154,126 @@ FAMILIES = {
         reals,
         reference.mixture(reference.logistic, 2),
         lambda p: tfp.layers.MixtureLogistic.new(p, 2, 3),
+    ),
+    "IndependentLaplace": Family(
+        lambda **kw: tv.IndependentLaplace(3, **kw), 6, (3,), reals, reference.laplace
+    ),
+    "IndependentStudentT": Family(
+        lambda **kw: tv.IndependentStudentT(3, **kw),
+        9,
+        (3,),
+        reals,
+        reference.student_t,
+    ),
+    "IndependentLogNormal": Family(
+        lambda **kw: tv.IndependentLogNormal(3, **kw),
+        6,
+        (3,),
+        positives,
+        reference.log_normal,
+    ),
+    "IndependentGamma": Family(
+        lambda **kw: tv.IndependentGamma(3, **kw), 6, (3,), positives, reference.gamma
+    ),
+    "IndependentBeta": Family(
+        lambda **kw: tv.IndependentBeta(3, **kw), 6, (3,), fractions, reference.beta
+    ),
+    "IndependentKumaraswamy": Family(
+        lambda **kw: tv.IndependentKumaraswamy((3, 1), **kw),
+        6,
+        (3, 1),
+        fractions,
+        reference.kumaraswamy,
+    ),
+    "IndependentTruncatedNormal": Family(
+        lambda **kw: tv.IndependentTruncatedNormal(3, **kw),
+        6,
+        (3,),
+        fractions,
+        reference.truncated_normal,
+    ),
+    "IndependentContinuousBernoulli": Family(
+        lambda **kw: tv.IndependentContinuousBernoulli(3, **kw),
+        3,
+        (3,),
+        fractions,
+        reference.continuous_bernoulli,
+    ),
+    "IndependentCategorical": Family(
+        lambda **kw: tv.IndependentCategorical((2, 2), num_categories=6, **kw),
+        24,
+        (2, 2),
+        counts,
+        reference.categories,
+    ),
+    "QuantizedLogistic": Family(
+        lambda **kw: tv.QuantizedLogistic(3, num_components=2, low=0, high=5, **kw),
+        18,
+        (3,),
+        counts,
+        reference.quantized_logistics,
+    ),
+    "IndependentNegativeBinomial": Family(
+        lambda **kw: tv.IndependentNegativeBinomial(3, zero_inflated=True, **kw),
+        9,
+        (3,),
+        counts,
+        reference.zero_inflated_negative_binomial,
+        xla_draws=False,
+    ),
+    "Multinomial": Family(
+        lambda **kw: tv.Multinomial(3, 6, **kw), 3, (3,), sixes, reference.multinomial
+    ),
+    "DirichletMultinomial": Family(
+        lambda **kw: tv.DirichletMultinomial(3, 6, **kw),
+        3,
+        (3,),
+        sixes,
+        reference.dirichlet_multinomial,
+    ),
+    "MultivariateNormalDiag": Family(
+        lambda **kw: tv.MultivariateNormalDiag(3, **kw),
+        6,
+        (3,),
+        reals,
+        reference.normal,
+    ),
+    "IndependentRelaxedBernoulli": Family(
+        lambda **kw: tv.IndependentRelaxedBernoulli(3, 0.5, **kw),
+        3,
+        (3,),
+        reals,
+        reference.relaxed_bernoulli,
+    ),
+    "RelaxedOneHotCategorical": Family(
+        lambda **kw: tv.RelaxedOneHotCategorical(3, 0.5, **kw),
+        3,
+        (3,),
+        log_simplex,
+        reference.relaxed_one_hot,
+        statistic="sample",
+    ),
+    "Blockwise": Family(
+        lambda **kw: tv.Blockwise(
+            [tv.IndependentNormal(2), tv.IndependentLaplace(2)], **kw
+        ),
+        8,
+        (4,),
+        reals,
+        reference.blockwise,
+    ),
+    "PowerSpherical": Family(
+        lambda **kw: tv.PowerSpherical(3, **kw),
+        4,
+        (3,),
+        directions,
+        reference.power_spherical,
+    ),
+    "VonMisesFisher": Family(
+        lambda **kw: tv.VonMisesFisher(3, **kw),
+        4,
+        (3,),
+        directions,
+        reference.von_mises_fisher,
     ),
 }

@@ -18,12 +18,15 @@ FLOORS = {
     "distribution_tensor": 1,
     "constraints": 1,
     "events": 1,
+    "closed_forms": 1,
+    "distributions": 1,
     "divergences": 1,
     "serialization": 1,
+    "supports": 1,
     "layers": 2,
     "priors": 2,
     "losses": 3,
-    "support": 3,
+    "values": 3,
     "__init__": 9,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -39,7 +42,13 @@ def imports(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
             "tfp_vae"
         ):
-            yield node.module
+            # `from tfp_vae import distributions`: the one public sub-package.
+            package = node.module == "tfp_vae" and path == PACKAGE / "__init__.py"
+            yield from (
+                [f"tfp_vae.{a.name}.__init__" for a in node.names]
+                if package
+                else [node.module]
+            )
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.startswith("tfp_vae"))
 

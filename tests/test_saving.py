@@ -44,7 +44,7 @@ def test_every_layer_saves_and_loads(name, tmp_path, rng):
         [
             keras.Input((5,)),
             keras.layers.Dense(family.width),
-            family.make(convert_to_tensor_fn="mean"),
+            family.make(convert_to_tensor_fn=family.statistic),
         ]
     )
     x = rng.normal(size=(4, 5)).astype("float32")

@@ -1,50 +1,106 @@
 """TFP distributions as Keras 3 layer outputs, and the VAEs made of them."""
 
+from tfp_vae import distributions as distributions
 from tfp_vae.distribution_tensor import DistributionTensor
+from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
+from tfp_vae.layers.autoregressive_transform import AutoregressiveTransform
+from tfp_vae.layers.blockwise import Blockwise
+from tfp_vae.layers.counts import IndependentNegativeBinomial, IndependentPoisson
 from tfp_vae.layers.distribution_lambda import DistributionLambda
 from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.flow import Flow
 from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
-from tfp_vae.layers.independent_poisson import IndependentPoisson
+from tfp_vae.layers.independent_categorical import IndependentCategorical
+from tfp_vae.layers.independent_continuous_bernoulli import (
+    IndependentContinuousBernoulli,
+)
+from tfp_vae.layers.independent_student_t import IndependentStudentT
+from tfp_vae.layers.independent_truncated_normal import IndependentTruncatedNormal
 from tfp_vae.layers.kl_divergence import KLDivergenceAddLoss, KLDivergenceRegularizer
-from tfp_vae.layers.location_scale import IndependentLogistic, IndependentNormal
+from tfp_vae.layers.location_scale import (
+    IndependentLaplace,
+    IndependentLogistic,
+    IndependentNormal,
+)
 from tfp_vae.layers.mixture_same_family import (
     MixtureLogistic,
     MixtureNormal,
     MixtureSameFamily,
 )
+from tfp_vae.layers.multinomial import DirichletMultinomial, Multinomial
+from tfp_vae.layers.multivariate_normal_diag import MultivariateNormalDiag
 from tfp_vae.layers.multivariate_normal_tril import MultivariateNormalTriL
 from tfp_vae.layers.one_hot_categorical import (
     CategoricalMixtureOfOneHotCategorical,
     OneHotCategorical,
 )
+from tfp_vae.layers.positive import IndependentGamma, IndependentLogNormal
+from tfp_vae.layers.quantized_logistic import QuantizedLogistic
+from tfp_vae.layers.relaxed import IndependentRelaxedBernoulli, RelaxedOneHotCategorical
+from tfp_vae.layers.spherical import PowerSpherical, VonMisesFisher
+from tfp_vae.layers.unit_interval import IndependentBeta, IndependentKumaraswamy
 from tfp_vae.layers.variable_layer import VariableLayer
 from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
+from tfp_vae.priors.autoregressive_prior import AutoregressivePrior
+from tfp_vae.priors.flow_prior import FlowPrior
+from tfp_vae.priors.learned_normal import LearnedNormal
+from tfp_vae.priors.mixture_prior import MixturePrior
 from tfp_vae.priors.prior import prior_distribution
+from tfp_vae.priors.spherical_uniform import SphericalUniform
 from tfp_vae.priors.standard_normal import StandardNormal
-from tfp_vae.support import check_values
+from tfp_vae.priors.vamp_prior import VampPrior
+from tfp_vae.values import check_values
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AutoregressiveNetwork",
+    "AutoregressivePrior",
+    "AutoregressiveTransform",
+    "Blockwise",
     "CategoricalMixtureOfOneHotCategorical",
+    "DirichletMultinomial",
     "DistributionLambda",
     "DistributionLayer",
     "DistributionTensor",
+    "Flow",
+    "FlowPrior",
     "IndependentBernoulli",
+    "IndependentBeta",
+    "IndependentCategorical",
+    "IndependentContinuousBernoulli",
+    "IndependentGamma",
+    "IndependentKumaraswamy",
+    "IndependentLaplace",
+    "IndependentLogNormal",
     "IndependentLogistic",
+    "IndependentNegativeBinomial",
     "IndependentNormal",
     "IndependentPoisson",
+    "IndependentRelaxedBernoulli",
+    "IndependentStudentT",
+    "IndependentTruncatedNormal",
     "KLDivergenceAddLoss",
     "KLDivergenceRegularizer",
+    "LearnedNormal",
     "LogLikelihood",
     "MixtureLogistic",
     "MixtureNormal",
+    "MixturePrior",
     "MixtureSameFamily",
+    "Multinomial",
+    "MultivariateNormalDiag",
     "MultivariateNormalTriL",
     "NegativeLogLikelihood",
     "OneHotCategorical",
+    "PowerSpherical",
+    "QuantizedLogistic",
+    "RelaxedOneHotCategorical",
+    "SphericalUniform",
     "StandardNormal",
+    "VampPrior",
     "VariableLayer",
+    "VonMisesFisher",
     "check_values",
     "prior_distribution",
 ]

@@ -125,3 +125,34 @@ def positive_number(value: Any, name: str, owner: str) -> float:
             f"Received: {name}={value!r}. A value such as 1e-5 is usual."
         )
     return number
+
+
+def interval(low: Any, high: Any, owner: str) -> tuple[float, float]:
+    """Returns both ends of an interval as `float`, or says how they must lie.
+
+    Args:
+        low: Lower end.
+        high: Upper end.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        The ends.
+
+    Raises:
+        ValueError: If they are no finite numbers with `low < high`.
+
+    Example:
+        >>> interval(0, 255, "Layer")
+        (0.0, 255.0)
+    """
+    try:
+        ends = float(low), float(high)
+    except (TypeError, ValueError):
+        ends = (math.nan, math.nan)
+    if not -math.inf < ends[0] < ends[1] < math.inf:
+        raise ValueError(
+            f"`{owner}` expects two finite numbers with low < high. Received: "
+            f"low={low!r}, high={high!r}. Give the ends of the interval in which the "
+            "values lie."
+        )
+    return ends

@@ -7,6 +7,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 SCALE_FLOOR = 1e-5
+LOG_LIMIT = 40.0
+_INVERSE_LIMIT = 1e8
 
 
 def float_policy(dtype: Any = None) -> Any:
@@ -55,6 +57,31 @@ def positive(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
     )
 
 
+def bounded(raw: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """Cuts reals at both ends of an interval, for what float32 could not hold beyond:
+
+        bounded(raw) = min(max(raw, low), high)
+
+    with a gradient of 1 everywhere, so that what has left the interval can come back.
+    Logarithms of rates and sizes are bounded to `LOG_LIMIT`, 40, on either side.
+
+    Args:
+        raw: Real tensor.
+        low: Smallest value that comes out.
+        high: Largest value that comes out.
+
+    Returns:
+        A tensor shaped like `raw`.
+
+    Example:
+        >>> bounded(tf.constant([-1e4, 0.5, 1e4]), -LOG_LIMIT, LOG_LIMIT).numpy()
+        array([-40. ,   0.5,  40. ], dtype=float32)
+    """
+    return tfp.math.clip_by_value_preserve_gradient(
+        raw, tf.cast(low, raw.dtype), tf.cast(high, raw.dtype)
+    )
+
+
 def lower_triangular(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
     """Maps reals to Cholesky factors:
 
@@ -62,7 +89,8 @@ def lower_triangular(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
 
     with the entries in the order of `tfp.math.fill_triangular`: the same numbers as
     `tfp.bijectors.FillScaleTriL`, whose gradient XLA cannot compile for a batch of
-    unknown size.
+    unknown size. Where an entry of the inverse could exceed 1e8, which float32 cannot
+    use, the entries below the diagonal shrink until the diagonal dominates its row.
 
     Args:
         raw: Real tensor of shape `(..., d * (d + 1) / 2)`.
@@ -79,4 +107,18 @@ def lower_triangular(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
     filled = tfp.math.fill_triangular(raw)
     diagonal = tf.eye(filled.shape[-1], dtype=filled.dtype)
     scale = tf.math.softplus(filled) + tf.cast(floor, filled.dtype)
-    return filled * (1 - diagonal) + scale * diagonal
+    below = filled * (1 - diagonal)
+    return below * _shrinkage(below, scale * diagonal) + scale * diagonal
+
+
+def _shrinkage(below: tf.Tensor, diagonal: tf.Tensor) -> tf.Tensor:
+    """Factor of each row below the diagonal: 1 but for a matrix near a singular one."""
+    below, diagonal = tf.stop_gradient(below), tf.stop_gradient(diagonal)
+    eye = tf.eye(below.shape[-1], batch_shape=tf.shape(below)[:-2], dtype=below.dtype)
+    inverse = tf.linalg.triangular_solve(below + diagonal, eye)
+    # What has overflowed is not below the limit either, nor is NaN.
+    usable = tf.reduce_all(tf.abs(inverse) < _INVERSE_LIMIT, axis=[-2, -1])
+    largest = tf.reduce_max(tf.abs(below), axis=-1, keepdims=True)
+    pivot = tf.reduce_sum(diagonal, axis=-1, keepdims=True)
+    dominated = pivot / tf.maximum(below.shape[-1] * largest, pivot)
+    return tf.where(usable[..., tf.newaxis, tf.newaxis], tf.ones_like(pivot), dominated)

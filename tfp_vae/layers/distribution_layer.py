@@ -111,10 +111,23 @@ class DistributionLayer(keras.layers.Layer):
         """
         raise NotImplementedError
 
+    def distribution_for(self, values: tf.Tensor) -> Any:
+        """A law of the family that can have drawn the values, if any of it can.
+
+        Args:
+            values: Tensor of shape `(n, *event_shape)`.
+
+        Returns:
+            A distribution; here the one of parameters 0, of batch shape `(1,)`.
+        """
+        zeros = tf.zeros([1, self.parameters_width], self.compute_dtype)
+        return self.make_distribution(zeros)
+
     def build(self, input_shape: Any) -> None:
         """Builds a learned prior that an activity regularizer brings along."""
-        if isinstance(self.activity_regularizer, KLDivergenceRegularizer):
-            self.activity_regularizer.build()
+        regularizer = self.activity_regularizer
+        if isinstance(regularizer, KLDivergenceRegularizer):
+            regularizer.build()
         self.built = True
 
     def call(self, inputs: Any, mask: Any = None) -> DistributionTensor:

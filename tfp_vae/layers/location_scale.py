@@ -1,5 +1,6 @@
 """Independent coordinates, each with its own location and scale."""
 
+import math
 from typing import Any, ClassVar
 
 import keras
@@ -9,12 +10,14 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import Shape, positive_number
 from tfp_vae.constraints import SCALE_FLOOR, positive
 from tfp_vae.events import event_size, independent, split_event
-from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.independent_layer import IndependentLayer
 
 tfd = tfp.distributions
 
+SHARED = "shared"
 
-class LocationScaleLayer(DistributionLayer):
+
+class LocationScaleLayer(IndependentLayer):
     """One `loc` and one scale for each coordinate of the event.
 
         log p(x) = sum_i log p(x[i]; loc[i], scale[i])
@@ -28,6 +31,9 @@ class LocationScaleLayer(DistributionLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         scale_floor: Smallest scale.
+        scale: `None` for a scale of each coordinate, from the inputs; a number for a
+            fixed one; `"shared"` for a single one that is learned, a variable of the
+            layer that begins at 1. In both these cases the inputs are the `loc` alone.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -37,10 +43,13 @@ class LocationScaleLayer(DistributionLayer):
         An `Independent(family)` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If the last axis of the inputs is not `params_size`.
+        ValueError: If the last axis of the inputs is not `params_size`, or `scale` is
+            none of these.
 
     Example:
         >>> IndependentLogistic((2, 3))(tf.zeros([5, 12])).event_shape
+        TensorShape([2, 3])
+        >>> IndependentLogistic((2, 3), scale="shared")(tf.zeros([5, 6])).event_shape
         TensorShape([2, 3])
     """
 
@@ -52,16 +61,31 @@ class LocationScaleLayer(DistributionLayer):
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
         scale_floor: float = SCALE_FLOOR,
+        scale: float | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
         owner = type(self).__name__
         self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
+        self.scale = scale
+        if scale not in (None, SHARED):
+            self.scale = positive_number(scale, "scale", owner)
 
-    @staticmethod
-    def params_size(event_shape: Shape = (), name: str | None = None) -> int:
-        """One `loc` and one raw scale per coordinate."""
-        return 2 * event_size(event_shape, name or "params_size")
+    @classmethod
+    def params_size(
+        cls,
+        event_shape: Shape = (),
+        name: str | None = None,
+        scale: float | str | None = None,
+    ) -> int:
+        """One `loc` per coordinate, and one raw scale unless `scale` is given."""
+        parts = 2 if scale is None else 1
+        return parts * event_size(event_shape, name or "params_size")
+
+    @property
+    def parameters_width(self) -> int:
+        """`params_size` of this layer."""
+        return self.params_size(self.event_shape, scale=self.scale)
 
     @classmethod
     def new(
@@ -71,26 +95,46 @@ class LocationScaleLayer(DistributionLayer):
         validate_args: bool = False,
         name: str | None = None,
         scale_floor: float = SCALE_FLOOR,
+        scale: Any = None,
     ) -> Any:
         """Makes the distribution from a tensor of parameters."""
         owner = name or cls.__name__
         with tf.name_scope(owner):
-            loc, raw = split_event(params, event_shape, 2, owner)
-            base = cls.family(loc, positive(raw, scale_floor), validate_args)
+            parts = 2 if scale is None else 1
+            loc, *raw = split_event(params, event_shape, parts, owner)
+            if raw:
+                scale = positive(raw[0], scale_floor)
+            base = cls.family(loc, tf.cast(scale, loc.dtype), validate_args)
             return independent(base, event_shape, validate_args)
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the shared scale."""
+        if self.scale == SHARED and not self.built:
+            one = keras.initializers.Constant(math.log(math.expm1(1.0)))
+            self.raw_scale = self.add_weight(name="raw_scale", initializer=one)
+        super().build(input_shape)
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
+        scale = self.scale
+        if scale == SHARED:
+            raw = tf.convert_to_tensor(self.raw_scale)
+            scale = positive(raw, self.scale_floor)
         return self.new(
             parameters,
             self.event_shape,
             self.validate_args,
             scale_floor=self.scale_floor,
+            scale=scale,
         )
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
-        return {**super().get_config(), "scale_floor": self.scale_floor}
+        return {
+            **super().get_config(),
+            "scale_floor": self.scale_floor,
+            "scale": self.scale,
+        }
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -108,10 +152,13 @@ class IndependentNormal(LocationScaleLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         scale_floor: Smallest scale.
+        scale: `None` for one from the inputs per coordinate, a number for a fixed one,
+            `"shared"` for a single learned one.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
-        inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales.
+        inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales
+            where they are not given.
 
     Returns:
         An `Independent(Normal)` with `batch_shape == inputs.shape[:-1]`.
@@ -123,6 +170,12 @@ class IndependentNormal(LocationScaleLayer):
         >>> q = IndependentNormal(3)(tf.zeros([5, IndependentNormal.params_size(3)]))
         >>> q.batch_shape, q.event_shape, q.log_prob(tf.zeros([5, 3])).shape
         (TensorShape([5]), TensorShape([3]), TensorShape([5]))
+
+        With a scale of 1 the NLL is half the squared error and a constant:
+
+        >>> p = IndependentNormal(3, scale=1.0)(tf.zeros([1, 3]))
+        >>> float(-p.log_prob([1.0, 2.0, 3.0])[0]) - 1.5 * float(np.log(2 * np.pi))
+        7.0...
     """
 
     family = tfd.Normal
@@ -143,10 +196,13 @@ class IndependentLogistic(LocationScaleLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         scale_floor: Smallest scale.
+        scale: `None` for one from the inputs per coordinate, a number for a fixed one,
+            `"shared"` for a single learned one.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
-        inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales.
+        inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales
+            where they are not given.
 
     Returns:
         An `Independent(Logistic)` with `batch_shape == inputs.shape[:-1]`.
@@ -161,3 +217,41 @@ class IndependentLogistic(LocationScaleLayer):
     """
 
     family = tfd.Logistic
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class IndependentLaplace(LocationScaleLayer):
+    """Independent Laplace coordinates: the NLL is the absolute error, scaled.
+
+        log p(x) = sum_i -|x[i] - loc[i]| / scale[i] - log(2 scale[i])
+        scale = max(softplus(raw), scale_floor)
+
+    Reference:
+        `tfp.distributions.Laplace`.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        scale_floor: Smallest scale.
+        scale: `None` for one from the inputs per coordinate, a number for a fixed one,
+            `"shared"` for a single learned one.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales
+            where they are not given.
+
+    Returns:
+        An `Independent(Laplace)` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
+
+    Example:
+        >>> p = IndependentLaplace(3, scale=0.5)(tf.zeros([1, 3]))
+        >>> float(p.log_prob([1.0, 2.0, 3.0])[0])
+        -12.0
+    """
+
+    family = tfd.Laplace

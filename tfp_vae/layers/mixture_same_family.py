@@ -37,6 +37,9 @@ class MixtureSameFamily(DistributionLayer):
         component_layer: A distribution layer such as `IndependentNormal(3)`.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
+        reparameterize: Whether draws have gradients, as a posterior needs them: exact,
+            by the distribution functions of the coordinates, hence for components that
+            are independent coordinates with a known one (TFP, implicit gradients).
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -62,6 +65,7 @@ class MixtureSameFamily(DistributionLayer):
         component_layer: DistributionLayer,
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
+        reparameterize: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -70,6 +74,7 @@ class MixtureSameFamily(DistributionLayer):
             **kwargs,
         )
         owner = type(self).__name__
+        self.reparameterize = bool(reparameterize)
         self.num_components = integer(num_components, "num_components", owner)
         if not isinstance(component_layer, DistributionLayer):
             raise ValueError(
@@ -109,6 +114,7 @@ class MixtureSameFamily(DistributionLayer):
         validate_args: bool = False,
         name: str | None = None,
         family: Any = tfd.MixtureSameFamily,
+        reparameterize: bool = False,
     ) -> Any:
         """Makes the distribution from a tensor of parameters."""
         with tf.name_scope(name or "MixtureSameFamily"):
@@ -121,8 +127,16 @@ class MixtureSameFamily(DistributionLayer):
             return family(
                 tfd.Categorical(logits=params[..., :num_components]),
                 unwrap(components),
+                reparameterize=reparameterize,
                 validate_args=validate_args,
             )
+
+    def build(self, input_shape: Any) -> None:
+        """Builds what the component layer has of variables."""
+        if not self.component_layer.built:
+            width = self.component_layer.parameters_width
+            self.component_layer.build((*input_shape[:-1], width))
+        super().build(input_shape)
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
@@ -131,6 +145,7 @@ class MixtureSameFamily(DistributionLayer):
             self.num_components,
             self.component_layer.make_distribution,
             self.validate_args,
+            reparameterize=self.reparameterize,
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -140,6 +155,7 @@ class MixtureSameFamily(DistributionLayer):
             **super().get_config(),
             "num_components": self.num_components,
             "component_layer": layer,
+            "reparameterize": self.reparameterize,
         }
 
 

@@ -23,10 +23,31 @@ def test_draws_pass(name, rng):
         (tv.IndependentPoisson(3), 0.5),
         (tv.OneHotCategorical(3), 1.0),
         (tv.CategoricalMixtureOfOneHotCategorical(3, 2), 0.5),
+        (tv.MixtureSameFamily(2, tv.IndependentBernoulli(3)), 0.5),
+        (tv.IndependentLogNormal(3), -1.0),
+        (tv.IndependentGamma(3), -1.0),
+        (tv.IndependentBeta(3), 1.5),
+        (tv.IndependentKumaraswamy(3), 1.0),
+        (tv.IndependentTruncatedNormal(3), -0.5),
+        (tv.IndependentContinuousBernoulli(3), 2.0),
+        (tv.IndependentCategorical(3, num_categories=4), 4.0),
+        (tv.IndependentCategorical(3, num_categories=4), 0.5),
+        (tv.QuantizedLogistic(3), 0.5),
+        (tv.QuantizedLogistic(3), 256.0),
+        (tv.QuantizedLogistic(3, num_components=2, high=7), 8.0),
+        (tv.IndependentNegativeBinomial(3), 0.5),
+        (tv.IndependentPoisson(3, zero_inflated=True), 0.5),
+        (tv.Multinomial(3, 1), 2.0),
+        (tv.Multinomial(3, "input"), 0.5),
+        (tv.DirichletMultinomial(3, 1), 2.0),
+        (tv.VonMisesFisher(3), 1.0),
+        (tv.PowerSpherical(3), 1.0),
     ],
 )
 def test_values_out_of_support_are_an_error(layer, value):
-    x = np.zeros((1500, 3)) + np.eye(3)[0]
+    fits = layer.distribution_for(tf.eye(3)[:1])
+    x = np.zeros((1500, 3)) + np.asarray(fits.sample(seed=(1, 2)))[0]
+    tv.check_values(x, layer)
     x[-1] = value
     with pytest.raises(
         ValueError, match="can draw. Received: values from .*outside its support"

@@ -1,5 +1,7 @@
 """Checks data on the host, before a compiled step turns it into a NaN."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,19 +70,18 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
             "`check_values` expects a layer with a known number of parameters. "
             f"Received: {owner}. Use its distribution with validate_args=True."
         )
-    given, layer.validate_args = layer.validate_args, True
-    try:
-        distribution = layer.make_distribution(tf.zeros([1, layer.parameters_width]))
-    finally:
-        layer.validate_args = given
-    event = tuple(distribution.event_shape)
+    if not layer.built:
+        layer.build((None, layer.parameters_width))
+    event = tuple(layer.distribution_for(_as(values[:1], layer)).event_shape)
     if values.shape[1:] != event:
         raise ValueError(
             f"`check_values` expects values of shape (n, *{event}) for {owner}. "
             f"Received: values.shape={values.shape}. Reshape them, or give the layer "
             "their shape."
         )
-    if not _can_draw(distribution, values):
+    with _validation(layer):
+        possible = _can_draw(layer, values)
+    if not possible:
         raise ValueError(
             f"`check_values` expects values that {owner} can draw. Received: values "
             f"from {values.min()} to {values.max()} of dtype {values.dtype}, some of "
@@ -88,14 +89,39 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
         )
 
 
-def _can_draw(distribution: Any, values: np.ndarray) -> bool:
-    """Whether TFP accepts the values, and a cast to integers loses nothing of them."""
-    dtype = tf.as_dtype(distribution.dtype)
-    if dtype.is_integer and not np.array_equal(values, np.round(values)):
-        return False
-    try:
-        for start in range(0, len(values), _ROWS):
-            distribution.log_prob(tf.cast(values[start : start + _ROWS], dtype))
-    except tf.errors.InvalidArgumentError:
-        return False
+def _can_draw(layer: DistributionLayer, values: np.ndarray) -> bool:
+    """Whether TFP accepts the values, and gives them a probability."""
+    for start in range(0, len(values), _ROWS):
+        chunk = values[start : start + _ROWS]
+        try:
+            distribution = layer.distribution_for(_as(chunk, layer))
+            dtype = tf.as_dtype(distribution.dtype)
+            if dtype.is_integer and not np.array_equal(chunk, np.round(chunk)):
+                return False
+            log_prob = distribution.log_prob(tf.cast(chunk, dtype))
+        except tf.errors.InvalidArgumentError:
+            return False
+        if not np.isfinite(log_prob).all():
+            return False
     return True
+
+
+def _as(values: np.ndarray, layer: DistributionLayer) -> tf.Tensor:
+    return tf.cast(values, layer.compute_dtype)
+
+
+@contextlib.contextmanager
+def _validation(layer: DistributionLayer) -> Iterator[None]:
+    """TFP's own checks, in the layer and in the layers that it is made of."""
+    layers = [layer]
+    for each in layers:
+        inner = [getattr(each, "component_layer", None), *getattr(each, "layers", [])]
+        layers.extend(part for part in inner if part is not None)
+    given = [each.validate_args for each in layers]
+    for each in layers:
+        each.validate_args = True
+    try:
+        yield
+    finally:
+        for each, flag in zip(layers, given, strict=True):
+            each.validate_args = flag

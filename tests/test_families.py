@@ -1,0 +1,337 @@
+"""What single families promise beyond the contract of test_layers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import integrate, special, stats
+
+import tfp_vae as tv
+from tfp_vae.constraints import lower_triangular
+from tfp_vae.distributions import QuantizedLogistic
+
+tfd = tfp.distributions
+
+
+def test_with_a_scale_of_1_the_nll_is_the_squared_error(rng):
+    """And a constant: half of log 2 pi for each coordinate."""
+    x = rng.normal(size=(32, 6)).astype("float32")
+    keras.utils.set_random_seed(3)
+    losses = []
+    for last, loss in (
+        ([], lambda y, m: 0.5 * tf.reduce_sum((y - m) ** 2, -1)),
+        ([tv.IndependentNormal(6, "mean", scale=1.0)], tv.NegativeLogLikelihood()),
+    ):
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(6), *last])
+        model.compile("adam", loss=loss)
+        fit = model.fit(x, x, epochs=3, shuffle=False, verbose=0)
+        losses.append(np.array(fit.history["loss"]))
+    constant = 6 * 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(losses[1], losses[0] + constant, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer", [tv.IndependentNormal, tv.IndependentLaplace, tv.IndependentLogistic]
+)
+def test_a_shared_scale_is_one_variable_that_learns(layer, tmp_path, rng):
+    x = np.zeros((256, 3), "float32")
+    y = 0.05 * rng.normal(size=(256, 3)).astype("float32")
+    p = layer(3, "mean", scale="shared")
+    units = layer.params_size(3, scale="shared")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units), p])
+    assert units == 3
+    np.testing.assert_allclose(p(np.zeros((1, 3))).distribution.scale, 1.0, rtol=1e-6)
+    model.compile(keras.optimizers.Adam(0.05), loss=tv.NegativeLogLikelihood())
+    model.fit(x, y, epochs=100, batch_size=64, verbose=0)
+    estimates = {
+        tv.IndependentNormal: y.std(),
+        tv.IndependentLaplace: abs(y).mean(),
+        tv.IndependentLogistic: y.std() * np.sqrt(3) / np.pi,
+    }
+    scale = model(x).distribution.scale
+    assert scale.shape == ()
+    np.testing.assert_allclose(scale, estimates[layer], rtol=0.15)
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    assert again(x).distribution.scale == scale
+
+
+def test_a_shared_scale_inside_a_mixture_and_a_block(tmp_path):
+    shared = [tv.IndependentNormal(2, scale="shared") for _ in range(2)]
+    layers = [
+        tv.MixtureSameFamily(2, shared[0]),
+        tv.Blockwise([shared[1], tv.IndependentLaplace(1)]),
+    ]
+    x = np.zeros((4, 3), "float32")
+    for layer, size in zip(layers, (2, 3), strict=True):
+        model = keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(layer.parameters_width), layer]
+        )
+        model.compile("adam", loss=tv.NegativeLogLikelihood())
+        before = [v.numpy() for v in layer.trainable_variables]
+        model.fit(x, np.full((4, size), 3.0), verbose=0)
+        assert len(before) == 1
+        assert before[0] != layer.trainable_variables[0].numpy()
+        model.save(tmp_path / "m.keras")
+        again = keras.models.load_model(tmp_path / "m.keras")
+        y = np.ones((4, size), "float32")
+        np.testing.assert_array_equal(again(x).log_prob(y), model(x).log_prob(y))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, "common", float("nan")])
+def test_a_bad_scale_is_an_error(scale):
+    with pytest.raises(ValueError, match="finite number above 0. Received: scale="):
+        tv.IndependentNormal(3, scale=scale)
+
+
+def test_degrees_of_freedom_may_be_fixed(rng):
+    x = rng.normal(size=(5, 3)).astype("float32")
+    layer = tv.IndependentStudentT(3, df=4.0)
+    assert tv.IndependentStudentT.params_size(3, df=4.0) == 6
+    p = layer(np.zeros((5, 6), "float32"))
+    expected = stats.t.logpdf(x, 4.0, 0.0, np.log(2.0)).sum(-1)
+    np.testing.assert_allclose(p.log_prob(x), expected, rtol=1e-5)
+    assert tv.IndependentStudentT.from_config(layer.get_config()).df == 4.0
+
+
+def test_a_near_singular_covariance_keeps_its_diagonal():
+    raw = np.full((1, 10), 1e4, "float32")
+    raw[0, [4, 5, 9]] = -1e4  # of the diagonal 4, 9, 5, 0 in the order of entries
+    factor = lower_triangular(tf.constant(raw)).numpy()[0]
+    diagonal = np.diag(factor)
+    assert (diagonal > 0).all()
+    assert (np.abs(np.tril(factor, -1)).sum(1) <= diagonal * (1 + 1e-6)).all()
+
+
+def test_a_usable_covariance_is_left_alone(rng):
+    raw = rng.normal(size=(500, 55)).astype("float32")
+    expected = tfp.bijectors.FillScaleTriL(diag_shift=np.float32(1e-5))(raw)
+    np.testing.assert_allclose(lower_triangular(raw), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 30.0, 1e4])
+@pytest.mark.parametrize("loc", [-50.0, 3.2, 127.0, 255.0, 400.0])
+def test_quantized_logistic_in_float32(loc, scale):
+    """Against differences of SciPy's distribution function, in float64."""
+    x = np.arange(256.0)
+    law = stats.logistic(loc, np.float64(np.float32(scale)))
+    upper, lower = x + 0.5, x - 0.5
+    # On the side of the tail where the difference loses nothing.
+    probs = np.where(x < loc, law.cdf(upper) - law.cdf(lower), 0.0)
+    probs = np.where(x >= loc, law.sf(lower) - law.sf(upper), probs)
+    probs[0], probs[-1] = law.cdf(0.5), law.sf(254.5)
+    p = QuantizedLogistic(loc, scale)
+    np.testing.assert_allclose(p.prob(x.astype("float32")), probs, rtol=3e-5, atol=1e-7)
+    total = tf.reduce_sum(p.prob(x.astype("float32")))
+    np.testing.assert_allclose(total, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(p.mean(), (x * probs).sum(), rtol=1e-5, atol=1e-4)
+    assert p.prob(-1.0) == p.prob(256.0) == 0.0
+
+
+def test_quantized_logistic_draws_what_it_says():
+    p = QuantizedLogistic([1.0, 4.5], [0.7, 3.0], low=0, high=7)
+    draws = p.sample(20_000, seed=(1, 2)).numpy()
+    for k in range(2):
+        observed = np.bincount(draws[:, k].astype(int), minlength=8)
+        expected = 20_000 * p.prob(np.arange(8.0, dtype="float32")[:, None])[:, k]
+        keep = expected.numpy() > 5
+        chi2 = ((observed - expected) ** 2 / expected).numpy()[keep].sum()
+        assert chi2 < stats.chi2.ppf(1 - 1e-6, keep.sum() - 1)
+    with pytest.raises(ValueError, match="integers with low < high. Received"):
+        QuantizedLogistic(0.0, 1.0, low=3, high=3)
+
+
+@pytest.mark.parametrize("num_components", [1, 3])
+def test_a_network_of_zeros_means_the_middle_of_the_range(num_components):
+    units = tv.QuantizedLogistic.params_size(2, num_components=num_components)
+    layer = tv.QuantizedLogistic(2, "mean", num_components=num_components)
+    np.testing.assert_allclose(layer(np.zeros((1, units))), 127.5, rtol=1e-5)
+
+
+def test_the_mean_of_numbered_categories():
+    logits = np.log([[0.1, 0.2, 0.7]]).astype("float32")
+    p = tv.IndependentCategorical(1, "mean", num_categories=3)(logits)
+    np.testing.assert_allclose(p, [[1.6]], rtol=1e-6)
+    assert p.sample().dtype == tf.float32
+
+
+def test_the_continuous_bernoulli_has_the_constant_that_cross_entropy_lacks():
+    logits = 1.3
+    entropy = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
+
+    def density(x):
+        return np.exp(x * entropy[0] + (1 - x) * entropy[1])
+
+    constant = integrate.quad(density, 0, 1)[0]
+    p = tv.IndependentContinuousBernoulli()(np.array([[logits]], "float32"))
+    for x in (0.0, 0.3, 1.0):
+        expected = np.log(density(x) / constant)
+        np.testing.assert_allclose(p.log_prob([x]), [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [tv.Multinomial, tv.DirichletMultinomial])
+def test_a_total_from_the_inputs(layer, rng):
+    x = rng.multinomial(9, [0.2, 0.3, 0.5], 4).astype("float32")
+    x[1] *= 2
+    raw = rng.normal(size=(4, 3)).astype("float32")
+    inputs = np.concatenate([raw, x.sum(1, keepdims=True)], axis=1)
+    many = layer(3, "input")(inputs).log_prob(x)
+    assert layer.params_size(3) == 3
+    for k in range(4):
+        one = layer(3, x[k].sum())(raw[k : k + 1])
+        np.testing.assert_allclose(one.log_prob(x[k : k + 1])[0], many[k], rtol=1e-5)
+    tv.check_values(x, layer(3, "input"))
+    with pytest.raises(ValueError, match="above 0. Received: total_count=0"):
+        layer(3, 0)
+
+
+@pytest.mark.parametrize(
+    "layer", [tv.IndependentPoisson, tv.IndependentNegativeBinomial]
+)
+def test_zero_inflation(layer, rng):
+    parts = layer.params_size(1)
+    plain = rng.normal(size=(1, parts)).astype("float32")
+    inflated = np.concatenate([plain, [[0.7]]], axis=1).astype("float32")
+    x = np.arange(6.0, dtype="float32")[:, None]
+    pmf = layer(1)(plain).prob(x)
+    share = special.expit(0.7)
+    expected = share * (x[:, 0] == 0) + (1 - share) * pmf
+    p = layer(1, "mean", zero_inflated=True)(inflated)
+    np.testing.assert_allclose(p.prob(x), expected, rtol=1e-5)
+    mean = (1 - share) * layer(1, "mean")(plain)
+    np.testing.assert_allclose(p.mean(), mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize(
+    "make", [tv.IndependentRelaxedBernoulli, tv.RelaxedOneHotCategorical]
+)
+def test_low_temperatures_stay_finite(make, temperature, rng):
+    logits = tf.Variable(rng.normal(size=(200, 50)).astype("float32"))
+    with tf.GradientTape() as tape:
+        q = make(50, temperature)(logits)
+        z = tf.convert_to_tensor(q)
+        log_prob = q.log_prob(tf.identity(z))
+        loss = tf.reduce_sum(log_prob) + tf.reduce_sum(tf.exp(-tf.abs(z)))
+    assert np.isfinite(log_prob).all()
+    assert np.isfinite(tape.gradient(loss, logits)).all()
+
+
+def test_relaxed_draws_are_those_of_tfp_in_another_space(rng):
+    logits = rng.normal(size=(4,)).astype("float32")
+    q = tv.IndependentRelaxedBernoulli(4, 0.7)(logits[None])
+    theirs = tfd.RelaxedBernoulli(0.7, logits=logits)
+    x = rng.uniform(0.1, 0.9, (1, 4)).astype("float32")
+    y = special.logit(x)
+    jacobian = np.log(x * (1 - x))
+    expected = tf.reduce_sum(theirs.log_prob(x) + jacobian, -1)
+    np.testing.assert_allclose(q.log_prob(y), expected, rtol=1e-4)
+
+
+def test_a_temperature_can_be_annealed_and_comes_back(tmp_path):
+    temperature = keras.Variable(1.0, trainable=False)
+    prior = tfd.Sample(tfd.Logistic(0.0, 1.0), 3)
+    layer = tv.IndependentRelaxedBernoulli(3, temperature, name="q")
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(3),
+            layer,
+            tv.KLDivergenceAddLoss(prior),
+            keras.layers.Activation("sigmoid"),
+            keras.layers.Dense(3),
+            tv.IndependentBernoulli(3, "mean"),
+        ]
+    )
+    model.compile("adam", loss=tv.NegativeLogLikelihood())
+    cool = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: temperature.assign(1.0 / (1 + epoch))
+    )
+    x = np.eye(3, dtype="float32")
+    history = model.fit(x, x, epochs=4, callbacks=[cool], verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert float(model.layers[0](x).shape[0]) == 3
+    assert float(layer(x).distribution.scale) == 4.0
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras").get_layer("q")
+    assert float(again.temperature.numpy()) == 0.25
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, None, "low", float("inf")])
+def test_a_bad_temperature_is_an_error(temperature):
+    for make in (tv.IndependentRelaxedBernoulli, tv.RelaxedOneHotCategorical):
+        with pytest.raises(ValueError, match="number above 0.*Received: temperature"):
+            make(3, temperature)
+
+
+def test_the_ends_of_an_interval_are_checked():
+    for ends in ((1.0, 0.0), (0.0, float("inf")), ("a", 1.0)):
+        with pytest.raises(ValueError, match="with low < high. Received: low="):
+            tv.IndependentTruncatedNormal(3, low=ends[0], high=ends[1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tv.IndependentBeta(3, concentration_floor=0.0), "above 0"),
+        (lambda: tv.IndependentCategorical(3, num_categories=1), "at least 2"),
+        (lambda: tv.QuantizedLogistic(3, low=0.5), "integer of at least"),
+        (
+            lambda: tv.QuantizedLogistic(3, low=5, high=5),
+            "at least 6. Received: high=5",
+        ),
+        (lambda: tv.QuantizedLogistic(3, num_components=0), "at least 1"),
+        (lambda: tv.MultivariateNormalDiag(0), "at least 1"),
+        (lambda: tv.RelaxedOneHotCategorical(1, 0.5), "at least 2"),
+        (lambda: tv.IndependentStudentT(3, df=-1.0), "above 0. Received: df=-1.0"),
+        (lambda: tv.Blockwise([]), "list of distribution layers.*Received"),
+        (lambda: tv.Blockwise([tv.StandardNormal(2)]), "list of distribution layers"),
+        (lambda: tv.PowerSpherical(1), "at least 2. Received: event_size=1"),
+        (lambda: tv.VonMisesFisher(3, concentration=-1.0), "Received: concentration"),
+    ],
+)
+def test_bad_arguments_are_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_blocks_of_different_families_have_an_exact_kl(rng):
+    """A plane of normals beside a sphere, each with its own prior."""
+    layer = tv.Blockwise([tv.IndependentNormal(2), tv.PowerSpherical(4)])
+    params = rng.normal(size=(6, layer.parameters_width)).astype("float32")
+    prior = tfd.Blockwise(
+        [tfd.MultivariateNormalDiag(tf.zeros(2)), tfd.SphericalUniform(4)]
+    )
+    kl = tv.KLDivergenceAddLoss(prior, use_exact_kl=True)
+    q = layer(params)
+    kl(q)
+    parts = [
+        tfd.kl_divergence(a, b)
+        for a, b in zip(q.distributions, prior.distributions, strict=True)
+    ]
+    expected = tf.reduce_mean(tf.add_n(parts))
+    np.testing.assert_allclose(kl.losses[0], expected, rtol=1e-5)
+    draws = q.sample(3).numpy()
+    np.testing.assert_allclose(np.linalg.norm(draws[..., 2:], axis=-1), 1.0, rtol=1e-5)
+
+
+def test_any_two_families_make_a_vae(rng):
+    """Neither q nor p(z) need be normal, nor of one family."""
+    x = rng.normal(size=(64, 5)).astype("float32")
+    prior = tfd.Sample(tfd.Cauchy(0.0, 1.0), 2)
+    q = tv.DistributionLambda(
+        lambda t: tfd.Independent(tfd.Gumbel(t[..., :2], tf.exp(t[..., 2:])), 1)
+    )
+    encoder = [
+        keras.Input((5,)),
+        keras.layers.Dense(4),
+        q,
+        tv.KLDivergenceAddLoss(prior),
+    ]
+    decoder = [keras.layers.Dense(15), tv.IndependentStudentT(5, "mean")]
+    model = keras.Sequential([*encoder, *decoder])
+    model.compile(keras.optimizers.Adam(0.01), loss=tv.NegativeLogLikelihood())
+    losses = model.fit(x, x, epochs=10, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]

@@ -1,0 +1,130 @@
+"""A product of different families over blocks of one vector."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.layers.distribution_layer import DistributionLayer
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class Blockwise(DistributionLayer):
+    """Independent blocks of a vector, each with the law of another layer.
+
+        log p(x) = sum_j log p_j(x[block j]; parameters[block j])
+
+    The inputs are the parameters of the first block, then those of the second, and so
+    on; a draw is the flattened draws in the same order. The KL to a `Blockwise` prior,
+    or a `tfd.Blockwise`, is the sum over the blocks, exact where each is.
+
+    Reference:
+        `tfp.distributions.Blockwise`.
+
+    Args:
+        layers: Distribution layers, such as
+            `[IndependentNormal(3), VonMisesFisher(5)]`.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        A `Blockwise` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If `layers` are not distribution layers with a known number of
+            parameters, or the last axis of the inputs is not the sum of these.
+
+    Example:
+        >>> blocks = [tv.IndependentNormal(3), tv.IndependentLaplace(2)]
+        >>> q = Blockwise(blocks)(tf.zeros([7, Blockwise.params_size(blocks)]))
+        >>> q.batch_shape, q.event_shape
+        (TensorShape([7]), TensorShape([5]))
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[DistributionLayer],
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            convert_to_tensor_fn=convert_to_tensor_fn,
+            validate_args=validate_args,
+            **kwargs,
+        )
+        self.layers = _checked_layers(layers)
+
+    @staticmethod
+    def params_size(
+        layers: Sequence[DistributionLayer], name: str | None = None
+    ) -> int:
+        """The sum over the layers."""
+        return sum(_widths(_checked_layers(layers)))
+
+    @property
+    def parameters_width(self) -> int:
+        """The sum over the layers."""
+        return sum(_widths(self.layers))
+
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        return f"Blockwise([{', '.join(layer.description for layer in self.layers)}])"
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the layers of the blocks."""
+        for layer, width in zip(self.layers, _widths(self.layers), strict=True):
+            if not layer.built:
+                layer.build((*input_shape[:-1], width))
+        super().build(input_shape)
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        blocks = tf.split(parameters, _widths(self.layers), axis=-1)
+        return tfd.Blockwise(
+            [
+                unwrap(layer.make_distribution(block))
+                for layer, block in zip(self.layers, blocks, strict=True)
+            ],
+            validate_args=self.validate_args,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`, the layers serialized."""
+        layers = [keras.saving.serialize_keras_object(layer) for layer in self.layers]
+        return {**super().get_config(), "layers": layers}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DistributionLayer:
+        """Restores the layers before calling `__init__`."""
+        layers = [keras.saving.deserialize_keras_object(c) for c in config["layers"]]
+        rest = {key: value for key, value in config.items() if key != "layers"}
+        return super().from_config({**rest, "layers": layers})
+
+
+def _checked_layers(layers: Any) -> list[DistributionLayer]:
+    layers = list(layers) if isinstance(layers, list | tuple) else []
+    if not layers or not all(
+        isinstance(layer, DistributionLayer) and layer.parameters_width
+        for layer in layers
+    ):
+        raise ValueError(
+            "`Blockwise` expects a list of distribution layers with a known number of "
+            f"parameters. Received: {layers!r}. Give instances such as "
+            "`[IndependentNormal(3), VonMisesFisher(5)]`."
+        )
+    return layers
+
+
+def _widths(layers: Sequence[DistributionLayer]) -> list[int]:
+    return [layer.parameters_width or 0 for layer in layers]

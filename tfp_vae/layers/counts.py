@@ -1,0 +1,203 @@
+"""Independent counts, with more zeros than such laws have where asked."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import Shape
+from tfp_vae.constraints import LOG_LIMIT, bounded, positive
+from tfp_vae.events import event_size, independent, split_event
+from tfp_vae.layers.independent_layer import IndependentLayer
+
+tfd = tfp.distributions
+
+
+class CountsLayer(IndependentLayer):
+    """Counts for each coordinate, zero with an extra probability where asked.
+
+        p(x) = prod_i pi[i] [x[i] = 0] + (1 - pi[i]) p(x[i]; parameters[i])
+        pi = sigmoid(logits)
+
+    where pi is 0 unless `zero_inflated`. The logits of pi come last in the inputs. A
+    concrete layer gives `parts` and `coordinates`, as an `IndependentLayer` does.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        zero_inflated: Whether a coordinate has an extra probability of 0.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        A `tfd.Independent` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
+
+    Example:
+        >>> IndependentPoisson(3, zero_inflated=True)(tf.zeros([5, 6])).event_shape
+        TensorShape([3])
+    """
+
+    def __init__(
+        self,
+        event_shape: Shape = (),
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        zero_inflated: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
+        self.zero_inflated = bool(zero_inflated)
+
+    @classmethod
+    def params_size(
+        cls,
+        event_shape: Shape = (),
+        name: str | None = None,
+        zero_inflated: bool = False,
+    ) -> int:
+        """`parts` numbers per coordinate, and a logit where `zero_inflated`."""
+        parts = cls.parts + bool(zero_inflated)
+        return parts * event_size(event_shape, name or "params_size")
+
+    @property
+    def parameters_width(self) -> int:
+        """`params_size` of this layer."""
+        return self.params_size(self.event_shape, None, self.zero_inflated)
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        parts = self.parts + self.zero_inflated
+        raw = split_event(parameters, self.event_shape, parts, self.description)
+        base = self.coordinates(*raw[: self.parts])
+        if self.zero_inflated:
+            # TFP 0.25 takes half the log-odds: its weights are softmax([l, -l]).
+            base = tfd.Inflated(
+                base,
+                inflated_loc_logits=raw[self.parts] / 2,
+                validate_args=self.validate_args,
+            )
+        return independent(base, self.event_shape, self.validate_args)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {**super().get_config(), "zero_inflated": self.zero_inflated}
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class IndependentPoisson(CountsLayer):
+    """A Poisson count for each coordinate, given the logarithm of its rate.
+
+        log p(x) = sum_i x[i] log_rate[i] - exp(log_rate[i]) - log x[i]!
+
+    with x[i] in {0, 1, 2, ...} and |log_rate| cut at 40, where float32 ends. With
+    `zero_inflated` a count is 0 with probability sigmoid(logits), and Poisson
+    otherwise; the logits follow the log rates in the inputs.
+
+    Reference:
+        `tfp.layers.IndependentPoisson`, `tfp.distributions.Inflated`.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        zero_inflated: Whether a coordinate has an extra probability of 0.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        An `Independent(Poisson)` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
+
+    Example:
+        >>> p = IndependentPoisson(3, "mean")(tf.zeros([5, 3]))
+        >>> p.event_shape, float(p[0, 0])
+        (TensorShape([3]), 1.0)
+    """
+
+    parts = 1
+
+    @staticmethod
+    def new(
+        params: Any,
+        event_shape: Shape = (),
+        validate_args: bool = False,
+        name: str | None = None,
+    ) -> Any:
+        """Makes the distribution from a tensor of log rates."""
+        owner = name or "IndependentPoisson"
+        with tf.name_scope(owner):
+            (log_rate,) = split_event(params, event_shape, 1, owner)
+            base = _poisson(log_rate, validate_args)
+            return independent(base, event_shape, validate_args)
+
+    def coordinates(self, *raw: tf.Tensor) -> Any:
+        """Poisson counts from log rates."""
+        return _poisson(raw[0], self.validate_args)
+
+
+def _poisson(log_rate: tf.Tensor, validate_args: bool) -> Any:
+    log_rate = bounded(log_rate, -LOG_LIMIT, LOG_LIMIT)
+    return tfd.Poisson(log_rate=log_rate, validate_args=validate_args)
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class IndependentNegativeBinomial(CountsLayer):
+    """A negative binomial count for each coordinate: a Poisson with a varying rate.
+
+        log p(x) = sum_i log (x[i] + n[i] - 1 choose x[i])
+                         + x[i] log s[i] + n[i] log(1 - s[i])
+        n = max(softplus(raw), 1e-5),  s = sigmoid(logits)
+
+    with mean n s / (1 - s) = n exp(logits) and variance mean + mean^2 / n: the total
+    count n is also called the inverse dispersion. The inputs are all raw n, then all
+    logits; with `zero_inflated` the logits of the extra zeros follow. A likelihood
+    under XLA too, where TFP cannot draw it: convert with `"mean"` there.
+
+    Reference:
+        `tfp.distributions.NegativeBinomial`; Lopez et al., Deep generative modeling for
+        single-cell transcriptomics, 2018.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        zero_inflated: Whether a coordinate has an extra probability of 0.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        An `Independent(NegativeBinomial)` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`.
+
+    Example:
+        >>> p = IndependentNegativeBinomial(3, "mean")(tf.zeros([5, 6]))
+        >>> p.event_shape, round(float(p[0, 0]), 4)
+        (TensorShape([3]), 0.6931)
+    """
+
+    parts = 2
+
+    def coordinates(self, *raw: tf.Tensor) -> Any:
+        """Negative binomials from raw total counts and logits."""
+        total_count, logits = raw
+        return tfd.NegativeBinomial(
+            positive(total_count),
+            logits=bounded(logits, -LOG_LIMIT, LOG_LIMIT),
+            require_integer_total_count=False,
+            validate_args=self.validate_args,
+        )

@@ -1,0 +1,115 @@
+"""Pixels as one of 256 values, without an order between them."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import Shape, integer
+from tfp_vae.events import event_size, independent, split_event
+from tfp_vae.layers.distribution_layer import DistributionLayer
+
+tfd: Any = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class IndependentCategorical(DistributionLayer):
+    """One of K categories for each coordinate: a 256-way softmax over pixel values.
+
+        log p(x) = sum_i log softmax(logits[i])[x[i]],  x[i] in {0, ..., K - 1}
+
+    The inputs are the K logits of the first coordinate, then those of the second, and
+    so on: the flattened output of a convolution with K channels for each colour. Values
+    and draws are numbers of the parameters' dtype; the mean is that of the numbers.
+
+    Reference:
+        van den Oord et al., Pixel recurrent neural networks, 2016;
+        `tfp.distributions.Categorical`.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`; also `"logits"` and `"probs"`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        num_categories: The number K of categories.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of logits, of shape `(..., params_size)`.
+
+    Returns:
+        An `Independent(Categorical)` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`, or there are
+            less than 2 categories.
+
+    Example:
+        >>> p = IndependentCategorical((8, 8, 1), "mean")(tf.zeros([2, 8 * 8 * 256]))
+        >>> p.shape, round(float(p[0, 0, 0, 0]), 2)
+        (TensorShape([2, 8, 8, 1]), 127.5)
+    """
+
+    def __init__(
+        self,
+        event_shape: Shape = (),
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        num_categories: int = 256,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
+        owner = type(self).__name__
+        self.num_categories = integer(num_categories, "num_categories", owner, 2)
+
+    @staticmethod
+    def params_size(
+        event_shape: Shape = (), name: str | None = None, num_categories: int = 256
+    ) -> int:
+        """`num_categories` logits per coordinate."""
+        owner = name or "params_size"
+        categories = integer(num_categories, "num_categories", owner, 2)
+        return categories * event_size(event_shape, owner)
+
+    @property
+    def parameters_width(self) -> int:
+        """`params_size` of this layer."""
+        return self.params_size(self.event_shape, None, self.num_categories)
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        shape = (*self.event_shape, self.num_categories)
+        (logits,) = split_event(parameters, shape, 1, self.description)
+        base = _NumberedCategorical(logits, self.validate_args)
+        return independent(base, self.event_shape, self.validate_args)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {**super().get_config(), "num_categories": self.num_categories}
+
+
+class _NumberedCategorical(tfd.Categorical):
+    """Categories that are the numbers 0 to K - 1, and so have a mean.
+
+    Of the logits' dtype, for which TFP's own checks of values raise a `TypeError`.
+    """
+
+    def __init__(self, logits: tf.Tensor, check_values: bool) -> None:
+        self._check_values = check_values
+        super().__init__(logits=logits, dtype=logits.dtype)
+
+    def _mean(self) -> tf.Tensor:
+        probs = self.probs_parameter()
+        numbers = tf.range(tf.shape(probs)[-1])
+        return tf.linalg.matvec(probs, tf.cast(numbers, probs.dtype))
+
+    def _sample_control_dependencies(self, x: tf.Tensor) -> list[Any]:
+        if not self._check_values:
+            return []
+        categories = tf.cast(self._num_categories(), x.dtype)
+        message = "Values must be integers from 0 to num_categories - 1."
+        return [
+            tf.debugging.assert_equal(x, tf.round(x), message),
+            tf.debugging.assert_non_negative(x, message),
+            tf.debugging.assert_less(x, categories, message),
+        ]

@@ -1,0 +1,99 @@
+"""Independent coordinates with heavy tails."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import Shape, positive_number
+from tfp_vae.constraints import SCALE_FLOOR, positive
+from tfp_vae.events import event_size
+from tfp_vae.layers.independent_layer import IndependentLayer
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class IndependentStudentT(IndependentLayer):
+    """Student's t for each coordinate, for data with outliers.
+
+        log p(x) = sum_i log StudentT(x[i]; df[i], loc[i], scale[i])
+        scale = max(softplus(raw), scale_floor),  df = 1 + max(softplus(raw), 1e-5)
+
+    so that the mean exists. The inputs are all `loc`, all raw scales, then all raw
+    degrees of freedom.
+
+    Reference:
+        `tfp.distributions.StudentT`.
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        scale_floor: Smallest scale.
+        df: A number for fixed degrees of freedom; `None` for those of the inputs.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        An `Independent(StudentT)` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`, or `df` is not
+            positive.
+
+    Example:
+        >>> p = IndependentStudentT(3, df=4.0)(tf.zeros([5, 6]))
+        >>> p.event_shape, IndependentStudentT.params_size(3)
+        (TensorShape([3]), 9)
+    """
+
+    parts = 3
+
+    def __init__(
+        self,
+        event_shape: Shape = (),
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        scale_floor: float = SCALE_FLOOR,
+        df: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
+        owner = type(self).__name__
+        self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
+        self.df = None if df is None else positive_number(df, "df", owner)
+
+    @classmethod
+    def params_size(
+        cls, event_shape: Shape = (), name: str | None = None, df: float | None = None
+    ) -> int:
+        """`loc`, raw scale and raw `df`, unless that is given, per coordinate."""
+        parts = 3 if df is None else 2
+        return parts * event_size(event_shape, name or "params_size")
+
+    @property
+    def parameters_width(self) -> int:
+        """`params_size` of this layer."""
+        return self.params_size(self.event_shape, df=self.df)
+
+    def coordinates(self, *raw: tf.Tensor) -> Any:
+        """Student's t from `loc`, raw scale and raw `df`."""
+        loc, scale, *df = raw
+        return tfd.StudentT(
+            1 + positive(df[0]) if df else tf.cast(self.df, loc.dtype),
+            loc,
+            positive(scale, self.scale_floor),
+            validate_args=self.validate_args,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "scale_floor": self.scale_floor,
+            "df": self.df,
+        }

@@ -1,0 +1,202 @@
+"""Counts that share a total: bags of words."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import integer, parameters_width, positive_number
+from tfp_vae.constraints import positive
+from tfp_vae.layers.distribution_layer import DistributionLayer
+
+tfd: Any = tfp.distributions
+
+INPUT = "input"
+
+
+class SharedTotalLayer(DistributionLayer):
+    """Counts of d categories with a given total.
+
+    The total is one number, or `"input"`: then the inputs have one more column, the
+    last, with the total of each example, which the user puts there:
+
+        Concatenate()([Dense(params_size(d))(h), total])
+
+    A concrete layer gives `from_total`.
+
+    Args:
+        event_size: The number of categories d.
+        total_count: The total, or `"input"`.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time. Without it
+            values of another total get a log-likelihood that is no probability:
+            `check_values` looks for them.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., event_size)`, or `(..., event_size + 1)` where
+            `total_count="input"`.
+
+    Returns:
+        A distribution with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs has another width, or the total is
+            not positive.
+
+    Example:
+        >>> p = Multinomial(3, "input")(tf.constant([[0.0, 0.0, 0.0, 6.0]]))
+        >>> p.mean().numpy()
+        array([[2., 2., 2.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        event_size: int,
+        total_count: float | str,
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            convert_to_tensor_fn=convert_to_tensor_fn,
+            validate_args=validate_args,
+            **kwargs,
+        )
+        owner = type(self).__name__
+        self.event_size = integer(event_size, "event_size", owner)
+        self.total_count = total_count
+        if total_count != INPUT:
+            self.total_count = positive_number(total_count, "total_count", owner)
+
+    @staticmethod
+    def params_size(event_size: int, name: str | None = None) -> int:
+        """One parameter per category; a total that is an input comes on top."""
+        return integer(event_size, "event_size", name or "params_size")
+
+    @property
+    def parameters_width(self) -> int:
+        """The number of categories, and the total where it is an input."""
+        return self.event_size + (self.total_count == INPUT)
+
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        return f"{type(self).__name__}({self.event_size}, {self.total_count!r})"
+
+    def from_total(self, total_count: Any, raw: tf.Tensor) -> Any:
+        """From the total and a parameter per category to the distribution.
+
+        Args:
+            total_count: Tensor of shape `(...)`, or one number.
+            raw: Tensor of shape `(..., event_size)`.
+
+        Returns:
+            A distribution.
+        """
+        raise NotImplementedError
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        parameters_width(parameters.shape, self.parameters_width, self.description)
+        raw, total = parameters[..., : self.event_size], self.total_count
+        if total == INPUT:
+            return self.from_total(parameters[..., self.event_size], raw)
+        return self.from_total(tf.cast(total, raw.dtype), raw)
+
+    def distribution_for(self, values: tf.Tensor) -> Any:
+        """A law that can have drawn the values: of their own totals, if need be."""
+        total = tf.reduce_sum(values, axis=-1)
+        if self.total_count != INPUT:
+            total = tf.cast(self.total_count, values.dtype)
+        return self.from_total(total, tf.zeros_like(values))
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "event_size": self.event_size,
+            "total_count": self.total_count,
+        }
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class Multinomial(SharedTotalLayer):
+    """Counts of d categories among n draws.
+
+        log p(x) = log n! - sum_i log x[i]! + sum_i x[i] log softmax(logits)[i]
+
+    Reference:
+        `tfp.distributions.Multinomial`.
+
+    Args:
+        event_size: The number of categories d.
+        total_count: The total n; `"input"` where it is the last column of the inputs.
+        convert_to_tensor_fn: See `DistributionLayer`; also `"logits"` and `"probs"`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of logits, of shape `(..., event_size)`; with one more column
+            where `total_count="input"`.
+
+    Returns:
+        A `Multinomial` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs has another width, or the total is
+            not positive.
+
+    Example:
+        >>> Multinomial(4, 100, "mean")(tf.zeros([1, 4])).numpy()
+        array([[25., 25., 25., 25.]], dtype=float32)
+    """
+
+    def from_total(self, total_count: Any, raw: tf.Tensor) -> Any:
+        """A multinomial from logits."""
+        return tfd.Multinomial(
+            total_count, logits=raw, validate_args=self.validate_args
+        )
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class DirichletMultinomial(SharedTotalLayer):
+    """Counts of d categories among n draws, whose probabilities are Dirichlet.
+
+        log p(x) = log n! - sum_i log x[i]! + log B(a + x) - log B(a)
+        a = max(softplus(raw), 1e-5)
+
+    with B the multivariate beta function: a multinomial with more variance.
+
+    Reference:
+        `tfp.distributions.DirichletMultinomial`.
+
+    Args:
+        event_size: The number of categories d.
+        total_count: The total n; `"input"` where it is the last column of the inputs.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of raw concentrations, of shape `(..., event_size)`; with one
+            more column where `total_count="input"`.
+
+    Returns:
+        A `DirichletMultinomial` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs has another width, or the total is
+            not positive.
+
+    Example:
+        >>> DirichletMultinomial(4, 100, "mean")(tf.zeros([1, 4])).numpy()
+        array([[25., 25., 25., 25.]], dtype=float32)
+    """
+
+    def from_total(self, total_count: Any, raw: tf.Tensor) -> Any:
+        """A Dirichlet-multinomial from raw concentrations."""
+        return tfd.DirichletMultinomial(
+            total_count, positive(raw), validate_args=self.validate_args
+        )

@@ -1,0 +1,124 @@
+"""Pixels of 256 levels as rounded logistics, and mixtures of such for each pixel."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import Shape, integer
+from tfp_vae.constraints import SCALE_FLOOR, positive
+from tfp_vae.distributions.quantized_logistic import (
+    QuantizedLogistic as QuantizedLogisticLaw,
+)
+from tfp_vae.events import event_size, independent, split_event
+from tfp_vae.layers.distribution_layer import DistributionLayer
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class QuantizedLogistic(DistributionLayer):
+    """A logistic rounded to an integer for each pixel, or a mixture of K such.
+
+        log p(x) = sum_i log sum_k w[i, k] P(round(y) = x[i]),
+        y ~ Logistic(loc[i, k], scale[i, k]),  w[i] = softmax(logits[i])
+
+    where all of the law below `low` belongs to `low`, and all above `high` to `high`.
+    The network's outputs are in units of half the range: with h = (high - low) / 2,
+
+        loc = low + h + h raw,  scale = h max(softplus(raw), 1e-5)
+
+    so that outputs near 0 describe the middle of the range. The inputs are all raw
+    `loc`, then all raw scales; with more than one component each of these is
+    (coordinate, component) and all logits follow. Values are integers, 0 to 255, not
+    numbers between 0 and 1.
+
+    Reference:
+        Salimans et al., PixelCNN++, 2017, without its dependence between the colours of
+        a pixel. https://arxiv.org/abs/1701.05517
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether values are checked at run time.
+        num_components: The number K of logistics for each coordinate.
+        low: Smallest value.
+        high: Largest value.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        An `Independent` of quantized logistics, or of mixtures of them, with
+        `batch_shape == inputs.shape[:-1]`. Draws are not reparameterised.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`, or the ends are
+            not integers with `low < high`.
+
+    Example:
+        >>> units = QuantizedLogistic.params_size((8, 8, 1), num_components=5)
+        >>> layer = QuantizedLogistic((8, 8, 1), "mean", num_components=5)
+        >>> p = layer(tf.zeros([2, units]))
+        >>> units, p.event_shape, round(float(p[0, 0, 0, 0]), 2)
+        (960, TensorShape([8, 8, 1]), 127.5)
+    """
+
+    def __init__(
+        self,
+        event_shape: Shape = (),
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        num_components: int = 1,
+        low: int = 0,
+        high: int = 255,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
+        owner = type(self).__name__
+        self.num_components = integer(num_components, "num_components", owner)
+        self.low = integer(low, "low", owner, minimum=-(2**24))
+        self.high = integer(high, "high", owner, minimum=self.low + 1)
+
+    @staticmethod
+    def params_size(
+        event_shape: Shape = (), name: str | None = None, num_components: int = 1
+    ) -> int:
+        """Two per coordinate, or three per component of each."""
+        count = integer(num_components, "num_components", name or "params_size")
+        size = event_size(event_shape, name or "params_size")
+        return size * (2 if count == 1 else 3 * count)
+
+    @property
+    def parameters_width(self) -> int:
+        """`params_size` of this layer."""
+        return self.params_size(self.event_shape, None, self.num_components)
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        mixture = self.num_components > 1
+        shape = (*self.event_shape, *[self.num_components] * mixture)
+        parts = split_event(parameters, shape, 2 + mixture, self.description)
+        half = (self.high - self.low) / 2
+        base = QuantizedLogisticLaw(
+            self.low + half + half * parts[0],
+            half * positive(parts[1], SCALE_FLOOR),
+            self.low,
+            self.high,
+            validate_args=self.validate_args,
+        )
+        if mixture:
+            weights = tfd.Categorical(logits=parts[2])
+            base = tfd.MixtureSameFamily(weights, base)
+        return independent(base, self.event_shape, self.validate_args)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "num_components": self.num_components,
+            "low": self.low,
+            "high": self.high,
+        }

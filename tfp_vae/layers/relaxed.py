@@ -1,0 +1,205 @@
+"""Relaxations of discrete latents, in the space of logits."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_vae.layers.annealed as annealed
+from tfp_vae.checks import Shape, integer
+from tfp_vae.events import event_size, independent, split_event
+from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.serialization import revive_arguments
+
+tfd = tfp.distributions
+
+
+class RelaxedLayer(DistributionLayer):
+    """A continuous relaxation of a discrete law, with a temperature.
+
+    Draws are logits, or logarithms of probabilities, not the probabilities: those round
+    to exact zeros and ones in float32, where their density is infinite. The KL is the
+    same number in either space; a decoder begins with the activation that a concrete
+    layer names. The prior has to be a relaxed law in the same space.
+
+    Args:
+        event_shape: See the concrete layer.
+        temperature: Positive number, a variable that is not trainable, or a callable
+            without arguments; low is close to discrete.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of logits.
+
+    Returns:
+        A distribution with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the temperature is not positive.
+
+    Example:
+        >>> temperature = keras.Variable(1.0, trainable=False)
+        >>> layer = IndependentRelaxedBernoulli(3, temperature)
+        >>> _ = temperature.assign(0.1)
+        >>> float(layer(tf.zeros([1, 3])).distribution.scale)
+        10.0
+    """
+
+    def __init__(
+        self,
+        event_shape: Shape,
+        temperature: Any,
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
+        owner = f"`{type(self).__name__}`"
+        if temperature is None:
+            temperature = float("nan")
+        self.temperature = annealed.checked(temperature, "temperature", owner, False)
+
+    @property
+    def present_temperature(self) -> tf.Tensor:
+        """The temperature now."""
+        owner = f"`{type(self).__name__}`"
+        return annealed.present(self.temperature, "temperature", owner)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        temperature = annealed.serialize(self.temperature)
+        return {**super().get_config(), "temperature": temperature}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "RelaxedLayer":
+        """Restores functions and variables before calling `__init__`."""
+        temperature = annealed.revive(config["temperature"], "temperature")
+        return cls(**revive_arguments({**config, "temperature": temperature}))
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class IndependentRelaxedBernoulli(RelaxedLayer):
+    """A relaxed Bernoulli for each coordinate, drawn as its logit.
+
+        y[i] ~ Logistic(logits[i] / temperature, 1 / temperature)
+        bit[i] = sigmoid(y[i])
+
+    The decoder begins with `keras.layers.Activation("sigmoid")`; a prior with
+    probability 1/2 is `tfd.Sample(tfd.Logistic(0.0, 1 / temperature), event_shape)`.
+
+    Reference:
+        Maddison et al., The Concrete distribution, 2017, appendix C.
+        https://arxiv.org/abs/1611.00712
+
+    Args:
+        event_shape: Shape of one draw, or an integer for a vector.
+        temperature: Positive number, a variable that is not trainable, or a callable
+            without arguments.
+        convert_to_tensor_fn: See `DistributionLayer`; `"mean"` is the mean logit.
+        validate_args: Whether TFP checks parameters and values at run time.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of logits, of shape `(..., params_size)`.
+
+    Returns:
+        An `Independent(Logistic)` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `params_size`, or the
+            temperature not positive.
+
+    Example:
+        >>> q = IndependentRelaxedBernoulli(20, temperature=0.1)(tf.zeros([5, 20]))
+        >>> bits = tf.sigmoid(q)
+        >>> bits.shape, bool(tf.reduce_all(tf.math.is_finite(q.log_prob(q))))
+        (TensorShape([5, 20]), True)
+    """
+
+    @staticmethod
+    def params_size(event_shape: Shape, name: str | None = None) -> int:
+        """One logit per coordinate."""
+        return event_size(event_shape, name or "params_size")
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        (logits,) = split_event(parameters, self.event_shape, 1, self.description)
+        scale = 1 / tf.cast(self.present_temperature, logits.dtype)
+        base = tfd.Logistic(logits * scale, scale, self.validate_args)
+        return independent(base, self.event_shape, self.validate_args)
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class RelaxedOneHotCategorical(RelaxedLayer):
+    """A relaxed one-hot vector (Gumbel-softmax), drawn as its logarithm.
+
+        y = log softmax((logits + g) / temperature),  g[i] ~ Gumbel(0, 1)
+
+    where exp(y) is on the simplex, and one-hot as the temperature goes to 0. The
+    decoder begins with `keras.layers.Activation("exponential")`; a prior of equal
+    probabilities is `tfd.ExpRelaxedOneHotCategorical(temperature, tf.zeros(d))`.
+
+    Reference:
+        Maddison et al., The Concrete distribution, 2017, appendix C;
+        Jang et al., Categorical reparameterization with Gumbel-softmax, 2017;
+        `tfp.distributions.ExpRelaxedOneHotCategorical`.
+
+    Args:
+        event_size: The number of categories d.
+        temperature: Positive number, a variable that is not trainable, or a callable
+            without arguments.
+        convert_to_tensor_fn: `"sample"`, or a callable: the law has no moments.
+        validate_args: Whether TFP checks parameters and values at run time.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of logits, of shape `(..., event_size)`.
+
+    Returns:
+        An `ExpRelaxedOneHotCategorical` with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If the last axis of the inputs is not `event_size`, or the
+            temperature not positive.
+
+    Example:
+        >>> q = RelaxedOneHotCategorical(10, temperature=0.1)(tf.zeros([5, 10]))
+        >>> simplex = tf.exp(q)
+        >>> np.allclose(tf.reduce_sum(simplex, -1), 1.0, atol=1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        event_size: int,
+        temperature: Any,
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.event_size = integer(event_size, "event_size", type(self).__name__, 2)
+        super().__init__(
+            self.event_size, temperature, convert_to_tensor_fn, validate_args, **kwargs
+        )
+
+    @staticmethod
+    def params_size(event_size: int, name: str | None = None) -> int:
+        """One logit per category."""
+        size = event_size[0] if isinstance(event_size, tuple) else event_size
+        return integer(size, "event_size", name or "params_size", 2)
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        temperature = tf.cast(self.present_temperature, parameters.dtype)
+        return tfd.ExpRelaxedOneHotCategorical(
+            temperature, logits=parameters, validate_args=self.validate_args
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        config = super().get_config()
+        config.pop("event_shape")
+        return {**config, "event_size": self.event_size}

@@ -1,0 +1,198 @@
+"""Directions: laws on the unit sphere."""
+
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from tfp_vae.checks import integer
+from tfp_vae.distributions.power_spherical import PowerSpherical as PowerSphericalLaw
+from tfp_vae.distributions.sphere import finite_non_negative, unit_vector
+from tfp_vae.distributions.von_mises_fisher import VonMisesFisher as VonMisesFisherLaw
+from tfp_vae.layers.distribution_layer import DistributionLayer
+
+
+class SphericalLayer(DistributionLayer):
+    """A direction in R^m and how concentrated the unit vectors are around it.
+
+        mean_direction = raw[:m] / |raw[:m]|
+        concentration = concentration_floor + softplus(raw[m])
+
+    A concrete layer names its `family`, a class that takes `mean_direction` and
+    `concentration`. The event has `event_size` = m coordinates, and m - 1 degrees of
+    freedom: what the literature calls S^10 is `event_size=11`.
+
+    Args:
+        event_size: The number m of coordinates, at least 2.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        concentration: A number that fixes the concentration, which then is no
+            parameter; the KL to the uniform prior is constant.
+        concentration_floor: Smallest concentration; above 0 it keeps the posterior
+            away from the prior.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`.
+
+    Returns:
+        A distribution with `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If `event_size` is below 2, a concentration is negative or not
+            finite, or the last axis of the inputs is not `params_size`.
+
+    Example:
+        >>> PowerSpherical(3)(tf.zeros([5, 4])).event_shape
+        TensorShape([3])
+    """
+
+    family: ClassVar[Any]
+
+    def __init__(
+        self,
+        event_size: int,
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        concentration: float | None = None,
+        concentration_floor: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            convert_to_tensor_fn=convert_to_tensor_fn,
+            validate_args=validate_args,
+            **kwargs,
+        )
+        owner = type(self).__name__
+        self.event_size = integer(event_size, "event_size", owner, minimum=2)
+        if concentration is not None:
+            finite_non_negative(concentration, "concentration", owner)
+            concentration = float(concentration)
+        self.concentration = concentration
+        finite_non_negative(concentration_floor, "concentration_floor", owner)
+        self.concentration_floor = float(concentration_floor)
+
+    @staticmethod
+    def params_size(
+        event_size: int, name: str | None = None, concentration: float | None = None
+    ) -> int:
+        """The coordinates of a direction and, unless it is fixed, a concentration."""
+        m = integer(event_size, "event_size", name or "params_size", minimum=2)
+        return m if concentration is not None else m + 1
+
+    @property
+    def parameters_width(self) -> int:
+        """`params_size` of this layer's event size."""
+        return self.params_size(self.event_size, concentration=self.concentration)
+
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        return f"{type(self).__name__}({self.event_size})"
+
+    def make_distribution(self, parameters: tf.Tensor) -> Any:
+        """Makes the distribution from the inputs."""
+        mean_direction = unit_vector(parameters[..., : self.event_size])
+        if self.concentration is None:
+            raw = parameters[..., self.event_size]
+            concentration = self.concentration_floor + tf.math.softplus(raw)
+        else:
+            concentration = tf.constant(self.concentration, parameters.dtype)
+        return self.family(mean_direction, concentration, self.validate_args)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "event_size": self.event_size,
+            "concentration": self.concentration,
+            "concentration_floor": self.concentration_floor,
+        }
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class VonMisesFisher(SphericalLayer):
+    """A von Mises-Fisher law: the posterior of hyperspherical VAEs.
+
+        p(x) = C(k) exp(k mu.x),   mu = raw[:m] / |raw[:m]|
+        k = concentration_floor + softplus(raw[m])
+
+    The prior that belongs to it is `tfd.SphericalUniform(m)`, with the KL in closed
+    form. Draws have the exact gradient in every dimension.
+
+    Reference:
+        Davidson et al., Hyperspherical Variational Auto-Encoders, 2018,
+        https://arxiv.org/abs/1804.00891; with a fixed concentration, Guu et al.,
+        Generating Sentences by Editing Prototypes, 2018,
+        https://arxiv.org/abs/1709.08878.
+
+    Args:
+        event_size: The number m of coordinates, at least 2.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        concentration: A number that fixes the concentration k.
+        concentration_floor: Smallest concentration.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`: the direction, then the raw
+            concentration unless it is fixed.
+
+    Returns:
+        A `tfp_vae.distributions.VonMisesFisher` with
+        `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If `event_size` is below 2, a concentration is negative or not
+            finite, or the last axis of the inputs is not `params_size`.
+
+    Example:
+        >>> q = VonMisesFisher(3)(tf.ones([5, VonMisesFisher.params_size(3)]))
+        >>> q.mode()[0].numpy().round(3), q.sample().shape
+        (array([0.577, 0.577, 0.577], dtype=float32), TensorShape([5, 3]))
+    """
+
+    family = VonMisesFisherLaw
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class PowerSpherical(SphericalLayer):
+    """A power spherical law: drawn without rejection, else much like the former.
+
+        p(x) = (1 + mu.x)^k / N(k),   mu = raw[:m] / |raw[:m]|
+        k = concentration_floor + softplus(raw[m])
+
+    The prior that belongs to it is `tfd.SphericalUniform(m)`, with the KL in closed
+    form.
+
+    Reference:
+        De Cao and Aziz, The Power Spherical distribution, 2020.
+        https://arxiv.org/abs/2006.04437
+
+    Args:
+        event_size: The number m of coordinates, at least 2.
+        convert_to_tensor_fn: See `DistributionLayer`.
+        validate_args: Whether TFP checks parameters and values at run time.
+        concentration: A number that fixes the concentration k.
+        concentration_floor: Smallest concentration.
+        **kwargs: Passed to `DistributionLayer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(..., params_size)`: the direction, then the raw
+            concentration unless it is fixed.
+
+    Returns:
+        A `tfp_vae.distributions.PowerSpherical` with
+        `batch_shape == inputs.shape[:-1]`.
+
+    Raises:
+        ValueError: If `event_size` is below 2, a concentration is negative or not
+            finite, or the last axis of the inputs is not `params_size`.
+
+    Example:
+        >>> q = PowerSpherical(3)(tf.ones([5, PowerSpherical.params_size(3)]))
+        >>> q.mode()[0].numpy().round(3), q.sample().shape
+        (array([0.577, 0.577, 0.577], dtype=float32), TensorShape([5, 3]))
+    """
+
+    family = PowerSphericalLaw
