@@ -89,7 +89,9 @@ PRIORS: dict[str, Any] = {
     "beta": lambda: tfd.Sample(tfd.Beta(2.0, 1.0), D),
     "uniform": lambda: tfd.Sample(tfd.Uniform(), D),
     "`SphericalUniform`": lambda: tv.SphericalUniform(D)(),
-    "von Mises-Fisher": lambda: tv.distributions.VonMisesFisher(np.eye(D)[0], 3.0),
+    "von Mises-Fisher": lambda: tv.distributions.VonMisesFisher(
+        np.eye(D, dtype="float32")[0], 3.0
+    ),
     "mixture": lambda: tv.MixturePrior(D, 3)(),
     "normal and spherical blocks": lambda: tfd.Blockwise(
         [
@@ -219,7 +221,9 @@ def _closed_kls(make: Any, parameters: tf.Tensor) -> list[str]:
 def _closed(q: Any, p: Any) -> bool:
     try:
         kl = kl_divergence(q, p, use_exact_kl=True)
-    except ValueError:
+    except ValueError as error:
+        if "of one dtype" in str(error):
+            raise
         return False
     return bool(np.isfinite(kl).all())
 
