@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distributions.sphere import (
+    around_the_pole,
     as_kl,
     finite_non_negative,
     from_angle,
@@ -27,14 +28,14 @@ _OPPOSITE = 1e-32
 
 
 class PowerSpherical(tfp.distributions.PowerSpherical):
-    """Unit vectors around a mean direction, drawn without rejection.
+    """Unit vectors around a mean direction, with a density that is a power.
 
         p(x) = (1 + mu.x)^k / N(k)
         N(k) = 2^(2a + k) pi^a Gamma(a + k) / Gamma(2a + k),   a = (m - 1) / 2
 
     TFP's class, with finite gradients in every dimension m >= 2 and for concentrations
-    from 0 to 1e6 and more: the angle is drawn from two gamma variables, and has its
-    gradient by implicit reparameterisation; densities, KL and entropy are computed in
+    from 0 to 1e6 and more: the accepted angle has its gradient by implicit
+    reparameterisation; densities, KL and entropy are computed in
     float64. The KL is known to and from `tfd.SphericalUniform`, and to a von
     Mises-Fisher; there is none in closed form to another power spherical.
 
@@ -85,24 +86,18 @@ class PowerSpherical(tfp.distributions.PowerSpherical):
         m = mu.shape[-1]
         k = tf.cast(self.concentration, tf.float64)
         k = tf.broadcast_to(k, self.batch_shape_tensor())
-        angle_seed, around = tfp.random.split_seed(seed, 2, salt="power_spherical")
-        half = (m - 1) / 2
-        halves = tf.stack([tf.stop_gradient(k) + half, half * tf.ones_like(k)])
-        gammas = tfd.ExpGamma(halves, tf.ones([], k.dtype)).sample(n, seed=angle_seed)
-        log_near, log_far = tf.unstack(gammas, axis=1)
-        # (1 + cos(t)) / (1 - cos(t)) is a ratio of gamma variables.
-        angle = 2 * tf.atan(tf.exp((log_far - log_near) / 2))
-        power = tf.constant(m - 2.0, tf.float64)
+        power = tf.constant(m - 1.0, k.dtype)
+        spread = power / (2 * k + power)
+        log_accept = _log_accept(k, spread, m)
+        shape = tf.concat([[n], tf.shape(k), [m]], axis=0)
+        angle, tangent = around_the_pole(spread, log_accept, shape, seed)
         angle = reparameterized_angle(
             angle,
             k,
             m,
             tilt=_tilt,
             mean_tilt=functools.partial(mean_log_tilt, dimension=m),
-            mode=2 * tf.atan2(tf.sqrt(power), tf.sqrt(2 * k + power)),
-        )
-        tangent = tfp.random.spherical_uniform(
-            tf.shape(angle), m - 1, dtype=mu.dtype, seed=around
+            mode=2 * tf.atan2(tf.sqrt(power - 1), tf.sqrt(2 * k + power - 1)),
         )
         return from_angle(angle, tangent, mu)
 
@@ -126,6 +121,21 @@ class PowerSpherical(tfp.distributions.PowerSpherical):
         k = tf.cast(k if concentration is None else concentration, tf.float64)
         entropy = tf.cast(log_area(m) - _kl_to_uniform(k, m), self.dtype)
         return tf.broadcast_to(entropy, self.batch_shape_tensor())
+
+
+def _log_accept(k: tf.Tensor, spread: tf.Tensor, m: int) -> Any:
+    """Of a half angle: the ratio of both densities, at most 1, where tan^2 = spread.
+
+    That of the proposals is proportional to ((1 + tan(t/2)^2) / (1 + tan(s/2)^2))^(m-1)
+    times the uniform one.
+    """
+
+    def log_accept(half: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+        log_near, log_uniform = tf.math.log(tf.cos(half)), tf.math.log(tf.cos(uniform))
+        best = (k + m - 1) * tf.math.log1p(spread) - (m - 1) * math.log(2)
+        return 2 * (k + m - 1) * log_near - 2 * (m - 1) * log_uniform + best
+
+    return log_accept
 
 
 def _tilt(angle: tf.Tensor) -> tf.Tensor:

@@ -173,6 +173,72 @@ def half_square_distance(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.square(difference), axis=-1) / 2
 
 
+def around_the_pole(
+    spread: tf.Tensor,
+    log_accept: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    shape: tf.Tensor,
+    seed: Any,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws points of a law around the first axis, by rejection.
+
+    A uniform point at the angle s is moved towards the axis by the conformal map
+
+        tan(t / 2) = sqrt(spread) tan(s / 2)
+
+    which is in law what Wood draws by a beta variable, and brings its tangent along.
+    One seed gives one draw, but for rounding, in eager and in exported code: a ratio of
+    `tfd.ExpGamma` did not, after a compiled `fit`.
+
+    Reference:
+        Wood, Simulation of the von Mises Fisher distribution, 1994.
+
+    Args:
+        spread: Positive float64 tensor, 1 for uniform proposals.
+        log_accept: From t / 2 and s / 2 to the logarithm of the probability to accept
+            the proposal.
+        shape: Shape `(n, ..., m)` of the draws.
+        seed: Anything that TFP's samplers take.
+
+    Returns:
+        Angles of shape `(n, ...)` and unit tangents of shape `(n, ..., m - 1)`, both
+        float64 and without gradient.
+
+    Example:
+        >>> one = tf.ones([], tf.float64)
+        >>> angle, tangent = around_the_pole(
+        ...     one, lambda t, s: tf.zeros_like(t), [5, 3], (1, 2))
+        >>> angle.shape, tangent.shape
+        (TensorShape([5]), TensorShape([5, 2]))
+    """
+    spread = tf.stop_gradient(spread)
+
+    def propose(angle: Any, tangent: Any, pending: Any, seed: Any) -> Any:
+        seed, normal_seed, uniform_seed = tf.unstack(tfp.random.split_seed(seed, 3))
+        normal = tf.random.stateless_normal(shape, normal_seed, dtype=tf.float64)
+        new = tf.math.l2_normalize(normal[..., 1:], axis=-1)
+        uniform = tf.atan2(tf.norm(normal[..., 1:], axis=-1), normal[..., 0]) / 2
+        half = tf.atan2(tf.sqrt(spread) * tf.sin(uniform), tf.cos(uniform))
+        log_uniform = tf.math.log1p(
+            -tf.random.stateless_uniform(shape[:-1], uniform_seed, dtype=tf.float64)
+        )
+        rejected = tf.stop_gradient(log_accept(half, uniform)) < log_uniform
+        tangent = tf.where(pending[..., tf.newaxis], new, tangent)
+        return tf.where(pending, 2 * half, angle), tangent, pending & rejected, seed
+
+    smaller = tf.concat([shape[:-1], [shape[-1] - 1]], axis=0)
+    angle, tangent, _, _ = tf.while_loop(
+        lambda angle, tangent, pending, seed: tf.reduce_any(pending),
+        propose,
+        (
+            tf.zeros(shape[:-1], tf.float64),
+            tf.zeros(smaller, tf.float64),
+            tf.fill(shape[:-1], True),
+            tfp.random.sanitize_seed(seed, salt="around_the_pole"),
+        ),
+    )
+    return tf.stop_gradient(angle), tf.stop_gradient(tangent)
+
+
 def reparameterized_angle(
     angle: tf.Tensor,
     concentration: tf.Tensor,

@@ -7,6 +7,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.distributions.sphere import (
     TiltMoments,
+    around_the_pole,
     as_kl,
     finite_non_negative,
     from_angle,
@@ -89,10 +90,10 @@ class VonMisesFisher(tfp.distributions.VonMisesFisher):
         k = tf.cast(self.concentration, tf.float64)
         k = tf.broadcast_to(k, self.batch_shape_tensor())
         shape = tf.concat([[n], tf.shape(k), [m]], axis=0)
-        points = tf.stop_gradient(_draw(tf.stop_gradient(k), shape, seed))
-        across = tf.norm(points[..., 1:], axis=-1, keepdims=True)
-        tangent = tf.math.divide_no_nan(points[..., 1:], across)
-        angle = tf.atan2(across[..., 0], points[..., 0])
+        power = tf.constant(m - 1.0, k.dtype)
+        spread = power / (2 * k + tf.sqrt(4 * tf.square(k) + power**2))
+        log_accept = _log_accept(k, spread, m)
+        angle, tangent = around_the_pole(spread, log_accept, shape, seed)
         angle = reparameterized_angle(
             angle,
             k,
@@ -166,47 +167,16 @@ def cosine_moments(concentration: tf.Tensor, dimension: int) -> TiltMoments:
     return tilt_moments(concentration, dimension, _tilt, mode)
 
 
-def _draw(k: tf.Tensor, shape: tf.Tensor, seed: Any) -> tf.Tensor:
-    """Points around the first axis, by Wood's rejection.
+def _log_accept(k: tf.Tensor, spread: tf.Tensor, m: int) -> Any:
+    """Wood's acceptance of a half angle, where `spread` is the best one."""
+    missing = 2 * spread / (1 + spread)
 
-    A uniform point is moved towards the axis by the conformal map that scales
-    tan(t / 2) by sqrt(b), in law what Wood draws by a beta variable; it brings its
-    tangent along.
-
-    Reference:
-        Wood, Simulation of the von Mises Fisher distribution, 1994.
-    """
-    m = tf.cast(shape[-1], k.dtype)
-    b = (m - 1) / (2 * k + tf.sqrt(4 * tf.square(k) + tf.square(m - 1)))
-    missing = 2 * b / (1 + b)
-
-    def propose(points: Any, pending: Any, seed: Any) -> Any:
-        seed, normal_seed, uniform_seed = tf.unstack(tfp.random.split_seed(seed, 3))
-        normal = tf.random.stateless_normal(shape, normal_seed, dtype=k.dtype)
-        across = tf.math.l2_normalize(normal[..., 1:], axis=-1)
-        uniform = tf.atan2(tf.norm(normal[..., 1:], axis=-1), normal[..., 0])
-        half = tf.atan2(tf.sqrt(b) * tf.sin(uniform / 2), tf.cos(uniform / 2))
+    def log_accept(half: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
         drawn = 2 * tf.square(tf.sin(half))
         ratio = (missing + (1 - missing) * drawn) / (missing * (2 - missing))
-        log_accept = k * (missing - drawn) + (m - 1) * tf.math.log(ratio)
-        log_uniform = tf.math.log1p(
-            -tf.random.stateless_uniform(shape[:-1], uniform_seed, dtype=k.dtype)
-        )
-        along = tf.cos(2 * half)[..., tf.newaxis]
-        new = tf.concat([along, tf.sin(2 * half)[..., tf.newaxis] * across], axis=-1)
-        points = tf.where(pending[..., tf.newaxis], new, points)
-        return points, pending & (log_accept < log_uniform), seed
+        return k * (missing - drawn) + (m - 1) * tf.math.log(ratio)
 
-    points, _, _ = tf.while_loop(
-        lambda points, pending, seed: tf.reduce_any(pending),
-        propose,
-        (
-            tf.zeros(shape, k.dtype),
-            tf.fill(shape[:-1], True),
-            tfp.random.sanitize_seed(seed, salt="von_mises_fisher"),
-        ),
-    )
-    return points
+    return log_accept
 
 
 def _tilt(angle: tf.Tensor) -> tf.Tensor:

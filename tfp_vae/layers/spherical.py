@@ -157,7 +157,7 @@ class VonMisesFisher(SphericalLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class PowerSpherical(SphericalLayer):
-    """A power spherical law: drawn without rejection, else much like the former.
+    """A power spherical law: much like the former, with KL and moments in closed form.
 
         p(x) = (1 + mu.x)^k / N(k),   mu = raw[:m] / |raw[:m]|
         k = concentration_floor + softplus(raw[m])
