@@ -239,8 +239,8 @@ def page() -> str:
 TEMPLATE = """\
 # Families
 
-What the distribution of each layer can do, written by `python docs/make_families.py`, which
-tries it: {d} coordinates or categories, float32, parameters drawn from N(0, 1).
+What the distribution of each layer can do, written by `python docs/make_families.py`,
+which tries it: {d} coordinates or categories, float32, parameters drawn from N(0, 1).
 
 | layer | reparameterised | XLA likelihood | XLA draws | finite | closed KL to |
 |---|---|---|---|---|---|

@@ -277,3 +277,15 @@ FAMILIES = {
         reference.von_mises_fisher,
     ),
 }
+
+
+def extremes(width, batch=5):
+    """Patterns of network outputs that have gone wild."""
+    rng = np.random.default_rng(0)
+    shape = (batch, width)
+    return {
+        "plus": np.full(shape, 1e4),
+        "minus": np.full(shape, -1e4),
+        "signs": 1e4 * rng.choice([-1.0, 1.0], shape),
+        "normal": 1e4 * rng.normal(size=shape),
+    }

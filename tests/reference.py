@@ -52,6 +52,7 @@ def log_normal(parameters, x, event):
 
 def gamma(parameters, x, event):
     concentration, rate = map(softplus, parts(parameters, 2, event))
+    concentration = np.maximum(concentration, 0.1)
     log_pdf = stats.gamma.logpdf(x, concentration, scale=1 / rate)
     return over_event(log_pdf, event)
 
@@ -69,7 +70,9 @@ def kumaraswamy(parameters, x, event):
 
 
 def truncated_normal(parameters, x, event):
-    loc, scale = loc_scale_parts(parameters, event)
+    loc, raw = parts(parameters, 2, event)
+    scale = np.maximum(softplus(raw), 1e-3)
+    loc = np.clip(loc, 0 - 8 * scale, 1 + 8 * scale)
     ends = (0 - loc) / scale, (1 - loc) / scale
     return over_event(stats.truncnorm.logpdf(x, *ends, loc, scale), event)
 

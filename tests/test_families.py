@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from families import FAMILIES, extremes
 from scipy import integrate, special, stats
 
 import tfp_vae as tv
@@ -141,6 +142,8 @@ def test_quantized_logistic_draws_what_it_says():
         assert chi2 < stats.chi2.ppf(1 - 1e-6, keep.sum() - 1)
     with pytest.raises(ValueError, match="integers with low < high. Received"):
         QuantizedLogistic(0.0, 1.0, low=3, high=3)
+    with pytest.raises(ValueError, match="to be positive. Received: scale="):
+        QuantizedLogistic(0.0, [1.0, -1.0])
 
 
 @pytest.mark.parametrize("num_components", [1, 3])
@@ -335,3 +338,65 @@ def test_any_two_families_make_a_vae(rng):
     model.compile(keras.optimizers.Adam(0.01), loss=tv.NegativeLogLikelihood())
     losses = model.fit(x, x, epochs=10, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_mixture_of_any_family(name, rng):
+    """The log of the mean of two densities, and a gradient for every parameter."""
+    family = FAMILIES[name]
+    component = family.make()
+    if component.parameters_width is None:
+        pytest.skip("DistributionLambda has no width to split")
+    layer = tv.MixtureSameFamily(2, component)
+    parameters = rng.normal(size=(5, layer.parameters_width)).astype("float32")
+    values = family.values(rng, (5, *family.event))
+    weights = special.log_softmax(parameters[:, :2], axis=-1)
+    terms = [
+        weights[:, k] + component(part).log_prob(values).numpy()
+        for k, part in enumerate(np.split(parameters[:, 2:], 2, axis=-1))
+    ]
+    variable = tf.Variable(parameters)
+    with tf.GradientTape() as tape:
+        log_prob = layer(variable).log_prob(values)
+    np.testing.assert_allclose(
+        log_prob, special.logsumexp(terms, axis=0), rtol=1e-4, atol=1e-6
+    )
+    assert np.isfinite(tape.gradient(log_prob, variable)).all()
+    assert layer(parameters).sample(3).shape == (3, 5, *family.event)
+
+
+REAL = [lambda: tv.StandardNormal(3), lambda: tv.MixturePrior(3, 4)]
+REAL += [lambda: tv.LearnedNormal(3, "full"), lambda: tv.FlowPrior(3)]
+REAL += [lambda: tfd.Sample(tfd.StudentT(3.0, 0.0, 1.0), 3)]
+UNIT = [lambda: tfd.Sample(tfd.Beta(2.0, 1.0), 3), lambda: tfd.Sample(tfd.Uniform(), 3)]
+POSITIVE = [lambda: tfd.Sample(tfd.Gamma(2.0, 1.0), 3)]
+POSITIVE += [lambda: tfd.Sample(tfd.LogNormal(0.0, 1.0), 3)]
+POSTERIORS = {
+    tv.IndependentNormal: REAL,
+    tv.MultivariateNormalDiag: REAL,
+    tv.MultivariateNormalTriL: REAL,
+    tv.IndependentLaplace: REAL,
+    tv.IndependentLogistic: REAL,
+    tv.IndependentStudentT: REAL,
+    tv.IndependentLogNormal: POSITIVE,
+    tv.IndependentGamma: POSITIVE,
+    tv.IndependentBeta: UNIT,
+    tv.IndependentKumaraswamy: UNIT,
+    tv.IndependentTruncatedNormal: UNIT,
+    tv.PowerSpherical: [lambda: tv.SphericalUniform(3)],
+    tv.VonMisesFisher: [lambda: tv.SphericalUniform(3)],
+}
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_the_kl_of_extreme_outputs_is_finite(posterior):
+    layer = posterior(3, seed=1)
+    for prior in POSTERIORS[posterior]:
+        for parameters in extremes(layer.parameters_width).values():
+            kl = tv.KLDivergenceAddLoss(prior())
+            variable = tf.Variable(parameters, dtype=tf.float32)
+            with tf.GradientTape() as tape:
+                kl(layer(variable))
+                loss = kl.losses[0]
+            assert np.isfinite(loss)
+            assert np.isfinite(tape.gradient(loss, variable)).all()

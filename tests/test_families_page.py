@@ -1,8 +1,8 @@
 """docs/families.md says what its script finds."""
 
-import make_families
 import pytest
 
+import make_families
 import tfp_vae as tv
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
@@ -25,7 +25,11 @@ def test_every_family_is_on_the_page():
         and issubclass(getattr(tv, name), DistributionLayer)
     }
     rows = {name.split(",")[0] for name in make_families.FAMILIES}
-    without_a_row = {"AutoregressiveTransform", "DistributionLambda", "DistributionLayer"}
+    without_a_row = {
+        "AutoregressiveTransform",
+        "DistributionLambda",
+        "DistributionLayer",
+    }
     assert rows == layers - without_a_row
 
 

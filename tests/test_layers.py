@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from families import FAMILIES, directions, fractions, positives, reals
+from families import FAMILIES, directions, extremes, fractions, positives, reals
 
 import tfp_vae as tv
 from tfp_vae.distribution_tensor import draw
@@ -120,17 +120,6 @@ def test_every_parameter_gets_a_finite_gradient(family, parameters, values):
     gradient = tape.gradient(loss, parameters).numpy()
     assert np.isfinite(gradient).all()
     assert (np.abs(gradient).sum(0) > 0).all()
-
-
-def extremes(width):
-    rng = np.random.default_rng(0)
-    shape = (BATCH, width)
-    return {
-        "plus": np.full(shape, 1e4),
-        "minus": np.full(shape, -1e4),
-        "signs": 1e4 * rng.choice([-1.0, 1.0], shape),
-        "normal": 1e4 * rng.normal(size=shape),
-    }
 
 
 @pytest.mark.parametrize("pattern", extremes(1))

@@ -172,11 +172,15 @@ def _mean_log_one_minus(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     a, b = a[..., tf.newaxis], b[..., tf.newaxis]
     logit = tf.math.log1p(b) + tf.constant(np.pi * np.sinh(_NODES), tf.float64)
     log_v, log_not_v = tf.math.log_sigmoid(logit), tf.math.log_sigmoid(-logit)
-    # log(1 - x) = log(1 - (1 - v)^(1/a)), which is log(v / a) where v is tiny.
-    tiny = logit < -30
-    log_x = tf.where(tiny, tf.constant(-1.0, tf.float64), log_not_v) / a
+    # log(1 - x) = log(1 - exp(-y)) with y = -log(1 - v) / a, by a series where y is
+    # tiny; log y itself is log v - log a where v is.
+    usual = tf.maximum(-log_not_v, 1e-13)
+    y = usual / a
+    log_y = tf.where(logit < -29, log_v, tf.math.log(usual)) - tf.math.log(a)
     log_one_minus = tf.where(
-        tiny, log_v - tf.math.log(a), tfp.math.log1mexp(tf.minimum(log_x, -1e-300))
+        y < 1e-5,
+        log_y - y / 2 + tf.square(y) / 24,
+        tf.math.log(-tf.math.expm1(-tf.maximum(y, 1e-5))),
     )
     weight = b * tf.exp(b * log_v + log_not_v)
     weight *= tf.constant(np.pi * np.cosh(_NODES) * _STEP, tf.float64)

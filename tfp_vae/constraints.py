@@ -53,11 +53,11 @@ def positive(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
         array([0.001 , 0.6931], dtype=float32)
     """
     return tfp.math.clip_by_value_preserve_gradient(
-        tf.math.softplus(raw), tf.cast(floor, raw.dtype), raw.dtype.max
+        tf.math.softplus(raw), tf.convert_to_tensor(floor, raw.dtype), raw.dtype.max
     )
 
 
-def bounded(raw: tf.Tensor, low: float, high: float) -> tf.Tensor:
+def bounded(raw: tf.Tensor, low: Any, high: Any) -> tf.Tensor:
     """Cuts reals at both ends of an interval, for what float32 could not hold beyond:
 
         bounded(raw) = min(max(raw, low), high)
@@ -67,7 +67,7 @@ def bounded(raw: tf.Tensor, low: float, high: float) -> tf.Tensor:
 
     Args:
         raw: Real tensor.
-        low: Smallest value that comes out.
+        low: Smallest value that comes out; a number, or a tensor shaped like `raw`.
         high: Largest value that comes out.
 
     Returns:
@@ -78,7 +78,7 @@ def bounded(raw: tf.Tensor, low: float, high: float) -> tf.Tensor:
         array([-40. ,   0.5,  40. ], dtype=float32)
     """
     return tfp.math.clip_by_value_preserve_gradient(
-        raw, tf.cast(low, raw.dtype), tf.cast(high, raw.dtype)
+        raw, tf.convert_to_tensor(low, raw.dtype), tf.convert_to_tensor(high, raw.dtype)
     )
 
 
@@ -106,7 +106,7 @@ def lower_triangular(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
     """
     filled = tfp.math.fill_triangular(raw)
     diagonal = tf.eye(filled.shape[-1], dtype=filled.dtype)
-    scale = tf.math.softplus(filled) + tf.cast(floor, filled.dtype)
+    scale = tf.math.softplus(filled) + tf.convert_to_tensor(floor, filled.dtype)
     below = filled * (1 - diagonal)
     return below * _shrinkage(below, scale * diagonal) + scale * diagonal
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -35,7 +36,8 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
         name: Name of the distribution.
 
     Raises:
-        ValueError: If `low` and `high` are not integers with `low < high`.
+        ValueError: If `low` and `high` are not integers with `low < high`, or numbers
+            for `scale` are not positive.
 
     Example:
         >>> p = QuantizedLogistic(100.0, 10.0)
@@ -60,6 +62,11 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
             raise ValueError(
                 f"`{name}` expects integers with low < high. Received: low={low!r}, "
                 f"high={high!r}. Pixels of 8 bits have low=0, high=255."
+            )
+        if _known(scale) and not np.all(np.asarray(scale) > 0):
+            raise ValueError(
+                f"`{name}` expects `scale` to be positive. Received: scale={scale!r}. "
+                "Give the spread in the units of x."
             )
         logistic = tfd.Logistic(loc, scale, allow_nan_stats=allow_nan_stats)
         shifted = tfp.bijectors.Shift(tf.constant(-0.5, logistic.dtype))(logistic)
@@ -112,3 +119,8 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
             tf.debugging.assert_greater_equal(y, tf.cast(low, y.dtype), message),
             tf.debugging.assert_less_equal(y, tf.cast(high, y.dtype), message),
         ]
+
+
+def _known(value: Any) -> bool:
+    """Whether a value is on the host, as numbers or an array."""
+    return not (tf.is_tensor(value) or isinstance(value, tf.Variable))

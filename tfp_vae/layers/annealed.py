@@ -54,13 +54,14 @@ def checked(value: Any, name: str, owner: str, zero: bool = True) -> Any:
     )
 
 
-def present(value: Any, name: str, owner: str) -> tf.Tensor:
+def present(value: Any, name: str, owner: str, dtype: Any) -> tf.Tensor:
     """What the number is now.
 
     Args:
         value: As in `checked`, but not `None`.
         name: Name of the argument, for the message.
         owner: Name of the caller, for the message.
+        dtype: Dtype of the result.
 
     Returns:
         A scalar tensor.
@@ -69,10 +70,13 @@ def present(value: Any, name: str, owner: str) -> tf.Tensor:
         ValueError: If it is no scalar.
 
     Example:
-        >>> float(present(lambda: 0.5, "weight", "The KL"))
+        >>> float(present(lambda: 0.5, "weight", "The KL", "float32"))
         0.5
     """
-    number = tf.convert_to_tensor(value() if callable(value) else value)
+    value = value() if callable(value) else value
+    if isinstance(value, int | float):
+        return tf.constant(value, dtype)
+    number = tf.cast(value, dtype)
     if number.shape.rank != 0:
         raise ValueError(
             f"{owner} expects a `{name}` that is a scalar. Received: one of shape "

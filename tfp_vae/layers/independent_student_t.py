@@ -84,7 +84,7 @@ class IndependentStudentT(IndependentLayer):
         """Student's t from `loc`, raw scale and raw `df`."""
         loc, scale, *df = raw
         return tfd.StudentT(
-            1 + positive(df[0]) if df else tf.cast(self.df, loc.dtype),
+            1 + positive(df[0]) if df else tf.constant(self.df, loc.dtype),
             loc,
             positive(scale, self.scale_floor),
             validate_args=self.validate_args,

@@ -7,10 +7,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import Shape, interval, positive_number
-from tfp_vae.constraints import SCALE_FLOOR, positive
+from tfp_vae.constraints import bounded, positive
 from tfp_vae.layers.independent_layer import IndependentLayer
 
 tfd = tfp.distributions
+
+_REACH = 8.0
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -22,7 +24,8 @@ class IndependentTruncatedNormal(IndependentLayer):
                                - Phi((low - loc[i]) / scale[i]))
         scale = max(softplus(raw), scale_floor)
 
-    The inputs are all `loc`, then all raw scales; `loc` may be outside.
+    The inputs are all `loc`, then all raw scales; `loc` may be outside, and is cut at
+    8 scales from the interval, where float32 would draw the ends themselves.
 
     Reference:
         `tfp.distributions.TruncatedNormal`.
@@ -33,7 +36,7 @@ class IndependentTruncatedNormal(IndependentLayer):
         validate_args: Whether TFP checks parameters and values at run time.
         low: Lower end of the interval.
         high: Upper end of the interval.
-        scale_floor: Smallest scale.
+        scale_floor: Smallest scale, by default a thousandth of the interval.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -61,22 +64,25 @@ class IndependentTruncatedNormal(IndependentLayer):
         validate_args: bool = False,
         low: float = 0.0,
         high: float = 1.0,
-        scale_floor: float = SCALE_FLOOR,
+        scale_floor: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
         owner = type(self).__name__
         self.low, self.high = interval(low, high, owner)
+        if scale_floor is None:
+            scale_floor = 1e-3 * (self.high - self.low)
         self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
 
     def coordinates(self, *raw: tf.Tensor) -> Any:
         """Truncated normals from `loc` and raw scale."""
-        loc, scale = raw
+        loc, scale = raw[0], positive(raw[1], self.scale_floor)
+        reach = tf.stop_gradient(_REACH * scale)
         return tfd.TruncatedNormal(
-            loc,
-            positive(scale, self.scale_floor),
-            tf.cast(self.low, loc.dtype),
-            tf.cast(self.high, loc.dtype),
+            bounded(loc, self.low - reach, self.high + reach),
+            scale,
+            tf.constant(self.low, loc.dtype),
+            tf.constant(self.high, loc.dtype),
             validate_args=self.validate_args,
         )
 

@@ -167,8 +167,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         cost = self.target.cost(kl, share)
         if self.weight is None:
             return cost
-        weight = annealed.present(self.weight, "weight", "The KL")
-        return cost * tf.cast(weight, cost.dtype)
+        return cost * annealed.present(self.weight, "weight", "The KL", cost.dtype)
 
     def _draws(self, posterior: Any) -> Any:
         _warn_of_lost_gradients(posterior)

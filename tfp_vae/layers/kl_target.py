@@ -92,10 +92,12 @@ class KLTarget:
         total = tf.reduce_sum(kl * spread, axis=batch)
         mean = tf.math.divide_no_nan(total, tf.reduce_sum(share))
         if self.free_bits is not None:
-            return tf.reduce_sum(tf.maximum(mean, tf.cast(self.free_bits, mean.dtype)))
+            return tf.reduce_sum(tf.maximum(mean, tf.constant(self.free_bits, mean.dtype)))
         if self.capacity is not None:
-            capacity = annealed.present(self.capacity, "capacity", "The KL")
-            return tf.abs(mean - tf.cast(capacity, mean.dtype))
+            capacity = annealed.present(
+                self.capacity, "capacity", "The KL", mean.dtype
+            )
+            return tf.abs(mean - capacity)
         return mean
 
     def get_config(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class LocationScaleLayer(IndependentLayer):
             loc, *raw = split_event(params, event_shape, parts, owner)
             if raw:
                 scale = positive(raw[0], scale_floor)
-            base = cls.family(loc, tf.cast(scale, loc.dtype), validate_args)
+            base = cls.family(loc, tf.convert_to_tensor(scale, loc.dtype), validate_args)
             return independent(base, event_shape, validate_args)
 
     def build(self, input_shape: Any) -> None:

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import Shape, positive_number
 from tfp_vae.constraints import LOG_LIMIT, SCALE_FLOOR, bounded, positive
 from tfp_vae.layers.independent_layer import IndependentLayer
 
@@ -64,10 +65,11 @@ class IndependentGamma(IndependentLayer):
     """A gamma law for each coordinate.
 
         log p(x) = sum_i log Gamma(x[i]; concentration[i], rate[i])
-        concentration, rate = max(softplus(raw), 1e-5)
+        concentration = max(softplus(raw), concentration_floor)
+        rate = max(softplus(raw), 1e-5)
 
     with mean concentration / rate. The inputs are all raw concentrations, then all raw
-    rates.
+    rates. Concentrations near 0 draw numbers that float32 does not tell from 0.
 
     Reference:
         `tfp.distributions.Gamma`, whose draws are reparameterised implicitly.
@@ -76,6 +78,7 @@ class IndependentGamma(IndependentLayer):
         event_shape: Shape of one draw, or an integer for a vector.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
+        concentration_floor: Smallest concentration.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -85,7 +88,8 @@ class IndependentGamma(IndependentLayer):
         An `Independent(Gamma)` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If the last axis of the inputs is not `params_size`.
+        ValueError: If the last axis of the inputs is not `params_size`, or the floor
+            not positive.
 
     Example:
         >>> p = IndependentGamma(3, "mean")(tf.zeros([5, 6]))
@@ -95,7 +99,28 @@ class IndependentGamma(IndependentLayer):
 
     parts = 2
 
+    def __init__(
+        self,
+        event_shape: Shape = (),
+        convert_to_tensor_fn: Any = "sample",
+        validate_args: bool = False,
+        concentration_floor: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
+        self.concentration_floor = positive_number(
+            concentration_floor, "concentration_floor", type(self).__name__
+        )
+
     def coordinates(self, *raw: tf.Tensor) -> Any:
         """Gammas from raw concentration and rate."""
-        concentration, rate = map(positive, raw)
-        return tfd.Gamma(concentration, rate, validate_args=self.validate_args)
+        concentration, rate = raw
+        return tfd.Gamma(
+            positive(concentration, self.concentration_floor),
+            positive(rate),
+            validate_args=self.validate_args,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {**super().get_config(), "concentration_floor": self.concentration_floor}

@@ -62,11 +62,17 @@ class RelaxedLayer(DistributionLayer):
             temperature = float("nan")
         self.temperature = annealed.checked(temperature, "temperature", owner, False)
 
-    @property
-    def present_temperature(self) -> tf.Tensor:
-        """The temperature now."""
+    def present_temperature(self, dtype: Any) -> tf.Tensor:
+        """The temperature now.
+
+        Args:
+            dtype: Dtype of the result.
+
+        Returns:
+            A scalar tensor.
+        """
         owner = f"`{type(self).__name__}`"
-        return annealed.present(self.temperature, "temperature", owner)
+        return annealed.present(self.temperature, "temperature", owner, dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
@@ -127,7 +133,7 @@ class IndependentRelaxedBernoulli(RelaxedLayer):
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
         (logits,) = split_event(parameters, self.event_shape, 1, self.description)
-        scale = 1 / tf.cast(self.present_temperature, logits.dtype)
+        scale = 1 / self.present_temperature(logits.dtype)
         base = tfd.Logistic(logits * scale, scale, self.validate_args)
         return independent(base, self.event_shape, self.validate_args)
 
@@ -193,7 +199,7 @@ class RelaxedOneHotCategorical(RelaxedLayer):
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
-        temperature = tf.cast(self.present_temperature, parameters.dtype)
+        temperature = self.present_temperature(parameters.dtype)
         return tfd.ExpRelaxedOneHotCategorical(
             temperature, logits=parameters, validate_args=self.validate_args
         )
