@@ -52,7 +52,7 @@ def log_normal(parameters, x, event):
 
 def gamma(parameters, x, event):
     concentration, rate = map(softplus, parts(parameters, 2, event))
-    concentration = np.maximum(concentration, 0.1)
+    concentration = np.maximum(concentration, 0.25)
     log_pdf = stats.gamma.logpdf(x, concentration, scale=1 / rate)
     return over_event(log_pdf, event)
 
@@ -72,7 +72,7 @@ def kumaraswamy(parameters, x, event):
 def truncated_normal(parameters, x, event):
     loc, raw = parts(parameters, 2, event)
     scale = np.maximum(softplus(raw), 1e-3)
-    loc = np.clip(loc, 0 - 8 * scale, 1 + 8 * scale)
+    loc = np.clip(loc, 0 - 30 * scale, 1 + 30 * scale)
     ends = (0 - loc) / scale, (1 - loc) / scale
     return over_event(stats.truncnorm.logpdf(x, *ends, loc, scale), event)
 

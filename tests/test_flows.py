@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.datasets import make_moons
 
 import tfp_vae as tv
+from tfp_vae.distribution_tensor import draw
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
 from tfp_vae.layers.autoregressive_transform import AutoregressiveTransform
 from tfp_vae.layers.flow import Flow
@@ -479,3 +480,31 @@ def test_bad_arguments_are_errors_in_three_parts(make, message):
     with pytest.raises(ValueError, match=rf"(?s)expects.*{message}") as error:
         make()
     assert "Received: " in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["maf", "iaf", "realnvp", "spline"])
+def test_a_draw_knows_its_density_without_the_inverse(kind):
+    """An iaf would need d passes of its network for it."""
+    flow = Flow(kind, num_transforms=1, hidden_units=(8,))
+    base = tfd.MultivariateNormalDiag(tf.zeros([5, 6]))
+    q = flow.transform_distribution(base)
+    z, log_prob = draw(q, seed=(1, 2))
+    np.testing.assert_allclose(log_prob, q.log_prob(tf.identity(z)), rtol=1e-4)
+    assert log_prob.shape == (5,)
+
+
+def test_the_kl_of_an_iaf_takes_few_passes():
+    flow = Flow("iaf", num_transforms=1, hidden_units=(8,))
+    flow.build((None, 16))
+    passes = []
+    network = flow._networks[0]
+    call = network.call
+    network.call = lambda x: passes.append(1) or call(x)
+    q = flow(tv.IndependentNormal(16)(tf.zeros([5, 32])))
+    tv.KLDivergenceAddLoss(tv.StandardNormal(16))(q)
+    assert 1 <= len(passes) <= 3
+
+
+def test_counts_have_no_flow():
+    with pytest.raises(ValueError, match="of real numbers. Received.*discrete values"):
+        Flow("maf")(tv.IndependentPoisson(3)(tf.zeros([2, 3])))

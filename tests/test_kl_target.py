@@ -125,7 +125,8 @@ def test_laws_that_do_not_factorise_have_no_dimensions():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"free_bits": 0.0}, "above 0. Received: free_bits=0.0"),
+        ({"free_bits": 0.0}, "above 0.*Received: free_bits=0.0"),
+        ({"free_bits": True}, "above 0.*Received: free_bits=True"),
         ({"free_bits": 1.0, "free_bits_per": "pixel"}, "or 'total'. Received"),
         ({"free_bits": 1.0, "capacity": 1.0}, "Received: both"),
         ({"capacity": -1.0}, "of at least 0.*Received: capacity=-1.0"),
@@ -185,6 +186,23 @@ def test_more_samples_estimate_with_less_variance(params):
     assert spread[1] < spread[0] / 5
     with pytest.raises(ValueError, match="at least 1. Received: num_samples=0"):
         tv.KLDivergenceAddLoss(prior, num_samples=0)
+    for argument in ({"use_exact_kl": True}, {"test_points_fn": lambda q: q.sample(3)}):
+        with pytest.raises(ValueError, match="draws. Received: num_samples=3 with"):
+            tv.KLDivergenceAddLoss(prior, num_samples=3, **argument)
+
+
+def test_free_bits_may_be_annealed(params):
+    free_bits = keras.Variable(0.5, trainable=False)
+    layer = tv.KLDivergenceAddLoss(tv.StandardNormal(3), free_bits=free_bits)
+    losses = []
+    for nats in (0.5, 50.0):
+        free_bits.assign(nats)
+        layer(tv.IndependentNormal(3)(params))
+        losses.append(float(layer.losses[0]))
+    assert losses[1] == 150.0
+    config = keras.saving.serialize_keras_object(layer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert float(again._kl_free_bits.numpy()) == 50.0
 
 
 def test_a_draw_without_gradient_is_warned_of(params):

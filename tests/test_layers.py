@@ -24,6 +24,12 @@ ABSTRACT = (
     "SphericalLayer",
     "TwoConcentrations",
 )
+NO_VARIANCE = (
+    tv.Blockwise,  # in TFP 0.25
+    tv.DistributionLambda,
+    tv.IndependentStudentT,
+    tv.RelaxedOneHotCategorical,
+)
 OF_DISTRIBUTIONS = ("AutoregressiveTransform", "Flow")  # see test_flows
 
 
@@ -92,6 +98,41 @@ def test_samples_have_the_distributions_moments(family, parameters):
     assert np.all(np.abs(draws.mean(0) - p.mean()) < 5 * error + 1e-6)
 
 
+def test_draws_have_the_gradients_of_the_moments(family, parameters):
+    """Where a law says that its draws are reparameterised, they must be."""
+    layer = family.make()
+    p = layer(parameters)
+    if p.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
+        pytest.skip("draws without gradients")
+    if isinstance(layer, NO_VARIANCE):
+        pytest.skip("a law whose mean or variance is not known")
+    chunks, n = 25, 2000
+
+    def slopes(moment):
+        x = tf.constant(np.asarray(parameters, "float64"))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(moment(family.make(dtype="float64")(x)))
+        return tape.gradient(value, x).numpy()
+
+    for power, exact in (
+        (1, lambda p: p.mean()),
+        (2, lambda p: p.variance() + p.mean() ** 2),
+    ):
+        draws = np.stack(
+            [
+                slopes(
+                    lambda p, i=i, power=power: tf.reduce_mean(
+                        p.sample(n, seed=(i, power)) ** power, axis=0
+                    )
+                )
+                for i in range(chunks)
+            ]
+        )
+        error = draws.std(0) / np.sqrt(chunks)
+        assert np.all(np.abs(draws.mean(0) - slopes(exact)) < 6 * error + 1e-4)
+
+
 PROPOSALS = {
     reals: lambda event: tfd.Sample(tfd.StudentT(3.0, 0.0, 3.0), event),
     fractions: lambda event: tfd.Sample(tfd.Uniform(), event),
@@ -122,21 +163,29 @@ def test_every_parameter_gets_a_finite_gradient(family, parameters, values):
     assert (np.abs(gradient).sum(0) > 0).all()
 
 
-@pytest.mark.parametrize("pattern", extremes(1))
-def test_extreme_parameters_stay_finite(family, values, pattern):
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_extreme_parameters_stay_finite(family, values, jit_compile):
     """As a likelihood, and as a posterior at draws of its own."""
     layer = family.make()
-    parameters = tf.Variable(extremes(family.width)[pattern], dtype=tf.float32)
-    with tf.GradientTape(persistent=True) as tape:
-        p = layer(parameters)
-        of_values = tf.reduce_sum(p.log_prob(values))
-        z, log_prob = draw(p.tensor_distribution, seed=(1, 2))
-        log_prob = p.log_prob(tf.identity(z)) if log_prob is None else log_prob
-        of_draws = tf.reduce_sum(log_prob) + tf.reduce_sum(tf.tanh(z))
-    for loss in (of_values, of_draws):
-        assert np.isfinite(loss.numpy())
-        gradient = tape.gradient(loss, parameters)
-        assert gradient is None or np.isfinite(gradient.numpy()).all()
+    patterns = np.concatenate([*extremes(family.width, BATCH).values()])
+    repeats = len(patterns) // BATCH
+
+    @tf.function(jit_compile=jit_compile)
+    def losses_and_gradients(parameters):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(parameters)
+            p = layer(parameters)
+            losses = [p.log_prob(np.concatenate([values] * repeats))]
+            if family.xla_draws or not jit_compile:
+                z, log_prob = draw(p.tensor_distribution, seed=(1, 2))
+                if log_prob is None:
+                    log_prob = p.log_prob(tf.identity(z))
+                losses.append(log_prob + tf.reduce_mean(tf.tanh(z)))
+        return losses, [tape.gradient(loss, parameters) for loss in losses]
+
+    results = losses_and_gradients(tf.constant(patterns, tf.float32))
+    for result in tf.nest.flatten(results):
+        assert np.isfinite(result).all()
 
 
 def test_config_round_trip(family, parameters, values):

@@ -393,3 +393,11 @@ def test_sample_weight_reaches_loss_and_weighted_metrics(rng):
     assert logs["plain"] == pytest.approx(elements.sum(-1).mean(), rel=1e-5)
     assert logs["weighted"] == pytest.approx((w * elements).sum(-1).mean(), rel=1e-5)
     assert logs["loss"] == pytest.approx(-logs["weighted"], rel=1e-5)
+
+
+def test_a_loop_of_ones_own():
+    layer, loss = tv.IndependentNormal(3), tv.NegativeLogLikelihood()
+    step = tf.function(lambda raw, y: loss(y, layer(raw)))
+    expected = 3 * 0.5 * np.log(2 * np.pi) + 3 * np.log(np.log(2.0))
+    actual = step(tf.zeros([2, 6]), tf.zeros([2, 3]))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)

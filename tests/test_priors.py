@@ -399,3 +399,33 @@ def test_a_hyperspherical_vae_trains_saves_and_exports(
 def test_bad_arguments_are_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_priors_of_float64():
+    keras.config.set_floatx("float64")
+    try:
+        priors = [make()[1] for make in LEARNED.values()]
+        assert {tv.prior_distribution(p).dtype for p in priors} == {tf.float64}
+    finally:
+        keras.config.set_floatx("float32")
+
+
+def test_a_vamp_prior_inside_its_own_encoder_is_an_error():
+    encoder = trunk()
+    prior = tv.VampPrior(encoder, 5)
+    with pytest.raises(ValueError, match="in front of the KL layer of this prior"):
+        encoder.add(tv.KLDivergenceAddLoss(prior))
+
+
+def test_latents_of_another_length_are_an_error():
+    prior = tv.AutoregressivePrior((4, 3), units=8)
+    with pytest.raises(ValueError, match=r"shape \(..., 4, 3\). Received: inputs"):
+        prior(tf.zeros([2, 5, 3]))
+
+
+def test_a_flow_prior_of_a_bijector_comes_back():
+    bijector = tfp.bijectors.Scale([2.0, 3.0])
+    config = keras.saving.serialize_keras_object(tv.FlowPrior(2, bijector))
+    again = keras.saving.deserialize_keras_object(config)()
+    expected = -np.log(12 * np.pi)
+    np.testing.assert_allclose(again.log_prob([0.0, 0.0]), expected, rtol=1e-6)

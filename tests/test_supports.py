@@ -13,6 +13,10 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 INF = float("inf")
 
 
+def flow(kind):
+    return tv.Flow(kind).transform_distribution(tfd.MultivariateNormalDiag([0.0, 0.0]))
+
+
 def simplex():
     return tfd.RelaxedOneHotCategorical(0.5, logits=[0.0, 0.0])
 
@@ -27,6 +31,11 @@ LAWS = {
         tfd.Gumbel(0.0, 1.0),
         tfd.MultivariateNormalTriL([0.0, 0.0]),
         tfd.Independent(tfd.Normal([0.0], 1.0), 1),
+        tfb.Shift(2.0)(tfd.Normal(0.0, 1.0)),
+        flow("maf"),
+        flow("iaf"),
+        flow("realnvp"),
+        flow("spline"),
         tfd.MixtureSameFamily(tfd.Categorical([0.0, 0.0]), tfd.Normal([0.0, 1.0], 1.0)),
     ],
     "real numbers from 0 to inf": [
@@ -38,7 +47,10 @@ LAWS = {
         tfd.InverseGamma(1.0, 1.0),
         tfd.Weibull(1.0, 1.0),
     ],
-    "real numbers from 1 to inf": [tfd.Pareto(1.0, 1.0)],
+    "real numbers from 1 to inf": [
+        tfd.Pareto(1.0, 1.0),
+        tfb.Shift(1.0)(tfd.Gamma(1.0, 1.0)),
+    ],
     "real numbers from 0 to 1": [
         tfd.Beta(1.0, 1.0),
         tfd.Kumaraswamy(1.0, 1.0),
@@ -47,6 +59,8 @@ LAWS = {
         tfd.TruncatedNormal(0.0, 1.0, 0.0, 1.0),
         tfd.Uniform(),
         tfd.Sample(tfd.Beta(1.0, 1.0), 3),
+        tfb.Sigmoid()(tfd.Normal(0.0, 1.0)),
+        tfb.Sigmoid()(tfb.Scale(2.0)(tfd.Laplace(0.0, 1.0))),
     ],
     "real numbers from -1 to 2": [tfd.Uniform(-1.0, 2.0), tfd.Uniform([-1.0, 0], 2.0)],
     "the unit sphere": [
@@ -55,6 +69,7 @@ LAWS = {
         tv.distributions.PowerSpherical([1.0, 0.0], 1.0),
         tfd.VonMisesFisher([1.0, 0.0], 1.0),
     ],
+    "single points": [tfd.Independent(tfd.Deterministic([0.0]), 1)],
     "the simplex": [tfd.Dirichlet([1.0, 1.0]), simplex()],
     "logarithms on the simplex": [tfd.ExpRelaxedOneHotCategorical(1.0, [0.0, 0.0])],
     "discrete values": [
@@ -66,8 +81,7 @@ LAWS = {
         tv.distributions.QuantizedLogistic(0.0, 1.0),
     ],
     "None": [
-        tfd.Deterministic(0.0),
-        tfb.Sigmoid()(tfd.Normal(0.0, 1.0)),
+        tfb.Softsign()(tfd.Normal(0.0, 1.0)),
         tfd.Blockwise([tfd.Normal(0.0, 1.0), tfd.Beta(1.0, 1.0)]),
         tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0)]),
         tfd.Mixture(tfd.Categorical([0.0]), [tfd.Normal(0.0, 1.0)]),
@@ -140,6 +154,23 @@ def test_an_end_that_is_not_known_yet_excludes_nothing():
             tfd.Blockwise([tfd.Normal(0.0, 1.0), tfd.Beta(1.0, 1.0)]),
             "prior=Beta",
         ),
+        (
+            tfd.Blockwise([tfd.Normal(0.0, 1.0), tfd.Normal(0.0, 1.0)]),
+            tfd.Sample(tfd.Beta(2.0, 1.0), 2),
+            r"prior=Sample\(Beta\)",
+        ),
+        (
+            tfd.Blockwise([tfd.Normal(0.0, 1.0), tfd.SphericalUniform(2)]),
+            tfd.MultivariateNormalDiag(tf.zeros(3)),
+            "posterior=SphericalUniform, on the unit sphere",
+        ),
+        (flow("maf"), tfd.Sample(tfd.Beta(2.0, 1.0), 2), "from 0 to 1"),
+        (
+            tfd.Normal(0.0, 1.0),
+            tfb.Sigmoid()(tfd.Normal(0.0, 1.0)),
+            "on real numbers from 0 to 1",
+        ),
+        (tfd.Normal(0.0, 1.0), tfd.Deterministic(0.0), "on single points"),
     ],
 )
 @pytest.mark.parametrize("exact", [None, True, False])
@@ -157,6 +188,15 @@ def test_another_support_is_an_error(posterior, prior, message, exact):
         (tfd.Gamma(1.0, 1.0), tfd.Normal(0.0, 1.0)),
         (tfd.TruncatedNormal(0.0, 1.0, 0.0, 1.0), tfd.Beta(2.0, 1.0)),
         (tfd.Normal(0.0, 1.0), tfd.StudentT(3.0, 0.0, 1.0)),
+        (tfd.Deterministic(0.5), tfd.Normal(0.0, 1.0)),
+        (
+            tfd.Blockwise([tfd.Normal(0.0, 1.0), tfd.Beta(2.0, 2.0)]),
+            tfd.MultivariateNormalDiag(tf.zeros(2)),
+        ),
+        (
+            tfd.Blockwise([tfd.Sample(tfd.Normal(0.0, 1.0), 2), tfd.Normal(0.0, 1.0)]),
+            tfd.Blockwise([tfd.Normal(0.0, 1.0), tfd.Sample(tfd.Normal(0.0, 1.0), 2)]),
+        ),
     ],
 )
 def test_a_support_inside_the_priors_is_right(posterior, prior):

@@ -68,7 +68,7 @@ def integer(value: Any, name: str, owner: str, minimum: int = 1) -> int:
     if number < minimum:
         raise ValueError(
             f"`{owner}` expects `{name}` to be an integer of at least {minimum}. "
-            f"Received: {name}={value!r}. Give a whole number, not a tensor."
+            f"Received: {name}={value!r}. Give a Python integer from {minimum} on."
         )
     return number
 
@@ -116,13 +116,13 @@ def positive_number(value: Any, name: str, owner: str) -> float:
         1e-05
     """
     try:
-        number = float(value)
+        number = -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = -1.0
     if not 0.0 < number < float("inf"):
         raise ValueError(
             f"`{owner}` expects `{name}` to be a finite number above 0. "
-            f"Received: {name}={value!r}. A value such as 1e-5 is usual."
+            f"Received: {name}={value!r}. Give one Python number above 0."
         )
     return number
 

@@ -2,8 +2,9 @@
 
 One law in different wrappers: `Independent(X)` and `Sample(X)` of any family whose own
 KL is known; for the normal also `MultivariateNormalDiag` and the full covariances. Laws
-on the unit interval: Kumaraswamy against beta, and both against the uniform law. The
-KLs on the sphere are with the distributions of `tfp_vae.distributions`.
+on an interval: Kumaraswamy against beta and itself, and several against the uniform
+law. Poisson against itself. The KLs on the sphere are with the distributions of
+`tfp_vae.distributions`.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.distributions.truncated_normal import TruncatedNormal
 
 tfd = tfp.distributions
 
@@ -188,12 +190,31 @@ def _mean_log_one_minus(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 @tfd.RegisterKL(tfd.Beta, tfd.Uniform)
+@tfd.RegisterKL(tfd.ContinuousBernoulli, tfd.Uniform)
 @tfd.RegisterKL(tfd.Kumaraswamy, tfd.Uniform)
 def _kl_unit_interval_uniform(q: Any, p: Any, name: str | None = None) -> tf.Tensor:
     with tf.name_scope(name or "kl_unit_interval_uniform"):
-        kl = tf.math.log(p.range()) - q.entropy()
-        inside = (p.low <= 0.0) & (p.high >= 1.0)
-        return tf.where(inside, kl, tf.constant(float("inf"), kl.dtype))
+        return _kl_to_uniform(q, p, (p.low <= 0.0) & (p.high >= 1.0))
+
+
+@tfd.RegisterKL(TruncatedNormal, tfd.Uniform)
+def _kl_truncated_normal_uniform(q: Any, p: Any, name: str | None = None) -> tf.Tensor:
+    with tf.name_scope(name or "kl_truncated_normal_uniform"):
+        return _kl_to_uniform(q, p, (p.low <= q.low) & (p.high >= q.high))
+
+
+def _kl_to_uniform(q: Any, p: Any, inside: tf.Tensor) -> tf.Tensor:
+    kl = tf.math.log(p.range()) - q.entropy()
+    return tf.where(inside, kl, tf.constant(float("inf"), kl.dtype))
+
+
+@tfd.RegisterKL(tfd.Poisson, tfd.Poisson)
+def _kl_poissons(q: Any, p: Any, name: str | None = None) -> tf.Tensor:
+    """KL = rate_q log(rate_q / rate_p) - rate_q + rate_p."""
+    with tf.name_scope(name or "kl_poissons"):
+        log_ratio = q.log_rate_parameter() - p.log_rate_parameter()
+        # expm1: with equal rates nothing is left but rounding.
+        return q.rate_parameter() * (log_ratio + tf.math.expm1(-log_ratio))
 
 
 def _double(x: Any) -> tf.Tensor:

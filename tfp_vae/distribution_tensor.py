@@ -434,7 +434,8 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
     inner = distribution
     while isinstance(inner, tfd.Independent):
         inner = inner.distribution
-    if isinstance(inner, tfd.TransformedDistribution):
+    # TFP makes two classes of `TransformedDistribution`, of which one has no name.
+    if isinstance(getattr(inner, "bijector", None), tfp.bijectors.Bijector):
         return distribution.experimental_sample_and_log_prob(sample_shape, seed=seed)
     return distribution.sample(sample_shape, seed=seed), None
 

@@ -58,13 +58,19 @@ def kl_divergence(
         >>> kl_divergence(q, p).numpy()
         array([1.5, 1.5, 1.5, 1.5, 1.5], dtype=float32)
     """
+    if use_exact_kl not in (None, True, False):
+        raise ValueError(
+            "The KL expects `use_exact_kl` to be None, True or False. Received: "
+            f"use_exact_kl={use_exact_kl!r}. None takes the closed form where there "
+            "is one."
+        )
     posterior, prior = unwrap(posterior), unwrap(prior)
     _check_pair(posterior, prior)
     if per_dimension:
         posterior, prior = _coordinates(posterior), _coordinates(prior)
     if use_exact_kl is not False:
         try:
-            return _over_the_batch(tfd.kl_divergence(posterior, prior), posterior)
+            return _over_the_batch(_closed_form(posterior, prior), posterior)
         except NotImplementedError as error:
             if use_exact_kl:
                 raise ValueError(
@@ -164,19 +170,44 @@ def _check_pair(posterior: Any, prior: Any) -> None:
 
 
 def _check_supports(posterior: Any, prior: Any) -> None:
-    if isinstance(posterior, tfd.Blockwise) and isinstance(prior, tfd.Blockwise):
-        pairs = list(zip(posterior.distributions, prior.distributions, strict=False))
-    else:
-        pairs = [(posterior, prior)]
-    for q, p in pairs:
+    for q, p in _blocks(posterior, prior):
         inner, outer = support_of(q), support_of(p)
-        if inner and outer and not outer.contains(inner):
+        if not (inner and outer) or inner.kind == "single points":
+            continue
+        if not outer.contains(inner):
             raise ValueError(
                 "The KL expects a prior that has a density wherever the posterior "
                 f"draws. Received: posterior={family_name(q)}, on {inner}; "
                 f"prior={family_name(p)}, on {outer}. Choose a posterior on {outer}, "
                 f"or a prior on {inner}."
             )
+
+
+def _blocks(posterior: Any, prior: Any) -> list[tuple[Any, Any]]:
+    """Pairs of laws that describe the same coordinates, or some of the same."""
+    left, right = _parts(posterior), _parts(prior)
+    if _event_shapes(left) == _event_shapes(right):
+        return list(zip(left, right, strict=True))
+    if 1 in (len(left), len(right)):
+        return [(q, p) for q in left for p in right]
+    return []
+
+
+def _parts(distribution: Any) -> list[Any]:
+    if isinstance(distribution, tfd.Blockwise):
+        return list(distribution.distributions)
+    return [distribution]
+
+
+def _event_shapes(distributions: list[Any]) -> list[Any]:
+    return [distribution.event_shape for distribution in distributions]
+
+
+def _closed_form(posterior: Any, prior: Any) -> tf.Tensor:
+    both = isinstance(posterior, tfd.Blockwise) and isinstance(prior, tfd.Blockwise)
+    if both and _event_shapes(_parts(posterior)) != _event_shapes(_parts(prior)):
+        raise NotImplementedError("The blocks differ.")
+    return tfd.kl_divergence(posterior, prior)
 
 
 def _coordinates(distribution: Any) -> Any:

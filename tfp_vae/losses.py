@@ -164,7 +164,9 @@ class _KerasReduction(keras.losses.Loss):
     """Keras' own weighting, masking and reduction of values that are given."""
 
     def __init__(self, reduction: str | None, dtype: str) -> None:
-        super().__init__(reduction=reduction, dtype=dtype)
+        # Keras makes a scope of the name, by default `__keras_reduction`, and graphs
+        # take no scope that begins with an underscore.
+        super().__init__(name="reduction", reduction=reduction, dtype=dtype)
 
     def __call__(self, values: tf.Tensor, weights: Any, mask: Any) -> tf.Tensor:
         return super().__call__(values, set_mask(values, mask), weights)

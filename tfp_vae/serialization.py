@@ -16,12 +16,14 @@ import tensorflow_probability as tfp
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
+from tfp_vae.distributions.truncated_normal import TruncatedNormal
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 
 # Ours first: they are subclasses of TFP's of the same names.
 _OURS = types.SimpleNamespace(
     PowerSpherical=PowerSpherical,
     QuantizedLogistic=QuantizedLogistic,
+    TruncatedNormal=TruncatedNormal,
     VonMisesFisher=VonMisesFisher,
 )
 _ROOMS = {

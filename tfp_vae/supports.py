@@ -10,10 +10,28 @@ import tensorflow_probability as tfp
 tfd = tfp.distributions
 tfb = tfp.bijectors
 
+REALS = "real numbers"
 _BY_CLASS = {
+    "single points": (tfd.Deterministic, tfd.VectorDeterministic),
     "the unit sphere": (tfd.VonMisesFisher, tfd.PowerSpherical, tfd.SphericalUniform),
     "the simplex": (tfd.Dirichlet, tfd.RelaxedOneHotCategorical),
     "logarithms on the simplex": (tfd.ExpRelaxedOneHotCategorical,),
+}
+# A law of several parts: each may have a support of its own.
+_SEVERAL = tfd.Mixture | tfd.Blockwise | tfd.JointDistribution
+# Bijectors from the real numbers onto themselves, among them those of flows.
+_ONTO_THE_REALS = {
+    "Identity",
+    "MaskedAutoregressiveFlow",
+    "Permute",
+    "RationalQuadraticSpline",
+    "RealNVP",
+    "Scale",
+    "ScaleMatvecDiag",
+    "ScaleMatvecTriL",
+    "Shift",
+    "Sinh",
+    "SinhArcsinh",
 }
 _INSIDE = (
     ("components_distribution", tfd.MixtureSameFamily),
@@ -25,7 +43,7 @@ class Support(NamedTuple):
     """A set of values: a kind of space, and an interval on the real line.
 
     Args:
-        kind: `"real numbers"`, `"discrete values"`, or a space by name.
+        kind: `REALS`, or a space by name.
         low: Lower end; NaN where it is not known before the step runs.
         high: Upper end; NaN where it is not known before the step runs.
 
@@ -57,7 +75,7 @@ def support_of(distribution: Any) -> Support | None:
         distribution: A `tfd.Distribution`.
 
     Returns:
-        A `Support`, or `None` where the class does not tell, as for a flow.
+        A `Support`, or `None` where the class does not tell.
 
     Example:
         >>> str(support_of(tfd.Sample(tfd.Beta(2.0, 1.0), 3)))
@@ -69,34 +87,61 @@ def support_of(distribution: Any) -> Support | None:
     for kind, classes in _BY_CLASS.items():
         if isinstance(distribution, classes):
             return Support(kind)
-    if isinstance(distribution, tfd.Deterministic | tfd.JointDistribution):
+    if isinstance(distribution, _SEVERAL):
         return None
     try:
-        bijector = distribution.experimental_default_event_space_bijector()
+        default = distribution.experimental_default_event_space_bijector()
     except (TypeError, NotImplementedError):
+        default = None
+    else:
+        if default is None:
+            return Support("discrete values")
+    known = _image(default, Support(REALS))
+    bijector = getattr(distribution, "bijector", None)
+    if known is None and isinstance(bijector, tfb.Bijector):
+        known = _image(bijector, support_of(distribution.distribution))
+    return known
+
+
+def _image(bijector: Any, support: Support | None) -> Support | None:
+    """What a bijector makes of a set, where that is known."""
+    if support is None or support.kind != REALS:
         return None
-    if bijector is None:
-        discrete = not isinstance(distribution, tfd.Mixture | tfd.Blockwise)
-        return Support("discrete values") if discrete else None
-    return _image(bijector)
-
-
-def _image(bijector: Any) -> Support | None:
-    """What a bijector makes of the real numbers."""
-    if isinstance(bijector, tfb.Identity):
-        return Support("real numbers")
-    if isinstance(bijector, tfb.Softplus | tfb.Exp):
-        return Support("real numbers", 0.0)
-    if isinstance(bijector, tfb.Sigmoid):
+    if _is(bijector, {"Chain"}):
+        for each in reversed(bijector.bijectors):
+            support = _image(each, support)
+        return support
+    if support != Support(REALS):
+        return _image_of_an_interval(bijector, support)
+    if _is(bijector, {"Invert"}):
+        bijector = bijector.bijector
+        return support if _is(bijector, _ONTO_THE_REALS) else None
+    if _is(bijector, _ONTO_THE_REALS):
+        return support
+    if _is(bijector, {"Softplus", "Exp"}):
+        return Support(REALS, 0.0)
+    if _is(bijector, {"Sigmoid"}):
         low = _end(bijector.low, 0.0, np.min)
-        return Support("real numbers", low, _end(bijector.high, 1.0, np.max))
-    if isinstance(bijector, tfb.Chain) and len(bijector.bijectors) == 2:
-        outer, inner = bijector.bijectors
-        if isinstance(outer, tfb.Reciprocal) and isinstance(inner, tfb.Softplus):
-            return Support("real numbers", 0.0)
-        if isinstance(outer, tfb.Shift) and isinstance(inner, tfb.Softplus | tfb.Exp):
-            return Support("real numbers", _end(outer.shift, 0.0, np.min))
+        return Support(REALS, low, _end(bijector.high, 1.0, np.max))
     return None
+
+
+def _image_of_an_interval(bijector: Any, support: Support) -> Support | None:
+    if _is(bijector, {"Shift"}):
+        low, high = (_end(bijector.shift, 0.0, extreme) for extreme in (np.min, np.max))
+        return Support(REALS, support.low + low, support.high + high)
+    same = _is(bijector, {"Identity"})
+    inverse = _is(bijector, {"Reciprocal"}) and support == Support(REALS, 0.0)
+    return support if same or inverse else None
+
+
+def _is(bijector: Any, names: set[str]) -> bool:
+    """Whether a bijector is of a class that TFP publishes under one of these names.
+
+    TFP makes two classes of some bijectors, of which one is not public.
+    """
+    classes = {cls.__name__.lstrip("_") for cls in type(bijector).__mro__}
+    return bool(classes & names)
 
 
 def _end(value: Any, default: float, extreme: Any) -> float:

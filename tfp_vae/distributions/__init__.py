@@ -2,6 +2,7 @@
 
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
+from tfp_vae.distributions.truncated_normal import TruncatedNormal
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 
-__all__ = ["PowerSpherical", "QuantizedLogistic", "VonMisesFisher"]
+__all__ = ["PowerSpherical", "QuantizedLogistic", "TruncatedNormal", "VonMisesFisher"]

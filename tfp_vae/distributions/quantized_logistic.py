@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import integer
+
 tfd: Any = tfp.distributions
 
 
@@ -58,11 +60,8 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
     ) -> None:
         """Shifts the logistic by half a bin, and lets TFP quantize."""
         parameters = dict(locals())
-        if not (int(low) == low and int(high) == high and low < high):
-            raise ValueError(
-                f"`{name}` expects integers with low < high. Received: low={low!r}, "
-                f"high={high!r}. Pixels of 8 bits have low=0, high=255."
-            )
+        low = integer(low, "low", name, minimum=-(2**24))
+        high = integer(high, "high", name, minimum=low + 1)
         if _known(scale) and not np.all(np.asarray(scale) > 0):
             raise ValueError(
                 f"`{name}` expects `scale` to be positive. Received: scale={scale!r}. "
@@ -73,7 +72,7 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
         super().__init__(
             shifted, float(low), float(high), validate_args=validate_args, name=name
         )
-        self._ends = int(low), int(high)
+        self._ends = low, high
         self._parameters = parameters
 
     @classmethod
@@ -108,6 +107,15 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
         steps = tf.range(low, high, dtype=self.dtype) + 0.5
         loc, scale = self.loc[..., tf.newaxis], self.scale[..., tf.newaxis]
         return low + tf.reduce_sum(tf.sigmoid((loc - steps) / scale), axis=-1)
+
+    def _variance(self) -> Any:
+        """From E[(x - low)^2] = sum_i (2 i + 1) P(x - low > i)."""
+        low, high = self._ends
+        steps = tf.range(low, high, dtype=self.dtype)
+        loc, scale = self.loc[..., tf.newaxis], self.scale[..., tf.newaxis]
+        above = tf.sigmoid((loc - steps - 0.5) / scale)
+        square = tf.reduce_sum((2 * (steps - low) + 1) * above, axis=-1)
+        return square - tf.square(tf.reduce_sum(above, axis=-1))
 
     def _sample_control_dependencies(self, y: Any) -> list[Any]:
         if not self.validate_args:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 _VARIABLES: dict[str, Any] = {
@@ -39,19 +40,27 @@ def checked(value: Any, name: str, owner: str, zero: bool = True) -> Any:
             f"would drive it to its limit. Received: {value!r}. Make it with "
             "trainable=False."
         )
-    if variable or value is None or callable(value):
+    if value is None or (callable(value) and not variable):
         return value
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _number(value)
     if 0 < number < math.inf or (zero and number == 0):
-        return number
+        return value if variable else number
     raise ValueError(
         f"{owner} expects `{name}` to be a finite number {'of at least' * zero}"
         f"{'above' * (not zero)} 0, a variable or a callable without arguments. "
-        f"Received: {name}={value!r}. Give 1.0 where in doubt."
+        f"Received: {name}={value!r}. Give a number, or a variable that a callback "
+        "changes in training."
     )
+
+
+def _number(value: Any) -> float:
+    """What is known of a value before training; NaN where it is no number."""
+    if isinstance(value, bool):
+        return math.nan
+    try:
+        return float(np.asarray(value))
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def present(value: Any, name: str, owner: str, dtype: Any) -> tf.Tensor:

@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.layers.distribution_lambda import DistributionLambda
 from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.supports import REALS, support_of
 
 tfb = tfp.bijectors
 tfd = tfp.distributions
@@ -169,6 +170,13 @@ class FlowLayer(DistributionLayer):
                 f"event_shape={base.event_shape}. Make the event a vector, as in "
                 "`IndependentNormal(d)`; of a batch of scalars, `tfd.Independent(p, 1)`"
                 " does."
+            )
+        support = support_of(base)
+        if support is not None and support.kind != REALS:
+            raise ValueError(
+                f"`{self.description}` expects a distribution of real numbers. "
+                f"Received: {base}, on {support}. Transform a continuous one, such as "
+                "`IndependentNormal`."
             )
         if base.dtype != self.compute_dtype:
             raise ValueError(

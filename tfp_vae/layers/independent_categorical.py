@@ -94,9 +94,20 @@ class _NumberedCategorical(tfd.Categorical):
     Of the logits' dtype, for which TFP's own checks of values raise a `TypeError`.
     """
 
-    def __init__(self, logits: tf.Tensor, check_values: bool) -> None:
+    def __init__(
+        self,
+        logits: tf.Tensor,
+        check_values: bool = False,
+        name: str = "NumberedCategorical",
+    ) -> None:
+        parameters = dict(locals())
         self._check_values = check_values
-        super().__init__(logits=logits, dtype=logits.dtype)
+        super().__init__(logits=logits, dtype=logits.dtype, name=name)
+        self._parameters = parameters
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any, num_classes: Any = None) -> Any:
+        return {"logits": super()._parameter_properties(dtype, num_classes)["logits"]}
 
     def _mean(self) -> tf.Tensor:
         probs = self.probs_parameter()

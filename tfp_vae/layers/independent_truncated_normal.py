@@ -4,15 +4,13 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_vae.checks import Shape, interval, positive_number
 from tfp_vae.constraints import bounded, positive
+from tfp_vae.distributions.truncated_normal import TruncatedNormal
 from tfp_vae.layers.independent_layer import IndependentLayer
 
-tfd = tfp.distributions
-
-_REACH = 8.0
+_REACH = 30.0
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -25,10 +23,10 @@ class IndependentTruncatedNormal(IndependentLayer):
         scale = max(softplus(raw), scale_floor)
 
     The inputs are all `loc`, then all raw scales; `loc` may be outside, and is cut at
-    8 scales from the interval, where float32 would draw the ends themselves.
+    30 scales from the interval, where float64 ends.
 
     Reference:
-        `tfp.distributions.TruncatedNormal`.
+        `tfp_vae.distributions.TruncatedNormal`, which has the gradients of its draws.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
@@ -78,7 +76,7 @@ class IndependentTruncatedNormal(IndependentLayer):
         """Truncated normals from `loc` and raw scale."""
         loc, scale = raw[0], positive(raw[1], self.scale_floor)
         reach = tf.stop_gradient(_REACH * scale)
-        return tfd.TruncatedNormal(
+        return TruncatedNormal(
             bounded(loc, self.low - reach, self.high + reach),
             scale,
             tf.constant(self.low, loc.dtype),

@@ -57,7 +57,8 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             variable that is not trainable, or a callable without arguments.
         num_samples: Number of new draws for each Monte Carlo KL; by default the draw
             that the decoder sees.
-        free_bits: Nats that cost nothing, see `KLTarget`; `None` for none.
+        free_bits: Nats that cost nothing, see `KLTarget`: a number, a variable that is
+            not trainable, or a callable without arguments; `None` for none.
         free_bits_per: `"dimension"`, of laws that factorise, or `"total"`.
         capacity: Nats that the KL is drawn to, in place of 0: a number, a variable
             that is not trainable, or a callable without arguments.
@@ -83,7 +84,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         test_points_fn: Any = None,
         weight: Any = None,
         num_samples: int | None = None,
-        free_bits: float | None = None,
+        free_bits: Any = None,
         free_bits_per: str = DIMENSION,
         capacity: Any = None,
     ) -> None:
@@ -96,6 +97,13 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         self.num_samples = None
         if num_samples is not None:
             self.num_samples = integer(num_samples, "num_samples", "The KL")
+            if self.test_points_fn is not None or use_exact_kl:
+                raise ValueError(
+                    "The KL expects `num_samples` for its own Monte Carlo draws. "
+                    f"Received: num_samples={num_samples} with test_points_fn="
+                    f"{test_points_fn!r} and use_exact_kl={use_exact_kl!r}, which make "
+                    "none. Leave it None."
+                )
         self.target = KLTarget(free_bits, free_bits_per, capacity)
         self._seeds = Seeds()
         self._metric: KLMetric | None = None
@@ -225,7 +233,8 @@ class KLDivergenceAddLoss(keras.layers.Layer):
             variable that is not trainable, or a callable without arguments.
         num_samples: Number of new draws for each Monte Carlo KL; by default the draw
             that the decoder sees.
-        free_bits: Nats that cost nothing, see `KLTarget`; `None` for none.
+        free_bits: Nats that cost nothing, see `KLTarget`: a number, a variable that is
+            not trainable, or a callable without arguments; `None` for none.
         free_bits_per: `"dimension"`, of laws that factorise, or `"total"`.
         capacity: Nats that the KL is drawn to, in place of 0: a number, a variable
             that is not trainable, or a callable without arguments.
@@ -260,7 +269,7 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         test_points_fn: Any = None,
         weight: Any = None,
         num_samples: int | None = None,
-        free_bits: float | None = None,
+        free_bits: Any = None,
         free_bits_per: str = DIMENSION,
         capacity: Any = None,
         **kwargs: Any,
@@ -358,6 +367,8 @@ def track_kl(layer: keras.layers.Layer, regularizer: KLDivergenceRegularizer) ->
         layer._kl_weight = regularizer.weight
     if isinstance(regularizer.target.capacity, keras.Variable):
         layer._kl_capacity = regularizer.target.capacity
+    if isinstance(regularizer.target.free_bits, keras.Variable):
+        layer._kl_free_bits = regularizer.target.free_bits
 
 
 def _warn_of_lost_gradients(posterior: Any) -> None:
@@ -393,5 +404,6 @@ def _revive_kl(config: dict[str, Any]) -> dict[str, Any]:
             "test_points_reduce_axis": tuple(axis) if isinstance(axis, list) else axis,
             "weight": annealed.revive(config["weight"], "kl_weight"),
             "capacity": annealed.revive(config["capacity"], "kl_capacity"),
+            "free_bits": annealed.revive(config["free_bits"], "kl_free_bits"),
         }
     )

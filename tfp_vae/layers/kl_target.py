@@ -5,7 +5,6 @@ from typing import Any
 import tensorflow as tf
 
 import tfp_vae.layers.annealed as annealed
-from tfp_vae.checks import positive_number
 
 DIMENSION, TOTAL = "dimension", "total"
 
@@ -28,7 +27,8 @@ class KLTarget:
         2018, whose gamma is the `weight` of the KL.
 
     Args:
-        free_bits: Nats that cost nothing; `None` for none.
+        free_bits: Nats that cost nothing: a number, a variable that is not trainable
+            or a callable without arguments; `None` for none.
         free_bits_per: `"dimension"` or `"total"`.
         capacity: A number of nats, a variable that is not trainable or a callable
             without arguments; `None` for none.
@@ -45,7 +45,7 @@ class KLTarget:
 
     def __init__(
         self,
-        free_bits: float | None = None,
+        free_bits: Any = None,
         free_bits_per: str = DIMENSION,
         capacity: Any = None,
     ) -> None:
@@ -63,7 +63,7 @@ class KLTarget:
                 f"free_bits={free_bits!r} and capacity={capacity!r}. Leave one None."
             )
         if free_bits is not None:
-            free_bits = positive_number(free_bits, "free_bits", owner)
+            annealed.checked(free_bits, "free_bits", owner, zero=False)
         self.free_bits = free_bits
         self.free_bits_per = free_bits_per
         self.capacity = annealed.checked(capacity, "capacity", owner)
@@ -92,18 +92,17 @@ class KLTarget:
         total = tf.reduce_sum(kl * spread, axis=batch)
         mean = tf.math.divide_no_nan(total, tf.reduce_sum(share))
         if self.free_bits is not None:
-            return tf.reduce_sum(tf.maximum(mean, tf.constant(self.free_bits, mean.dtype)))
+            free = annealed.present(self.free_bits, "free_bits", "The KL", mean.dtype)
+            return tf.reduce_sum(tf.maximum(mean, free))
         if self.capacity is not None:
-            capacity = annealed.present(
-                self.capacity, "capacity", "The KL", mean.dtype
-            )
+            capacity = annealed.present(self.capacity, "capacity", "The KL", mean.dtype)
             return tf.abs(mean - capacity)
         return mean
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`; `annealed.revive` reads the capacity."""
         return {
-            "free_bits": self.free_bits,
+            "free_bits": annealed.serialize(self.free_bits),
             "free_bits_per": self.free_bits_per,
             "capacity": annealed.serialize(self.capacity),
         }

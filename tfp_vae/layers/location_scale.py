@@ -67,8 +67,8 @@ class LocationScaleLayer(IndependentLayer):
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
         owner = type(self).__name__
         self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
-        self.scale = scale
-        if scale not in (None, SHARED):
+        self.scale: Any = scale
+        if scale is not None and not (isinstance(scale, str) and scale == SHARED):
             self.scale = positive_number(scale, "scale", owner)
 
     @classmethod
@@ -104,7 +104,9 @@ class LocationScaleLayer(IndependentLayer):
             loc, *raw = split_event(params, event_shape, parts, owner)
             if raw:
                 scale = positive(raw[0], scale_floor)
-            base = cls.family(loc, tf.convert_to_tensor(scale, loc.dtype), validate_args)
+            base = cls.family(
+                loc, tf.convert_to_tensor(scale, loc.dtype), validate_args
+            )
             return independent(base, event_shape, validate_args)
 
     def build(self, input_shape: Any) -> None:

@@ -121,12 +121,16 @@ class MixtureSameFamily(DistributionLayer):
             params = tf.convert_to_tensor(params)
             rest = params[..., num_components:]
             width = -1 if rest.shape[-1] is None else rest.shape[-1] // num_components
-            components = component_layer(
-                tf.reshape(rest, [*batch_axes(params), num_components, width])
+            components = unwrap(
+                component_layer(
+                    tf.reshape(rest, [*batch_axes(params), num_components, width])
+                )
             )
+            if reparameterize:
+                _check_coordinates(components)
             return family(
                 tfd.Categorical(logits=params[..., :num_components]),
-                unwrap(components),
+                components,
                 reparameterize=reparameterize,
                 validate_args=validate_args,
             )
@@ -157,6 +161,19 @@ class MixtureSameFamily(DistributionLayer):
             "component_layer": layer,
             "reparameterize": self.reparameterize,
         }
+
+
+def _check_coordinates(components: Any) -> None:
+    """TFP would fail at the first draw, and speak of univariate components."""
+    inner = components
+    while isinstance(inner, tfd.Independent):
+        inner = inner.distribution
+    if inner.event_shape.rank != 0:
+        raise ValueError(
+            "`MixtureSameFamily` with reparameterize=True expects components of "
+            f"independent coordinates. Received: {components}. Use an "
+            "`Independent...` layer for the components."
+        )
 
 
 class MixtureOfLocationScale(DistributionLayer):

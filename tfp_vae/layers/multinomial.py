@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer, parameters_width, positive_number
+from tfp_vae.checks import integer, parameters_width
 from tfp_vae.constraints import positive
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
@@ -27,7 +27,7 @@ class SharedTotalLayer(DistributionLayer):
 
     Args:
         event_size: The number of categories d.
-        total_count: The total, or `"input"`.
+        total_count: The total, an integer, or `"input"`.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time. Without it
             values of another total get a log-likelihood that is no probability:
@@ -54,7 +54,7 @@ class SharedTotalLayer(DistributionLayer):
     def __init__(
         self,
         event_size: int,
-        total_count: float | str,
+        total_count: int | str,
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
         **kwargs: Any,
@@ -66,9 +66,9 @@ class SharedTotalLayer(DistributionLayer):
         )
         owner = type(self).__name__
         self.event_size = integer(event_size, "event_size", owner)
-        self.total_count = total_count
-        if total_count != INPUT:
-            self.total_count = positive_number(total_count, "total_count", owner)
+        self.total_count: Any = INPUT
+        if not isinstance(total_count, str) or total_count != INPUT:
+            self.total_count = integer(total_count, "total_count", owner)
 
     @staticmethod
     def params_size(event_size: int, name: str | None = None) -> int:

@@ -69,7 +69,8 @@ class IndependentGamma(IndependentLayer):
         rate = max(softplus(raw), 1e-5)
 
     with mean concentration / rate. The inputs are all raw concentrations, then all raw
-    rates. Concentrations near 0 draw numbers that float32 does not tell from 0.
+    rates. Below a concentration of 1/4, float32 draws zeros, of infinite density; of a
+    likelihood, which is not drawn in training, the floor may be lower.
 
     Reference:
         `tfp.distributions.Gamma`, whose draws are reparameterised implicitly.
@@ -104,7 +105,7 @@ class IndependentGamma(IndependentLayer):
         event_shape: Shape = (),
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
-        concentration_floor: float = 0.1,
+        concentration_floor: float = 0.25,
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)

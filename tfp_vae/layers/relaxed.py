@@ -194,8 +194,17 @@ class RelaxedOneHotCategorical(RelaxedLayer):
     @staticmethod
     def params_size(event_size: int, name: str | None = None) -> int:
         """One logit per category."""
-        size = event_size[0] if isinstance(event_size, tuple) else event_size
-        return integer(size, "event_size", name or "params_size", 2)
+        return integer(event_size, "event_size", name or "params_size", 2)
+
+    @property
+    def parameters_width(self) -> int:
+        """The number of categories."""
+        return self.event_size
+
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        return f"RelaxedOneHotCategorical({self.event_size})"
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""

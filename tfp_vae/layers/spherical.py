@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfp_vae.checks import integer
+from tfp_vae.checks import integer, positive_number
 from tfp_vae.distributions.power_spherical import PowerSpherical as PowerSphericalLaw
-from tfp_vae.distributions.sphere import finite_non_negative, unit_vector
+from tfp_vae.distributions.sphere import unit_vector
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher as VonMisesFisherLaw
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
@@ -65,12 +65,11 @@ class SphericalLayer(DistributionLayer):
         )
         owner = type(self).__name__
         self.event_size = integer(event_size, "event_size", owner, minimum=2)
+        self.concentration = None
         if concentration is not None:
-            finite_non_negative(concentration, "concentration", owner)
-            concentration = float(concentration)
-        self.concentration = concentration
-        finite_non_negative(concentration_floor, "concentration_floor", owner)
-        self.concentration_floor = float(concentration_floor)
+            self.concentration = _number(concentration, "concentration", owner)
+        floor = _number(concentration_floor, "concentration_floor", owner)
+        self.concentration_floor = floor
 
     @staticmethod
     def params_size(
@@ -108,6 +107,10 @@ class SphericalLayer(DistributionLayer):
             "concentration": self.concentration,
             "concentration_floor": self.concentration_floor,
         }
+
+
+def _number(value: Any, name: str, owner: str) -> float:
+    return 0.0 if value == 0 else positive_number(value, name, owner)
 
 
 @keras.saving.register_keras_serializable("tfp_vae")

@@ -92,6 +92,12 @@ class AutoregressivePrior(keras.layers.Layer):
 
     def _given(self, latents: tf.Tensor) -> Any:
         """The law of each step given the steps of `latents` before it."""
+        if not latents.shape[-2:].is_compatible_with(self.event_shape):
+            raise ValueError(
+                f"`AutoregressivePrior` expects latents of shape (..., "
+                f"{str(self.event_shape)[1:-1]}). Received: inputs.shape="
+                f"{tuple(latents.shape)}. Make the prior for sequences of that shape."
+            )
         latents = tf.ensure_shape(latents, [*latents.shape[:-2], *self.event_shape])
         steps, size = self.event_shape
         flat = tf.reshape(latents, [-1, steps, size])

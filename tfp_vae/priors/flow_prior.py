@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import integer
 from tfp_vae.constraints import float_policy
 from tfp_vae.layers.flow import Flow
+from tfp_vae.serialization import deserialize_distribution, is_distribution_config
 
 tfd = tfp.distributions
 
@@ -31,6 +32,8 @@ class FlowPrior(keras.layers.Layer):
         transform: See `Flow`.
         num_transforms: See `Flow`.
         hidden_units: See `Flow`.
+        activation: See `Flow`.
+        num_bins: See `Flow`.
         **kwargs: Passed to `keras.layers.Layer`.
 
     Call arguments:
@@ -54,6 +57,8 @@ class FlowPrior(keras.layers.Layer):
         transform: Any = "realnvp",
         num_transforms: int = 4,
         hidden_units: Any = (64, 64),
+        activation: Any = "relu",
+        num_bins: int = 8,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
@@ -62,6 +67,8 @@ class FlowPrior(keras.layers.Layer):
             transform,
             num_transforms=num_transforms,
             hidden_units=hidden_units,
+            activation=activation,
+            num_bins=num_bins,
             dtype=self.dtype_policy,
         )
 
@@ -80,9 +87,23 @@ class FlowPrior(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
         flow = self.flow.get_config()
-        names = ("transform", "num_transforms", "hidden_units")
+        names = (
+            "transform",
+            "num_transforms",
+            "hidden_units",
+            "activation",
+            "num_bins",
+        )
         return {
             **super().get_config(),
             "event_size": self.event_size,
             **{name: flow[name] for name in names},
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FlowPrior":
+        """Restores a bijector before calling `__init__`."""
+        transform = config["transform"]
+        if is_distribution_config(transform):
+            transform = deserialize_distribution(transform)
+        return cls(**{**config, "transform": transform})

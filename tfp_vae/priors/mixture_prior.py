@@ -5,7 +5,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfp_vae.checks import integer
 from tfp_vae.constraints import float_policy
@@ -62,11 +61,10 @@ class MixturePrior(keras.layers.Layer):
         self.family = MixtureNormal(k, d, dtype=self.dtype_policy)
         width = MixtureNormal.params_size(k, d)
         self.parameters = VariableLayer(width, dtype=self.dtype_policy)
-        loc = keras.random.normal((k, d), seed=seed)
-        raw = np.full((k, d), math.log(math.expm1(1.0)), "float32")
-        components = tf.reshape(tf.concat([loc, raw], axis=-1), [-1])
-        start = tf.concat([tf.zeros(k), components], axis=0)
-        self.parameters.constant.assign(start)
+        loc = keras.ops.convert_to_numpy(keras.random.normal((k, d), seed=seed))
+        raw = np.full((k, d), math.log(math.expm1(1.0)))
+        components = np.concatenate([loc, raw], axis=-1).reshape(-1)
+        self.parameters.constant.assign(np.concatenate([np.zeros(k), components]))
         self.built = True
 
     def call(self, inputs: Any = None) -> Any:

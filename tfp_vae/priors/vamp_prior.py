@@ -96,6 +96,13 @@ class VampPrior(keras.layers.Layer):
 
     def call(self, inputs: Any = None) -> Any:
         """The mixture, whatever the inputs."""
+        layers = getattr(self.encoder, "layers", [])
+        if any(getattr(layer, "prior", None) is self for layer in layers):
+            raise ValueError(
+                "`VampPrior` expects an encoder that ends in front of the KL layer of "
+                f"this prior. Received: {self.encoder.name!r}, which contains it. Call "
+                "the KL layer on the encoder's output, and both in one model."
+            )
         with without_kl():
             components = self.encoder(self.pseudo_inputs(), training=False)
         if not isinstance(components, tfd.Distribution) or components.batch_shape != (
