@@ -11,7 +11,13 @@ VERSION = re.search(
 )[1]
 
 EXAMPLES = ["matplotlib>=3.8", "scikit-learn>=1.4"]
-TEST = [*EXAMPLES, "pydot>=3.0", "pytest>=8.0", "scipy>=1.12"]
+TEST = [
+    *EXAMPLES,
+    "pydot>=3.0",
+    "pytest>=8.0",
+    "pytest-xdist>=3.6",
+    "scipy>=1.12",
+]
 DEV = [*TEST, "mypy==2.4.1", "pre-commit>=3.7", "ruff==0.17.5"]
 
 setup(

@@ -246,7 +246,8 @@ which tries it: {d} coordinates or categories, float32, parameters drawn from N(
 |---|---|---|---|---|---|
 {rows}
 
-- *Reparameterised*: draws have exact gradients, and the family can be a posterior.
+- *Reparameterised*: draws have gradients, and the family can be a posterior. The tests
+  compare them with those of the moments.
 - *XLA*: compiles with `jit_compile=True`, gradients included. A likelihood is never
   drawn in training, so that one without compiled draws still trains under XLA: convert
   it with `"mean"`.

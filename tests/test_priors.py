@@ -402,12 +402,9 @@ def test_bad_arguments_are_errors(make, message):
 
 
 def test_priors_of_float64():
-    keras.config.set_floatx("float64")
-    try:
-        priors = [make()[1] for make in LEARNED.values()]
-        assert {tv.prior_distribution(p).dtype for p in priors} == {tf.float64}
-    finally:
-        keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float64")
+    priors = [make()[1] for make in LEARNED.values()]
+    assert {tv.prior_distribution(p).dtype for p in priors} == {tf.float64}
 
 
 def test_a_vamp_prior_inside_its_own_encoder_is_an_error():

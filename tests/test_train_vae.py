@@ -185,3 +185,31 @@ def test_sizes_must_be_positive_integers(capsys, option):
             train_vae._parse([f"{option}={value}"])
         message = f"expects a positive integer. Received: '{value}'. Give 1 or more."
         assert message in capsys.readouterr().err
+
+
+def elbo_on(data, capsys, output, *options):
+    """Trains on the real data set, whose directory the environment names."""
+    if not os.environ.get(datasets.VARIABLE):
+        pytest.skip(f"no data: {datasets.VARIABLE} is not set")
+    train_vae.main(["--dataset", data, "--output", str(output), *options])
+    printed = capsys.readouterr().out
+    assert "nan" not in printed
+    return float(re.search(r"held-out ELBO: (-?[\d.]+)", printed)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("posterior", ["power-spherical", "von-mises-fisher"])
+def test_a_hyperspherical_vae_needs_no_annealing(tmp_path, capsys, posterior):
+    """S^40 in R^41, 20 epochs of MNIST: about two minutes on two cores."""
+    options = ["--posterior", posterior, "--latent-size", "41", "--epochs", "20"]
+    assert elbo_on("mnist", capsys, tmp_path, *options) > -110
+
+
+@pytest.mark.slow
+def test_a_mixture_prior_beats_the_standard_one(tmp_path, capsys):
+    """At the same budget, on binarized MNIST: about a minute on two cores."""
+    standard, mixture = (
+        elbo_on("binarized_mnist", capsys, tmp_path, "--epochs", "8", "--prior", prior)
+        for prior in ("standard", "mixture")
+    )
+    assert mixture > standard + 1

@@ -56,8 +56,8 @@ class Flow(FlowLayer):
 
     One direction of maf and iaf takes d passes through each network, one after another:
     draws from maf, and for iaf `log_prob` of anything but its own draws, for which
-    `experimental_sample_and_log_prob` takes one pass. XLA compiles draws, log-densities
-    and their gradients for all four.
+    `experimental_sample_and_log_prob` and the KL take one pass. XLA compiles draws,
+    log-densities and their gradients for all four; the spline takes it longest.
 
     Reference:
         Papamakarios, Pavlakou, Murray, "Masked Autoregressive Flow", 2017; Kingma et

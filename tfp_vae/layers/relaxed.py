@@ -93,8 +93,9 @@ class IndependentRelaxedBernoulli(RelaxedLayer):
         y[i] ~ Logistic(logits[i] / temperature, 1 / temperature)
         bit[i] = sigmoid(y[i])
 
-    The decoder begins with `keras.layers.Activation("sigmoid")`; a prior with
-    probability 1/2 is `tfd.Sample(tfd.Logistic(0.0, 1 / temperature), event_shape)`.
+    The decoder begins with `keras.layers.Activation("sigmoid")`. The prior with
+    probability 1/2 is `tfd.Sample(tfd.Logistic(0.0, 1 / temperature), event_shape)`; to
+    follow a temperature that changes, this layer behind a `VariableLayer`.
 
     Reference:
         Maddison et al., The Concrete distribution, 2017, appendix C.
@@ -146,7 +147,8 @@ class RelaxedOneHotCategorical(RelaxedLayer):
 
     where exp(y) is on the simplex, and one-hot as the temperature goes to 0. The
     decoder begins with `keras.layers.Activation("exponential")`; a prior of equal
-    probabilities is `tfd.ExpRelaxedOneHotCategorical(temperature, tf.zeros(d))`.
+    probabilities is `tfd.ExpRelaxedOneHotCategorical(temperature, tf.zeros(d))`; to
+    follow a temperature that changes, this layer behind a `VariableLayer`.
 
     Reference:
         Maddison et al., The Concrete distribution, 2017, appendix C;

@@ -160,7 +160,7 @@ class VonMisesFisher(SphericalLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class PowerSpherical(SphericalLayer):
-    """A power spherical law: much like the former, with KL and moments in closed form.
+    """A power spherical law: much like `VonMisesFisher`, but all in closed form.
 
         p(x) = (1 + mu.x)^k / N(k),   mu = raw[:m] / |raw[:m]|
         k = concentration_floor + softplus(raw[m])

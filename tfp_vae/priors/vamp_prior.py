@@ -89,13 +89,6 @@ class VampPrior(keras.layers.Layer):
 
     def build(self, inputs_shape: Any = None) -> None:
         """Builds the encoder, where it is not yet."""
-        if not self.encoder.built:
-            with without_kl():
-                self.encoder(self.pseudo_inputs())
-        self.built = True
-
-    def call(self, inputs: Any = None) -> Any:
-        """The mixture, whatever the inputs."""
         layers = getattr(self.encoder, "layers", [])
         if any(getattr(layer, "prior", None) is self for layer in layers):
             raise ValueError(
@@ -103,6 +96,13 @@ class VampPrior(keras.layers.Layer):
                 f"this prior. Received: {self.encoder.name!r}, which contains it. Call "
                 "the KL layer on the encoder's output, and both in one model."
             )
+        if not self.encoder.built:
+            with without_kl():
+                self.encoder(self.pseudo_inputs())
+        self.built = True
+
+    def call(self, inputs: Any = None) -> Any:
+        """The mixture, whatever the inputs."""
         with without_kl():
             components = self.encoder(self.pseudo_inputs(), training=False)
         if not isinstance(components, tfd.Distribution) or components.batch_shape != (
