@@ -594,7 +594,7 @@ def test_layer_errors(layer):
         with pytest.raises(ValueError, match="event_size.*at least 2. Received"):
             layer(size)
     for name in ("concentration", "concentration_floor"):
-        with pytest.raises(ValueError, match=f"`{name}` to be finite.*Received"):
+        with pytest.raises(ValueError, match=f"`{name}` to be a finite.*Received"):
             layer(3, **{name: -1.0})
     with pytest.raises(ValueError, match=r"shape \(..., 4\).*Received"):
         layer(3)(tf.zeros([5, 3]))
