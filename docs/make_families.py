@@ -247,7 +247,7 @@ which tries it: {d} coordinates or categories, float32, parameters drawn from N(
 {rows}
 
 - *Reparameterised*: draws have gradients, and the family can be a posterior. The tests
-  compare them with those of the moments.
+  compare them with those of the mean and variance, where TFP knows these.
 - *XLA*: compiles with `jit_compile=True`, gradients included. A likelihood is never
   drawn in training, so that one without compiled draws still trains under XLA: convert
   it with `"mean"`.

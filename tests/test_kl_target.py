@@ -200,6 +200,8 @@ def test_free_bits_may_be_annealed(params):
         layer(tv.IndependentNormal(3)(params))
         losses.append(float(layer.losses[0]))
     assert losses[1] == 150.0
+    number = tv.KLDivergenceAddLoss(tv.StandardNormal(3), free_bits=np.float32(0.5))
+    assert type(number.get_config()["free_bits"]) is float
     config = keras.saving.serialize_keras_object(layer)
     again = keras.saving.deserialize_keras_object(config)
     assert float(again._kl_free_bits.numpy()) == 50.0

@@ -34,8 +34,8 @@ class KLTarget:
             without arguments; `None` for none.
 
     Raises:
-        ValueError: If a number is not positive, both are given, or `free_bits_per` is
-            something else.
+        ValueError: If `free_bits` is not positive, `capacity` negative, both are
+            given, or `free_bits_per` is something else.
 
     Example:
         >>> target = KLTarget(free_bits=0.5)
@@ -62,9 +62,7 @@ class KLTarget:
                 f"{owner} expects `free_bits` or `capacity`. Received: both, "
                 f"free_bits={free_bits!r} and capacity={capacity!r}. Leave one None."
             )
-        if free_bits is not None:
-            annealed.checked(free_bits, "free_bits", owner, zero=False)
-        self.free_bits = free_bits
+        self.free_bits = annealed.checked(free_bits, "free_bits", owner, zero=False)
         self.free_bits_per = free_bits_per
         self.capacity = annealed.checked(capacity, "capacity", owner)
 
@@ -100,7 +98,7 @@ class KLTarget:
         return mean
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`; `annealed.revive` reads the capacity."""
+        """Arguments of `__init__`; `annealed.revive` reads both numbers."""
         return {
             "free_bits": annealed.serialize(self.free_bits),
             "free_bits_per": self.free_bits_per,

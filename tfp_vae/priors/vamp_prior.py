@@ -113,7 +113,7 @@ class VampPrior(keras.layers.Layer):
                 f"shape ({self.num_components},). Received: {components!r}. End it "
                 "with a distribution layer such as `IndependentNormal`."
             )
-        equal = tf.zeros([self.num_components], components.tensor_distribution.dtype)
+        equal = tf.zeros([self.num_components], unwrap(components).dtype)
         return tfd.MixtureSameFamily(tfd.Categorical(logits=equal), unwrap(components))
 
     def get_config(self) -> dict[str, Any]:
