@@ -1,6 +1,7 @@
 """TFP distributions as Keras 3 layer outputs, and the VAEs made of them."""
 
 from tfp_vae import distributions as distributions
+from tfp_vae.callbacks.kl_warmup import KLWarmup
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
 from tfp_vae.layers.autoregressive_transform import AutoregressiveTransform
@@ -41,6 +42,9 @@ from tfp_vae.layers.spherical import PowerSpherical, VonMisesFisher
 from tfp_vae.layers.unit_interval import IndependentBeta, IndependentKumaraswamy
 from tfp_vae.layers.variable_layer import VariableLayer
 from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
+from tfp_vae.metrics import ActiveUnits
+from tfp_vae.models.vae import VAE
+from tfp_vae.objectives import ELBO, ImportanceWeightedBound, RenyiBound
 from tfp_vae.priors.autoregressive_prior import AutoregressivePrior
 from tfp_vae.priors.flow_prior import FlowPrior
 from tfp_vae.priors.learned_normal import LearnedNormal
@@ -54,6 +58,9 @@ from tfp_vae.values import check_values
 __version__ = "0.1.0"
 
 __all__ = [
+    "ELBO",
+    "VAE",
+    "ActiveUnits",
     "AutoregressiveNetwork",
     "AutoregressivePrior",
     "AutoregressiveTransform",
@@ -65,6 +72,7 @@ __all__ = [
     "DistributionTensor",
     "Flow",
     "FlowPrior",
+    "ImportanceWeightedBound",
     "IndependentBernoulli",
     "IndependentBeta",
     "IndependentCategorical",
@@ -82,6 +90,7 @@ __all__ = [
     "IndependentTruncatedNormal",
     "KLDivergenceAddLoss",
     "KLDivergenceRegularizer",
+    "KLWarmup",
     "LearnedNormal",
     "LogLikelihood",
     "MixtureLogistic",
@@ -96,6 +105,7 @@ __all__ = [
     "PowerSpherical",
     "QuantizedLogistic",
     "RelaxedOneHotCategorical",
+    "RenyiBound",
     "SphericalUniform",
     "StandardNormal",
     "VampPrior",

@@ -76,7 +76,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
         distribution = _distribution(y_pred, self.name)
         if distribution is None:
             return _placeholder_loss(y_pred, self.reduction)
-        log_prob, weights, mask = _weighted(
+        log_prob, weights, mask = weighted_log_prob(
             distribution, y_true, sample_weight, mask_of(y_pred), self.draw_axes
         )
         reduce = _KerasReduction(self.reduction, log_prob.dtype.name)
@@ -87,7 +87,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
         """The loss of each example, neither weighted nor reduced."""
         distribution = _distribution(y_pred, self.name)
-        return -_weighted(distribution, y_true, None, None, self.draw_axes)[0]
+        return -weighted_log_prob(distribution, y_true, None, None, self.draw_axes)[0]
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
@@ -142,7 +142,7 @@ class LogLikelihood(keras.metrics.Mean):
         distribution = _distribution(y_pred, self.name)
         if distribution is None:
             return
-        log_prob, weights, mask = _weighted(
+        log_prob, weights, mask = weighted_log_prob(
             distribution, y_true, sample_weight, mask_of(y_pred), self.draw_axes
         )
         if mask is not None:
@@ -195,12 +195,32 @@ def _placeholder_loss(y_pred: tf.Tensor, reduction: str | None) -> tf.Tensor:
     return per_example if reduction in (None, "none") else tf.reduce_sum(per_example)
 
 
-def _weighted(
-    distribution: Any, values: Any, weights: Any, mask: Any, draws: int
+def weighted_log_prob(
+    distribution: Any, values: Any, weights: Any, mask: Any, draws: int = 0
 ) -> tuple[tf.Tensor, Any, Any]:
     """Log p of each member of the batch, with the weights and mask of the batch.
 
-    Weights and masks that reach into the event are used up here.
+    Weights and masks that reach into the event are used up inside the sum over it.
+
+    Args:
+        distribution: A plain `tfd.Distribution`.
+        values: Its values, of shape `batch_shape + event_shape`.
+        weights: Numbers with the shape of leading axes of the values, or `None`.
+        mask: The same for a Keras mask.
+        draws: How many axes in front of the batch hold draws, to be averaged.
+
+    Returns:
+        Log p of the batch's shape; weights and mask of that shape or `None`.
+
+    Raises:
+        ValueError: If a shape does not fit, or elements are weighted of a law that does
+            not factorise.
+
+    Example:
+        >>> p = tfd.Independent(tfd.Normal(tf.zeros([2, 3]), 1.0), 1)
+        >>> log_prob, *_ = weighted_log_prob(p, tf.zeros([2, 3]), None, None)
+        >>> log_prob.shape
+        TensorShape([2])
     """
     values = _checked_values(distribution, values, draws)
     batch_rank = distribution.batch_shape.rank - draws

@@ -71,6 +71,11 @@ class KLTarget:
         """Whether the cost needs the KL of each dimension."""
         return self.free_bits is not None and self.free_bits_per == DIMENSION
 
+    @property
+    def changes_the_cost(self) -> bool:
+        """Whether the cost is another one than the mean of the KL."""
+        return self.free_bits is not None or self.capacity is not None
+
     def cost(self, kl: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
         """The cost of a batch.
 

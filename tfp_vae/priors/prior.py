@@ -61,15 +61,33 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
     return distribution
 
 
+def needs_inputs(prior: Any) -> bool:
+    """Whether a prior is a layer or model that cannot be called without an input.
+
+    A model made of layers needs one, also where it begins with a variable.
+
+    Args:
+        prior: A `tfd.Distribution`, a Keras layer or model, or a callable.
+
+    Returns:
+        True for models and conditional layers, False for the rest.
+
+    Example:
+        >>> needs_inputs(keras.Sequential([tv.IndependentNormal(2)]))
+        True
+        >>> needs_inputs(tv.StandardNormal(2))
+        False
+    """
+    if not isinstance(prior, keras.layers.Layer):
+        return False
+    first = next(iter(inspect.signature(prior.call).parameters.values()), None)
+    return first is not None and first.default is inspect.Parameter.empty
+
+
 def _arguments(prior: Any, inputs: Any) -> list[Any]:
     if inputs is not None:
         return [inputs]
-    first = None
-    if isinstance(prior, keras.layers.Layer):
-        first = next(iter(inspect.signature(prior.call).parameters.values()), None)
-    # A model made of layers needs an input, also where it begins with a variable.
-    required = first is not None and first.default is inspect.Parameter.empty
-    return [tf.ones([1, 1])] if required else []
+    return [tf.ones([1, 1])] if needs_inputs(prior) else []
 
 
 def _refuse(distribution: Any, variables: Sequence[Any]) -> None:

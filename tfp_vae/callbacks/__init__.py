@@ -1,0 +1,1 @@
+"""What Keras calls during training: schedules, guards, pictures."""

@@ -1,0 +1,107 @@
+"""Lets the weight of the KL grow during training."""
+
+import math
+import warnings
+from typing import Any
+
+import keras
+
+from tfp_vae.checks import integer, positive_number
+from tfp_vae.kl_schedule import KLSchedule, checked_schedule
+
+
+class KLWarmup(keras.callbacks.Callback):
+    """Raises the weight of a VAE's KL from `start` to 1, in steps or epochs.
+
+        vae.fit(x, epochs=50, callbacks=[tv.KLWarmup(epochs=10)])
+
+    See `KLSchedule` for the equations. The weight is computed in the graph from
+    `optimizer.iterations`, so that it changes with every step also where Keras compiles
+    many into one; it multiplies `ELBO(beta=...)`, is shown as `kl_weight`, and is saved
+    with the model: a resumed training goes on where it was, with this callback or
+    without. A model that is compiled anew begins anew, since its optimizer does.
+
+    While it grows, `val_loss` rises with it: monitor `val_elbo`, which is unweighted.
+
+    Reference:
+        Bowman et al., Generating sentences from a continuous space, 2016 (sigmoid),
+        https://arxiv.org/abs/1511.06349; Fu et al., Cyclical annealing schedule, 2019,
+        https://arxiv.org/abs/1903.10145.
+
+    Args:
+        epochs: Number of epochs after which the weight stays at 1.
+        steps: The same in steps of the optimizer; one of the two.
+        shape: `"linear"`, `"sigmoid"` or `"cyclical"`.
+        start: Weight at the first step.
+        cycles: Number of cycles, where cyclical.
+        ratio: Share of a cycle in which the weight rises, where cyclical.
+
+    Raises:
+        ValueError: If not one of `epochs` and `steps` is given, a number is out of its
+            range, the model is no `tv.VAE`, or `epochs` is given and `fit` does not
+            know how many steps an epoch has.
+
+    Example:
+        >>> KLWarmup(epochs=10).shape
+        'linear'
+    """
+
+    def __init__(
+        self,
+        epochs: float | None = None,
+        steps: int | None = None,
+        shape: str = "linear",
+        start: float = 0.0,
+        cycles: int = 4,
+        ratio: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if (epochs is None) == (steps is None):
+            raise ValueError(
+                "`KLWarmup` expects `epochs` or `steps`. Received: "
+                f"epochs={epochs!r}, steps={steps!r}. Give one of them."
+            )
+        self.epochs = epochs
+        if epochs is not None:
+            self.epochs = positive_number(epochs, "epochs", "KLWarmup")
+        self.steps = steps if steps is None else integer(steps, "steps", "KLWarmup")
+        self.shape = shape
+        self._rest = checked_schedule(shape, start, cycles, ratio, "KLWarmup")
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Sets the schedule of the model."""
+        schedule = getattr(self.model, "kl_schedule", None)
+        if not isinstance(schedule, KLSchedule):
+            raise ValueError(
+                "`KLWarmup` expects to train a `tv.VAE`. Received: a "
+                f"{type(self.model).__name__}. Elsewhere let "
+                "`KLDivergenceAddLoss(weight=...)` have a variable, and assign to it."
+            )
+        per_epoch = self._steps_per_epoch()
+        steps = self.steps
+        if self.epochs is not None:
+            if per_epoch is None:
+                raise ValueError(
+                    "`KLWarmup(epochs=...)` expects `fit` to know how many steps an "
+                    "epoch has. Received: data of unknown length. Give "
+                    "`steps_per_epoch` to `fit`, or `steps` to `KLWarmup`."
+                )
+            steps = math.ceil(self.epochs * per_epoch)
+        schedule.set(steps=steps, **self._rest)
+        total = None if per_epoch is None else per_epoch * self.params["epochs"]
+        if total is not None and steps is not None and total < steps:
+            warnings.warn(
+                "`KLWarmup` expects to end before training does. Received: a warm-up "
+                f"of {steps} steps, and {total:g} steps of training, so that the "
+                "weight of the KL never reaches 1 and the loss is no bound on "
+                "log p(x). Train longer, or warm up in less.",
+                stacklevel=2,
+            )
+
+    def _steps_per_epoch(self) -> float | None:
+        """Steps of the optimizer in an epoch, where `fit` knows it."""
+        batches = self.params.get("steps")
+        if batches is None:
+            return None
+        together = getattr(self.model.optimizer, "gradient_accumulation_steps", None)
+        return batches / (together or 1)

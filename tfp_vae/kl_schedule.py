@@ -1,0 +1,137 @@
+"""The weight of the KL as a function of the optimizer's steps, inside the graph."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_vae.checks import integer
+
+SHAPES = ("linear", "sigmoid", "cyclical")
+# Where the logistic curve is cut off on both sides, before it is stretched to [0, 1].
+_STEEPNESS = 6.0
+
+
+class KLSchedule(keras.layers.Layer):
+    """The weight of the KL at a step of the optimizer.
+
+        u = min(1, t / steps)                        of the step t
+        weight = start + (1 - start) u               linear
+        weight = start + (1 - start) s(u)            sigmoid, s logistic from 0 to 1
+        u = min(1, (t mod L) / (ratio L))            cyclical, L = steps / cycles
+
+    and 1 from `steps` on. Its numbers are variables: a schedule that is set between two
+    calls of `fit` needs no new trace, and one that is saved with the model goes on
+    where the optimizer's steps do. As made, the weight is 1.
+
+    Example:
+        >>> schedule = KLSchedule()
+        >>> float(schedule.weight(0))
+        1.0
+        >>> schedule.set("linear", steps=10)
+        >>> [round(float(schedule.weight(s)), 2) for s in (0, 5, 10, 99)]
+        [0.0, 0.5, 1.0, 1.0]
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"name": "kl_schedule", **kwargs, "dtype": "float32"})
+        self.steps = self._number("steps", 0)
+        self.start = self._number("start", 0)
+        self.sigmoid = self._number("sigmoid", 0)
+        self.cycles = self._number("cycles", 1)
+        self.ratio = self._number("ratio", 1)
+        self.built = True
+
+    def _number(self, name: str, value: float) -> Any:
+        initializer = keras.initializers.Constant(value)
+        return self.add_weight(
+            shape=(), initializer=initializer, trainable=False, name=name
+        )
+
+    def set(
+        self,
+        shape: str,
+        steps: int,
+        start: float = 0.0,
+        cycles: int = 4,
+        ratio: float = 0.5,
+    ) -> None:
+        """Sets the schedule, counted from the optimizer's first step.
+
+        Args:
+            shape: `"linear"`, `"sigmoid"` or `"cyclical"`.
+            steps: Number of steps until the weight stays at 1.
+            start: Weight at the first step.
+            cycles: Number of cycles, where cyclical.
+            ratio: Share of a cycle in which the weight rises, where cyclical.
+        """
+        cyclical = shape == "cyclical"
+        self.steps.assign(steps)
+        self.start.assign(start)
+        self.sigmoid.assign(float(shape == "sigmoid"))
+        self.cycles.assign(cycles if cyclical else 1)
+        self.ratio.assign(ratio if cyclical else 1.0)
+
+    def weight(self, step: Any) -> tf.Tensor:
+        """The weight at a step, a scalar float32.
+
+        Args:
+            step: Number of steps that the optimizer has made.
+
+        Returns:
+            A scalar.
+        """
+        step = tf.cast(step, tf.float32)
+        length = tf.maximum(self.steps / self.cycles, 1e-6)
+        position = tf.math.floormod(step, length) / (self.ratio * length)
+        rise = tf.where(step < self.steps, tf.minimum(position, 1.0), 1.0)
+        low, high = tf.sigmoid(-_STEEPNESS), tf.sigmoid(_STEEPNESS)
+        bent = (tf.sigmoid(_STEEPNESS * (2.0 * rise - 1.0)) - low) / (high - low)
+        rise = tf.where(self.sigmoid > 0, bent, rise)
+        return self.start + (1.0 - self.start) * rise
+
+
+def checked_schedule(
+    shape: str, start: float, cycles: int, ratio: float, owner: str
+) -> dict[str, Any]:
+    """The arguments of `KLSchedule.set` but for `steps`, if they can be such.
+
+    Args:
+        shape: `"linear"`, `"sigmoid"` or `"cyclical"`.
+        start: Weight at the first step, from 0 to below 1.
+        cycles: Number of cycles.
+        ratio: Share of a cycle in which the weight rises, above 0 and up to 1.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        A dictionary of them.
+
+    Raises:
+        ValueError: If one cannot.
+
+    Example:
+        >>> checked_schedule("linear", 0.0, 4, 0.5, "KLWarmup")["shape"]
+        'linear'
+    """
+    if shape not in SHAPES:
+        raise ValueError(
+            f"`{owner}` expects `shape` to be one of {SHAPES}. Received: "
+            f"shape={shape!r}. 'linear' is the usual one."
+        )
+    if not (_is_number(start) and 0 <= start < 1):
+        raise ValueError(
+            f"`{owner}` expects `start` to be a number from 0 to below 1. Received: "
+            f"start={start!r}. It is the weight at the first step; the last is 1, and "
+            "`ELBO(beta=...)` multiplies both."
+        )
+    if not (_is_number(ratio) and 0 < ratio <= 1):
+        raise ValueError(
+            f"`{owner}` expects `ratio` to be a number above 0, up to 1. Received: "
+            f"ratio={ratio!r}. It is the share of a cycle in which the weight rises."
+        )
+    cycles = integer(cycles, "cycles", owner)
+    return {"shape": shape, "start": start, "cycles": cycles, "ratio": ratio}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,161 @@
+"""Points and paths in the space of latents, which may be a sphere."""
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.closed_forms import family_name
+from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.supports import support_of
+
+tfd = tfp.distributions
+
+_LOCATION_SCALE = (tfd.Normal, tfd.Laplace, tfd.Logistic, tfd.StudentT, tfd.Cauchy)
+
+
+def on_the_sphere(distribution: Any) -> bool:
+    """Whether a law has its mass on the unit sphere.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        True for von Mises-Fisher, power spherical and uniform laws on it.
+
+    Example:
+        >>> on_the_sphere(tfd.SphericalUniform(3)), on_the_sphere(tfd.Normal(0.0, 1.0))
+        (True, False)
+    """
+    support = support_of(unwrap(distribution))
+    return support is not None and support.kind == "the unit sphere"
+
+
+def center(distribution: Any) -> tf.Tensor:
+    """The one point that stands for a law: its mean where that is a value of it.
+
+    On the sphere the mean direction, the mean scaled to length 1; where there is no
+    mean, the mode; of a transformed law without either, the image of the center of what
+    it transforms.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        A tensor of shape `batch_shape + event_shape`.
+
+    Raises:
+        ValueError: If the law has none of these.
+
+    Example:
+        >>> center(tfd.Normal([0.0, 2.0], 1.0)).numpy()
+        array([0., 2.], dtype=float32)
+    """
+    distribution = unwrap(distribution)
+    if isinstance(distribution, tfd.Blockwise):
+        parts = [center(part) for part in distribution.distributions]
+        return tf.concat(parts, axis=-1)
+    if on_the_sphere(distribution):
+        try:
+            return tf.math.l2_normalize(distribution.mode(), axis=-1)
+        except NotImplementedError:
+            return tf.math.l2_normalize(distribution.mean(), axis=-1)
+    discrete = not tf.as_dtype(distribution.dtype).is_floating
+    names = ("mode",) if discrete else ("mean", "mode")
+    for name in names:
+        try:
+            return getattr(distribution, name)()
+        except NotImplementedError:
+            continue
+    # TFP makes two classes of `TransformedDistribution`, of which one has no name.
+    if isinstance(getattr(distribution, "bijector", None), tfp.bijectors.Bijector):
+        return distribution.bijector.forward(center(distribution.distribution))
+    raise ValueError(
+        "A deterministic answer expects a law with a mean or a mode. Received: "
+        f"{family_name(distribution)}. Draw from it instead, with `.sample()`."
+    )
+
+
+def tempered(prior: Any, temperature: float) -> Any:
+    """A law whose spread around its location is multiplied by the temperature.
+
+    Of location-scale families the scale is multiplied, of mixtures that of each
+    component, of a flow that of its base.
+
+    Args:
+        prior: A `tfd.Distribution`.
+        temperature: What multiplies the scale.
+
+    Returns:
+        A distribution of the same shapes.
+
+    Raises:
+        ValueError: If the law has no location and scale.
+
+    Example:
+        >>> float(tempered(tfd.Normal(1.0, 2.0), 0.5).stddev())
+        1.0
+    """
+    prior = unwrap(prior)
+    if temperature == 1.0:
+        return prior
+    if isinstance(prior, _LOCATION_SCALE):
+        return prior.copy(scale=temperature * tf.convert_to_tensor(prior.scale))
+    if isinstance(prior, tfd.Independent | tfd.Sample):
+        return prior.copy(distribution=tempered(prior.distribution, temperature))
+    if isinstance(prior, tfd.MultivariateNormalLinearOperator):
+        factor = temperature * prior.scale.to_dense()
+        return tfd.MultivariateNormalTriL(prior.loc, factor)
+    if isinstance(prior, tfd.MixtureSameFamily):
+        components = tempered(prior.components_distribution, temperature)
+        return prior.copy(components_distribution=components)
+    if isinstance(getattr(prior, "bijector", None), tfp.bijectors.Bijector):
+        return prior.copy(distribution=tempered(prior.distribution, temperature))
+    raise ValueError(
+        "A `temperature` other than 1 expects a prior with a location and a scale, a "
+        f"mixture of such, or a flow over one. Received: {family_name(prior)}, "
+        f"temperature={temperature}. Leave the temperature at 1."
+    )
+
+
+def path(start: tf.Tensor, end: tf.Tensor, steps: int, sphere: bool) -> tf.Tensor:
+    """Points from start to end, both included, at equal distances.
+
+        z(t) = (1 - t) start + t end                                     in the plane
+        z(t) = (sin((1 - t) a) start + sin(t a) end) / sin(a)            on the sphere
+
+    where a is the angle between the two. Between opposite points any great circle is
+    the shortest way, and one is taken.
+
+    Args:
+        start: Points of shape `(n, ..., d)`.
+        end: Points of the same shape.
+        steps: Number of points.
+        sphere: Whether to go along great circles.
+
+    Returns:
+        A tensor of shape `(n, steps, ..., d)`.
+
+    Example:
+        >>> path(tf.zeros([1, 2]), tf.ones([1, 2]), 3, sphere=False)[0, 1].numpy()
+        array([0.5, 0.5], dtype=float32)
+    """
+    start, end = start[:, None], end[:, None]
+    t = tf.linspace(tf.zeros([], start.dtype), 1.0, steps)
+    t = tf.reshape(t, [1, steps] + [1] * (start.shape.rank - 2))
+    if not sphere:
+        return (1 - t) * start + t * end
+    cosine = tf.reduce_sum(start * end, axis=-1, keepdims=True)
+    # The part of the end that is orthogonal to the start spans the great circle.
+    across = end - cosine * start
+    length = tf.norm(across, axis=-1, keepdims=True)
+    across = tf.where(length > 1e-6, across, _orthogonal(start))
+    angle = t * tf.math.atan2(length, cosine)
+    return tf.cos(angle) * start + tf.sin(angle) * tf.math.l2_normalize(across, -1)
+
+
+def _orthogonal(points: tf.Tensor) -> tf.Tensor:
+    """Some direction orthogonal to each point, away from its smallest coordinate."""
+    smallest = tf.argmin(tf.abs(points), axis=-1)
+    axis = tf.one_hot(smallest, points.shape[-1], dtype=points.dtype)
+    return axis - tf.reduce_sum(axis * points, axis=-1, keepdims=True) * points

@@ -1,0 +1,93 @@
+"""What the history of `fit` shows of a VAE's latents, on request."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_vae.checks import positive_number
+from tfp_vae.keras_internals import is_symbolic_placeholder
+from tfp_vae.latents import center
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class ActiveUnits(keras.metrics.Metric):
+    """The number of latent dimensions whose posterior mean varies with the data.
+
+        Var_x(E_q[z[i] | x]) > threshold
+
+    over the examples of an epoch, as a metric for `VAE.compile`:
+
+        vae.compile("adam", metrics=[tv.ActiveUnits()])
+
+    Reference:
+        Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
+        https://arxiv.org/abs/1509.00519
+
+    Args:
+        threshold: Variance from which a dimension counts as active.
+        name: Name in the history.
+        dtype: Ignored; the sums are float64.
+
+    Raises:
+        ValueError: If `threshold` is not positive, or the model is no `tv.VAE`.
+
+    Example:
+        >>> ActiveUnits().name
+        'active_units'
+    """
+
+    def __init__(
+        self, threshold: float = 0.01, name: str = "active_units", dtype: Any = None
+    ) -> None:
+        super().__init__(name=name, dtype="float32")
+        self.threshold = positive_number(threshold, "threshold", "ActiveUnits")
+        self._sums: Any = None
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Adds a batch.
+
+        Args:
+            y_true: Ignored.
+            y_pred: What a `tv.VAE` puts out in a step, which carries its posterior.
+            sample_weight: Ignored.
+        """
+        if is_symbolic_placeholder(y_pred):
+            return
+        outcome = getattr(y_pred, "vae_pass", None)
+        if outcome is None:
+            raise ValueError(
+                "`ActiveUnits` expects to be a metric of a `tv.VAE`. Received: the "
+                f"output of another model, {type(y_pred).__name__}. Use "
+                "`tv.evaluation.active_units(encoder(x))` instead."
+            )
+        # In float64: the variance is a small difference of sums.
+        means = tf.cast(center(outcome.posterior), tf.float64)
+        if self._sums is None:
+            shapes = {"total": means.shape[1:], "squares": means.shape[1:], "count": ()}
+            self._sums = [
+                self.add_variable(shape, "zeros", dtype="float64", name=name)
+                for name, shape in shapes.items()
+            ]
+        total, squares, count = self._sums
+        total.assign_add(tf.reduce_sum(means, axis=0))
+        squares.assign_add(tf.reduce_sum(means**2, axis=0))
+        count.assign_add(tf.cast(tf.shape(means)[0], tf.float64))
+
+    def result(self) -> tf.Tensor:
+        """The number of active dimensions so far."""
+        if self._sums is None:
+            return tf.zeros([])
+        total, squares, count = self._sums
+        mean = tf.math.divide_no_nan(total.value, count.value)
+        variance = tf.math.divide_no_nan(squares.value, count.value) - mean**2
+        return tf.reduce_sum(tf.cast(variance > self.threshold, tf.float32))
+
+    def reset_state(self) -> None:
+        """Forgets the examples."""
+        for variable in self._sums or ():
+            variable.assign(tf.zeros(variable.shape, variable.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {"threshold": self.threshold, "name": self.name}

@@ -1,0 +1,1 @@
+"""Models made of an encoder, a decoder and a prior."""

@@ -1,0 +1,536 @@
+"""What a trained VAE is asked for."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfp_vae.models.inputs as data
+from tfp_vae.checks import integer, positive_number
+from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.latents import center, on_the_sphere, path, tempered
+from tfp_vae.statistics import checked_statistics, statistics_of
+
+# Rows that go through the networks at once, and draws between two looks at the clock.
+_ROWS = 1024
+_WORK = 2**18
+_SECONDS_WITHOUT_BAR = 2.0
+
+
+class Functions:
+    """Compiled functions of a model, made when first needed.
+
+    An object of its own, so that Keras does not take them for state to save.
+
+    Example:
+        >>> square = Functions().compiled("square", lambda x: x**2, jit_compile=False)
+        >>> float(square(tf.constant(3.0)))
+        9.0
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+
+    def compiled(self, name: Any, fn: Callable[..., Any], jit_compile: bool) -> Any:
+        """The function compiled, the same object at each call.
+
+        Args:
+            name: What tells it from others of the model.
+            fn: The function.
+            jit_compile: Whether XLA compiles it.
+
+        Returns:
+            A `tf.function`.
+        """
+        key = (name, jit_compile)
+        if key not in self._made:
+            self._made[key] = tf.function(
+                fn, jit_compile=jit_compile, reduce_retracing=True, autograph=False
+            )
+        return self._made[key]
+
+
+class Answers:
+    """The methods of `tv.VAE` that answer questions; its training is in `vae`."""
+
+    # What the model has, for these methods to use.
+    __call__: Any
+    built: Any
+    conditional: bool
+    jit_compile: Any
+    likelihood: Any
+    posterior: Any
+    prior_distribution: Any
+    terms: Any
+    through: Any
+    _functions: Functions
+    _seeds: Any
+    _statistics: Any
+    _target_of: Any
+
+    def encode(self, x: Any, y: Any = None) -> Any:
+        """The posterior q(z | x).
+
+        Args:
+            x: Inputs of shape `(n, ...)`.
+            y: Conditions, where the model is conditional.
+
+        Returns:
+            A `tfd.Distribution` of batch shape `(n,)`.
+        """
+        return self.posterior(self._inputs(x, y))
+
+    def decode(self, z: Any, y: Any = None) -> Any:
+        """The likelihood p(x | z).
+
+        Args:
+            z: Latents of shape `(n, *event_shape)`, or a distribution, of which the
+                mean is taken.
+            y: Conditions, where the model is conditional.
+
+        Returns:
+            A `tfd.Distribution` of batch shape `(n,)`.
+        """
+        self._check_built("decode")
+        z = center(z) if hasattr(z, "log_prob") else tf.convert_to_tensor(z)
+        return unwrap(self.likelihood(z, self._condition(y)))
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+        statistics: Any = None,
+        y: Any = None,
+    ) -> Any:
+        """Statistics of p(x | z) at the posterior's mean z, without noise.
+
+        Args:
+            x: As in `keras.Model.predict`.
+            batch_size: As there.
+            verbose: As there.
+            steps: As there.
+            callbacks: As there.
+            statistics: `"mean"`, `"stddev"`, `"sample"`, `"params"`, another name in
+                `STATISTICS`, or a list of several; by default the mean, of a law
+                without one the mode. `"sample"` draws x, anew at each call.
+            y: Conditions, where the model is conditional and x are arrays.
+
+        Returns:
+            An array of shape `(n, *event_shape)`; a dictionary of them by name where
+            `statistics` is a list, or of the law's parameters for `"params"`.
+
+        Raises:
+            ValueError: If a statistic is unknown.
+        """
+        statistics = checked_statistics(statistics, "predict")
+        if statistics != self._statistics:
+            self._statistics = statistics
+            self.predict_function = None
+        inputs = self._inputs(x, y) if data.is_arrays(x) else x
+        return keras.Model.predict(
+            self,
+            inputs,
+            batch_size=batch_size,
+            verbose=verbose,
+            steps=steps,
+            callbacks=callbacks,
+        )
+
+    def predict_step(self, batch: Any) -> Any:
+        """The statistics of a batch that `predict` was asked for."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        p = self((x, y) if self.conditional and y is not None else x, training=False)
+        return statistics_of(p, self._statistics, self._seeds.next())
+
+    def reconstruct(self, x: Any, y: Any = None, batch_size: int | None = None) -> Any:
+        """The mean of p(x | z) at the posterior's mean z.
+
+        Args:
+            x: Inputs of shape `(n, ...)`.
+            y: Conditions, where the model is conditional.
+            batch_size: How many at once.
+
+        Returns:
+            An array of shape `(n, *event_shape)`.
+        """
+        return self.predict(x, y=y, batch_size=batch_size, verbose=0)
+
+    def generate(
+        self,
+        n: int,
+        y: Any = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        statistics: Any = None,
+    ) -> Any:
+        """New examples: z from the prior, and the mean of p(x | z).
+
+        Args:
+            n: How many.
+            y: Conditions of shape `(n, ...)`, where the model is conditional.
+            seed: Integer for the same examples at each call.
+            temperature: What multiplies the scale of the prior.
+            statistics: As in `predict`; `"sample"` also draws x.
+
+        Returns:
+            An array of shape `(n, *event_shape)`, or as in `predict`.
+
+        Raises:
+            ValueError: If the model has no weights yet, or the prior no scale for a
+                temperature other than 1.
+        """
+        self._check_built("generate")
+        n = integer(n, "n", "generate")
+        temperature = positive_number(temperature, "temperature", "generate")
+        y, key = self._condition(y), self._seed(seed)
+        prior = tempered(self.prior_distribution(y), temperature)
+        if prior.batch_shape.rank and prior.batch_shape != (n,):
+            raise ValueError(
+                f"`generate` expects one condition for each example. Received: n={n} "
+                f"and conditions for {tuple(prior.batch_shape)}. Give y of length n."
+            )
+        z = prior.sample(() if prior.batch_shape.rank else n, seed=key)
+        return self._decoded(z, y, statistics, key, "generate")
+
+    def interpolate(
+        self,
+        start: Any,
+        end: Any,
+        num_steps: int = 10,
+        y: Any = None,
+        statistics: Any = None,
+    ) -> Any:
+        """Examples on the way from one to the other, straight in the space of latents.
+
+        Along great circles where the latents lie on a sphere; see `latents.path`.
+
+        Args:
+            start: Inputs of shape `(n, ...)`.
+            end: Inputs of the same shape.
+            num_steps: Number of points, both ends included.
+            y: Conditions of shape `(n, ...)`, where the model is conditional.
+            statistics: As in `predict`.
+
+        Returns:
+            An array of shape `(n, num_steps, *event_shape)`.
+        """
+        steps = integer(num_steps, "num_steps", "interpolate", minimum=2)
+        q = self.encode(start, y)
+        z = path(center(q), center(self.encode(end, y)), steps, on_the_sphere(q))
+        return self._grid(z, 2, y, statistics, "interpolate")
+
+    def traverse(
+        self,
+        x: Any = None,
+        dimensions: Any = None,
+        values: Any = None,
+        y: Any = None,
+        statistics: Any = None,
+    ) -> Any:
+        """Examples at latents of which one coordinate is moved at a time.
+
+        On the sphere the other coordinates shrink or grow with it to length 1.
+
+        Args:
+            x: Inputs of shape `(n, ...)` to begin at; by default the prior's center.
+            dimensions: Which coordinates; by default all.
+            values: What they are set to; by default 7 from -3 to 3, or from -0.9 to 0.9
+                on the sphere.
+            y: Conditions of shape `(n, ...)`, where the model is conditional.
+            statistics: As in `predict`.
+
+        Returns:
+            An array of shape `(n, len(dimensions), len(values), *event_shape)`.
+
+        Raises:
+            ValueError: If the latents are no vectors, or a dimension does not exist.
+        """
+        self._check_built("traverse")
+        law = self.prior_distribution(self._condition(y)) if x is None else None
+        law = self.encode(x, y) if law is None else law
+        sphere = on_the_sphere(law)
+        z = center(law)
+        z = z[None] if z.shape.rank == law.event_shape.rank else z
+        moved = _moved(z, dimensions, values, sphere)
+        return self._grid(moved, 3, y, statistics, "traverse")
+
+    def log_prob(
+        self,
+        x: Any,
+        num_samples: int = 500,
+        y: Any = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        verbose: Any = "auto",
+    ) -> np.ndarray:
+        """Log p(x), estimated by importance sampling from the posterior.
+
+            log p(x) ~ log(1/K sum_k p(x | z[k]) p(z[k]) / q(z[k] | x))
+
+        with z[k] ~ q(z | x): a lower bound in expectation, that rises to log p(x) in K.
+
+        Args:
+            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`.
+            num_samples: The number K of draws for each example.
+            y: Conditions, where the model is conditional.
+            batch_size: How many latents are decoded at once; bounds the memory.
+            seed: Integer for the same draws at each call.
+            verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
+
+        Returns:
+            An array of shape `(n,)`, nats per example.
+
+        Raises:
+            ValueError: If `num_samples` is below 1, or there are no examples.
+        """
+        num_samples = integer(num_samples, "num_samples", "log_prob")
+        merge = np.logaddexp
+        total = self._estimates(
+            self.log_sum, merge, x, y, num_samples, batch_size, seed, verbose
+        )
+        return total - np.log(num_samples).astype(total.dtype)
+
+    def elbo(
+        self,
+        x: Any,
+        num_samples: int = 1,
+        y: Any = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        verbose: Any = "auto",
+    ) -> np.ndarray:
+        """E_q[log p(x | z)] - KL(q(z | x) || p(z)), the mean over draws of z.
+
+        Args:
+            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`.
+            num_samples: The number of draws for each example.
+            y: Conditions, where the model is conditional.
+            batch_size: How many latents are decoded at once.
+            seed: Integer for the same draws at each call.
+            verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
+
+        Returns:
+            An array of shape `(n,)`, nats per example.
+
+        Raises:
+            ValueError: If `num_samples` is below 1, or there are no examples.
+        """
+        num_samples = integer(num_samples, "num_samples", "elbo")
+        total = self._estimates(
+            self._elbo_sum, np.add, x, y, num_samples, batch_size, seed, verbose
+        )
+        return total / num_samples
+
+    def _estimates(
+        self,
+        fn: Any,
+        merge: Any,
+        x: Any,
+        y: Any,
+        num_samples: int,
+        batch_size: int | None,
+        seed: int | None,
+        verbose: Any,
+    ) -> np.ndarray:
+        """Sums over draws, computed in pieces of examples and of draws."""
+        x, y = data.as_arrays(x, y, self.conditional)
+        self._inputs(x, y)
+        rows = integer(batch_size or _ROWS, "batch_size", fn.__name__)
+        piece = min(rows, len(keras.tree.flatten(x)[0]))
+        draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
+        block = max(draws, _WORK // piece)
+        function = self._functions.compiled(
+            (fn.__name__, draws),
+            lambda *given: fn(*given, draws),
+            bool(self.jit_compile),
+        )
+        starts = range(0, num_samples, block)
+        pieces = -(-len(keras.tree.flatten(x)[0]) // piece)
+        bar = _Bar(pieces * len(starts), verbose)
+        base, results = self._seed(seed), []
+        for i, (count, x_piece, y_piece) in enumerate(data.chunks(x, y, piece)):
+            total: Any = None
+            for start in starts:
+                now = tf.constant(min(block, num_samples - start))
+                key = tf.random.experimental.stateless_fold_in(
+                    tf.random.experimental.stateless_fold_in(base, i), start
+                )
+                part = function(x_piece, y_piece, key, now).numpy()
+                total = part if total is None else merge(total, part)
+                bar.step()
+            results.append(total[:count])
+        return np.concatenate(results)
+
+    def log_sum(
+        self, x: Any, y: Any, seed: Any, num_samples: Any, draws: int = 1
+    ) -> tf.Tensor:
+        """Log sum_k w[k] over draws, as a loop in the graph.
+
+        Args:
+            x: Tensors of shape `(n, ...)`.
+            y: Conditions or `None`.
+            seed: Tensor of shape `(2,)`.
+            num_samples: Scalar, the number of draws.
+            draws: How many of them go through the decoder at once.
+
+        Returns:
+            A tensor of shape `(n,)`.
+        """
+
+        def add(total: tf.Tensor, terms: Any, number: tf.Tensor) -> tf.Tensor:
+            weights = terms.log_weights()
+            surplus = tf.range(draws)[:, None] >= number
+            weights = tf.where(surplus, -np.inf, weights)
+            return tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
+
+        return self._over_draws(x, y, seed, num_samples, draws, add, -np.inf)
+
+    def _elbo_sum(
+        self, x: Any, y: Any, seed: Any, num_samples: Any, draws: int
+    ) -> tf.Tensor:
+        """The sum of one-draw ELBOs over `num_samples` draws, one at a time."""
+
+        def add(total: tf.Tensor, terms: Any, number: tf.Tensor) -> tf.Tensor:
+            return total + terms.log_likelihood[0] - terms.kl
+
+        return self._over_draws(x, y, seed, num_samples, draws, add, 0.0)
+
+    def _over_draws(
+        self,
+        x: Any,
+        y: Any,
+        seed: Any,
+        num_samples: Any,
+        draws: int,
+        add: Callable[..., tf.Tensor],
+        start: float,
+    ) -> tf.Tensor:
+        """Encodes once, then loops over draws in one graph."""
+        inputs = (x, y) if self.conditional else x
+        target = self._target_of(x)
+        q = self.posterior(inputs)
+
+        def body(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            key = tf.random.experimental.stateless_fold_in(seed, i)
+            outcome = self.through(q, y, draws, key)
+            total = add(total, self.terms(outcome, target), num_samples - i * draws)
+            return i + 1, total
+
+        rounds = (num_samples + draws - 1) // draws
+        total = tf.fill([tf.shape(target)[0]], tf.constant(start, tf.float32))
+        return tf.while_loop(
+            lambda i, total: i < rounds, body, (tf.constant(0), total)
+        )[1]
+
+    def _inputs(self, x: Any, y: Any) -> Any:
+        """What `call` takes: x, or the pair of x and y."""
+        if self.conditional:
+            if y is None and isinstance(x, list | tuple) and len(x) == 2:
+                return x
+            return x, self._condition(y)
+        self._condition(y)
+        return x
+
+    def _condition(self, y: Any) -> Any:
+        if self.conditional == (y is not None):
+            return data.mapped(tf.convert_to_tensor, y)
+        expected, advice = (
+            ("the condition y", "Give `y=`, one row for each example.")
+            if self.conditional
+            else ("no y", "Leave it out, or make the model with conditional=True.")
+        )
+        raise ValueError(
+            f"This `VAE`, with conditional={self.conditional}, expects {expected}. "
+            f"Received: y={'None' if y is None else type(y).__name__}. {advice}"
+        )
+
+    def _seed(self, seed: int | None) -> tf.Tensor:
+        return self._seeds.next() if seed is None else tf.constant([seed, 0], tf.int32)
+
+    def _check_built(self, method: str) -> None:
+        if not self.built:
+            raise ValueError(
+                f"`VAE.{method}` expects a model that has weights. Received: one that "
+                "has seen no data, whose networks begin without `keras.Input`. Call "
+                "`fit`, or the model on a batch, before."
+            )
+
+    def _grid(self, z: tf.Tensor, axes: int, y: Any, names: Any, owner: str) -> Any:
+        """Decodes latents with several axes in front of the event."""
+        lead = tuple(z.shape[:axes])
+        repeats = int(np.prod(lead[1:]))
+        y = data.mapped(lambda part: tf.repeat(part, repeats, 0), self._condition(y))
+        flat = tf.reshape(z, [-1, *z.shape[axes:]])
+        return keras.tree.map_structure(
+            lambda array: array.reshape(*lead, *array.shape[1:]),
+            self._decoded(flat, y, names, self._seed(None), owner),
+        )
+
+    def _decoded(self, z: Any, y: Any, names: Any, seed: Any, owner: str) -> Any:
+        """Statistics of p(x | z) as arrays, decoded in pieces."""
+        names = checked_statistics(names, owner)
+
+        def decode(z: Any, y: Any, seed: Any) -> Any:
+            return statistics_of(self.likelihood(z, y), names, seed)
+
+        function = self._functions.compiled(("decode", names), decode, False)
+        found = []
+        for i, (count, *piece) in enumerate(data.chunks(z, y, min(_ROWS, len(z)))):
+            key = tf.random.experimental.stateless_fold_in(seed, i + 1)
+            part = function(*piece, key)
+            rows = slice(count)
+            found.append(data.mapped(lambda t, rows=rows: t.numpy()[rows], part))
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *found)
+
+
+def _moved(z: tf.Tensor, dimensions: Any, values: Any, sphere: bool) -> tf.Tensor:
+    """Copies of z with one coordinate set, of shape `(n, dimensions, values, d)`."""
+    if z.shape.rank != 2:
+        raise ValueError(
+            "`traverse` expects latents that are vectors. Received: latents of shape "
+            f"{tuple(z.shape[1:])}. Move what you want of `encode(x).mean()` yourself, "
+            "and `decode` it."
+        )
+    size = z.shape[1]
+    chosen = range(size) if dimensions is None else dimensions
+    chosen = [integer(i, "dimensions", "traverse", minimum=0) for i in chosen]
+    if not chosen or max(chosen) >= size:
+        raise ValueError(
+            f"`traverse` expects dimensions from 0 to {size - 1}. Received: "
+            f"dimensions={dimensions!r}. Leave it out for all of them."
+        )
+    bound = 0.9 if sphere else 3.0
+    values = np.linspace(-bound, bound, 7) if values is None else np.asarray(values)
+    if values.ndim != 1 or not values.size or (sphere and np.abs(values).max() > 1):
+        raise ValueError(
+            f"`traverse` expects a list of values{', from -1 to 1 here' * sphere}. "
+            f"Received: values={values!r}. Leave it out for 7 of them."
+        )
+    axes = tf.one_hot(chosen, size, dtype=z.dtype)[:, None]
+    rest = z[:, None, None] * (1 - axes)
+    to = tf.constant(values, z.dtype)[:, None]
+    if sphere:
+        rest = tf.math.l2_normalize(rest, axis=-1) * tf.sqrt(1 - to**2)
+    return rest + to * axes
+
+
+class _Bar:
+    """Keras' progress bar, from when a run turns out to be long."""
+
+    def __init__(self, steps: int, verbose: Any) -> None:
+        self._bar = keras.utils.Progbar(steps)
+        self._verbose = verbose
+        self._began = time.monotonic()
+        self._done = 0
+
+    def step(self) -> None:
+        self._done += 1
+        long = time.monotonic() - self._began > _SECONDS_WITHOUT_BAR
+        if self._verbose == 1 or (self._verbose == "auto" and long):
+            self._bar.update(self._done)

@@ -1,0 +1,104 @@
+"""The KL that an encoder of the layers' way carries, for a model that has its own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from tfp_vae.layers.kl_divergence import KLDivergenceAddLoss, KLDivergenceRegularizer
+
+
+def carried_kls(network: Any) -> list[KLDivergenceRegularizer]:
+    """The KLs that the layers of a network add to the loss.
+
+    Args:
+        network: A layer or a model.
+
+    Returns:
+        A list, empty where there is none.
+
+    Example:
+        >>> kl = tv.KLDivergenceAddLoss(tv.StandardNormal(2))
+        >>> len(carried_kls(keras.Sequential([tv.IndependentNormal(2), kl])))
+        1
+    """
+    found = []
+    for layer in _layers(network):
+        if isinstance(layer, KLDivergenceAddLoss):
+            found.append(layer._kl)
+        elif isinstance(layer.activity_regularizer, KLDivergenceRegularizer):
+            found.append(layer.activity_regularizer)
+    return list({id(kl): kl for kl in found}.values())
+
+
+def _layers(network: Any) -> Iterator[Any]:
+    yield network
+    for layer in getattr(network, "layers", []):
+        if isinstance(layer, keras.layers.Layer):
+            yield from _layers(layer)
+
+
+def prior_of(encoder: Any, decoder: Any, prior: Any) -> Any:
+    """The one prior of a VAE: given, or taken from the KL that the encoder carries.
+
+    Args:
+        encoder: The network that makes q(z | x).
+        decoder: The network that makes p(x | z), which must carry no KL.
+        prior: The prior, or `None` to take the encoder's.
+
+    Returns:
+        The prior.
+
+    Raises:
+        ValueError: If there is no prior, more than one, or the KL has options that the
+            VAE would lose.
+
+    Example:
+        >>> kl = tv.KLDivergenceAddLoss(tv.StandardNormal(2))
+        >>> encoder = keras.Sequential([tv.IndependentNormal(2), kl])
+        >>> prior_of(encoder, tv.IndependentNormal(3), None) is kl.prior
+        True
+    """
+    if carried_kls(decoder):
+        raise ValueError(
+            "`VAE` expects one KL, that of the encoder's posterior and the prior. "
+            "Received: a decoder that carries another. For latents inside the decoder "
+            "build a `keras.Model` from the layers, with `NegativeLogLikelihood`."
+        )
+    carried = carried_kls(encoder)
+    if prior is not None:
+        if carried:
+            raise ValueError(
+                "`VAE` expects its prior once. Received: prior="
+                f"{prior!r}, and an encoder that carries a KL with "
+                f"{carried[0].prior!r}. Leave out `prior=`, or the KL layer."
+            )
+        return prior
+    if len(carried) != 1:
+        raise ValueError(
+            "`VAE` expects a prior, or an encoder that carries one KL with it. "
+            f"Received: prior=None and {len(carried)} KLs in the encoder. Give "
+            "`prior=tv.StandardNormal(latent_size)`."
+        )
+    _check_options(carried[0])
+    return carried[0].prior
+
+
+def _check_options(kl: KLDivergenceRegularizer) -> None:
+    config = {
+        "weight": kl.weight,
+        "use_exact_kl": kl.use_exact_kl,
+        "num_samples": kl.num_samples,
+        "test_points_fn": kl.test_points_fn,
+        "test_points_reduce_axis": kl.test_points_reduce_axis,
+        "free_bits": kl.target.free_bits,
+        "capacity": kl.target.capacity,
+    }
+    given = {name: value for name, value in config.items() if value is not None}
+    if given:
+        raise ValueError(
+            "`VAE` expects a KL layer without options, since its own objective has "
+            f"them. Received: {given}. Say them there: "
+            "`VAE(..., objective=tv.ELBO(beta=..., free_bits=..., capacity=...))`, and "
+            "`tv.KLWarmup` for a weight that grows."
+        )

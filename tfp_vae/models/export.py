@@ -1,0 +1,122 @@
+"""A VAE as a SavedModel with an endpoint for each question."""
+
+import contextlib
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae.distribution_tensor import draw
+from tfp_vae.latents import center
+from tfp_vae.statistics import statistics_of
+
+
+def export_endpoints(
+    vae: Any, filepath: Any, verbose: Any = None, input_signature: Any = None
+) -> None:
+    """Writes the endpoints of a VAE; see `VAE.export`.
+
+    Args:
+        vae: A `tv.VAE` that has weights.
+        filepath: Directory to write to.
+        verbose: Whether to print the endpoints.
+        input_signature: Structure of `tf.TensorSpec` of x, or of `(x, y)` where
+            conditional; by default that of the encoder's input.
+
+    Raises:
+        ValueError: If the shape of x is not known.
+    """
+    given = _input_specs(vae) if input_signature is None else input_signature
+    x_spec, y_specs = (given[0], [given[1]]) if vae.conditional else (given, [])
+    number = tf.TensorSpec((), tf.int32)
+
+    def encode(x: Any, y: Any = None) -> dict[str, tf.Tensor]:
+        q = vae.posterior(_inputs(vae, x, y))
+        found = {"mean": center(q), "sample": draw(q, seed=_new_seed())[0]}
+        with contextlib.suppress(NotImplementedError):
+            found["stddev"] = q.stddev()
+        return found
+
+    def decode(z: Any, y: Any = None) -> tf.Tensor:
+        return statistics_of(vae.likelihood(z, y), None)
+
+    def reconstruct(x: Any, y: Any = None) -> tf.Tensor:
+        return statistics_of(vae(_inputs(vae, x, y), training=False), None)
+
+    def generate(n: Any, seed: Any, y: Any = None) -> tf.Tensor:
+        key = tf.where(seed < 0, _new_seed(), tf.stack([seed, 0]))
+        prior = vae.prior_distribution(y)
+        return decode(prior.sample([] if prior.batch_shape.rank else [n], key), y)
+
+    def log_prob(x: Any, num_samples: Any, y: Any = None) -> tf.Tensor:
+        total = vae.log_sum(x, y, _new_seed(), num_samples)
+        return total - tf.math.log(tf.cast(num_samples, total.dtype))
+
+    archive = keras.export.ExportArchive()
+    archive.track(vae)
+    for fn, specs in (
+        (reconstruct, [x_spec]),
+        (encode, [x_spec]),
+        (decode, [_latent_spec(vae, x_spec, y_specs)]),
+        (generate, [number, number]),
+        (log_prob, [x_spec, number]),
+    ):
+        # TensorFlow takes the names of a signature from a function's arguments, and
+        # would make an input of a y that is not there.
+        endpoint = fn if y_specs else _without_y(fn, len(specs))
+        plain = tf.autograph.experimental.do_not_convert(endpoint)
+        archive.add_endpoint(fn.__name__, plain, [*specs, *y_specs])
+    archive.write_out(str(filepath), verbose=bool(verbose))
+
+
+def _without_y(fn: Any, count: int) -> Any:
+    """The function of its first arguments, under their names."""
+    names = list(inspect.signature(fn).parameters)[:count]
+    if count == 1:
+        return {"x": lambda x: fn(x), "z": lambda z: fn(z)}[names[0]]
+    return {
+        "n": lambda n, seed: fn(n, seed),
+        "x": lambda x, num_samples: fn(x, num_samples),
+    }[names[0]]
+
+
+def _inputs(vae: Any, x: Any, y: Any) -> Any:
+    return (x, y) if vae.conditional else x
+
+
+def _input_specs(vae: Any) -> Any:
+    """Shapes of the encoder's input, with a batch of any size."""
+    try:
+        # A `Sequential` has the list alone; of the others it has lost its structure.
+        sequential = isinstance(vae.encoder, keras.Sequential)
+        known = vae.encoder.inputs[0] if sequential else vae.encoder.input
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            "`VAE.export` expects to know the shape of x. Received: an encoder without "
+            "`keras.Input`. Give `input_signature`, a `tf.TensorSpec([None, ...])` "
+            "of x."
+        ) from error
+    if isinstance(known, dict):  # whose names are then those of the signature
+        return {name: _spec(tensor, name) for name, tensor in known.items()}
+    return keras.tree.map_structure(_spec, known)
+
+
+def _spec(tensor: Any, name: str | None = None) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name)
+
+
+def _latent_spec(vae: Any, x_spec: Any, y_specs: list[Any]) -> tf.TensorSpec:
+    one = keras.tree.map_structure(
+        lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype), [x_spec, *y_specs]
+    )
+    z = center(vae.posterior(_inputs(vae, one[0], one[-1])))
+    return tf.TensorSpec([None, *z.shape[1:]], z.dtype)
+
+
+def _new_seed() -> tf.Tensor:
+    """Another seed at each call, in each process: TensorFlow's own randomness."""
+    return tf.raw_ops.RandomUniformInt(
+        shape=[2], minval=0, maxval=np.iinfo(np.int32).max, seed=0, seed2=0
+    )

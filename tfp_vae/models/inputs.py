@@ -1,0 +1,288 @@
+"""What `fit`, `evaluate` and the answers of a VAE are given: arrays or a pipeline."""
+
+import itertools
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
+from tfp_vae.values import check_values
+
+NAN = "nan"
+
+
+def is_arrays(x: Any) -> bool:
+    """Whether data are arrays, or a structure of arrays, and not a pipeline.
+
+    Args:
+        x: What `fit` was given.
+
+    Returns:
+        True where every leaf has a first axis of examples.
+
+    Example:
+        >>> is_arrays(np.zeros([5, 2])), is_arrays(tf.data.Dataset.range(5))
+        (True, False)
+    """
+    leaves = keras.tree.flatten(x)
+    return bool(leaves) and all(
+        hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves
+    )
+
+
+def mapped(fn: Any, structure: Any) -> Any:
+    """Applies a function to every array of a structure, and leaves `None` in place.
+
+    Args:
+        fn: From array to anything.
+        structure: Arrays, and lists, tuples and dictionaries of them.
+
+    Returns:
+        The same structure.
+
+    Example:
+        >>> mapped(len, (np.zeros(5), None))
+        (5, None)
+    """
+    return keras.tree.map_structure(fn, structure, none_is_leaf=False)
+
+
+def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """Gives Keras something in the place of y, without which it drops the weights.
+
+    Args:
+        x: Inputs.
+        y: Targets or `None`; the inputs themselves need not be sent twice.
+        sample_weight: Weights or `None`.
+
+    Returns:
+        The three, with targets of no width where only the weights need one.
+
+    Example:
+        >>> x = np.zeros([5, 2])
+        >>> with_place_for_weights(x, x, np.ones(5))[1].shape
+        (5, 0)
+    """
+    y = None if y is x else y
+    if y is None and sample_weight is not None and is_arrays(x):
+        y = np.zeros((len(keras.tree.flatten(x)[0]), 0), "float32")
+    return x, y, sample_weight
+
+
+def is_place_holder(y: Any) -> bool:
+    """Whether targets are the ones of no width of `with_place_for_weights`.
+
+    Args:
+        y: Targets, or a structure of them.
+
+    Returns:
+        True for those.
+
+    Example:
+        >>> is_place_holder(np.zeros([5, 0])), is_place_holder(np.zeros([5, 1]))
+        (True, False)
+    """
+    shape = getattr(y, "shape", None)
+    return shape is not None and len(shape) == 2 and shape[1] == 0
+
+
+def peeked(x: Any) -> tuple[Any, Any]:
+    """The first batch of a pipeline, and the pipeline with nothing taken from it.
+
+    Args:
+        x: Arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, or
+            whatever else Keras takes.
+
+    Returns:
+        The first batch, as the pipeline yields it, or `None` where it cannot be known;
+        and the data to hand on.
+
+    Raises:
+        ValueError: If there is no first batch.
+
+    Example:
+        >>> first, data = peeked(np.zeros([5, 2]) for _ in range(3))
+        >>> first.shape, len(list(data))
+        ((5, 2), 3)
+    """
+    first: Any
+    if isinstance(x, tf.data.Dataset):
+        first = next(iter(x.take(1)), None)
+    elif isinstance(x, keras.utils.PyDataset):
+        first = x[0] if x.num_batches != 0 else None
+    elif isinstance(x, types.GeneratorType):
+        first = next(x, None)
+        x = _rejoined(first, x)
+    else:
+        return None, x
+    if first is None:
+        raise _no_examples("a pipeline that yields no batch")
+    return first, x
+
+
+def _rejoined(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    """Batches as the tuples that Keras wants of a generator."""
+    for batch in itertools.chain([first], rest):
+        yield batch if isinstance(batch, tuple) else (batch,)
+
+
+def _no_examples(found: str) -> ValueError:
+    return ValueError(
+        f"A VAE expects at least one example. Received: {found}. Check what was loaded."
+    )
+
+
+def check_observed(values: Any, decoder: Any, missing: Any) -> None:
+    """Checks what the decoder is to describe, before a compiled step cannot.
+
+    Args:
+        values: Array of shape `(n, ...)`.
+        decoder: Its last layer says what values there can be.
+        missing: `"nan"`, the number that marks missing entries, or `None`.
+
+    Raises:
+        ValueError: If there are none, some are NaN or infinite, or outside the support.
+
+    Example:
+        >>> check_observed(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
+    """
+    values = np.asarray(values)
+    if values.size == 0:
+        raise _no_examples(f"values of shape {values.shape}")
+    bad = 0
+    if values.dtype.kind == "f":
+        known = values if missing != NAN else values[~np.isnan(values)]
+        bad = known.size - np.count_nonzero(np.isfinite(known))
+    if bad:
+        raise ValueError(
+            f"A VAE expects finite values. Received: {bad} NaN or infinite of "
+            f"{values.size}. Replace them, or leave them out of the likelihood with "
+            "`VAE(..., missing='nan')`."
+        )
+    likelihood = likelihood_of(decoder)
+    if likelihood is None or likelihood.parameters_width is None:
+        return
+    values = values[_complete(values, missing)]
+    if isinstance(likelihood, IndependentBernoulli) and _is_grey(values):
+        warnings.warn(
+            "A VAE expects of IndependentBernoulli that values are 0 or 1. Received: "
+            f"values between {values.min()} and {values.max()}, such as grey pixels, "
+            "for which its 'likelihood' is no density. Use "
+            "`IndependentContinuousBernoulli`, whose parameters are the same, or round "
+            "the values.",
+            stacklevel=4,
+        )
+        return
+    if len(values):
+        check_values(values, likelihood)
+
+
+def _complete(values: np.ndarray, missing: Any) -> np.ndarray:
+    """Which examples have no missing entry."""
+    if missing is None:
+        return np.ones(len(values), bool)
+    absent = np.isnan(values) if missing == NAN else values == missing
+    return ~absent.any(axis=tuple(range(1, values.ndim)))
+
+
+def _is_grey(values: np.ndarray) -> bool:
+    inside = values.size and values.min() >= 0 and values.max() <= 1
+    return bool(inside and not np.array_equal(values, np.round(values)))
+
+
+def likelihood_of(decoder: Any) -> DistributionLayer | None:
+    """The distribution layer that a decoder ends with.
+
+    Args:
+        decoder: A layer or a model.
+
+    Returns:
+        The layer, or `None` where the decoder is made otherwise.
+
+    Example:
+        >>> likelihood_of(tv.IndependentNormal(3)).event_shape
+        (3,)
+    """
+    while not isinstance(decoder, DistributionLayer):
+        layers = getattr(decoder, "layers", None)
+        if not layers:
+            return None
+        decoder = layers[-1]
+    return decoder
+
+
+def chunks(x: Any, y: Any, rows: int) -> Iterator[tuple[int, Any, Any]]:
+    """Cuts arrays into pieces of one length, the last filled up with the last row.
+
+    Args:
+        x: Array, or a structure of arrays.
+        y: The same of conditions, or `None`.
+        rows: Length of a piece; no longer than the arrays.
+
+    Yields:
+        How many rows of the piece are examples, and the piece of x and of y.
+
+    Example:
+        >>> [(n, part[0].shape) for n, *part in chunks(np.zeros([5, 2]), None, 3)]
+        [(3, (3, 2)), (2, (3, 2))]
+    """
+    total = len(keras.tree.flatten(x)[0])
+    for start in range(0, total, rows):
+        count = min(rows, total - start)
+        index = np.minimum(np.arange(start, start + rows), total - 1)
+        at = slice(start, start + rows) if count == rows else index
+
+        def piece(array: Any, at: Any = at) -> Any:
+            array = np.asarray(array) if isinstance(at, np.ndarray) else array
+            return tf.convert_to_tensor(array[at])
+
+        yield count, *(mapped(piece, part) for part in (x, y))
+
+
+def as_arrays(x: Any, y: Any, conditional: bool) -> tuple[Any, Any]:
+    """Inputs and conditions as arrays; of a dataset all its batches, joined.
+
+    Args:
+        x: Arrays, or a `tf.data.Dataset` of x, or of pairs (x, y).
+        y: Conditions or `None`.
+        conditional: Whether the y of pairs are conditions, or else left out.
+
+    Returns:
+        x and y.
+
+    Raises:
+        ValueError: If there are no examples.
+
+    Example:
+        >>> pairs = tf.data.Dataset.from_tensors((np.zeros([5, 2]), np.zeros(5)))
+        >>> x, y = as_arrays(pairs.repeat(2), None, conditional=True)
+        >>> x.shape, y.shape
+        ((10, 2), (10,))
+    """
+    if isinstance(x, tf.data.Dataset):
+        batches = [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in x]
+        if not batches:
+            raise _no_examples("a dataset that yields no batch")
+        parts = list(zip(*batches, strict=True))
+        x = _joined(parts[0])
+        y = _joined(parts[1]) if conditional else y
+    if not is_arrays(x):
+        raise ValueError(
+            "A VAE expects arrays here, or a `tf.data.Dataset`. Received: "
+            f"{type(x).__name__}. Collect the examples in a NumPy array."
+        )
+    if len(keras.tree.flatten(x)[0]) == 0:
+        raise _no_examples(f"arrays of shape {keras.tree.flatten(x)[0].shape}")
+    return x, y
+
+
+def _joined(batches: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda *arrays: np.concatenate([np.asarray(a) for a in arrays]), *batches
+    )

@@ -1,0 +1,617 @@
+"""The variational autoencoder as a Keras model."""
+
+import contextlib
+import contextvars
+import os
+import pathlib
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_vae.layers.annealed as annealed
+import tfp_vae.models.inputs as data
+from tfp_vae.distribution_tensor import DistributionTensor, draw, unwrap
+from tfp_vae.keras_internals import mask_of
+from tfp_vae.kl_schedule import KLSchedule
+from tfp_vae.latents import center
+from tfp_vae.layers.kl_metric import KLMetric
+from tfp_vae.layers.without_kl import without_kl
+from tfp_vae.losses import weighted_log_prob
+from tfp_vae.models.answers import Answers, Functions
+from tfp_vae.models.carried_kl import carried_kls, prior_of
+from tfp_vae.models.export import export_endpoints
+from tfp_vae.models.network_checks import (
+    check_distribution,
+    check_event,
+    check_latent,
+    checked_missing,
+)
+from tfp_vae.models.passes import Pass, PassTensor, split_weights, spread, tiled
+from tfp_vae.objectives import ELBO, GradientScale, Objective, Terms
+from tfp_vae.priors.prior import (
+    checked_prior,
+    needs_inputs,
+    prior_distribution,
+    serialize_prior,
+)
+from tfp_vae.seeds import Seeds
+from tfp_vae.serialization import deserialize_distribution, is_distribution_config
+
+tfd = tfp.distributions
+
+# Inside a step of `fit` or `evaluate`, where `call` draws as the objective asks.
+_IN_STEP = contextvars.ContextVar("tfp_vae_in_step", default=False)
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class VAE(Answers, keras.Model):
+    """A variational autoencoder: q(z | x), p(x | z) and p(z), and the bound they give.
+
+        log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z))
+
+    `fit(x)` needs no targets and no loss: minus the bound is the loss, in nats per
+    example. The history shows `loss`, what is minimised; `elbo`, `nll` and `kl`, the
+    bound of one draw and its two terms, always unweighted; and `kl_weight`, what the
+    loss multiplies the KL by. Variants are arguments:
+
+        tv.VAE(encoder, decoder, prior, objective=tv.ELBO(beta=4.0))       beta-VAE
+        tv.VAE(..., objective=tv.ImportanceWeightedBound(50))              IWAE
+        tv.VAE(encoder, decoder, tv.VampPrior(encoder, 500))               VampPrior
+        tv.VAE(..., conditional=True)          q(z | x, y), p(x | z, y), p(z | y)
+        tv.VAE(..., missing="nan")             NaN are not observed
+
+    `encode` and `decode` return distributions, everything else NumPy arrays.
+
+    Reference:
+        Kingma and Welling, Auto-encoding variational Bayes, 2014.
+        https://arxiv.org/abs/1312.6114
+
+    Args:
+        encoder: Keras model or layer from x to a distribution q(z | x) of batch shape
+            `(batch,)`.
+        decoder: Keras model or layer from z to a distribution p(x | z) of batch shape
+            `(batch,)`. Neither depends on `convert_to_tensor_fn`.
+        prior: p(z): a prior layer, a `tfd.Distribution`, a Keras model or a callable;
+            `None` takes it from the `KLDivergenceAddLoss` that the encoder carries.
+        objective: What is maximised; by default `ELBO()`.
+        conditional: Whether both networks also take y: they are called with `[x, y]`
+            and `[z, y]`, and `fit(x, y)` gives it. A prior that needs an input, such
+            as a model, gets y too.
+        target: Which entry of x the decoder describes, where x is a dictionary.
+        missing: `"nan"`, or the number, that marks entries which were not observed.
+            The encoder sees 0 in their place, the likelihood leaves them out.
+        **kwargs: Passed to `keras.Model`.
+
+    Call arguments:
+        inputs: x, or the pair `(x, y)` where conditional.
+        training: Whether to draw one z from q(z | x), in place of its mean.
+
+    Returns:
+        p(x | z), a `DistributionTensor`.
+
+    Raises:
+        ValueError: If a network gives no distribution, shapes do not fit, or there is
+            not one prior.
+
+    Example:
+        >>> encoder = keras.Sequential([
+        ...     keras.Input((8,)), keras.layers.Dense(6), tv.IndependentNormal(3)])
+        >>> decoder = keras.Sequential([
+        ...     keras.Input((3,)), keras.layers.Dense(8), tv.IndependentBernoulli(8)])
+        >>> vae = VAE(encoder, decoder, tv.StandardNormal(3))
+        >>> vae.compile("adam")
+        >>> x = np.eye(8, dtype="float32")
+        >>> history = vae.fit(x, epochs=2, verbose=0).history
+        >>> sorted(history)
+        ['elbo', 'kl', 'kl_weight', 'loss', 'nll']
+        >>> vae.log_prob(x, num_samples=100).shape, vae.generate(5).shape
+        ((8,), (5, 8))
+    """
+
+    def __init__(
+        self,
+        encoder: keras.layers.Layer,
+        decoder: keras.layers.Layer,
+        prior: Any = None,
+        objective: Objective | None = None,
+        conditional: bool = False,
+        target: str | None = None,
+        missing: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"autocast": False, **kwargs})
+        for name, network in {"encoder": encoder, "decoder": decoder}.items():
+            if not isinstance(network, keras.layers.Layer):
+                raise ValueError(
+                    f"`VAE` expects `{name}` to be a Keras model or layer. Received: "
+                    f"{name}={network!r}. Give a network that ends in a distribution "
+                    "layer such as `IndependentNormal`."
+                )
+        objective = ELBO() if objective is None else objective
+        if not isinstance(objective, Objective):
+            raise ValueError(
+                "`VAE` expects `objective` to be an objective such as `tv.ELBO()`. "
+                f"Received: objective={objective!r}. Others are "
+                "`tv.ImportanceWeightedBound(50)` and `tv.RenyiBound(0.5)`."
+            )
+        self.encoder = encoder
+        self.decoder = decoder
+        self.prior = checked_prior(prior_of(encoder, decoder, prior))
+        self.objective = objective
+        self.conditional = bool(conditional)
+        self.target = target
+        self.missing = checked_missing(missing)
+        # Keras tracks what a model holds as an attribute, and looks into no objective.
+        self._objective_variables = objective.variables
+        self.kl_schedule = KLSchedule()
+        self._seeds = Seeds()
+        self._elbo_metric = keras.metrics.Mean("elbo")
+        # Where `mode="auto"` of Keras' callbacks looks for the better direction.
+        self._elbo_metric._direction = "up"
+        self._nll_metric = keras.metrics.Mean("nll")
+        self._kl_metric = keras.metrics.Mean("kl")
+        self._weight_metric = keras.metrics.Mean("kl_weight")
+        self._functions = Functions()
+        self._statistics: Any = None
+        if encoder.built and decoder.built:
+            self._build_prior()
+            self.built = True
+
+    def build(self, inputs_shape: Any) -> None:
+        """Builds the networks that have no variables yet, on zeros."""
+        x, y = inputs_shape if self.conditional else (inputs_shape, None)
+        x, y = _zeros(x), None if y is None else _zeros(y)
+        with without_kl():
+            q = self.encoder([x, y] if self.conditional else x)
+            z = center(q)
+            self.decoder([z, y] if self.conditional else z)
+        self._build_prior(y)
+        self.built = True
+
+    def _build_prior(self, y: Any = None) -> None:
+        prior = self.prior
+        if not isinstance(prior, keras.layers.Layer) or prior.built:
+            return
+        if y is not None or not (self.conditional and needs_inputs(prior)):
+            self.prior_distribution(y)
+
+    def call(self, inputs: Any, training: bool | None = None) -> DistributionTensor:
+        """p(x | z) for a draw of z in training, for the posterior's mean otherwise."""
+        q, (_, y) = self.posterior(inputs, training), self._split(inputs)
+        if _IN_STEP.get():
+            count = self.objective.num_samples
+            outcome = self.through(q, y, count, self._seeds.next(), training)
+            return PassTensor(outcome.likelihood, outcome)
+        z = draw(q, seed=self._seeds.next())[0] if training else center(q)
+        return PassTensor(unwrap(self.likelihood(z, y, training)))
+
+    def posterior(self, inputs: Any, training: bool | None = False) -> Any:
+        """q(z | x) of a batch; `encode` for the user.
+
+        Args:
+            inputs: x, or the pair `(x, y)` where conditional.
+            training: Passed to the encoder.
+
+        Returns:
+            A plain `tfd.Distribution` of batch shape `(batch,)`.
+        """
+        x, y = data.mapped(tf.convert_to_tensor, self._split(inputs))
+        if self.missing is not None:
+            x = self._without_absent(x)
+        with without_kl():
+            q = self.encoder([x, y] if self.conditional else x, training=training)
+        check_distribution(q, "encoder", "q(z | x)")
+        check_latent(unwrap(q), self.decoder)
+        return unwrap(q)
+
+    def likelihood(self, z: Any, y: Any = None, training: bool | None = False) -> Any:
+        """p(x | z) of a batch; `decode` for the user.
+
+        Args:
+            z: Latents of shape `(batch, *event_shape)`.
+            y: Conditions, or `None`.
+            training: Passed to the decoder.
+
+        Returns:
+            What the decoder puts out, a distribution of batch shape `(batch,)`.
+        """
+        p = self.decoder([z, y] if self.conditional else z, training=training)
+        check_distribution(p, "decoder", "p(x | z)")
+        return p
+
+    def through(
+        self, posterior: Any, y: Any, num_samples: int, seed: Any, training: Any = False
+    ) -> Pass:
+        """Draws latents and decodes them, the draws folded into the batch.
+
+        Args:
+            posterior: q(z | x), of batch shape `(batch,)`.
+            y: Conditions, or `None`.
+            num_samples: The number of draws for each example.
+            seed: Seed of the draws.
+            training: Passed to the decoder.
+
+        Returns:
+            The pass, from which `terms` makes what objectives need.
+        """
+        draws, log_q = draw(posterior, [num_samples], seed=seed)
+        scale = GradientScale()
+        z = scale(draws) if self.objective.gradient == "dreg" else draws
+        folded = tf.reshape(z, tf.concat([[-1], tf.shape(z)[2:]], axis=0))
+        folded = tf.ensure_shape(folded, [None, *posterior.event_shape])
+        likelihood = self.likelihood(folded, tiled(y, num_samples), training)
+        return Pass(
+            unwrap(likelihood),
+            mask_of(likelihood),
+            posterior,
+            self.prior_distribution(y),
+            z,
+            log_q,
+            scale,
+        )
+
+    def terms(self, outcome: Pass, target: Any, weights: Any = None) -> Terms:
+        """What objectives are made of.
+
+        Args:
+            outcome: The result of `run`.
+            target: What the likelihood describes, of shape `(batch, *event_shape)`.
+            weights: Numbers for entries of the target, or `None`.
+
+        Returns:
+            The terms of the batch.
+        """
+        count = outcome.draws.shape[0]
+        values = tiled(tf.convert_to_tensor(target), count)
+        weights = tiled(weights, count)
+        absent = self._absent(values)
+        if absent is not None:
+            # Some value that the law can have; its weight is 0.
+            stand_in = tf.stop_gradient(center(outcome.likelihood))
+            values = tf.where(absent, tf.cast(stand_in, values.dtype), values)
+            present = tf.cast(~absent, tf.float32)
+            weights = present if weights is None else present * spread(weights, present)
+        log_prob, _, mask = weighted_log_prob(
+            outcome.likelihood, values, weights, outcome.mask
+        )
+        if mask is not None:
+            log_prob *= mask
+        return Terms(
+            tf.reshape(log_prob, [count, -1]),
+            outcome.posterior,
+            outcome.prior,
+            outcome.draws,
+            outcome.log_posterior,
+            self.objective.use_exact_kl,
+            outcome.scale,
+        )
+
+    def prior_distribution(self, y: Any = None) -> Any:
+        """The prior p(z), or p(z | y).
+
+        Args:
+            y: Conditions, for a prior that needs them.
+
+        Returns:
+            A `tfd.Distribution`.
+        """
+        given = y is not None and needs_inputs(self.prior)
+        return unwrap(prior_distribution(self.prior, y if given else None))
+
+    def _split(self, inputs: Any) -> tuple[Any, Any]:
+        """x, and y or `None`."""
+        if not self.conditional:
+            return inputs, None
+        if isinstance(inputs, list | tuple) and len(inputs) == 2:
+            return inputs[0], inputs[1]
+        raise ValueError(
+            "A conditional `VAE` expects the pair (x, y). Received: "
+            f"{type(inputs).__name__}. Give y: `fit(x, y)`, `vae((x, y))`, or `y=` to "
+            "the other methods."
+        )
+
+    def _without_absent(self, x: Any) -> Any:
+        """X with 0 for what was not observed."""
+        if self.target is not None:
+            return {**x, self.target: self._zeroed(x[self.target])}
+        return self._zeroed(x)
+
+    def _zeroed(self, x: Any) -> tf.Tensor:
+        x = tf.convert_to_tensor(x)
+        absent = self._absent(x)
+        return x if absent is None else tf.where(absent, tf.zeros_like(x), x)
+
+    def _absent(self, values: tf.Tensor) -> Any:
+        if self.missing is None:
+            return None
+        if self.missing != data.NAN:
+            return tf.equal(values, tf.cast(self.missing, values.dtype))
+        return tf.math.is_nan(values) if values.dtype.is_floating else None
+
+    def compile(self, optimizer: Any = "adam", loss: Any = None, **kwargs: Any) -> None:
+        """Configures training; the objective is the loss.
+
+        Args:
+            optimizer: As in `keras.Model.compile`.
+            loss: Must stay `None`.
+            **kwargs: Passed to `keras.Model.compile`: `metrics`, `jit_compile`, ...
+
+        Raises:
+            ValueError: If a loss is given.
+        """
+        if loss is not None or kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                "`VAE.compile` expects no loss: the likelihood is the decoder's, and "
+                f"minus the objective is the loss. Received: loss={loss!r}. Choose "
+                "p(x|z) by the decoder's last layer, such as `IndependentBernoulli` "
+                "for cross-entropy or `IndependentNormal` for squared errors, and the "
+                "rest by `VAE(objective=...)`."
+            )
+        super().compile(optimizer=optimizer, loss=None, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as the saved model was."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The model's metrics, without that of a KL layer which the encoder carries."""
+        return [m for m in super().metrics if not isinstance(m, KLMetric)]
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        """Keras' step, on x as its own target."""
+        with _in_step():
+            return super().train_step(self._packed(batch))
+
+    def test_step(self, batch: Any) -> dict[str, Any]:
+        """Keras' step, on x as its own target; the bound is that of draws."""
+        with _in_step():
+            return super().test_step(self._packed(batch))
+
+    def _packed(self, batch: Any) -> tuple[Any, Any, Any]:
+        """Inputs of `call`, the target of the likelihood, and the weights."""
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        if self.conditional:
+            return (x, y), self._target_of(x), weights
+        given = y is not None and not data.is_place_holder(y)
+        return x, y if given else self._target_of(x), weights
+
+    def _target_of(self, x: Any) -> Any:
+        if self.target is not None:
+            return x[self.target]
+        if isinstance(x, dict):
+            raise ValueError(
+                "`VAE` expects to know which entry of x the decoder describes. "
+                f"Received: a dictionary of {sorted(x)}. Give `VAE(..., target=...)`, "
+                "one of these names, or targets, `fit(x, y)`."
+            )
+        return x
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Minus the objective, the mean over the batch; records its terms."""
+        whole, inside = split_weights(sample_weight)
+        terms = self.terms(y_pred.vae_pass, y, inside)
+        kl_weight = self._kl_weight()
+        share = tf.ones_like(terms.kl) if whole is None else tf.cast(whole, "float32")
+        losses = self.objective.losses(terms, kl_weight, share)
+        self._record(terms, kl_weight)
+        share = tf.cast(share, losses.dtype)
+        count = tf.cast(tf.shape(losses)[0], losses.dtype)
+        loss = tf.math.divide_no_nan(tf.reduce_sum(losses * share), count)
+        # Keras sums the gradients of replicas.
+        loss /= tf.distribute.get_strategy().num_replicas_in_sync
+        others = super().compute_loss(x=x, y=None, y_pred=None) if self.losses else 0.0
+        return loss + tf.cast(others, loss.dtype)
+
+    def _kl_weight(self) -> tf.Tensor:
+        step = 0 if self.optimizer is None else self.optimizer.iterations
+        weight = self.kl_schedule.weight(step)
+        if self.objective.beta is None:
+            return weight
+        beta = self.objective.beta
+        return weight * annealed.present(beta, "beta", "ELBO", weight.dtype)
+
+    def _record(self, terms: Terms, kl_weight: tf.Tensor) -> None:
+        nll = -tf.reduce_mean(terms.log_likelihood, axis=0)
+        self._elbo_metric.update_state(-nll - tf.cast(terms.kl, nll.dtype))
+        self._nll_metric.update_state(nll)
+        self._kl_metric.update_state(terms.kl)
+        self._weight_metric.update_state(kl_weight)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Keras' metrics, of every draw of z."""
+        outcome = getattr(y_pred, "vae_pass", None)
+        count = 1 if outcome is None else outcome.draws.shape[0]
+        return super().compute_metrics(
+            x, tiled(y, count), y_pred, tiled(sample_weight, count)
+        )
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        **kwargs: Any,
+    ) -> Any:
+        """Trains the model, as `keras.Model.fit`; x needs no targets.
+
+        Args:
+            x: Arrays, a dictionary of them, a `tf.data.Dataset`, a
+                `keras.utils.PyDataset` or a generator, of x or of `(x, y)` or
+                `(x, y, sample_weight)`.
+            y: Conditions of a conditional model; otherwise what the decoder describes
+                where that is not x, as of a denoising model.
+            batch_size: As in `keras.Model.fit`.
+            epochs: As there.
+            **kwargs: As there. `sample_weight` of shape `(n,)` multiplies the whole
+                loss of an example; with more axes the entries of the likelihood.
+
+        Returns:
+            A `keras.callbacks.History` with `loss`, `elbo`, `nll`, `kl` and
+            `kl_weight`, in nats per example, and the same of `validation_data`.
+
+        Raises:
+            ValueError: If there are no examples, or values are NaN, outside the
+                likelihood's support, or of a shape that does not fit.
+        """
+        x = self._checked_data(x, y)
+        x, y, kwargs["sample_weight"] = data.with_place_for_weights(
+            x, y, kwargs.get("sample_weight")
+        )
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, list | tuple):
+            held = keras.utils.unpack_x_y_sample_weight(tuple(validation))
+            kwargs["validation_data"] = data.with_place_for_weights(*held)
+        if isinstance(x, tf.data.Dataset | types.GeneratorType):
+            kwargs.setdefault("shuffle", False)  # Keras warns of its own default
+        return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+        """The loss and the terms of the bound on data, as `keras.Model.evaluate`.
+
+        Args:
+            x: As in `fit`.
+            y: As in `fit`.
+            **kwargs: As in `keras.Model.evaluate`.
+
+        Returns:
+            A list of numbers, or a dictionary with `return_dict=True`.
+
+        Raises:
+            ValueError: If there are no examples.
+        """
+        if not kwargs.get("_use_cached_eval_dataset"):
+            x = self._checked_data(x, y)
+            x, y, kwargs["sample_weight"] = data.with_place_for_weights(
+                x, y, kwargs.get("sample_weight")
+            )
+        return super().evaluate(x, y, **kwargs)
+
+    def _checked_data(self, x: Any, y: Any) -> Any:
+        """Looks at the first examples, where a compiled step would see a NaN."""
+        if data.is_arrays(x):
+            batch, rows = (x, y), x
+        else:
+            first, x = data.peeked(x)
+            if first is None:
+                return x
+            rows, y, _ = keras.utils.unpack_x_y_sample_weight(first)
+            batch = (rows, y)
+        target = self._packed(batch)[1]
+        data.check_observed(target, self.decoder, self.missing)
+        few = data.mapped(lambda array: array[:2], batch)
+        inputs, target, _ = self._packed(few)
+        with self.distribute_strategy.scope():
+            outcome = self(inputs, training=False)
+        check_event(unwrap(outcome), target)
+        return x
+
+    def save(
+        self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any
+    ) -> None:
+        """Saves the model as a `.keras` file; a failure leaves an older one as it was.
+
+        Args:
+            filepath: Path that ends in `.keras`.
+            overwrite: Whether to replace a file without asking.
+            zipped: As in `keras.Model.save`.
+            **kwargs: As there.
+        """
+        path = pathlib.Path(filepath)
+        whole = path.suffix == ".keras" and zipped in (None, True) and overwrite
+        if not whole or path.is_dir():
+            super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+            return
+        new = path.with_name(f".{path.stem}-{os.getpid()}.keras")
+        try:
+            super().save(new, zipped=zipped, **kwargs)
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+
+    def export(
+        self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any
+    ) -> None:
+        """Writes a SavedModel that plain TensorFlow serves, for batches of any size.
+
+        Endpoints: `encode` (a dictionary of mean, stddev and sample), `decode`,
+        `reconstruct`, `generate`, `log_prob`, and `serving_default`, which is
+        `reconstruct`. `generate(n, seed)` draws anew where seed is -1, and the same for
+        the same seed otherwise.
+
+        Args:
+            filepath: Directory to write to.
+            format: `"tf_saved_model"`; other formats are Keras', of `call` alone.
+            **kwargs: `verbose`, and `input_signature` of x where it is not known.
+
+        Raises:
+            ValueError: If the model has no weights yet.
+        """
+        self._check_built("export")
+        if format != "tf_saved_model":
+            super().export(filepath, format=format, **kwargs)
+            return
+        export_endpoints(self, filepath, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`, the networks and the prior serialized."""
+        config = super().get_config()
+        for name in ("encoder", "decoder"):
+            network = getattr(self, name)
+            config[name] = keras.saving.serialize_keras_object(network)
+            # Keras' own mark of one object in several places: a VampPrior's encoder.
+            config[name]["shared_object_id"] = id(network)
+        return {
+            **config,
+            "prior": None if carried_kls(self.encoder) else serialize_prior(self.prior),
+            "objective": keras.saving.serialize_keras_object(self.objective),
+            "conditional": self.conditional,
+            "target": self.target,
+            "missing": self.missing,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "VAE":
+        """Restores the networks, the prior and the objective."""
+        parts = ("encoder", "decoder", "prior", "objective")
+        return cls(**{**config, **{name: _revived(config[name]) for name in parts}})
+
+
+@contextlib.contextmanager
+def _in_step() -> Iterator[None]:
+    token = _IN_STEP.set(True)
+    try:
+        yield
+    finally:
+        _IN_STEP.reset(token)
+
+
+def _revived(config: Any) -> Any:
+    if is_distribution_config(config):
+        return deserialize_distribution(config)
+    return keras.saving.deserialize_keras_object(config)
+
+
+def _zeros(shape: Any) -> Any:
+    """Zeros for one example of a shape, or of a structure of shapes."""
+    if isinstance(shape, dict):
+        return {name: _zeros(part) for name, part in shape.items()}
+    if shape and isinstance(shape[0], list | tuple):
+        return [_zeros(part) for part in shape]
+    return tf.zeros([1, *shape[1:]])

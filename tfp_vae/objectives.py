@@ -1,0 +1,479 @@
+"""What a VAE maximises: bounds on log p(x), made of the log-weights of draws.
+
+    log w[k] = log p(x | z[k]) + log p(z[k]) - log q(z[k] | x),    z[k] ~ q(z | x)
+
+The functions take log-weights of shape `(k, batch)`; the classes say how many draws are
+needed, which gradient is taken, and what the KL costs.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import tfp_vae.layers.annealed as annealed
+from tfp_vae.checks import integer
+from tfp_vae.divergences import kl_divergence
+from tfp_vae.layers.kl_target import DIMENSION, KLTarget
+
+GRADIENTS = ("total", "stl", "dreg")
+
+
+def elbo(log_weights: tf.Tensor) -> tf.Tensor:
+    """The evidence lower bound, E_q[log w] <= log p(x).
+
+    Args:
+        log_weights: Log-weights of shape `(k, batch)`.
+
+    Returns:
+        The mean over the draws, of shape `(batch,)`, in nats.
+
+    Example:
+        >>> elbo(tf.math.log([[1.0, 2.0], [4.0, 2.0]])).numpy().round(4)
+        array([0.6931, 0.6931], dtype=float32)
+    """
+    return tf.reduce_mean(log_weights, axis=0)
+
+
+def importance_weighted_bound(log_weights: tf.Tensor) -> tf.Tensor:
+    """The importance-weighted bound, log(1/K sum_k w[k]).
+
+    Grows with K, from the ELBO at K = 1 towards log p(x).
+
+    Reference:
+        Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
+        https://arxiv.org/abs/1509.00519
+
+    Args:
+        log_weights: Log-weights of shape `(k, batch)`.
+
+    Returns:
+        The bound for each example, of shape `(batch,)`, in nats.
+
+    Example:
+        >>> float(importance_weighted_bound(tf.math.log([[1.0], [3.0]]))[0] - np.log(2))
+        0.0
+    """
+    count = tf.cast(tf.shape(log_weights)[0], log_weights.dtype)
+    return tf.reduce_logsumexp(log_weights, axis=0) - tf.math.log(count)
+
+
+def renyi_bound(log_weights: tf.Tensor, alpha: float) -> tf.Tensor:
+    """The variational Renyi bound, 1/(1 - alpha) log(1/K sum_k w[k]^(1 - alpha)).
+
+    At alpha = 0 the importance-weighted bound, at alpha = 1 the ELBO; below 0 it may
+    exceed log p(x).
+
+    Reference:
+        Li and Turner, Renyi divergence variational inference, 2016.
+        https://arxiv.org/abs/1602.02311
+
+    Args:
+        log_weights: Log-weights of shape `(k, batch)`.
+        alpha: Order of the divergence.
+
+    Returns:
+        The bound for each example, of shape `(batch,)`, in nats.
+
+    Example:
+        >>> log_weights = tf.math.log([[1.0], [4.0]])
+        >>> [round(float(renyi_bound(log_weights, a)[0]), 4) for a in (0.0, 0.5, 1.0)]
+        [0.9163, 0.8109, 0.6931]
+    """
+    order = 1.0 - alpha
+    # Nearer to 1 the quotient is one of rounding errors; this is its limit.
+    if abs(order) < 1e-4:
+        return elbo(log_weights)
+    middle = elbo(log_weights)
+    return middle + importance_weighted_bound(order * (log_weights - middle)) / order
+
+
+class GradientScale:
+    """The identity, whose gradient is multiplied by numbers known only later.
+
+    The doubly reparameterised gradient weighs what flows back to the draws by the
+    normalised weights, which are made of these draws.
+
+    Example:
+        >>> scale, x = GradientScale(), tf.constant([1.0, 2.0])
+        >>> with tf.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = tf.reduce_sum(scale(x) ** 2)
+        ...     scale.factor = tf.constant([1.0, 10.0])
+        >>> tape.gradient(y, x).numpy()
+        array([ 2., 40.], dtype=float32)
+    """
+
+    def __init__(self) -> None:
+        self.factor: tf.Tensor | None = None
+
+    def __call__(self, value: tf.Tensor) -> tf.Tensor:
+        """Returns the value; the factor's axes are the leading ones of the value's."""
+
+        @tf.custom_gradient
+        def identity(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tf.Tensor]]:
+            return tf.identity(x), self._scaled
+
+        return identity(value)
+
+    def _scaled(self, upstream: tf.Tensor) -> tf.Tensor:
+        if self.factor is None:
+            return upstream
+        missing = upstream.shape.rank - self.factor.shape.rank
+        shape = tf.concat([tf.shape(self.factor), [1] * missing], axis=0)
+        return upstream * tf.cast(tf.reshape(self.factor, shape), upstream.dtype)
+
+
+class Terms:
+    """One batch seen through k draws of its latents: what objectives are made of.
+
+    Args:
+        log_likelihood: log p(x | z), of shape `(k, batch)`.
+        posterior: q(z | x), a `tfd.Distribution` of batch shape `(batch,)`.
+        prior: p(z), a `tfd.Distribution`.
+        draws: The latents, of shape `(k, batch, *event_shape)`.
+        log_posterior: log q(z | x) where the draw knew it, of shape `(k, batch)`.
+        use_exact_kl: As in `kl_divergence`.
+        scale: What the draws went through on their way to the decoder and the prior.
+
+    Example:
+        >>> q = tfd.MultivariateNormalDiag(tf.ones([5, 3]))
+        >>> p = tfd.MultivariateNormalDiag(tf.zeros(3))
+        >>> terms = Terms(tf.zeros([2, 5]), q, p, q.sample(2))
+        >>> terms.kl.numpy(), terms.log_weights().shape
+        (array([1.5, 1.5, 1.5, 1.5, 1.5], dtype=float32), TensorShape([2, 5]))
+    """
+
+    def __init__(
+        self,
+        log_likelihood: tf.Tensor,
+        posterior: Any,
+        prior: Any,
+        draws: tf.Tensor,
+        log_posterior: tf.Tensor | None = None,
+        use_exact_kl: bool | None = None,
+        scale: GradientScale | None = None,
+    ) -> None:
+        self.log_likelihood = log_likelihood
+        self.posterior = posterior
+        self.prior = prior
+        # A new tensor: TFP's bijectors remember what they made, without gradients.
+        self.draws = tf.identity(draws)
+        self.scale = scale or GradientScale()
+        self._log_posterior = log_posterior
+        self._use_exact_kl = use_exact_kl
+
+    @functools.cached_property
+    def kl(self) -> tf.Tensor:
+        """KL(q || p), of shape `(batch,)`: exact, or the mean over the draws."""
+        return self._kl(per_dimension=False)
+
+    @functools.cached_property
+    def kl_per_dimension(self) -> tf.Tensor:
+        """KL(q || p) of each coordinate, of shape `(batch, *event_shape)`."""
+        return self._kl(per_dimension=True)
+
+    def _kl(self, per_dimension: bool) -> tf.Tensor:
+        return kl_divergence(
+            self.posterior,
+            self.prior,
+            use_exact_kl=self._use_exact_kl,
+            test_points=lambda: (self.draws, self.log_posterior),
+            per_dimension=per_dimension,
+        )
+
+    @functools.cached_property
+    def log_posterior(self) -> tf.Tensor:
+        """Log q(z | x) of the draws, of shape `(k, batch)`."""
+        if self._log_posterior is not None:
+            return self._log_posterior
+        return self.posterior.log_prob(self.draws)
+
+    def log_weights(
+        self, kl_weight: tf.Tensor | float = 1.0, with_score: bool = True
+    ) -> tf.Tensor:
+        """Log p(x | z) + kl_weight (log p(z) - log q(z | x)), of shape `(k, batch)`.
+
+        Args:
+            kl_weight: What multiplies the log-ratio of prior and posterior.
+            with_score: Whether the gradient has the part d log q(z | x) / d q at fixed
+                z, whose expectation is 0.
+
+        Returns:
+            The log-weights, in nats.
+        """
+        log_q = self.log_posterior
+        if not with_score:
+            fixed = self.posterior.log_prob(tf.stop_gradient(self.draws))
+            log_q -= fixed - tf.stop_gradient(fixed)
+        ratio = self.prior.log_prob(self.draws) - log_q
+        return self.log_likelihood + tf.cast(kl_weight, ratio.dtype) * ratio
+
+
+class Objective:
+    """What `fit` minimises: minus a bound on log p(x), for each example.
+
+    Subclasses give `losses`; `num_samples` and `gradient` are read by the model.
+
+    Args:
+        num_samples: The number of draws of z for each example.
+        gradient: `"total"`, the derivative as it is; `"stl"`, without the score of q
+            (sticking the landing: Roeder, Wu and Duvenaud, 2017,
+            https://arxiv.org/abs/1703.09194); `"dreg"`, doubly reparameterised (Tucker
+            et al., 2018, https://arxiv.org/abs/1810.04152).
+
+    Raises:
+        ValueError: If `num_samples` is below 1, or there is no such gradient.
+
+    Example:
+        >>> tv.ELBO().num_samples, tv.ImportanceWeightedBound(50).num_samples
+        (1, 50)
+    """
+
+    gradients: tuple[str, ...] = GRADIENTS
+    # The KL is the estimate that the bound is made of, where that has no closed form.
+    use_exact_kl: bool | None = None
+    beta: Any = None
+
+    def __init__(self, num_samples: int, gradient: str) -> None:
+        owner = type(self).__name__
+        self.num_samples = integer(num_samples, "num_samples", owner)
+        if gradient not in self.gradients:
+            raise ValueError(
+                f"`{owner}` expects `gradient` to be one of {self.gradients}. "
+                f"Received: gradient={gradient!r}. 'total' differentiates the bound as "
+                "it is."
+            )
+        self.gradient = gradient
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The numbers given as `keras.Variable`, for the model to save."""
+        return []
+
+    def losses(self, terms: Terms, kl_weight: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        """The loss of each example, in nats.
+
+        Args:
+            terms: The batch.
+            kl_weight: Scalar, what multiplies the KL.
+            share: What each example counts, of shape `(batch,)`.
+
+        Returns:
+            A tensor of shape `(batch,)`, not yet multiplied by `share`.
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {"num_samples": self.num_samples, "gradient": self.gradient}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Objective":
+        """Makes the objective again."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class ELBO(Objective):
+    """The evidence lower bound, with what the KL costs.
+
+        loss = - E_q[log p(x | z)] + beta * KL(q(z | x) || p(z))
+
+    The KL is exact where a closed form is known, and the mean over the draws otherwise.
+    `beta` other than 1 gives a beta-VAE (Higgins et al., 2017,
+    https://openreview.net/forum?id=Sy2fzU9gl), whose loss is no bound on log p(x) where
+    beta is below 1. `capacity` draws the KL to a number of nats (Burgess et al., 2018,
+    https://arxiv.org/abs/1804.03599), `free_bits` lets some cost nothing (Kingma et
+    al., 2016, https://arxiv.org/abs/1606.04934). Both take the batch mean of the KL,
+    see `KLTarget`.
+
+    Reference:
+        Kingma and Welling, Auto-encoding variational Bayes, 2014.
+        https://arxiv.org/abs/1312.6114
+
+    Args:
+        num_samples: The number of draws of z for each example.
+        beta: What multiplies the KL: a number, a variable that is not trainable, or a
+            callable without arguments. `KLWarmup` multiplies it further.
+        gradient: `"total"`, or `"stl"` for the one without the score of q; that needs
+            the KL of the draws and so leaves the closed form unused.
+        use_exact_kl: `None` takes the closed form where there is one, `True` insists
+            on it, `False` uses the draws.
+        free_bits: Nats that cost nothing, as `beta`; `None` for none.
+        free_bits_per: `"dimension"`, of laws that factorise, or `"total"`.
+        capacity: Nats that the KL is drawn to, as `beta`.
+
+    Raises:
+        ValueError: If a number is out of its range, or options exclude each other.
+
+    Example:
+        >>> beta_vae = ELBO(beta=4.0)
+        >>> beta_vae.get_config()["beta"]
+        4.0
+    """
+
+    gradients = ("total", "stl")
+
+    def __init__(
+        self,
+        num_samples: int = 1,
+        beta: Any = 1.0,
+        gradient: str = "total",
+        use_exact_kl: bool | None = None,
+        free_bits: Any = None,
+        free_bits_per: str = DIMENSION,
+        capacity: Any = None,
+    ) -> None:
+        super().__init__(num_samples, gradient)
+        self.beta = annealed.checked(beta, "beta", "ELBO")
+        self.target = KLTarget(free_bits, free_bits_per, capacity)
+        self.use_exact_kl = False if gradient == "stl" else use_exact_kl
+        if use_exact_kl not in (None, True, False):
+            raise ValueError(
+                "`ELBO` expects `use_exact_kl` to be None, True or False. Received: "
+                f"use_exact_kl={use_exact_kl!r}. None takes the closed form where "
+                "there is one."
+            )
+        if gradient == "stl" and (use_exact_kl or self.target.changes_the_cost):
+            raise ValueError(
+                "`ELBO` expects gradient='stl' with the KL of the draws at its own "
+                f"cost. Received: use_exact_kl={use_exact_kl}, free_bits={free_bits!r},"
+                f" capacity={capacity!r}. Leave them None, or the gradient 'total'."
+            )
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The numbers given as `keras.Variable`, for the model to save."""
+        numbers = (self.beta, self.target.free_bits, self.target.capacity)
+        return [number for number in numbers if isinstance(number, keras.Variable)]
+
+    def losses(self, terms: Terms, kl_weight: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        """Minus the bound; with a target of the KL its cost is that of the batch."""
+        if self.gradient == "stl":
+            return -elbo(terms.log_weights(kl_weight, with_score=False))
+        nll = -tf.reduce_mean(terms.log_likelihood, axis=0)
+        cost = terms.kl
+        if self.target.changes_the_cost:
+            kl = terms.kl_per_dimension if self.target.per_dimension else terms.kl
+            cost = self.target.cost(kl, share)
+        return nll + tf.cast(kl_weight, cost.dtype) * cost
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`; variables as their kind and present value."""
+        exact = None if self.gradient == "stl" else self.use_exact_kl
+        return {
+            **super().get_config(),
+            "beta": annealed.serialize(self.beta),
+            "use_exact_kl": exact,
+            **self.target.get_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ELBO":
+        """Restores the numbers that change, and functions."""
+        return cls(
+            **{
+                key: annealed.revive(keras.saving.deserialize_keras_object(value), key)
+                if key in ("beta", "free_bits", "capacity")
+                else value
+                for key, value in config.items()
+            }
+        )
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class ImportanceWeightedBound(Objective):
+    """The importance-weighted bound, which makes an IWAE.
+
+        loss = - log(1/K sum_k w[k])
+
+    At K = 1 it is the ELBO, and in K it grows towards log p(x). Its gradient for the
+    encoder gets noisier as K grows; `gradient="dreg"` does not.
+
+    Reference:
+        Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
+        https://arxiv.org/abs/1509.00519
+
+    Args:
+        num_samples: The number K of draws.
+        gradient: `"total"`; `"stl"`, without the score of q (biased for K above 1);
+            `"dreg"`, doubly reparameterised, unbiased.
+
+    Raises:
+        ValueError: If `num_samples` is below 1, or there is no such gradient.
+
+    Example:
+        >>> iwae = ImportanceWeightedBound(50, gradient="dreg")
+        >>> iwae.get_config()
+        {'num_samples': 50, 'gradient': 'dreg'}
+    """
+
+    def __init__(self, num_samples: int = 5, gradient: str = "total") -> None:
+        super().__init__(num_samples, gradient)
+
+    def losses(self, terms: Terms, kl_weight: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        """Minus the bound of each example."""
+        weights = terms.log_weights(kl_weight, with_score=self.gradient == "total")
+        if self.gradient == "dreg":
+            terms.scale.factor = tf.stop_gradient(tf.nn.softmax(weights, axis=0))
+        return -importance_weighted_bound(weights)
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class RenyiBound(Objective):
+    """The variational Renyi bound of order alpha.
+
+        loss = - 1/(1 - alpha) log(1/K sum_k w[k]^(1 - alpha))
+
+    Alpha between 0 and 1 lies between the importance-weighted bound and the ELBO;
+    `-inf` and `inf` are the largest and the smallest log-weight.
+
+    Reference:
+        Li and Turner, Renyi divergence variational inference, 2016.
+        https://arxiv.org/abs/1602.02311
+
+    Args:
+        alpha: Order of the divergence.
+        num_samples: The number K of draws.
+        gradient: `"total"`, or `"stl"` for the one without the score of q (biased for
+            K above 1, unless alpha is 1).
+
+    Raises:
+        ValueError: If `alpha` is no number, `num_samples` is below 1, or there is no
+            such gradient.
+
+    Example:
+        >>> RenyiBound(alpha=0.5, num_samples=10).alpha
+        0.5
+    """
+
+    gradients = ("total", "stl")
+
+    def __init__(
+        self, alpha: float = 0.5, num_samples: int = 5, gradient: str = "total"
+    ) -> None:
+        super().__init__(num_samples, gradient)
+        number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+        if not number or math.isnan(alpha):
+            raise ValueError(
+                "`RenyiBound` expects `alpha` to be a number. Received: "
+                f"alpha={alpha!r}. 0.5 lies half-way between the importance-weighted "
+                "bound (0) and the ELBO (1)."
+            )
+        self.alpha = float(alpha)
+
+    def losses(self, terms: Terms, kl_weight: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+        """Minus the bound of each example."""
+        weights = terms.log_weights(kl_weight, with_score=self.gradient == "total")
+        if math.isinf(self.alpha):
+            extreme = tf.reduce_max if self.alpha < 0 else tf.reduce_min
+            return -extreme(weights, axis=0)
+        return -renyi_bound(weights, self.alpha)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {**super().get_config(), "alpha": self.alpha}

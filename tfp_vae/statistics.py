@@ -1,0 +1,116 @@
+"""Numbers that stand for a distribution: chosen statistics, one pass for several."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.distribution_tensor import STATISTICS, TensorConversion, unwrap
+
+tfd = tfp.distributions
+
+PARAMETERS = "params"
+
+
+def default_statistic(distribution: Any) -> str:
+    """The mean, or the mode of a law that has no mean.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        `"mean"` or `"mode"`.
+
+    Example:
+        >>> default_statistic(tfd.Bernoulli(0.0))
+        'mean'
+        >>> default_statistic(tfd.Categorical([0.0, 0.0]))
+        'mode'
+    """
+    try:
+        unwrap(distribution).mean()
+    except NotImplementedError:
+        return "mode"
+    return "mean"
+
+
+def checked_statistics(names: Any, owner: str) -> Any:
+    """Returns the names of statistics, if there are such.
+
+    Args:
+        names: `None` for the default, a name, or several.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        `None`, the name, or a tuple of names.
+
+    Raises:
+        ValueError: If a name is unknown.
+
+    Example:
+        >>> checked_statistics(["mean", "stddev"], "predict")
+        ('mean', 'stddev')
+    """
+    known = (*STATISTICS, PARAMETERS)
+    several = isinstance(names, Sequence) and not isinstance(names, str)
+    given = tuple(names) if several else (names,)
+    if names is None or (given and all(name in known for name in given)):
+        return given if several else names
+    raise ValueError(
+        f"`{owner}` expects `statistics` to be one of {known}, or a list of them. "
+        f"Received: statistics={names!r}. Leave it out for the mean."
+    )
+
+
+def statistics_of(distribution: Any, names: Any, seed: Any = None) -> Any:
+    """Statistics of a distribution by name.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+        names: What `checked_statistics` returned.
+        seed: Seed of `"sample"`.
+
+    Returns:
+        A tensor for one name, a dictionary by name for several; of `"params"` again a
+        dictionary.
+
+    Example:
+        >>> p = tfd.Normal([0.0], 2.0)
+        >>> both = statistics_of(p, ("stddev", "params"))
+        >>> both["stddev"].numpy(), sorted(both["params"])
+        (array([2.], dtype=float32), ['loc', 'scale'])
+    """
+    distribution = unwrap(distribution)
+    if isinstance(names, tuple):
+        return {name: statistics_of(distribution, name, seed) for name in names}
+    if names == PARAMETERS:
+        return _parameters(distribution)
+    name = names or default_statistic(distribution)
+    return tf.convert_to_tensor(TensorConversion(name)(distribution, seed))
+
+
+def _parameters(distribution: Any) -> dict[str, Any]:
+    """The tensors that a law was made of, each with the axes of its batch."""
+    if isinstance(distribution, tfd.Independent | tfd.Sample):
+        return _parameters(distribution.distribution)
+    found: dict[str, Any] = {}
+    for name, value in distribution.parameters.items():
+        if isinstance(value, tfd.Distribution):
+            found[name] = _parameters(value)
+        elif isinstance(value, list | tuple) and any(
+            isinstance(part, tfd.Distribution) for part in value
+        ):
+            found |= {f"{name}_{i}": _parameters(part) for i, part in enumerate(value)}
+        elif tf.is_tensor(value) or (
+            isinstance(value, float | int) and not isinstance(value, bool)
+        ):
+            found[name] = _with_batch(tf.convert_to_tensor(value), distribution)
+    return found
+
+
+def _with_batch(value: tf.Tensor, distribution: Any) -> tf.Tensor:
+    """A parameter that all members share, repeated for each of them."""
+    if value.shape.rank > distribution.batch_shape.rank:
+        return value
+    return tf.broadcast_to(value, distribution.batch_shape_tensor())
