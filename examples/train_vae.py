@@ -67,44 +67,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = datasets.load(args.dataset, args.data_dir, args.seed)
     print("data:", describe(images, args.likelihood))
 
-    encoder, decoder, prior = build(args, images)
-    vae = keras.Model(encoder.inputs[0], decoder(encoder.outputs[0]))
-    vae.compile(
-        "adam",
-        loss=tv.NegativeLogLikelihood(),
-        metrics=[tv.LogLikelihood(negative=True)],
-        jit_compile=args.jit,
-    )
-    train = batches(args, images)
-    tv.check_values(train, decoder.layers[-1])
-    vae.fit(train, epochs=args.epochs, shuffle=False)
+    vae = build(args, images)
+    vae.compile("adam", jit_compile=args.jit)
+    callbacks = [tv.NaNGuard()]
+    if args.warm_up:
+        callbacks.append(tv.KLWarmup(epochs=args.warm_up))
+    vae.fit(batches(args, images), epochs=args.epochs, callbacks=callbacks)
 
     x = observe(images.test, [args.seed, 1], images.levels, args.likelihood).numpy()
     draws = math.ceil(10_000 / len(x))
-    test = tf.data.Dataset.from_tensor_slices((x, x)).batch(500).repeat(draws)
-    elbo = -vae.evaluate(test, verbose=0, return_dict=True)["loss"]
+    elbo = vae.elbo(x, draws).mean()
     count = f"({len(x)} images, {draws} draw{'s' * (draws > 1)} each)"
     print(f"held-out ELBO: {elbo:.2f} nats per image {count}")
+    if args.samples:
+        log_prob = vae.log_prob(x, args.samples).mean()
+        print(f"held-out log p(x): {log_prob:.2f}, from {args.samples} draws each")
     if args.likelihood != "bernoulli":
         bits = math.log2(images.levels) - elbo / x[0].size / math.log(2)
         print(f"that is a density: {bits:.3f} bits per dimension of the images")
 
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "latent.png").unlink(missing_ok=True)  # of a run with other options
-    figures = pictures(encoder, decoder, prior, images, x)
+    figures = pictures(vae, images, x)
     for name, figure in figures.items():
         figure.savefig(args.output / name, dpi=150)
     check_saved(vae, x[:100], args.output)
     print(f"wrote {', '.join(figures)}, vae.keras and served/ to {args.output}")
 
 
-def build(
-    args: argparse.Namespace, images: datasets.Images
-) -> tuple[keras.Model, keras.Model, Any]:
-    """Makes the encoder with its KL, the decoder, and the prior p(z)."""
+def build(args: argparse.Namespace, images: datasets.Images) -> tv.VAE:
+    """Makes the encoder, the decoder and the prior p(z)."""
     shape, latent_size = images.train.shape[1:], args.latent_size
     posterior, likelihood = POSTERIORS[args.posterior], LIKELIHOODS[args.likelihood]
-    network = keras.Sequential(
+    encoder = keras.Sequential(
         [
             keras.Input(shape),
             keras.layers.Flatten(),
@@ -113,15 +108,13 @@ def build(
             posterior(latent_size),
         ]
     )
-    prior = PRIORS[args.prior](latent_size, network, args.components)
-    encoder = keras.Sequential([network, tv.KLDivergenceAddLoss(prior)])
     last = keras.layers.Dense(likelihood.params_size(shape))
     decoder = keras.Sequential(
         [
             keras.Input((latent_size,)),
             keras.layers.Dense(400, activation="relu"),
             last,
-            likelihood(shape, convert_to_tensor_fn="mean"),
+            likelihood(shape),
         ]
     )
     # Training then starts from the average image.
@@ -131,7 +124,11 @@ def build(
         last.bias.assign(np.log(mean / (1 - mean)))
     else:
         last.bias.assign(np.concatenate([mean, np.log(np.expm1(scale))]))
-    return encoder, decoder, prior
+    prior = PRIORS[args.prior](latent_size, encoder, args.components)
+    objective = tv.ELBO(beta=args.beta)
+    if args.iwae:
+        objective = tv.ImportanceWeightedBound(args.iwae, gradient="dreg")
+    return tv.VAE(encoder, decoder, prior, objective)
 
 
 def describe(images: datasets.Images, likelihood: str) -> str:
@@ -166,84 +163,47 @@ def observe(pixels: Any, seed: Any, levels: int, likelihood: str) -> tf.Tensor:
 
 
 def batches(args: argparse.Namespace, images: datasets.Images) -> tf.data.Dataset:
-    """Shuffled batches (x, x), with other noise in every batch of every epoch."""
+    """Shuffled batches, with other noise in every batch of every epoch."""
     pixels = tf.constant(images.train)
     rows = tf.data.Dataset.range(len(pixels)).shuffle(len(pixels), seed=args.seed)
     seeds = tf.data.Dataset.random(args.seed, rerandomize_each_iteration=True).batch(2)
 
-    def make(rows: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x = observe(tf.gather(pixels, rows), seed, images.levels, args.likelihood)
-        return x, x
+    def make(rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return observe(tf.gather(pixels, rows), seed, images.levels, args.likelihood)
 
     pairs = tf.data.Dataset.zip(rows.batch(args.batch_size), seeds)
     return pairs.map(make, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
 
-def pictures(
-    encoder: keras.Model,
-    decoder: keras.Model,
-    prior: Any,
-    images: datasets.Images,
-    x: np.ndarray,
-) -> dict[str, Figure]:
+def pictures(vae: tv.VAE, images: datasets.Images, x: np.ndarray) -> dict[str, Figure]:
     """Draws reconstructions, samples and, where it is a plane, the latent space."""
-    z = encoder(x).mode()
-    rows = {"test images": images.test[:12] / (images.levels - 1)}
-    if images.levels > 2 and np.isin(x, (0, 1)).all():
-        rows["binarized: what the model sees"] = x[:12]
-    rows["reconstructions"] = decoder(z[:12]).mean().numpy()
-    figures = {"reconstructions.png": Figure((9, 1.1 * len(rows)), layout="tight")}
-    subplots = figures["reconstructions.png"].subplots(len(rows))
-    for axes, title in zip(subplots, rows, strict=True):
-        _show(axes, title, rows[title], columns=12)
-
-    z_new = tv.prior_distribution(prior).sample(100, seed=0)
-    samples = decoder(z_new).mean().numpy()
-    figures["samples.png"] = Figure((6, 6.3), layout="tight")
-    axes = figures["samples.png"].subplots()
-    _show(axes, "means of p(x|z), z drawn from the prior", samples, columns=10)
-
-    if z.shape[-1] == 2:
-        figures["latent.png"] = Figure((6, 5.5), layout="tight")
-        axes = figures["latent.png"].subplots()
-        axes.set(title="modes of q(z|x), test images", xlabel="z[0]", ylabel="z[1]")
-        labels = images.test_labels
-        style: Any = {} if labels is None else {"c": labels, "cmap": "tab10"}
-        points = axes.scatter(z[:, 0], z[:, 1], **{"s": 10, **style})
-        if labels is not None:
-            legend = points.legend_elements()
-            axes.legend(*legend, loc="upper left", bbox_to_anchor=(1, 1))
+    figures = {
+        "reconstructions.png": tv.plots.plot_reconstructions(vae, x[:24]),
+        "samples.png": tv.plots.plot_samples(vae, 100, seed=0),
+        "traversals.png": tv.plots.plot_traversals(vae, x[:1]),
+    }
+    if vae.encode(x[:1]).event_shape == (2,):
+        latent = tv.plots.plot_latents(vae, x, images.test_labels)
+        figures["latent.png"] = latent
     return figures
 
 
-def _show(axes: Any, title: str, images: np.ndarray, columns: int) -> None:
-    """Draws images side by side as one picture."""
-    framed = np.pad(images[..., 0], ((0, 0), (1, 1), (1, 1)), constant_values=1)
-    _, height, width = framed.shape
-    grid = framed.reshape(-1, columns, height, width).swapaxes(1, 2)
-    axes.imshow(grid.reshape(-1, columns * width), cmap="gray", vmin=0, vmax=1)
-    axes.set_title(title)
-    axes.axis("off")
-
-
-def check_saved(vae: keras.Model, x: np.ndarray, output: pathlib.Path) -> None:
+def check_saved(vae: tv.VAE, x: np.ndarray, output: pathlib.Path) -> None:
     """Saves and exports the model, loads both, and compares them on x."""
     vae.save(output / "vae.keras")
-    vae.export(output / "served", verbose=False)
+    vae.export(output / "served")
     loaded = keras.models.load_model(output / "vae.keras")
     served = tf.saved_model.load(output / "served")
-    # First what needs a draw of z: all three go on from the saved state of the seeds.
-    ours, of_loaded, of_served = map(np.asarray, (vae(x), loaded(x), served.serve(x)))
-    encoded, decoded = _modes(vae, x)
-    encoded_again, decoded_again = _modes(loaded, x)
+    z = vae.encode(x).sample(seed=0)
     # bfloat16, with its 8 bits, and TF32 round otherwise in eager than in fused code.
     exact = not _gpus() and keras.config.dtype_policy().name == "float32"
     tolerance = 1e-5 if exact else 5e-2
+    images = vae.reconstruct(x)
     for name, error in {
-        "vae.keras, encoder mode": encoded_again - encoded,
-        "vae.keras, decoder mean": decoded_again - decoded,
-        "vae.keras, same draw of z": of_loaded - ours,
-        "served, same draw of z": of_served - ours,
+        "vae.keras, reconstruct": loaded.reconstruct(x) - images,
+        "vae.keras, generate": loaded.generate(9, seed=1) - vae.generate(9, seed=1),
+        "served, reconstruct": served.reconstruct(x).numpy() - images,
+        "served, decode": served.decode(z).numpy() - vae.decode(z).mean().numpy(),
     }.items():
         difference = abs(error).max()
         print(f"{name}: max abs difference {difference:.1e}, at most {tolerance:.0e}")
@@ -252,13 +212,6 @@ def check_saved(vae: keras.Model, x: np.ndarray, output: pathlib.Path) -> None:
                 f"The saved model is expected to agree within {tolerance}. Received: a "
                 f"difference of {difference} in {name}. Please report it as a bug."
             )
-
-
-def _modes(vae: keras.Model, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Modes of q(z|x), and means of p(x|z) at that z."""
-    *_, divergence, decoder = vae.layers
-    z = keras.Model(vae.inputs[0], divergence.output)(x).mode()
-    return z.numpy(), decoder(z).mean().numpy()
 
 
 def _gpus() -> list[str]:
@@ -280,6 +233,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--prior", choices=PRIORS, help=prior)
     components = "of the mixture and vamp priors, default 100"
     add("--components", type=_positive, default=100, help=components)
+    beta = "weight of the KL, default 1"
+    add("--beta", type=float, default=1.0, help=beta)
+    iwae = "draws of the importance-weighted bound, in place of the ELBO"
+    add("--iwae", type=_positive, metavar="K", help=iwae)
+    warm_up = "epochs in which the weight of the KL grows, default none"
+    add("--warm-up", type=_positive, metavar="EPOCHS", help=warm_up)
+    samples = "draws for log p(x) of each test image, default 100; 0 for none"
+    add("--samples", type=int, default=100, help=samples)
     add("--latent-size", type=_positive, help="default 20; digits 2, which is drawn")
     add("--epochs", type=_positive, help="default 20; digits 150, freyfaces 100")
     add("--batch-size", type=_positive, help="default 128; digits 16, freyfaces 32")

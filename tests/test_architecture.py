@@ -45,16 +45,21 @@ def room(path):
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+def public_module(name):
+    whole = (PACKAGE / name).is_dir()
+    return f"tfp_vae.{name}.__init__" if whole else f"tfp_vae.{name}"
+
+
 def imports(path):
     """Modules of the package that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
             "tfp_vae"
         ):
-            # `from tfp_vae import distributions`: the one public sub-package.
+            # `from tfp_vae import distributions`: what is public as a module.
             package = node.module == "tfp_vae" and path == PACKAGE / "__init__.py"
             yield from (
-                [f"tfp_vae.{a.name}.__init__" for a in node.names]
+                [public_module(a.name) for a in node.names]
                 if package
                 else [node.module]
             )

@@ -1,6 +1,7 @@
 """TFP distributions as Keras 3 layer outputs, and the VAEs made of them."""
 
 from tfp_vae import distributions as distributions
+from tfp_vae import evaluation as evaluation
 from tfp_vae.callbacks.kl_warmup import KLWarmup
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork

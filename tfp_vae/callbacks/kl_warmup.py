@@ -66,6 +66,7 @@ class KLWarmup(keras.callbacks.Callback):
             self.epochs = positive_number(epochs, "epochs", "KLWarmup")
         self.steps = steps if steps is None else integer(steps, "steps", "KLWarmup")
         self.shape = shape
+        self._unchecked: int | None = None
         self._rest = checked_schedule(shape, start, cycles, ratio, "KLWarmup")
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -77,19 +78,19 @@ class KLWarmup(keras.callbacks.Callback):
                 f"{type(self.model).__name__}. Elsewhere let "
                 "`KLDivergenceAddLoss(weight=...)` have a variable, and assign to it."
             )
-        per_epoch = self._steps_per_epoch()
-        steps = self.steps
-        if self.epochs is not None:
-            if per_epoch is None:
-                raise ValueError(
-                    "`KLWarmup(epochs=...)` expects `fit` to know how many steps an "
-                    "epoch has. Received: data of unknown length. Give "
-                    "`steps_per_epoch` to `fit`, or `steps` to `KLWarmup`."
-                )
-            steps = math.ceil(self.epochs * per_epoch)
+        steps = self._length(self._steps_per_epoch())
         schedule.set(steps=steps, **self._rest)
-        total = None if per_epoch is None else per_epoch * self.params["epochs"]
-        if total is not None and steps is not None and total < steps:
+        self._unchecked = steps
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Warns, once, where training ends before the schedule does."""
+        steps, per_epoch = self._unchecked, self._steps_per_epoch()
+        self._unchecked = None
+        if steps is None or per_epoch is None:
+            return
+        done = int(self.model.optimizer.iterations)
+        total = done + per_epoch * (self.params["epochs"] - epoch)
+        if total < steps:
             warnings.warn(
                 "`KLWarmup` expects to end before training does. Received: a warm-up "
                 f"of {steps} steps, and {total:g} steps of training, so that the "
@@ -97,6 +98,17 @@ class KLWarmup(keras.callbacks.Callback):
                 "log p(x). Train longer, or warm up in less.",
                 stacklevel=2,
             )
+
+    def _length(self, per_epoch: float | None) -> int:
+        if self.steps is not None:
+            return self.steps
+        if per_epoch is None:
+            raise ValueError(
+                "`KLWarmup(epochs=...)` expects `fit` to know how many steps an epoch "
+                "has. Received: data of unknown length. Give `steps_per_epoch` to "
+                "`fit`, or `steps` to `KLWarmup`."
+            )
+        return math.ceil((self.epochs or 0.0) * per_epoch)
 
     def _steps_per_epoch(self) -> float | None:
         """Steps of the optimizer in an epoch, where `fit` knows it."""

@@ -92,6 +92,40 @@ def is_place_holder(y: Any) -> bool:
     return shape is not None and len(shape) == 2 and shape[1] == 0
 
 
+def ranks(x: Any) -> Any:
+    """The number of axes of arrays, or of what a dataset yields.
+
+    Args:
+        x: Arrays or a pipeline, or a structure of them.
+
+    Returns:
+        The structure with numbers in place of arrays; `None` where they are not known.
+
+    Example:
+        >>> ranks((np.zeros([5, 2]), None)), ranks(tf.data.Dataset.range(5).batch(2))
+        ((2, None), 1)
+    """
+    spec = x.element_spec if isinstance(x, tf.data.Dataset) else x
+    return mapped(lambda leaf: len(getattr(leaf, "shape", None) or ()), spec)
+
+
+def check_not_empty(x: Any) -> None:
+    """Checks that there is an example.
+
+    Args:
+        x: Arrays, or a structure of them.
+
+    Raises:
+        ValueError: If there is none.
+
+    Example:
+        >>> check_not_empty(np.zeros([5, 2]))
+    """
+    shape = tuple(keras.tree.flatten(x)[0].shape)
+    if 0 in shape:
+        raise _no_examples(f"x of shape {shape}")
+
+
 def peeked(x: Any) -> tuple[Any, Any]:
     """The first batch of a pipeline, and the pipeline with nothing taken from it.
 
@@ -153,8 +187,6 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
         >>> check_observed(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
     """
     values = np.asarray(values)
-    if values.size == 0:
-        raise _no_examples(f"values of shape {values.shape}")
     bad = 0
     if values.dtype.kind == "f":
         known = values if missing != NAN else values[~np.isnan(values)]
@@ -277,8 +309,7 @@ def as_arrays(x: Any, y: Any, conditional: bool) -> tuple[Any, Any]:
             "A VAE expects arrays here, or a `tf.data.Dataset`. Received: "
             f"{type(x).__name__}. Collect the examples in a NumPy array."
         )
-    if len(keras.tree.flatten(x)[0]) == 0:
-        raise _no_examples(f"arrays of shape {keras.tree.flatten(x)[0].shape}")
+    check_not_empty(x)
     return x, y
 
 

@@ -150,12 +150,11 @@ class VAE(Answers, keras.Model):
         self.kl_schedule = KLSchedule()
         self._seeds = Seeds()
         self._elbo_metric = keras.metrics.Mean("elbo")
-        # Where `mode="auto"` of Keras' callbacks looks for the better direction.
-        self._elbo_metric._direction = "up"
         self._nll_metric = keras.metrics.Mean("nll")
         self._kl_metric = keras.metrics.Mean("kl")
         self._weight_metric = keras.metrics.Mean("kl_weight")
         self._functions = Functions()
+        self._ranks: dict[str, Any] = {}
         self._statistics: Any = None
         if encoder.built and decoder.built:
             self._build_prior()
@@ -306,12 +305,13 @@ class VAE(Answers, keras.Model):
         """x, and y or `None`."""
         if not self.conditional:
             return inputs, None
-        if isinstance(inputs, list | tuple) and len(inputs) == 2:
+        pair = isinstance(inputs, list | tuple) and len(inputs) == 2
+        if pair and inputs[1] is not None:
             return inputs[0], inputs[1]
         raise ValueError(
             "A conditional `VAE` expects the pair (x, y). Received: "
-            f"{type(inputs).__name__}. Give y: `fit(x, y)`, `vae((x, y))`, or `y=` to "
-            "the other methods."
+            f"{'no y' if pair else type(inputs).__name__}. Give y: `fit(x, y)`, "
+            "`vae((x, y))`, or `y=` to the other methods."
         )
 
     def _without_absent(self, x: Any) -> Any:
@@ -378,7 +378,7 @@ class VAE(Answers, keras.Model):
         """Inputs of `call`, the target of the likelihood, and the weights."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         if self.conditional:
-            return (x, y), self._target_of(x), weights
+            return self._split((x, y)), self._target_of(x), weights
         given = y is not None and not data.is_place_holder(y)
         return x, y if given else self._target_of(x), weights
 
@@ -429,7 +429,9 @@ class VAE(Answers, keras.Model):
         self._elbo_metric.update_state(-nll - tf.cast(terms.kl, nll.dtype))
         self._nll_metric.update_state(nll)
         self._kl_metric.update_state(terms.kl)
-        self._weight_metric.update_state(kl_weight)
+        # One for each example: at the end of data of unknown length TensorFlow runs
+        # what does not depend on them once more.
+        self._weight_metric.update_state(tf.fill(tf.shape(nll), kl_weight))
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
@@ -478,6 +480,7 @@ class VAE(Answers, keras.Model):
         if isinstance(validation, list | tuple):
             held = keras.utils.unpack_x_y_sample_weight(tuple(validation))
             kwargs["validation_data"] = data.with_place_for_weights(*held)
+        self._renew("train_function", x, y, kwargs["sample_weight"])
         if isinstance(x, tf.data.Dataset | types.GeneratorType):
             kwargs.setdefault("shuffle", False)  # Keras warns of its own default
         return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
@@ -501,7 +504,19 @@ class VAE(Answers, keras.Model):
             x, y, kwargs["sample_weight"] = data.with_place_for_weights(
                 x, y, kwargs.get("sample_weight")
             )
+        self._renew("test_function", x, y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, **kwargs)
+
+    def _renew(self, function: str, *given: Any) -> None:
+        """Has Keras trace anew for data of other ranks.
+
+        A trace for several ranks knows none, and weights of examples could not be told
+        from weights of entries.
+        """
+        ranks = [data.ranks(part) for part in given]
+        if self._ranks.setdefault(function, ranks) != ranks:
+            setattr(self, function, None)
+            self._ranks[function] = ranks
 
     def _checked_data(self, x: Any, y: Any) -> Any:
         """Looks at the first examples, where a compiled step would see a NaN."""
@@ -513,13 +528,11 @@ class VAE(Answers, keras.Model):
                 return x
             rows, y, _ = keras.utils.unpack_x_y_sample_weight(first)
             batch = (rows, y)
-        target = self._packed(batch)[1]
-        data.check_observed(target, self.decoder, self.missing)
-        few = data.mapped(lambda array: array[:2], batch)
-        inputs, target, _ = self._packed(few)
+        data.check_not_empty(rows)
+        inputs, few, _ = self._packed(data.mapped(lambda part: part[:2], batch))
         with self.distribute_strategy.scope():
-            outcome = self(inputs, training=False)
-        check_event(unwrap(outcome), target)
+            check_event(unwrap(self(inputs, training=False)), few)
+        data.check_observed(self._packed(batch)[1], self.decoder, self.missing)
         return x
 
     def save(

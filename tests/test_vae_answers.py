@@ -1,0 +1,308 @@
+"""What a VAE answers: shapes, identities, seeds, and errors."""
+
+import keras
+import linear_gaussian
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+import vaes
+
+import tfp_vae as tv
+from tfp_vae.latents import center, path, tempered
+
+tfd = tfp.distributions
+
+
+@pytest.mark.parametrize("kind", vaes.KINDS)
+def test_every_kind_answers(kind):
+    model = vaes.KINDS[kind]()
+    x, y = vaes.inputs(kind, 6)
+    assert model.encode(x, y).batch_shape == (6,)
+    log_prob = model.log_prob(x, 30, y=y, seed=1)
+    assert log_prob.shape == model.elbo(x, y=y).shape == (6,)
+    # The bound of 3000 draws is above that of one, on average over examples and draws.
+    assert model.log_prob(x, 300, y=y).mean() > model.elbo(x, 300, y=y).mean() - 0.1
+    for images in (
+        model.reconstruct(x, y),
+        model.predict(x, y=y, verbose=0),
+        model.generate(6, y),
+    ):
+        assert isinstance(images, np.ndarray)
+        assert images.shape == (6, *models.PIXELS)
+    halves = [
+        keras.tree.map_structure(lambda a, s=s: a[s], x)
+        for s in (slice(3), slice(3, 6))
+    ]
+    some = None if y is None else y[:3]
+    assert model.interpolate(*halves, 4, y=some).shape == (3, 4, *models.PIXELS)
+    moved = model.traverse(halves[0], dimensions=[0, 2], values=[-0.5, 0.5], y=some)
+    assert moved.shape == (3, 2, 2, *models.PIXELS)
+    assert model.decode(model.encode(x, y), y).batch_shape == (6,)
+
+
+def test_log_prob_of_pieces_is_that_of_the_whole(rng):
+    x = linear_gaussian.data(11, rng)
+    model = linear_gaussian.vae(linear_gaussian.exact_encoder())
+    truth = linear_gaussian.log_evidence(x)
+    for batch_size in (1, 3, 11, 100):
+        found = model.log_prob(x, 7, batch_size=batch_size)
+        np.testing.assert_allclose(found, truth, atol=2e-5)
+
+
+def test_long_sums_are_cut_into_blocks(rng, monkeypatch):
+    from tfp_vae.models import answers
+
+    monkeypatch.setattr(answers, "_WORK", 16)
+    x = linear_gaussian.data(3, rng)
+    model = linear_gaussian.vae(linear_gaussian.exact_encoder())
+    truth = linear_gaussian.log_evidence(x)
+    np.testing.assert_allclose(model.log_prob(x, 23), truth, atol=2e-5)
+    rough = linear_gaussian.vae()
+    whole = np.mean([rough.elbo(x, seed=i) for i in range(200)], axis=0)
+    np.testing.assert_allclose(rough.elbo(x, 200), whole, atol=0.6)
+
+
+def test_seeds_make_answers_reproducible():
+    model, x = vaes.vae(), models.digits(5)
+    for answer in (
+        lambda seed: model.log_prob(x, 10, seed=seed),
+        lambda seed: model.elbo(x, 3, seed=seed),
+        lambda seed: model.generate(5, seed=seed),
+        lambda seed: model.generate(5, seed=seed, statistics="sample"),
+    ):
+        np.testing.assert_array_equal(answer(3), answer(3))
+        assert np.abs(answer(3) - answer(4)).max() > 0
+        assert np.abs(answer(None) - answer(None)).max() > 0
+
+
+def test_xla_gives_the_estimate_of_the_graph(rng):
+    x = linear_gaussian.data(9, rng)
+    model = linear_gaussian.vae(linear_gaussian.exact_encoder())
+    model.compile("sgd", jit_compile=True)
+    truth = linear_gaussian.log_evidence(x)
+    np.testing.assert_allclose(model.log_prob(x, 20), truth, atol=2e-5)
+
+
+def test_datasets_are_taken_whole(rng):
+    x = linear_gaussian.data(9, rng)
+    model = linear_gaussian.vae(linear_gaussian.exact_encoder())
+    pairs = tf.data.Dataset.from_tensor_slices((x, np.arange(9))).batch(4)
+    truth = linear_gaussian.log_evidence(x)
+    np.testing.assert_allclose(model.log_prob(pairs, 5), truth, atol=2e-5)
+    conditional = vaes.conditional()
+    y = vaes.labels(9)
+    images = models.digits(9)
+    pairs = tf.data.Dataset.from_tensor_slices((images, y)).batch(4)
+    np.testing.assert_allclose(
+        conditional.elbo(pairs, seed=1),
+        conditional.elbo(images, y=y, seed=1),
+        rtol=1e-5,
+    )
+    assert conditional.predict(pairs, verbose=0).shape == images.shape
+
+
+def test_predict_gives_the_statistics_that_were_asked_for():
+    model, x = vaes.vae(), models.digits(40)
+    p = model.decode(model.encode(x).mean())
+    mean = model.predict(x, verbose=0)
+    np.testing.assert_allclose(mean, p.mean(), atol=1e-5)
+    np.testing.assert_array_equal(mean, model.predict(x, verbose=0))
+    names = ["mean", "stddev", "sample", "params"]
+    found = model.predict(x, batch_size=16, verbose=0, statistics=names)
+    assert sorted(found) == sorted(names)
+    np.testing.assert_allclose(found["stddev"], p.stddev(), atol=1e-5)
+    np.testing.assert_allclose(
+        found["params"]["logits"], p.distribution.logits, atol=1e-4
+    )
+    assert set(np.unique(found["sample"])) == {0, 1}
+    again = model.predict(x, verbose=0, statistics="sample")
+    assert (again != found["sample"]).any()
+    np.testing.assert_array_equal(model.predict(x, verbose=0), mean)
+
+
+def test_laws_without_a_mean_answer_with_their_mode():
+    p = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(
+                tv.IndependentCategorical.params_size(4, num_categories=5)
+            ),
+            tv.IndependentCategorical(4, num_categories=5),
+        ]
+    )
+    q = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(6), tv.IndependentNormal(3)]
+    )
+    model = vaes.vae(q=q, p=p)
+    x = np.arange(20).reshape(5, 4) % 5
+    model.fit(x, verbose=0)
+    found = model.predict(x, verbose=0)
+    np.testing.assert_array_equal(found, model.decode(model.encode(x)).mode())
+    with pytest.raises((ValueError, NotImplementedError), match="mean"):
+        model.predict(x, verbose=0, statistics="mean")
+
+
+def test_shared_parameters_are_repeated_for_each_example():
+    model = linear_gaussian.vae()
+    found = model.predict(np.zeros((7, 4), "float32"), verbose=0, statistics="params")
+    assert {name: array.shape for name, array in found.items()} == {
+        "loc": (7, 4),
+        "scale": (7, 4),
+    }
+    np.testing.assert_allclose(found["scale"], linear_gaussian.SCALE)
+
+
+def test_samples_follow_the_prior_and_the_likelihood():
+    model = linear_gaussian.vae()
+    x = model.generate(20_000, seed=1, statistics="sample")
+    w = linear_gaussian.W
+    covariance = w @ w.T + linear_gaussian.SCALE**2 * np.eye(len(w))
+    error = 5 * np.sqrt(2 / 20_000) * covariance.max()
+    np.testing.assert_allclose(np.cov(x.T), covariance, atol=error)
+    np.testing.assert_allclose(x.mean(0), linear_gaussian.B, atol=error)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        lambda: tfd.Independent(tfd.Normal([1.0, -1.0], [2.0, 3.0]), 1),
+        lambda: tfd.Sample(tfd.Laplace(1.0, 2.0), 2),
+        lambda: tfd.MultivariateNormalTriL([1.0, 2.0], [[1.0, 0.0], [0.5, 2.0]]),
+        lambda: tfd.MultivariateNormalDiag([1.0, 2.0], [0.5, 2.0]),
+    ],
+)
+def test_a_temperature_multiplies_the_scale(prior):
+    law = prior()
+    cool = tempered(law, 0.5)
+    np.testing.assert_allclose(cool.mean(), law.mean(), rtol=1e-5)
+    np.testing.assert_allclose(cool.stddev(), 0.5 * law.stddev(), rtol=1e-5)
+    assert tempered(law, 1.0) is law
+
+
+def test_a_temperature_of_mixtures_and_flows_is_that_of_their_parts():
+    mixture = tv.MixturePrior(2, 3)()
+    cool = tempered(mixture, 1e-4).sample(100, seed=1)
+    centers = mixture.components_distribution.mean().numpy()
+    away = np.linalg.norm(cool.numpy()[:, None] - centers, axis=-1).min(1)
+    assert away.max() < 1e-2
+    flow = tv.FlowPrior(2, num_transforms=1, hidden_units=(4,))
+    spread = [tempered(flow(), t).sample(500, seed=1).numpy().std() for t in (1, 0.1)]
+    assert spread[1] < 0.5 * spread[0]
+
+
+def test_paths_are_straight_in_the_plane_and_circles_on_the_sphere(rng):
+    a, b = rng.normal(size=(2, 5, 4)).astype("float32")
+    straight = path(tf.constant(a), tf.constant(b), 5, sphere=False)
+    np.testing.assert_allclose(straight[:, 1], 0.75 * a + 0.25 * b, atol=1e-6)
+    a, b = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (a, b))
+    b[0], b[1] = -a[0], a[1]
+    round_ = path(tf.constant(a), tf.constant(b), 9, sphere=True).numpy()
+    np.testing.assert_allclose(np.linalg.norm(round_, axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(round_[:, 0], a, atol=1e-5)
+    np.testing.assert_allclose(round_[:, -1], b, atol=1e-5)
+    steps = np.arccos(np.clip((round_[:, 1:] * round_[:, :-1]).sum(-1), -1, 1))
+    angle = np.arccos(np.clip((a * b).sum(-1), -1, 1))
+    np.testing.assert_allclose(steps, angle[:, None] / 8 * np.ones(8), atol=2e-3)
+
+
+def test_the_center_lies_where_the_law_does():
+    on = center(tv.distributions.PowerSpherical([0.6, 0.8], 3.0))
+    np.testing.assert_allclose(on, [0.6, 0.8], atol=1e-6)
+    assert center(tfd.OneHotCategorical([0.0, 3.0])).numpy().tolist() == [0, 1]
+    moved = tfd.TransformedDistribution(
+        tfd.Normal([1.0], 1.0), tfp.bijectors.Exp(), name="exp"
+    )
+    np.testing.assert_allclose(center(moved), np.exp([1.0]), rtol=1e-5)
+    product = tfd.Blockwise(
+        [
+            tfd.MultivariateNormalDiag([3.0]),
+            tv.distributions.PowerSpherical([0.6, 0.8], 3.0),
+        ]
+    )
+    np.testing.assert_allclose(center(product), [3, 0.6, 0.8], atol=1e-6)
+
+
+def test_traversals_move_one_coordinate():
+    model, x = vaes.vae(), models.digits(2)
+    z = model.encode(x).mean().numpy()
+    moved = model.traverse(x, dimensions=[1], values=[2.5])
+    z[:, 1] = 2.5
+    np.testing.assert_allclose(moved[:, 0, 0], model.decode(z).mean(), atol=1e-5)
+    assert model.traverse().shape == (1, 3, 7, *models.PIXELS)
+
+
+def test_traversals_stay_on_the_sphere():
+    from tfp_vae.models.answers import _moved
+
+    z = tf.math.l2_normalize(tf.constant([[1.0, 2.0, 3.0]]), -1)
+    moved = _moved(z, None, None, sphere=True)
+    np.testing.assert_allclose(np.linalg.norm(moved, axis=-1), 1, atol=1e-6)
+    np.testing.assert_allclose(moved[0, 1, :, 1], np.linspace(-0.9, 0.9, 7), atol=1e-6)
+
+
+def test_long_runs_show_a_bar(capsys):
+    model, x = vaes.vae(), models.digits(5)
+    model.log_prob(x, 5, verbose=0)
+    assert capsys.readouterr().out == ""
+    model.log_prob(x, 5, verbose="auto")
+    assert capsys.readouterr().out == ""
+    model.log_prob(x, 5, verbose=1)
+    assert "1/1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda m, x: m.log_prob(x, 0), r"`log_prob` expects `num_samples`.*least 1"),
+        (lambda m, x: m.elbo(x, -1), "`elbo` expects `num_samples`"),
+        (lambda m, x: m.log_prob(x[:0]), "at least one example"),
+        (lambda m, x: m.log_prob(list("abc")), "arrays here"),
+        (lambda m, x: m.generate(0), "`generate` expects `n`"),
+        (lambda m, x: m.generate(3, temperature=0), "`temperature`"),
+        (lambda m, x: m.generate(3, y=x), "expects no y"),
+        (lambda m, x: m.predict(x, statistics="median"), "`predict` expects `statis"),
+        (lambda m, x: m.interpolate(x, x, 1), "`interpolate` expects `num_steps`"),
+        (lambda m, x: m.traverse(x, dimensions=[3]), "dimensions from 0 to 2"),
+        (lambda m, x: m.traverse(x, values=[]), "a list of values"),
+    ],
+)
+def test_questions_that_cannot_be_are_refused(ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(vaes.vae(), models.digits(4))
+
+
+def test_conditional_models_need_conditions():
+    model, x = vaes.conditional(), models.digits(4)
+    for ask in (model.encode, model.log_prob, model.reconstruct, model.predict):
+        with pytest.raises(ValueError, match=r"expects the condition y.*Give `y=`"):
+            ask(x)
+    with pytest.raises(ValueError, match="expects the condition y"):
+        model.generate(3)
+    with pytest.raises(ValueError, match="one condition for each example"):
+        model.generate(3, y=vaes.labels(4))
+
+
+def test_a_sphere_has_no_temperature():
+    with pytest.raises(ValueError, match=r"`temperature` other than 1.*Spherical"):
+        vaes.spherical().generate(2, temperature=0.5)
+
+
+def test_a_model_without_weights_has_no_answers_yet():
+    q = keras.Sequential(
+        [keras.layers.Flatten(), keras.layers.Dense(6), tv.IndependentNormal(3)]
+    )
+    p = keras.Sequential(
+        [keras.layers.Dense(64), tv.IndependentBernoulli(models.PIXELS)]
+    )
+    model = vaes.vae(q=q, p=p)
+    for ask in (
+        lambda: model.generate(2),
+        lambda: model.decode(np.zeros((2, 3))),
+        model.traverse,
+    ):
+        with pytest.raises(ValueError, match="expects a model that has weights"):
+            ask()
+    model.fit(models.digits(8), verbose=0)
+    assert model.generate(2).shape == (2, *models.PIXELS)

@@ -1,0 +1,239 @@
+"""A VAE as a file, and as a server that knows nothing of it."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import keras
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+import vaes
+
+import tfp_vae as tv
+
+
+def trained(kind):
+    model = vaes.KINDS[kind]()
+    x, y = vaes.inputs(kind, 32)
+    model.fit(x, y, verbose=0, epochs=2)
+    return model, x, y
+
+
+@pytest.mark.parametrize("kind", vaes.KINDS)
+def test_every_kind_comes_back_and_trains_on(kind, tmp_path):
+    model, x, y = trained(kind)
+    model.save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    np.testing.assert_allclose(
+        loaded.reconstruct(x, y), model.reconstruct(x, y), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        loaded.log_prob(x, 10, y=y, seed=1),
+        model.log_prob(x, 10, y=y, seed=1),
+        rtol=1e-5,
+    )
+    assert len(loaded.trainable_weights) == len(model.trainable_weights)
+    assert int(loaded.optimizer.iterations) == 2
+    histories = [
+        m.fit(x, y, verbose=0, shuffle=False).history["loss"] for m in (model, loaded)
+    ]
+    # Draws and Adam's moments go on where they were.
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5)
+
+
+def test_a_vamp_prior_shares_the_encoder_again(tmp_path):
+    model, *_ = trained("vamp")
+    model.save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    assert loaded.prior.encoder is loaded.encoder
+
+
+def test_an_encoder_with_a_kl_layer_comes_back(tmp_path):
+    prior = tv.LearnedNormal(models.LATENT)
+    q = vaes.encoder(tv.IndependentNormal, "sample", tv.KLDivergenceAddLoss(prior))
+    model = tv.VAE(q, models.decoder())
+    model.compile("adam")
+    x = models.digits(32)
+    model.fit(x, verbose=0)
+    model.save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    np.testing.assert_allclose(loaded.elbo(x, seed=1), model.elbo(x, seed=1), rtol=1e-5)
+    assert len(loaded.trainable_weights) == len(model.trainable_weights)
+
+
+def test_a_tfd_prior_and_a_variable_beta_come_back(tmp_path):
+    import tensorflow_probability as tfp
+
+    beta = keras.Variable(3.0, trainable=False)
+    prior = tfp.distributions.Sample(tfp.distributions.Laplace(0.0, 1.0), models.LATENT)
+    model = vaes.vae(prior=prior, objective=tv.ELBO(beta=beta))
+    x = models.digits(32)
+    model.fit(x, verbose=0)
+    beta.assign(2.0)
+    model.save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    assert loaded.evaluate(x, verbose=0, return_dict=True)["kl_weight"] == 2.0
+    assert len(loaded.trainable_weights) == len(model.trainable_weights)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    model, *_ = trained("plain")
+    path = tmp_path / "vae.keras"
+    model.save(path)
+    before = path.read_bytes()
+
+    def fail(*arguments, **options):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(model.encoder, "get_config", fail)
+    with pytest.raises(OSError, match="no space"):
+        model.save(path)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["vae.keras"]
+
+
+def test_a_file_cut_short_is_a_clear_error(tmp_path):
+    model, *_ = trained("plain")
+    path = tmp_path / "vae.keras"
+    model.save(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"vae\.keras"):
+        keras.models.load_model(path)
+
+
+def test_saving_asks_before_it_overwrites(tmp_path, monkeypatch):
+    model, *_ = trained("plain")
+    path = tmp_path / "vae.keras"
+    model.save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr("builtins.input", lambda *_: "n")
+    model.save(path, overwrite=False)
+    assert path.read_bytes() == before
+
+
+def test_checkpoints_keep_the_best(tmp_path):
+    model, x = vaes.vae(), models.digits(64)
+    path = str(tmp_path / "best.keras")
+    keep = keras.callbacks.ModelCheckpoint(
+        path, "val_elbo", mode="max", save_best_only=True
+    )
+    history = model.fit(x, epochs=3, validation_data=x, callbacks=[keep], verbose=0)
+    best = keras.models.load_model(path)
+    assert np.isfinite(best.evaluate(x, verbose=0)).all()
+    assert len(history.history["val_elbo"]) == 3
+
+
+SERVE = """
+    import sys
+    import numpy as np
+    import tensorflow as tf
+    served = tf.saved_model.load(sys.argv[1])
+    x = np.load(sys.argv[2])
+    z = served.encode(x)
+    drawn = [served.generate(4, seed).numpy() for seed in (5, 5, 6, -1, -1)]
+    np.savez(
+        sys.argv[3],
+        mean=z["mean"], stddev=z["stddev"], sample=z["sample"],
+        decoded=served.decode(z["mean"]),
+        reconstructed=served.reconstruct(x),
+        one=served.reconstruct(x[:1]),
+        default=served.signatures["serving_default"](x=tf.constant(x))["output_0"],
+        log_prob=served.log_prob(x, 200),
+        drawn=drawn,
+    )
+    loaded = {name.split(".")[0] for name in sys.modules}
+    assert not loaded & {"tensorflow_probability", "tfp_vae", "tf_keras"}, loaded
+"""
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_plain_tensorflow_serves_every_endpoint(tmp_path, jit_compile):
+    model = vaes.vae(jit_compile=jit_compile)
+    x = models.digits(9)
+    model.fit(x, verbose=0)
+    model.export(tmp_path / "served")
+    np.save(tmp_path / "x.npy", x)
+    script = tmp_path / "serve.py"
+    script.write_text(textwrap.dedent(SERVE))
+    arguments = [tmp_path / "served", tmp_path / "x.npy", tmp_path / "answer.npz"]
+    result = subprocess.run(
+        [sys.executable, script, *arguments],
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    answer = np.load(tmp_path / "answer.npz")
+    q = model.encode(x)
+    close = {"atol": 1e-5}
+    np.testing.assert_allclose(answer["mean"], q.mean(), **close)
+    np.testing.assert_allclose(answer["stddev"], q.stddev(), **close)
+    np.testing.assert_allclose(answer["decoded"], model.decode(q).mean(), **close)
+    for name in ("reconstructed", "default"):
+        np.testing.assert_allclose(answer[name], model.reconstruct(x), **close)
+    np.testing.assert_allclose(answer["one"], model.reconstruct(x[:1]), **close)
+    assert np.abs(answer["sample"] - answer["mean"]).max() > 0.01
+    same, again, other, new, newer = answer["drawn"]
+    np.testing.assert_array_equal(same, again)
+    assert np.abs(same - other).max() > 1e-4
+    assert np.abs(new - newer).max() > 1e-4
+    expected = [model.log_prob(x, 200, seed=seed) for seed in range(20)]
+    spread = np.std(expected, axis=0)
+    away = np.abs(answer["log_prob"] - np.mean(expected, 0))
+    assert (away < 6 * spread + 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    "kind", ["conditional", "dictionary", "spherical", "vamp", "missing"]
+)
+def test_other_kinds_are_served_too(kind, tmp_path):
+    model, x, y = trained(kind)
+    model.export(tmp_path / "served")
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    x = keras.tree.map_structure(tf.constant, x)
+    given = [] if y is None else [tf.constant(y)]
+    np.testing.assert_allclose(
+        served.reconstruct(x, *given), model.reconstruct(x, y), atol=1e-5
+    )
+    assert served.log_prob(x, 5, *given).shape == (32,)
+    drawn = served.generate(32, 1, *given)
+    assert drawn.shape == (32, *models.PIXELS)
+    np.testing.assert_array_equal(drawn, served.generate(32, 1, *given))
+    names = set(served.signatures["reconstruct"].structured_input_signature[1])
+    assert names == {
+        "conditional": {"x", "y"},
+        "dictionary": {"image", "label"},
+    }.get(kind, {"x"})
+
+
+def test_saved_model_cli_runs_an_endpoint(tmp_path):
+    model, *_ = trained("plain")
+    model.export(tmp_path / "served")
+    tool = shutil.which("saved_model_cli", path=pathlib.Path(sys.executable).parent)
+    command = [tool, "run", "--dir", tmp_path / "served", "--tag_set", "serve"]
+    command += ["--signature_def", "generate", "--input_exprs", "n=2;seed=5"]
+    command += ["--outdir", tmp_path]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    drawn = np.load(tmp_path / "output_0.npy")
+    np.testing.assert_allclose(drawn, model.generate(2, seed=5), atol=1e-5)
+
+
+def test_export_needs_weights_and_shapes(tmp_path):
+    q = keras.Sequential(
+        [keras.layers.Flatten(), keras.layers.Dense(6), tv.IndependentNormal(3)]
+    )
+    model = vaes.vae(q=q)
+    with pytest.raises(ValueError, match=r"`VAE.export` expects a model that has wei"):
+        model.export(tmp_path / "served")
+    model.fit(models.digits(8), verbose=0)
+    spec = tf.TensorSpec([None, *models.PIXELS])
+    model.export(tmp_path / "served", input_signature=spec)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    assert served.reconstruct(models.digits(3)).shape == (3, *models.PIXELS)

@@ -1,0 +1,224 @@
+"""Stops a training that has left the numbers, and says where."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae.callbacks.watching import undisturbed
+from tfp_vae.checks import integer
+from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.models.vae import VAE
+
+
+class NaNGuard(keras.callbacks.Callback):
+    """Stops training at a NaN or infinity, names its layer, restores good weights.
+
+    The loss is looked at after each batch, all weights at the end of each epoch; for
+    any Keras model, compiled by XLA or not. The layer named is the first one, in the
+    order of computation, with such a weight; where all weights are finite, the first
+    that puts out such a number on x. Of a `tv.VAE` that order is encoder, prior,
+    decoder. Weights and the optimizer then get the values that they had when all were
+    last seen finite, so that `fit` can go on, with a lower learning rate say.
+
+    Put it in front of callbacks that save the model.
+
+    Args:
+        x: A batch of what the model is called on, to find the layer where all weights
+            are finite: a pair (x, y) for a conditional VAE.
+        every: Keep the weights after so many batches, too, and not only at the end of
+            each epoch. Each time copies all of them to the host.
+
+    Attributes:
+        layer_name: Name of the layer, or `None`.
+        epoch: The epoch in which it happened, from 0, or `None`.
+
+    Raises:
+        ValueError: If the weights are not finite when training begins.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile(keras.optimizers.SGD(1e30), "mse")
+        >>> guard = NaNGuard()
+        >>> with warnings.catch_warnings(action="ignore"):
+        ...     history = model.fit(np.ones([8, 1]), np.ones([8, 1]), batch_size=1,
+        ...                         callbacks=[guard], verbose=0)
+        >>> guard.epoch, bool(np.isfinite(model.get_weights()[0]).all())
+        (0, True)
+    """
+
+    def __init__(self, x: Any = None, every: int | None = None) -> None:
+        super().__init__()
+        self.x = x
+        self.every = every if every is None else integer(every, "every", "NaNGuard")
+        self.layer_name: str | None = None
+        self.epoch: int | None = None
+        self._good: list[tuple[Any, np.ndarray]] = []
+        self._kept_at = ""
+        self._current = self._next = 0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Keeps the weights of the beginning."""
+        self.layer_name = self.epoch = None
+        found = _first_bad_weight(self.model)
+        if found is not None:
+            raise ValueError(
+                "`NaNGuard` expects finite weights when training begins. Received: NaN "
+                f"or infinity in {found[1]}. Load weights that are good."
+            )
+        self._keep("the beginning of training")
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Begins to count batches."""
+        self._current, self._next = epoch, self.every or 0
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Looks at the loss."""
+        if self.epoch is not None:
+            return
+        if not np.isfinite((logs or {}).get("loss", 0.0)):
+            self._stop(f"in batch {batch}", logs or {})
+        elif self.every is not None and batch + 1 >= self._next:
+            self._next = batch + 1 + self.every
+            self._keep_if_good(f"batch {batch} of epoch {self._current}", logs or {})
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Looks at the weights, and keeps them."""
+        if self.epoch is None:
+            self._keep_if_good(f"the end of epoch {epoch}", logs or {})
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives the memory free."""
+        self._good = []
+
+    def _keep_if_good(self, when: str, logs: dict[str, Any]) -> None:
+        if _first_bad_weight(self.model) is None:
+            self._keep(when)
+        else:
+            self._stop(f"by {when}", logs)
+
+    def _keep(self, when: str) -> None:
+        variables = [*self.model.weights, *self.model.optimizer.variables]
+        self._good = [(variable, variable.numpy()) for variable in variables]
+        self._kept_at = when
+
+    def _stop(self, when: str, logs: dict[str, Any]) -> None:
+        self.epoch = self._current
+        self.model.stop_training = True
+        self.layer_name, where = self._diagnosis()
+        for variable, value in self._good:
+            variable.assign(value)
+        numbers = [f"{k}={v:g}" for k, v in logs.items() if not np.isfinite(v)]
+        found = ", ".join([*numbers, where])
+        warnings.warn(
+            "`NaNGuard` expects finite losses and weights. Received: in epoch "
+            f"{self.epoch}, {when}, {found}. Training stops, with the weights of "
+            f"{self._kept_at}: lower the learning rate, clip gradients "
+            "(`clipnorm=1.0` of the optimizer), or check the data.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def _diagnosis(self) -> tuple[str | None, str]:
+        """Name of the layer where it begins, and what is wrong there."""
+        found = _first_bad_weight(self.model)
+        if found is not None:
+            layer, path = found
+            bad = sum(not _is_finite(v) for v in self.model.weights)
+            return layer.name, (
+                f"and weights that are not finite, first {path} of layer "
+                f"{layer.name!r}, {bad} of {len(self.model.weights)} in all"
+            )
+        if self.x is None:
+            return None, "with all weights finite (`NaNGuard(x)` tests the layers, too)"
+        layer = _first_bad_output(self.model, self.x)
+        if layer is None:
+            return None, "with all weights and all outputs on x finite"
+        return layer.name, (
+            "with all weights finite, but not what the layer "
+            f"{layer.name!r} puts out on x"
+        )
+
+
+def _layers(model: Any) -> Iterator[Any]:
+    """Layers in the order of computation, each model after its own layers."""
+    parts = list(getattr(model, "layers", []))
+    if isinstance(model, VAE):
+        parts = [model.encoder, model.prior, model.decoder, *parts]
+    for part in parts:
+        if isinstance(part, keras.layers.Layer):
+            yield from _layers(part)
+    yield model
+
+
+def _first_bad_weight(model: Any) -> tuple[Any, str] | None:
+    """A layer and the path of its weight, where one is not finite."""
+    for layer in _layers(model):
+        for weight in layer.weights:
+            if not _is_finite(weight):
+                return layer, weight.path
+    return None
+
+
+def _first_bad_output(model: Any, x: Any) -> Any:
+    """The first layer that puts out a number that is not finite."""
+    found: list[Any] = []
+
+    def look(layer: Any, output: Any) -> None:
+        if not found and not all(map(_is_finite, _tensors(output))):
+            found.append(layer)
+
+    with undisturbed(model), _watched(model, look):
+        model(x, training=False)
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def _watched(model: Any, look: Callable[[Any, Any], None]) -> Iterator[None]:
+    """Shows the output of each layer, since Keras has no hook for it."""
+    layers = list({id(layer): layer for layer in _layers(model)}.values())
+    before = [vars(layer).get("call") for layer in layers]
+
+    def watched(layer: Any, call: Any) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            output = call(*args, **kwargs)
+            look(layer, output)
+            return output
+
+        return wrapper
+
+    try:
+        for layer in layers:
+            vars(layer)["call"] = watched(layer, layer.call)
+        yield
+    finally:
+        for layer, call in zip(layers, before, strict=True):
+            vars(layer).pop("call", None)
+            if call is not None:
+                vars(layer)["call"] = call
+
+
+def _tensors(output: Any) -> Iterator[Any]:
+    """The tensors of an output; of a distribution those that it was made of."""
+    output = unwrap(output)
+    if isinstance(getattr(output, "parameters", None), dict):
+        output = output.parameters
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, list | tuple):
+        for part in output:
+            yield from _tensors(part)
+    elif tf.is_tensor(output):
+        yield output
+
+
+def _is_finite(values: Any) -> bool:
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(values.dtype)):
+        return True
+    return bool(keras.ops.all(keras.ops.isfinite(values)))

@@ -1,0 +1,211 @@
+"""Shows TensorBoard what a VAE in training makes of images, and where it puts them."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae.callbacks.watching import check_vae, checked_examples, undisturbed
+from tfp_vae.checks import integer
+from tfp_vae.closed_forms import as_independent
+from tfp_vae.distribution_tensor import draw
+from tfp_vae.divergences import kl_divergence
+from tfp_vae.plots import (
+    image_grid,
+    is_image,
+    latent_centers,
+    observed,
+    reconstruction_grid,
+    unit_images,
+)
+
+_COLUMNS = 8
+_MOST_DIMENSIONS = 32
+# The side of the largest sprite that TensorBoard reads, in pixels.
+_SPRITE = 8192
+
+
+class VAETensorBoard(keras.callbacks.Callback):
+    """Writes a VAE's losses, images, KL per dimension and latents for TensorBoard.
+
+        vae.fit(x, epochs=50, callbacks=[tv.VAETensorBoard("logs", x_test[:500])])
+
+    and `tensorboard --logdir logs` shows them: under Scalars and Time Series what `fit`
+    reports, by its names, and `kl_per_dimension/i` in nats; under Images
+    `reconstructions` (each row of x over that of its reconstructions), `samples` (of
+    the same z at each epoch) and `traversals` (from x[0], a row for each latent
+    coordinate); under Histograms `kl_per_dimension`; under Projector the centers of
+    q(z | x), as at the last time, with labels and pictures.
+
+    What a model does not have is left out: images where the decoder makes none, the KL
+    per dimension where a law does not factorise, traversals where latents are no
+    vectors. Grids show at most the first 32 coordinates. Training is the same with it
+    and without.
+
+    Args:
+        log_dir: Directory to write to.
+        x: Inputs of shape `(n, ...)`; a few hundred make a good projection.
+        y: Conditions, where the model is conditional.
+        labels: Label of each example for the projector: numbers or strings.
+        every: Number of epochs between two looks; what `fit` reports is written at
+            each epoch.
+        num_images: How many of x are reconstructed, and how many samples are drawn.
+
+    Raises:
+        ValueError: If x are no arrays, there is not one label for each example, or the
+            model is no `tv.VAE`.
+        ImportError: If tensorboard is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> logs = tempfile.mkdtemp()
+        >>> VAETensorBoard(logs, np.zeros([300, 8, 8]), every=5).num_images
+        16
+    """
+
+    def __init__(
+        self,
+        log_dir: Any,
+        x: Any,
+        y: Any = None,
+        labels: Any = None,
+        every: int = 1,
+        num_images: int = 16,
+    ) -> None:
+        super().__init__()
+        _projector()
+        count = checked_examples(x, "VAETensorBoard")
+        self.log_dir = str(log_dir)
+        self.x, self.y = x, y
+        self.labels = labels
+        if labels is not None and np.shape(labels) != (count,):
+            raise ValueError(
+                f"`VAETensorBoard` expects labels of shape ({count},), one for each "
+                f"example. Received: labels of shape {np.shape(labels)}. Give the "
+                "class of each, such as `np.argmax(one_hot, axis=1)`."
+            )
+        self.every = integer(every, "every", "VAETensorBoard")
+        self.num_images = integer(num_images, "num_images", "VAETensorBoard")
+        self._writer: Any = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Opens the file of events."""
+        check_vae(self.model, "VAETensorBoard")
+        self._writer = tf.summary.create_file_writer(self.log_dir)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Closes it."""
+        self._writer.close()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Writes."""
+        with self._writer.as_default(step=epoch):
+            for name, value in (logs or {}).items():
+                tf.summary.scalar(name, value)
+            if (epoch + 1) % self.every == 0:
+                with undisturbed(self.model):
+                    self._write_images()
+                    self._write_kl()
+                    self._write_projection()
+        self._writer.flush()
+
+    def _few(self) -> tuple[Any, Any]:
+        """The examples that are shown as images."""
+        return _head((self.x, self.y), self.num_images)
+
+    def _write_images(self) -> None:
+        vae, (x, y) = self.model, self._few()
+        reconstructions = vae.reconstruct(x, y)
+        images = observed(vae, x)
+        if not is_image(reconstructions.shape[1:]) or not is_image(images.shape[1:]):
+            return
+        pairs = reconstruction_grid(images, reconstructions, min(_COLUMNS, len(images)))
+        tf.summary.image("reconstructions", pairs[None])
+        count = self.num_images if y is None else len(images)
+        samples = vae.generate(count, y=y, seed=0)
+        tf.summary.image("samples", image_grid(samples)[None])
+        x, y = _head((x, y), 1)
+        event = vae.encode(x, y).event_shape
+        if event.rank == 1:
+            shown = range(min(event[0], _MOST_DIMENSIONS))
+            moved = vae.traverse(x, dimensions=shown, y=y)[0]
+            rows, columns = moved.shape[:2]
+            grid = image_grid(moved.reshape(rows * columns, *moved.shape[2:]), columns)
+            tf.summary.image("traversals", grid[None])
+
+    def _write_kl(self) -> None:
+        q = self.model.encode(self.x, self.y)
+        prior = self.model.prior_distribution(self.y)
+        if as_independent(q) is None or as_independent(prior) is None:
+            return
+        # Where there is no closed form, with the same noise at each epoch.
+        kl = kl_divergence(
+            q, prior, test_points=lambda: draw(q, seed=(0, 1)), per_dimension=True
+        )
+        kl = np.ravel(np.mean(kl, axis=0))
+        tf.summary.histogram("kl_per_dimension", kl)
+        for i, nats in enumerate(kl[:_MOST_DIMENSIONS]):
+            tf.summary.scalar(f"kl_per_dimension/{i}", nats)
+
+    def _write_projection(self) -> None:
+        """The files that TensorBoard's projector reads."""
+        module = _projector()
+        config = module.ProjectorConfig()
+        embedding = config.embeddings.add()
+        embedding.tensor_name = "latents"
+        embedding.tensor_path = "embeddings.tsv"
+        z = latent_centers(self.model, self.x, self.y)
+        rows = z.reshape(len(z), -1)
+        self._write(
+            "embeddings.tsv", ("\t".join(f"{v:.6g}" for v in row) for row in rows)
+        )
+        if self.labels is not None:
+            embedding.metadata_path = "metadata.tsv"
+            self._write(
+                "metadata.tsv",
+                (" ".join(str(v).split()) for v in np.asarray(self.labels)),
+            )
+        images = observed(self.model, self.x)
+        if is_image(images.shape[1:]):
+            pixels, size = _sprite(unit_images(images))
+            embedding.sprite.image_path = "sprite.png"
+            embedding.sprite.single_image_dim.extend(size)
+            png = tf.io.encode_png(tf.image.convert_image_dtype(pixels, tf.uint8))
+            tf.io.write_file(f"{self.log_dir}/sprite.png", png)
+        module.visualize_embeddings(self.log_dir, config)
+
+    def _write(self, name: str, lines: Any) -> None:
+        text = "".join(f"{line}\n" for line in lines)
+        tf.io.write_file(f"{self.log_dir}/{name}", text)
+
+
+def _projector() -> Any:
+    # Imported here, since the package does without it but for this callback.
+    try:
+        from tensorboard.plugins import projector
+    except ImportError as error:
+        raise ImportError(
+            f"`VAETensorBoard` expects tensorboard. Received: {error}. Install it: "
+            '`pip install "tfp-vae[examples]"`.'
+        ) from error
+    return projector
+
+
+def _head(structure: Any, count: int) -> Any:
+    return keras.tree.map_structure(
+        lambda array: array[:count], structure, none_is_leaf=False
+    )
+
+
+def _sprite(images: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """A square of thumbnails, and width and height of one."""
+    side = math.ceil(math.sqrt(len(images)))
+    step = math.ceil(side * max(images.shape[1:3]) / _SPRITE)
+    images = images[:, ::step, ::step]
+    _, height, width, colours = images.shape
+    blank = np.zeros((side**2 - len(images), height, width, colours), images.dtype)
+    rows = np.concatenate([images, blank]).reshape(side, side, height, width, colours)
+    square = rows.swapaxes(1, 2).reshape(side * height, side * width, colours)
+    return square, (width, height)

@@ -1,0 +1,90 @@
+"""What callbacks that look at a model between its epochs have in common."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from tfp_vae.models.inputs import is_arrays
+from tfp_vae.models.vae import VAE
+
+
+@contextlib.contextmanager
+def undisturbed(model: keras.Model) -> Iterator[None]:
+    """Gives the model back as it was, so that training goes on as if not looked at.
+
+    A forward pass moves the state of random seeds, and with it all later draws.
+
+    Args:
+        model: A Keras model, built.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> layer = tv.IndependentNormal(2)
+        >>> model = keras.Sequential([keras.Input((4,)), layer])
+        >>> with undisturbed(model):
+        ...     first = model(tf.zeros([1, 4])).numpy()
+        >>> bool((model(tf.zeros([1, 4])).numpy() == first).all())
+        True
+    """
+    state = [(v, v.numpy()) for v in model.non_trainable_variables]
+    try:
+        yield
+    finally:
+        for variable, value in state:
+            variable.assign(value)
+
+
+def check_vae(model: Any, owner: str) -> None:
+    """Checks that a callback trains a VAE.
+
+    Args:
+        model: The callback's model.
+        owner: Name of the callback, for the message.
+
+    Raises:
+        ValueError: If it is another model.
+
+    Example:
+        >>> check_vae(keras.Sequential(), "CollapseAlarm")
+        Traceback (most recent call last):
+            ...
+        ValueError: `CollapseAlarm` expects to train a `tv.VAE`. Received: ...
+    """
+    if not isinstance(model, VAE):
+        raise ValueError(
+            f"`{owner}` expects to train a `tv.VAE`. Received: a "
+            f"{type(model).__name__}. Make one of encoder, decoder and prior: "
+            "`tv.VAE(encoder, decoder, prior)`."
+        )
+
+
+def checked_examples(x: Any, owner: str, fewest: int = 1) -> int:
+    """The number of examples that a callback was given to look at.
+
+    Args:
+        x: Arrays of shape `(n, ...)`.
+        owner: Name of the callback, for the message.
+        fewest: The smallest n allowed.
+
+    Returns:
+        The number n.
+
+    Raises:
+        ValueError: If x are no arrays, or too short.
+
+    Example:
+        >>> checked_examples(np.zeros([5, 2]), "CollapseAlarm")
+        5
+    """
+    count = len(keras.tree.flatten(x)[0]) if is_arrays(x) else 0
+    if count < fewest:
+        found = f"{count} examples" if is_arrays(x) else type(x).__name__
+        raise ValueError(
+            f"`{owner}` expects x to be arrays of at least {fewest} examples. Received:"
+            f" {found}. Give a few hundred of the validation data."
+        )
+    return count

@@ -1,0 +1,637 @@
+"""Figures of what a VAE has learned: images, latents, and what they cost.
+
+Each function returns a `matplotlib.figure.Figure`, which notebooks show and
+`figure.savefig("samples.pdf")` writes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+from tfp_vae.checks import integer, interval
+from tfp_vae.evaluation import kl_per_dimension
+from tfp_vae.latents import center, on_the_sphere
+from tfp_vae.models.inputs import NAN, as_arrays, chunks, mapped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Range = tuple[float, float] | None
+
+_ROWS = 1024
+_MISSING = 0.5
+# Inches: the height of an image, unless a figure then gets wider than a page.
+_CELL = 0.6
+_WIDEST = 9.0
+_MOST_CLASSES = 20
+
+
+def plot_reconstructions(
+    vae: Any,
+    x: Any,
+    y: Any = None,
+    columns: int = 12,
+    value_range: Range = None,
+) -> "Figure":
+    """Draws images, and below each the mean of p(x | z) at the posterior's mean z.
+
+    Args:
+        vae: A `tv.VAE` of images.
+        x: Images of shape `(n, h, w)`, `(n, h, w, 1)` or `(n, h, w, 3)`, or inputs of
+            which the model's `target` is such. Entries that are missing are grey.
+        y: Conditions, where the model is conditional.
+        columns: How many side by side.
+        value_range: The values that are black and white; by default 0 and 1, or where
+            x has others, the smallest and the largest of x.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ValueError: If these are no images.
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> encoder = keras.Sequential([
+        ...     keras.Input((4, 4)), keras.layers.Flatten(), keras.layers.Dense(4),
+        ...     tv.IndependentNormal(2)])
+        >>> decoder = keras.Sequential([
+        ...     keras.Input((2,)), keras.layers.Dense(16),
+        ...     tv.IndependentBernoulli((4, 4))])
+        >>> vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+        >>> figure = plot_reconstructions(vae, np.eye(4)[None])
+        >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        ['x', 'reconstruction']
+    """
+    columns = integer(columns, "columns", "plot_reconstructions")
+    images = observed(vae, x)
+    columns = min(columns, len(images))
+    grid = reconstruction_grid(images, vae.reconstruct(x, y), columns, value_range)
+    rows = ["x", "reconstruction"] * math.ceil(len(images) / columns)
+    return _drawn([grid], rows, columns)
+
+
+def plot_samples(
+    vae: Any,
+    n: int = 100,
+    y: Any = None,
+    seed: int | None = None,
+    temperature: float = 1.0,
+    columns: int | None = None,
+    value_range: Range = None,
+) -> "Figure":
+    """Draws new images: means of p(x | z), z from the prior.
+
+    Args:
+        vae: A `tv.VAE` of images.
+        n: How many.
+        y: Conditions of shape `(n, ...)`, where the model is conditional.
+        seed: Integer for the same images at each call.
+        temperature: What multiplies the scale of the prior.
+        columns: How many side by side; by default as many as make a square.
+        value_range: As in `plot_reconstructions`, found from the images drawn.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ValueError: If the model makes no images.
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> encoder = keras.Sequential([
+        ...     keras.Input((4, 4)), keras.layers.Flatten(), keras.layers.Dense(4),
+        ...     tv.IndependentNormal(2)])
+        >>> decoder = keras.Sequential([
+        ...     keras.Input((2,)), keras.layers.Dense(16),
+        ...     tv.IndependentBernoulli((4, 4))])
+        >>> vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+        >>> plot_samples(vae, 9, seed=0).axes[0].get_title()
+        'means of p(x|z), z drawn from the prior'
+    """
+    images = vae.generate(n, y=y, seed=seed, temperature=temperature)
+    columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
+    columns = min(integer(columns, "columns", "plot_samples"), len(images))
+    grid = image_grid(images, columns, value_range)
+    scaled = "" if temperature == 1 else f", temperature {temperature:g}"
+    title = f"means of p(x|z), z drawn from the prior{scaled}"
+    rows = [""] * math.ceil(len(images) / columns)
+    return _drawn([grid], rows, columns, titles=[title])
+
+
+def plot_traversals(
+    vae: Any,
+    x: Any = None,
+    dimensions: Sequence[int] | None = None,
+    values: Any = None,
+    y: Any = None,
+    value_range: Range = None,
+) -> "Figure":
+    """Draws what one latent coordinate does: a row for each, moved from left to right.
+
+    Args:
+        vae: A `tv.VAE` of images, whose latents are vectors.
+        x: Inputs to begin at, a panel for each; by default the prior's center.
+        dimensions: Which coordinates; by default all.
+        values: What they are set to; by default 7 from -3 to 3, or from -0.9 to 0.9
+            on the sphere.
+        y: Conditions, where the model is conditional.
+        value_range: As in `plot_reconstructions`, found from x, or without one from
+            the images drawn.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ValueError: If the model makes no images, the latents are no vectors, or a
+            dimension does not exist.
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> encoder = keras.Sequential([
+        ...     keras.Input((4, 4)), keras.layers.Flatten(), keras.layers.Dense(4),
+        ...     tv.IndependentNormal(2)])
+        >>> decoder = keras.Sequential([
+        ...     keras.Input((2,)), keras.layers.Dense(16),
+        ...     tv.IndependentBernoulli((4, 4))])
+        >>> vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+        >>> figure = plot_traversals(vae, values=[-1, 0, 1])
+        >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        ['z[0]', 'z[1]']
+    """
+    law = vae.prior_distribution(y) if x is None else vae.encode(x, y)
+    if values is None:
+        end = 0.9 if on_the_sphere(law) else 3.0
+        values = np.linspace(-end, end, 7)
+    images = vae.traverse(x, dimensions=dimensions, values=values, y=y)
+    range_ = _range(value_range, images if x is None else observed(vae, x))
+    count, rows, columns = images.shape[:3]
+    panels = images.reshape(count, rows * columns, *images.shape[3:])
+    return _drawn(
+        [image_grid(panel, columns, range_) for panel in panels],
+        [f"z[{i}]" for i in (range(rows) if dimensions is None else dimensions)],
+        columns,
+        # Rounded, and without the sign of -0.
+        column_labels=[f"{round(float(v), 6) + 0.0:.2g}" for v in values],
+        titles=[f"from x[{i}]" for i in range(count)] if count > 1 else None,
+    )
+
+
+def plot_interpolations(
+    vae: Any,
+    start: Any,
+    end: Any,
+    num_steps: int = 10,
+    y: Any = None,
+    value_range: Range = None,
+) -> "Figure":
+    """Draws the way from one image to another, a row for each pair.
+
+    Between the images themselves, on both sides, are the means of p(x | z) at z(t), t
+    from 0 to 1: on a line in the plane, on great circles on the sphere.
+
+    Args:
+        vae: A `tv.VAE` of images.
+        start: Inputs of shape `(n, ...)`.
+        end: Inputs of the same shape.
+        num_steps: Number of points, both ends included.
+        y: Conditions of shape `(n, ...)`, where the model is conditional.
+        value_range: As in `plot_reconstructions`, found from start and end.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ValueError: If the model makes no images, or `num_steps` is below 2.
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> encoder = keras.Sequential([
+        ...     keras.Input((4, 4)), keras.layers.Flatten(), keras.layers.Dense(4),
+        ...     tv.IndependentNormal(2)])
+        >>> decoder = keras.Sequential([
+        ...     keras.Input((2,)), keras.layers.Dense(16),
+        ...     tv.IndependentBernoulli((4, 4))])
+        >>> vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+        >>> x = np.eye(4)[None]
+        >>> figure = plot_interpolations(vae, x, 1 - x, num_steps=3)
+        >>> [text.get_text() for text in figure.axes[0].get_xticklabels()]
+        ['start', '0', '0.5', '1', 'end']
+    """
+    between = vae.interpolate(start, end, num_steps, y=y)
+    ends = [observed(vae, part) for part in (start, end)]
+    range_ = _range(value_range, np.stack(ends))
+    first, last = (unit_images(part, range_)[:, None] for part in ends)
+    rows, steps = between.shape[:2]
+    middle = unit_images(between.reshape(-1, *between.shape[2:]), range_)
+    middle = middle.reshape(rows, steps, *middle.shape[1:])
+    cells = np.concatenate(_alike(first, middle, last), axis=1)
+    grid = _arranged(cells.reshape(-1, *cells.shape[2:]), steps + 2)
+    times = [f"{t:.2g}" for t in np.linspace(0, 1, steps)]
+    labels = ["start", *times, "end"]
+    return _drawn([grid], [""] * rows, steps + 2, column_labels=labels)
+
+
+def plot_latents(
+    vae: Any,
+    x: Any,
+    labels: Any = None,
+    dimensions: Sequence[int] | None = None,
+    y: Any = None,
+) -> "Figure":
+    """Draws the centers of the posteriors q(z | x), a point for each example.
+
+    Latents on the sphere in three dimensions are drawn on a map of the whole sphere, on
+    which areas are true (Mollweide): longitude atan2(z[1], z[0]), latitude asin(z[2]).
+
+    Args:
+        vae: A `tv.VAE`, whose latents are vectors.
+        x: Inputs of shape `(n, ...)`.
+        labels: Class of each example, which colours it; numbers of many values colour
+            it along a scale.
+        dimensions: The two coordinates to draw; by default the first two, or that map.
+        y: Conditions, where the model is conditional.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ValueError: If latents have no such coordinates, or there is not one label for
+            each example.
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> encoder = keras.Sequential([
+        ...     keras.Input((3,)), keras.layers.Dense(4), tv.IndependentNormal(2)])
+        >>> decoder = keras.Sequential([
+        ...     keras.Input((2,)), keras.layers.Dense(3), tv.IndependentBernoulli(3)])
+        >>> vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+        >>> figure = plot_latents(vae, np.eye(3), labels=["a", "b", "a"])
+        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        ['a', 'b']
+    """
+    x, y = as_arrays(x, y, vae.conditional)
+    z = latent_centers(vae, x, y)
+    sphere = on_the_sphere(vae.encode(*mapped(lambda array: array[:1], (x, y))))
+    as_map = dimensions is None and sphere and z.shape[1:] == (3,)
+    chosen = _checked_dimensions(dimensions, z.shape[1:])
+    figure = _figure(6.4, 3.4 if as_map else 5.0)
+    if as_map:
+        axes = figure.add_subplot(projection="mollweide")
+        axes.grid(alpha=0.4, linewidth=0.5)
+        axes.tick_params(labelsize="x-small", colors="gray")
+        axes.set_title("centers of q(z|x)", fontsize="medium")
+        across, up = np.arctan2(z[:, 1], z[:, 0]), np.arcsin(np.clip(z[:, 2], -1, 1))
+    else:
+        axes = figure.add_subplot()
+        axes.set(title="centers of q(z|x)", aspect="equal")
+        axes.set(xlabel=f"z[{chosen[0]}]", ylabel=f"z[{chosen[1]}]")
+        across, up = z[:, chosen[0]], z[:, chosen[1]]
+    if sphere and not as_map:
+        angle = np.linspace(0, 2 * np.pi, 200)
+        axes.plot(np.cos(angle), np.sin(angle), color="lightgray", zorder=0)
+    _scatter(figure, axes, across, up, labels)
+    return figure
+
+
+def plot_kl_per_dimension(vae: Any, x: Any, y: Any = None) -> "Figure":
+    """Draws the KL of each latent coordinate, the mean over x, from large to small.
+
+    Coordinates that do not rise from 0 have collapsed onto the prior.
+
+    Args:
+        vae: A `tv.VAE` whose posterior and prior factorise.
+        x: Inputs of shape `(n, ...)`.
+        y: Conditions, where the model is conditional.
+
+    Returns:
+        A figure.
+
+    Raises:
+        ValueError: If a law does not factorise.
+        ImportError: If matplotlib is not installed.
+
+    Example:
+        >>> encoder = keras.Sequential([
+        ...     keras.Input((3,)), keras.layers.Dense(4), tv.IndependentNormal(2)])
+        >>> decoder = keras.Sequential([
+        ...     keras.Input((2,)), keras.layers.Dense(3), tv.IndependentBernoulli(3)])
+        >>> vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+        >>> plot_kl_per_dimension(vae, np.eye(3)).axes[0].get_ylabel()
+        'KL (nats)'
+    """
+    kl = np.ravel(kl_per_dimension(vae.encode(x, y), vae.prior_distribution(y)))
+    order = np.argsort(-kl, kind="stable")
+    figure = _figure(min(_WIDEST, 2 + 0.25 * len(kl)), 3.0)
+    axes = figure.subplots()
+    axes.bar(np.arange(len(kl)), kl[order], color="C0")
+    axes.set_ylabel("KL (nats)")
+    axes.set_xlabel("latent dimension")
+    axes.set_title(f"KL(q(z|x) || p(z)) = {kl.sum():.2f} nats", fontsize="medium")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.01)
+    if len(kl) <= 30:
+        axes.set_xticks(np.arange(len(kl)), order)
+    else:
+        axes.set_xlabel("latent dimensions, sorted")
+    return figure
+
+
+def image_grid(
+    images: Any, columns: int | None = None, value_range: Range = None
+) -> np.ndarray:
+    """Lays images side by side, row by row, with white between them.
+
+    Args:
+        images: Array of shape `(n, h, w)`, `(n, h, w, 1)` or `(n, h, w, 3)`.
+        columns: How many in a row; by default as many as make a square.
+        value_range: The values that are black and white; by default 0 and 1, or where
+            the images have others, their smallest and largest.
+
+    Returns:
+        An array of shape `(height, width, 1 or 3)` with values from 0 to 1.
+
+    Raises:
+        ValueError: If these are no images.
+
+    Example:
+        >>> image_grid(np.zeros([5, 8, 8])).shape  # 2 x 3 images, 1 pixel around each
+        (19, 28, 1)
+    """
+    cells = unit_images(images, value_range)
+    columns = math.ceil(math.sqrt(len(cells))) if columns is None else columns
+    return _arranged(cells, integer(columns, "columns", "image_grid"))
+
+
+def reconstruction_grid(
+    x: Any, reconstructions: Any, columns: int, value_range: Range = None
+) -> np.ndarray:
+    """Lays images in rows, each over the row of their reconstructions.
+
+    Args:
+        x: Images, as in `image_grid`.
+        reconstructions: As many images of the same size.
+        columns: How many in a row.
+        value_range: As in `image_grid`, found from x.
+
+    Returns:
+        An array of shape `(height, width, 1 or 3)` with values from 0 to 1.
+
+    Raises:
+        ValueError: If these are no images, or of different sizes.
+
+    Example:
+        >>> x = np.zeros([3, 8, 8])
+        >>> reconstruction_grid(x, x, columns=3).shape
+        (19, 28, 1)
+    """
+    range_ = _range(value_range, np.asarray(x))
+    both = _alike(unit_images(x, range_), unit_images(reconstructions, range_))
+    rows = [_whole_rows(cells, columns) for cells in both]
+    cells = np.stack(rows, axis=1)
+    return _arranged(cells.reshape(-1, *cells.shape[3:]), columns)
+
+
+def latent_centers(vae: Any, x: Any, y: Any = None) -> np.ndarray:
+    """The centers of the posteriors, encoded in pieces.
+
+    Args:
+        vae: A `tv.VAE`.
+        x: Inputs of shape `(n, ...)`.
+        y: Conditions, where the model is conditional.
+
+    Returns:
+        An array of shape `(n, *event_shape)`.
+
+    Example:
+        >>> encoder = keras.Sequential([
+        ...     keras.Input((3,)), keras.layers.Dense(4), tv.IndependentNormal(2)])
+        >>> decoder = keras.Sequential([
+        ...     keras.Input((2,)), keras.layers.Dense(3), tv.IndependentBernoulli(3)])
+        >>> vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+        >>> latent_centers(vae, np.eye(3)).shape
+        (3, 2)
+    """
+    x, y = as_arrays(x, y, vae.conditional)
+    rows = min(_ROWS, len(keras.tree.flatten(x)[0]))
+    return np.concatenate(
+        [
+            np.asarray(center(vae.encode(*piece)))[:count]
+            for count, *piece in chunks(x, y, rows)
+        ]
+    )
+
+
+def observed(vae: Any, x: Any) -> np.ndarray:
+    """What the decoder describes of x, with NaN where it is missing.
+
+    Args:
+        vae: A `tv.VAE`.
+        x: Inputs of shape `(n, ...)`.
+
+    Returns:
+        An array.
+
+    Example:
+        >>> vae = tv.VAE(tv.IndependentNormal(2), tv.IndependentNormal(4),
+        ...              tv.StandardNormal(2), missing=-1)
+        >>> observed(vae, np.array([[0.0, -1.0, 1.0, 0.0]]))
+        array([[ 0., nan, 1., 0.]])
+    """
+    values = np.asarray(x if vae.target is None else x[vae.target])
+    if vae.missing in (None, NAN):
+        return values
+    return np.where(values == vae.missing, np.nan, values)
+
+
+def is_image(event_shape: Any) -> bool:
+    """Whether a shape is that of an image: `(h, w)`, `(h, w, 1)` or `(h, w, 3)`.
+
+    Args:
+        event_shape: Shape of one example.
+
+    Returns:
+        True for those.
+
+    Example:
+        >>> is_image((8, 8)), is_image((8, 8, 3)), is_image((8, 8, 2)), is_image((8,))
+        (True, True, False, False)
+    """
+    shape = tuple(event_shape)
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+
+
+def unit_images(images: Any, value_range: Range = None) -> np.ndarray:
+    """Images with values from 0 to 1 and a last axis of 1 or 3 colours.
+
+    Args:
+        images: As in `image_grid`; entries that are NaN become grey.
+        value_range: As in `image_grid`.
+
+    Returns:
+        An array of shape `(n, h, w, 1 or 3)`.
+
+    Raises:
+        ValueError: If these are no images.
+
+    Example:
+        >>> unit_images([[[0, 51, 255]]])[0, 0, :, 0]
+        array([0. , 0.2, 1. ], dtype=float32)
+    """
+    images = np.asarray(images)
+    if not is_image(images.shape[1:]) or not images.size:
+        raise ValueError(
+            "A picture expects images of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3)."
+            f" Received: an array of shape {images.shape}. Reshape what you want to "
+            "see, such as the result of `vae.reconstruct(x)`, and give it to "
+            "`matplotlib` yourself."
+        )
+    images = images.astype("float32")
+    low, high = _range(value_range, images)
+    unit = np.clip((images - low) / (high - low), 0, 1)
+    unit = np.where(np.isnan(unit), np.float32(_MISSING), unit)
+    return unit[..., None] if unit.ndim == 3 else unit
+
+
+def _range(given: Range, data: Any) -> tuple[float, float]:
+    """The values that are black and white."""
+    if given is not None:
+        return interval(*given, owner="value_range")
+    data = np.asarray(data, "float32")
+    data = data[np.isfinite(data)]
+    low, high = (data.min(), data.max()) if data.size else (0.0, 1.0)
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return float(low), float(high if high > low else low + 1)
+
+
+def _alike(*images: np.ndarray) -> list[np.ndarray]:
+    """Arrays of images, all with as many colours as the most colourful."""
+    if len({part.shape[-3:-1] for part in images}) > 1:
+        raise ValueError(
+            "A picture of inputs and reconstructions expects both to have one size. "
+            f"Received: images of {images[0].shape[-3:-1]} and of "
+            f"{images[1].shape[-3:-1]} pixels. Draw each with a figure of its own."
+        )
+    colours = max(part.shape[-1] for part in images)
+    return [np.broadcast_to(part, (*part.shape[:-1], colours)) for part in images]
+
+
+def _whole_rows(cells: np.ndarray, columns: int) -> np.ndarray:
+    """Images in rows, the last filled up with white ones."""
+    missing = -len(cells) % columns
+    blank = np.ones((missing, *cells.shape[1:]), cells.dtype)
+    return np.concatenate([cells, blank]).reshape(-1, columns, *cells.shape[1:])
+
+
+def _gap(height: int, width: int) -> int:
+    """Pixels between two images."""
+    return max(1, round(max(height, width) / 24))
+
+
+def _arranged(cells: np.ndarray, columns: int) -> np.ndarray:
+    rows = _whole_rows(cells, columns)
+    gap = _gap(*cells.shape[1:3])
+    framed = np.pad(
+        rows, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1
+    )
+    count, _, height, width, colours = framed.shape
+    grid = framed.swapaxes(1, 2).reshape(count * height, columns * width, colours)
+    return np.pad(grid, ((gap, 0), (gap, 0), (0, 0)), constant_values=1)
+
+
+def _drawn(
+    grids: list[np.ndarray],
+    row_labels: Sequence[str],
+    columns: int,
+    column_labels: Sequence[str] = (),
+    titles: Sequence[str] | None = None,
+) -> "Figure":
+    """Grids of as many rows and columns, below each other, with labels at the sides."""
+    rows = len(row_labels)
+    height, width = grids[0].shape[:2]
+    size = min(_CELL * rows / height, _WIDEST / width)
+    extra = 0.3 * (titles is not None) + 0.3 * bool(column_labels)
+    margin = 0.1 + 0.07 * max(map(len, row_labels))
+    wide = max(margin + size * width, 0.1 * max(map(len, titles or [""])))
+    figure = _figure(wide, len(grids) * (0.1 + extra + size * height))
+    subplots = figure.subplots(len(grids), squeeze=False)[:, 0]
+    for i, (axes, grid) in enumerate(zip(subplots, grids, strict=True)):
+        pixels = grid if grid.shape[-1] == 3 else grid[..., 0]
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, labelsize="small")
+        axes.set_yticks(_middles(height, rows) if any(row_labels) else [])
+        if any(row_labels):
+            axes.set_yticklabels(row_labels)
+        axes.set_xticks(_middles(width, columns) if column_labels else [])
+        if column_labels:
+            axes.set_xticklabels(column_labels)
+        if titles is not None:
+            axes.set_title(titles[i], fontsize="medium")
+    return figure
+
+
+def _middles(length: int, count: int) -> np.ndarray:
+    """Pixels in the middle of each of so many images and gaps."""
+    return (np.arange(count) + 0.5) * length / count - 0.5
+
+
+def _figure(width: float, height: float) -> "Figure":
+    # Imported here, since the package does without it but for figures.
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            f"Figures expect matplotlib. Received: {error}. Install it: "
+            '`pip install "tfp-vae[examples]"`.'
+        ) from error
+    return Figure((width, height), layout="constrained")
+
+
+def _checked_dimensions(dimensions: Any, event_shape: tuple[int, ...]) -> list[int]:
+    chosen = [0, 1] if dimensions is None else list(dimensions)
+    size = event_shape[0] if len(event_shape) == 1 else 0
+    if len(chosen) != 2 or not all(0 <= i < size for i in chosen):
+        raise ValueError(
+            "`plot_latents` expects two dimensions of latents that are vectors. "
+            f"Received: latents of shape {event_shape}, dimensions={chosen}. Give two "
+            "of the coordinates, or draw a histogram of the only one."
+        )
+    return chosen
+
+
+def _scatter(figure: Any, axes: Any, across: Any, up: Any, labels: Any) -> None:
+    """Points with a legend of classes, or a bar of colours for many numbers."""
+    size = min(12.0, max(2.0, 4000 / len(across)))
+    style: dict[str, Any] = {
+        "s": size,
+        "linewidths": 0,
+        "alpha": 0.8,
+        "rasterized": True,
+    }
+    if labels is None:
+        axes.scatter(across, up, **style)
+        return
+    labels = np.asarray(labels)
+    if labels.shape != across.shape:
+        raise ValueError(
+            f"`plot_latents` expects labels of shape {across.shape}, one for each "
+            f"example. Received: labels of shape {labels.shape}. Give the class of "
+            "each, such as `np.argmax(one_hot, axis=1)`."
+        )
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if len(classes) > _MOST_CLASSES and labels.dtype.kind in "biuf":
+        points = axes.scatter(across, up, c=labels, cmap="viridis", **style)
+        figure.colorbar(points, ax=axes, shrink=0.8)
+        return
+    # One scatter, so that the last class does not lie on top of the others.
+    most = 10 if len(classes) <= 10 else _MOST_CLASSES
+    style |= {"cmap": f"tab{most}", "vmin": 0, "vmax": most - 1}
+    points = axes.scatter(across, up, c=numbers % most, **style)
+    handles, _ = points.legend_elements(num=None, alpha=1, size=5)
+    place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+    axes.legend(handles, [str(name) for name in classes], **place)
