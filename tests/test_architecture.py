@@ -33,6 +33,7 @@ FLOORS = {
     "objectives": 3,
     "models": 4,
     "callbacks": 5,
+    "disentanglement": 5,
     "evaluation": 5,
     "plots": 5,
     "values": 3,

@@ -59,6 +59,15 @@ class Logarithm(keras.layers.Layer):
         return tf.math.log(inputs)
 
 
+def at_epochs(callback, model, epochs=1):
+    """Shows a callback the ends of epochs, without the training between them."""
+    callback.set_model(model)
+    callback.on_train_begin()
+    for epoch in range(epochs):
+        callback.on_epoch_end(epoch, {"loss": 1.0})
+    callback.on_train_end()
+
+
 def assert_same(weights, others):
     for left, right in zip(weights, others, strict=True):
         np.testing.assert_array_equal(left, right)
@@ -89,9 +98,7 @@ def stream(bad, n=8, epochs=10, steps=4, shape=(2,), targets=True):
         yield (x, x[:, :1]) if targets else x
 
 
-@pytest.mark.parametrize(
-    "kind", ["plain", "conditional", "dictionary", "flow posterior and prior"]
-)
+@pytest.mark.parametrize("kind", ["plain", "conditional", "vamp"])
 def test_training_is_the_same_when_watched(kind, tmp_path):
     x, y = vaes.inputs(kind)
 
@@ -148,9 +155,8 @@ def test_a_learning_rate_too_high_stops_training_and_gives_weights_back(jit_comp
     assert model.optimizer.iterations == 0
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_bad_batch_gives_back_the_weights_of_the_last_good_epoch(jit_compile):
-    vae = vaes.vae(jit_compile=jit_compile, p=normal_decoder())
+def test_a_bad_batch_gives_back_the_weights_of_the_last_good_epoch():
+    vae = vaes.vae(p=normal_decoder())
     guard, record = NaNGuard(), Record()
     with pytest.warns(RuntimeWarning) as caught:
         vae.fit(
@@ -330,7 +336,7 @@ def test_a_real_collapse_rings_once():
         vae.fit(x, epochs=40, batch_size=16, callbacks=[alarm], verbose=0)
     assert len(log) == 1
     assert 2 <= alarm.epoch < 39
-    assert alarm.information < 0.1
+    assert alarm.information < 0.05
 
 
 def test_a_vae_that_learns_does_not_ring():
@@ -338,9 +344,9 @@ def test_a_vae_that_learns_does_not_ring():
     alarm = CollapseAlarm(x, patience=1)
     vae = vaes.vae()
     vae.compile(keras.optimizers.Adam(0.01), jit_compile=False)
-    vae.fit(x, epochs=5, batch_size=16, callbacks=[alarm], verbose=0)
+    vae.fit(x, epochs=20, batch_size=16, callbacks=[alarm], verbose=0)
     assert alarm.epoch is None
-    assert 0.1 < alarm.information < math.log(160)
+    assert 0.5 < alarm.information < math.log(160)
 
 
 @pytest.mark.parametrize(("loc", "kl"), [(0.0, r"\S+e-0[67]"), (3.0, r"13\.5")])
@@ -349,7 +355,7 @@ def test_a_posterior_that_does_not_see_x_rings_whatever_its_kl(loc, kl):
     alarm = CollapseAlarm(x, patience=2)
     vae = vaes.vae(q=constant_encoder(loc))
     with pytest.warns(UserWarning, match=rf"a KL of {kl} nats, .*ELBO\(free_bits="):
-        vae.fit(x, epochs=3, callbacks=[alarm], verbose=0)
+        at_epochs(alarm, vae, 3)
     assert alarm.epoch == 1
 
 
@@ -369,10 +375,9 @@ def test_a_conditional_posterior_that_is_the_prior_rings():
     vae = tv.VAE(
         keras.Model(inputs, prior(inputs[1])), like.decoder, prior, conditional=True
     )
-    vae.compile("adam", jit_compile=False)
     alarm = CollapseAlarm(x, y, patience=1)
     with pytest.warns(UserWarning, match="a KL of 0 nats"):
-        vae.fit(x, y, callbacks=[alarm], verbose=0)
+        at_epochs(alarm, vae)
     assert alarm.information == 0
 
 
@@ -392,9 +397,8 @@ def test_the_information_is_that_of_two_clusters(distance):
         [keras.Input((1,)), keras.layers.Dense(2), tv.IndependentNormal(1)]
     )
     vae = tv.VAE(keras.Sequential([keras.Input((1,)), q]), p, tv.StandardNormal(1))
-    vae.compile("sgd", jit_compile=False)
     alarm = CollapseAlarm(x, patience=5)
-    vae.fit(x, callbacks=[alarm], batch_size=1000, verbose=0)
+    at_epochs(alarm, vae)
     # One draw for each of 1000 examples.
     tolerance = 5 * math.sqrt(2 * expected / 1000) + 1e-3
     assert alarm.information == pytest.approx(expected, abs=tolerance)
@@ -404,8 +408,8 @@ def test_a_few_epochs_below_are_no_collapse():
     x = models.digits(32)
     vae = vaes.vae(q=constant_encoder(0.0))
     alarm = CollapseAlarm(x, patience=3)
-    vae.fit(x, epochs=2, callbacks=[alarm], verbose=0)
-    vae.fit(x, epochs=2, callbacks=[alarm], verbose=0)
+    at_epochs(alarm, vae, 2)
+    at_epochs(alarm, vae, 2)
     assert alarm.epoch is None
     assert alarm.information < 1e-6
 
@@ -481,9 +485,7 @@ def test_losses_are_written_at_each_epoch_and_images_now_and_then(tmp_path):
 @pytest.mark.parametrize("kind", ["plain", "conditional", "dictionary", "missing"])
 def test_images_are_those_of_the_model(kind, tmp_path):
     (x, y), vae = vaes.inputs(kind, 20), vaes.KINDS[kind]()
-    held = {} if y is None else {"y": y}
-    board = VAETensorBoard(tmp_path, x, y, num_images=10)
-    vae.fit(x, **held, callbacks=[board], verbose=0)
+    at_epochs(VAETensorBoard(tmp_path, x, y, num_images=10), vae)
     found = events(tmp_path)
     few = tf.nest.map_structure(lambda array: array[:10], x)
     y = None if y is None else y[:10]
@@ -502,7 +504,7 @@ def test_images_are_those_of_the_model(kind, tmp_path):
 
 def test_the_kl_per_dimension_is_in_nats(tmp_path):
     x, vae = models.digits(32), vaes.vae()
-    vae.fit(x, callbacks=[VAETensorBoard(tmp_path, x)], verbose=0)
+    at_epochs(VAETensorBoard(tmp_path, x), vae)
     found = events(tmp_path)
     q = vae.encode(x)
     mean, stddev = q.mean().numpy(), q.stddev().numpy()
@@ -517,7 +519,7 @@ def test_the_kl_per_dimension_is_in_nats(tmp_path):
 @pytest.mark.parametrize("kind", ["vamp", "spherical", "flow posterior and prior"])
 def test_a_kl_that_does_not_factorise_is_left_out(kind, tmp_path):
     (x, _), vae = vaes.inputs(kind, 20), vaes.KINDS[kind]()
-    vae.fit(x, callbacks=[VAETensorBoard(tmp_path, x)], verbose=0)
+    at_epochs(VAETensorBoard(tmp_path, x), vae)
     tags = events(tmp_path).Tags()["tensors"]
     assert "samples" in tags
     assert not [tag for tag in tags if tag.startswith("kl_per_dimension")]
@@ -528,11 +530,9 @@ def test_numbers_have_no_images_but_a_projection(tmp_path, rng):
     q = [keras.Input((5,)), keras.layers.Dense(4), tv.IndependentNormal(2)]
     p = [keras.Input((2,)), keras.layers.Dense(10), tv.IndependentNormal(5)]
     vae = tv.VAE(keras.Sequential(q), keras.Sequential(p), tv.StandardNormal(2))
-    vae.compile("adam", jit_compile=False)
-    vae.fit(x, callbacks=[VAETensorBoard(tmp_path, x)], verbose=0)
+    at_epochs(VAETensorBoard(tmp_path, x), vae)
     assert set(events(tmp_path).Tags()["tensors"]) == {
-        *("loss", "elbo", "nll", "kl", "kl_weight"),
-        *("kl_per_dimension", "kl_per_dimension/0", "kl_per_dimension/1"),
+        *("loss", "kl_per_dimension", "kl_per_dimension/0", "kl_per_dimension/1")
     }
     assert not (tmp_path / "sprite.png").exists()
     assert not config_of(tmp_path).sprite.image_path
@@ -547,9 +547,8 @@ def test_latents_that_are_no_vectors_have_no_traversals(tmp_path):
         keras.Sequential([*p, tv.IndependentBernoulli(vaes.PIXELS)]),
         tv.StandardNormal((2, 2)),
     )
-    vae.compile("adam", jit_compile=False)
     x = models.digits(9)
-    vae.fit(x, callbacks=[VAETensorBoard(tmp_path, x)], verbose=0)
+    at_epochs(VAETensorBoard(tmp_path, x), vae)
     tags = events(tmp_path).Tags()["tensors"]
     assert {"samples", "kl_per_dimension/3"} <= set(tags)
     assert "traversals" not in tags
@@ -562,7 +561,7 @@ def test_latents_that_are_no_vectors_have_no_traversals(tmp_path):
 def test_the_projector_finds_latents_labels_and_pictures(tmp_path):
     x, vae = models.digits(7), vaes.vae()
     labels = ["a", "b\tb", "c", 3, 4, 5, 6]
-    vae.fit(x, callbacks=[VAETensorBoard(tmp_path, x, labels=labels)], verbose=0)
+    at_epochs(VAETensorBoard(tmp_path, x, labels=labels), vae)
     config = config_of(tmp_path)
     z = np.loadtxt(tmp_path / config.tensor_path, delimiter="\t")
     np.testing.assert_allclose(z, vae.encode(x).mean(), rtol=1e-4, atol=1e-5)
@@ -585,9 +584,8 @@ def test_pictures_too_large_for_the_projector_are_thinned(tmp_path, rng):
         keras.Sequential([*p, tv.IndependentBernoulli((4100, 2))]),
         tv.StandardNormal(2),
     )
-    vae.compile("sgd", jit_compile=False)
     x = (rng.uniform(size=(2, 4100, 2)) > 0.5).astype("float32")
-    vae.fit(x, callbacks=[VAETensorBoard(tmp_path, x)], verbose=0)
+    at_epochs(VAETensorBoard(tmp_path, x), vae)
     sprite = tf.io.decode_png((tmp_path / "sprite.png").read_bytes())
     assert list(config_of(tmp_path).sprite.single_image_dim) == [1, 2050]
     np.testing.assert_array_equal(sprite[:2050, 1, 0] / 255, x[1, ::2, 0])
@@ -596,11 +594,11 @@ def test_pictures_too_large_for_the_projector_are_thinned(tmp_path, rng):
 def test_a_second_fit_is_written_behind_the_first(tmp_path):
     x, vae = models.digits(8), vaes.vae()
     board = VAETensorBoard(tmp_path, x)
-    vae.fit(x, epochs=1, callbacks=[board], verbose=0)
-    vae.fit(x, epochs=2, initial_epoch=1, callbacks=[board], verbose=0)
+    at_epochs(board, vae, 1)
+    at_epochs(board, vae, 2)
     assert len(list(pathlib.Path(tmp_path).glob("events*"))) == 2
     found = [series(events(path), "loss")[0] for path in tmp_path.glob("events*")]
-    assert sorted(found) == [[0], [1]]
+    assert sorted(found) == [[0], [0, 1]]
 
 
 def test_one_label_for_each_example_is_needed(tmp_path):

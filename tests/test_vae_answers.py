@@ -122,26 +122,35 @@ def test_predict_gives_the_statistics_that_were_asked_for():
     np.testing.assert_array_equal(model.predict(x, verbose=0), mean)
 
 
+def with_likelihood(*layers):
+    p = keras.Sequential([keras.Input((3,)), *layers])
+    q = [keras.Input((4,)), keras.layers.Dense(6), tv.IndependentNormal(3)]
+    return vaes.vae(q=keras.Sequential(q), p=p)
+
+
 def test_laws_without_a_mean_answer_with_their_mode():
-    p = keras.Sequential(
-        [
-            keras.Input((3,)),
-            keras.layers.Dense(
-                tv.IndependentCategorical.params_size(4, num_categories=5)
-            ),
-            tv.IndependentCategorical(4, num_categories=5),
-        ]
-    )
-    q = keras.Sequential(
-        [keras.Input((4,)), keras.layers.Dense(6), tv.IndependentNormal(3)]
-    )
-    model = vaes.vae(q=q, p=p)
-    x = np.arange(20).reshape(5, 4) % 5
+    def grades(locations):
+        steps = tfd.OrderedLogistic(cutpoints=[-1.0, 1.0], loc=locations)
+        return tfd.Independent(steps, 1)
+
+    law = tv.DistributionLambda(grades, convert_to_tensor_fn="mode")
+    model = with_likelihood(keras.layers.Dense(4), law)
+    x = np.arange(20).reshape(5, 4) % 3
     model.fit(x, verbose=0)
     found = model.predict(x, verbose=0)
     np.testing.assert_array_equal(found, model.decode(model.encode(x)).mode())
     with pytest.raises((ValueError, NotImplementedError), match="mean"):
         model.predict(x, verbose=0, statistics="mean")
+
+
+def test_laws_without_mean_and_mode_answer_with_their_center(rng):
+    flow = tv.Flow("maf", num_transforms=1, hidden_units=(8,))
+    law = [tv.IndependentNormal(4), flow]
+    model = with_likelihood(keras.layers.Dense(8), *law)
+    x = rng.normal(size=(5, 4)).astype("float32")
+    p = model.decode(model.encode(x))
+    expected = p.bijector.forward(p.distribution.mean())
+    np.testing.assert_allclose(model.predict(x, verbose=0), expected, atol=1e-5)
 
 
 def test_shared_parameters_are_repeated_for_each_example():

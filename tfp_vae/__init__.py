@@ -1,5 +1,6 @@
 """TFP distributions as Keras 3 layer outputs, and the VAEs made of them."""
 
+from tfp_vae import disentanglement as disentanglement
 from tfp_vae import distributions as distributions
 from tfp_vae import evaluation as evaluation
 from tfp_vae.callbacks.kl_warmup import KLWarmup

@@ -3,36 +3,41 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import STATISTICS, TensorConversion, unwrap
+from tfp_vae.latents import center
 
 tfd = tfp.distributions
 
 PARAMETERS = "params"
 
 
-def default_statistic(distribution: Any) -> str:
-    """The mean, or the mode of a law that has no mean.
+def default_statistic(distribution: Any) -> Any:
+    """The mean; of a law without one the mode, and without either its `center`.
 
     Args:
         distribution: A `tfd.Distribution`.
 
     Returns:
-        `"mean"` or `"mode"`.
+        `"mean"`, `"mode"` or a function.
 
     Example:
         >>> default_statistic(tfd.Bernoulli(0.0))
         'mean'
-        >>> default_statistic(tfd.Categorical([0.0, 0.0]))
+        >>> default_statistic(tfd.OrderedLogistic([-1.0, 1.0], 0.0))
         'mode'
     """
-    try:
-        unwrap(distribution).mean()
-    except NotImplementedError:
-        return "mode"
-    return "mean"
+    for name in ("mean", "mode"):
+        try:
+            getattr(unwrap(distribution), name)()
+        except NotImplementedError:
+            continue
+        return name
+    return center
 
 
 def checked_statistics(names: Any, owner: str) -> Any:
@@ -102,11 +107,16 @@ def _parameters(distribution: Any) -> dict[str, Any]:
             isinstance(part, tfd.Distribution) for part in value
         ):
             found |= {f"{name}_{i}": _parameters(part) for i, part in enumerate(value)}
-        elif tf.is_tensor(value) or (
-            isinstance(value, float | int) and not isinstance(value, bool)
-        ):
+        elif _is_numeric(value):
             found[name] = _with_batch(tf.convert_to_tensor(value), distribution)
     return found
+
+
+def _is_numeric(value: Any) -> bool:
+    if tf.is_tensor(value) or isinstance(value, tf.Variable | keras.Variable):
+        return True
+    numbers = isinstance(value, float | int | list | tuple | np.ndarray)
+    return numbers and np.asarray(value).dtype.kind in "fiu"
 
 
 def _with_batch(value: tf.Tensor, distribution: Any) -> tf.Tensor:

@@ -50,11 +50,11 @@ class CollapseAlarm(keras.callbacks.Callback):
 
     Example:
         >>> CollapseAlarm(np.zeros([300, 8]), patience=10).threshold
-        0.1
+        0.05
     """
 
     def __init__(
-        self, x: Any, y: Any = None, patience: int = 5, threshold: float = 0.1
+        self, x: Any, y: Any = None, patience: int = 5, threshold: float = 0.05
     ) -> None:
         super().__init__()
         self._count = checked_examples(x, "CollapseAlarm", fewest=2)

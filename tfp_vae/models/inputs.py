@@ -261,8 +261,8 @@ def chunks(x: Any, y: Any, rows: int) -> Iterator[tuple[int, Any, Any]]:
         How many rows of the piece are examples, and the piece of x and of y.
 
     Example:
-        >>> [(n, part[0].shape) for n, *part in chunks(np.zeros([5, 2]), None, 3)]
-        [(3, (3, 2)), (2, (3, 2))]
+        >>> [(n, len(part)) for n, part, _ in chunks(np.zeros([5, 2]), None, 3)]
+        [(3, 3), (2, 3)]
     """
     total = len(keras.tree.flatten(x)[0])
     for start in range(0, total, rows):
