@@ -125,7 +125,7 @@ def build(args: argparse.Namespace, images: datasets.Images) -> tv.VAE:
     else:
         last.bias.assign(np.concatenate([mean, np.log(np.expm1(scale))]))
     prior = PRIORS[args.prior](latent_size, encoder, args.components)
-    objective = tv.ELBO(beta=args.beta)
+    objective: Any = tv.ELBO(beta=args.beta)
     if args.iwae:
         objective = tv.ImportanceWeightedBound(args.iwae, gradient="dreg")
     return tv.VAE(encoder, decoder, prior, objective)

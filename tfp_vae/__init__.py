@@ -3,7 +3,11 @@
 from tfp_vae import disentanglement as disentanglement
 from tfp_vae import distributions as distributions
 from tfp_vae import evaluation as evaluation
+from tfp_vae import plots as plots
+from tfp_vae.callbacks.collapse_alarm import CollapseAlarm
 from tfp_vae.callbacks.kl_warmup import KLWarmup
+from tfp_vae.callbacks.nan_guard import NaNGuard
+from tfp_vae.callbacks.vae_tensorboard import VAETensorBoard
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
 from tfp_vae.layers.autoregressive_transform import AutoregressiveTransform
@@ -68,6 +72,7 @@ __all__ = [
     "AutoregressiveTransform",
     "Blockwise",
     "CategoricalMixtureOfOneHotCategorical",
+    "CollapseAlarm",
     "DirichletMultinomial",
     "DistributionLambda",
     "DistributionLayer",
@@ -102,6 +107,7 @@ __all__ = [
     "Multinomial",
     "MultivariateNormalDiag",
     "MultivariateNormalTriL",
+    "NaNGuard",
     "NegativeLogLikelihood",
     "OneHotCategorical",
     "PowerSpherical",
@@ -110,6 +116,7 @@ __all__ = [
     "RenyiBound",
     "SphericalUniform",
     "StandardNormal",
+    "VAETensorBoard",
     "VampPrior",
     "VariableLayer",
     "VonMisesFisher",

@@ -555,7 +555,7 @@ def _drawn(
     height, width = grids[0].shape[:2]
     size = min(_CELL * rows / height, _WIDEST / width)
     extra = 0.3 * (titles is not None) + 0.3 * bool(column_labels)
-    margin = 0.1 + 0.07 * max(map(len, row_labels))
+    margin = 0.1 + 0.09 * max(map(len, row_labels))
     wide = max(margin + size * width, 0.1 * max(map(len, titles or [""])))
     figure = _figure(wide, len(grids) * (0.1 + extra + size * height))
     subplots = figure.subplots(len(grids), squeeze=False)[:, 0]

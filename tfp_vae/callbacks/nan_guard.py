@@ -83,7 +83,7 @@ class NaNGuard(keras.callbacks.Callback):
         if self.epoch is not None:
             return
         if not np.isfinite((logs or {}).get("loss", 0.0)):
-            self._stop(f"in batch {batch}", logs or {})
+            self._stop(f"in batch {batch} of epoch {self._current}", logs or {})
         elif self.every is not None and batch + 1 >= self._next:
             self._next = batch + 1 + self.every
             self._keep_if_good(f"batch {batch} of epoch {self._current}", logs or {})
@@ -94,7 +94,7 @@ class NaNGuard(keras.callbacks.Callback):
             self._keep_if_good(f"the end of epoch {epoch}", logs or {})
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the memory free."""
+        """Frees the memory of the copies."""
         self._good = []
 
     def _keep_if_good(self, when: str, logs: dict[str, Any]) -> None:
@@ -117,10 +117,10 @@ class NaNGuard(keras.callbacks.Callback):
         numbers = [f"{k}={v:g}" for k, v in logs.items() if not np.isfinite(v)]
         found = ", ".join([*numbers, where])
         warnings.warn(
-            "`NaNGuard` expects finite losses and weights. Received: in epoch "
-            f"{self.epoch}, {when}, {found}. Training stops, with the weights of "
-            f"{self._kept_at}: lower the learning rate, clip gradients "
-            "(`clipnorm=1.0` of the optimizer), or check the data.",
+            f"`NaNGuard` expects finite losses and weights. Received: {when}, {found}. "
+            f"Training stops, with the weights of {self._kept_at}: lower the learning "
+            "rate, clip gradients (`clipnorm=1.0` of the optimizer), or check the "
+            "data.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -132,17 +132,16 @@ class NaNGuard(keras.callbacks.Callback):
             layer, path = found
             bad = sum(not _is_finite(v) for v in self.model.weights)
             return layer.name, (
-                f"and weights that are not finite, first {path} of layer "
+                f"weights that are not finite, the first {path} of layer "
                 f"{layer.name!r}, {bad} of {len(self.model.weights)} in all"
             )
         if self.x is None:
-            return None, "with all weights finite (`NaNGuard(x)` tests the layers, too)"
+            return None, "all weights finite (`NaNGuard(x)` tests the layers, too)"
         layer = _first_bad_output(self.model, self.x)
         if layer is None:
-            return None, "with all weights and all outputs on x finite"
+            return None, "all weights and all outputs on x finite"
         return layer.name, (
-            "with all weights finite, but not what the layer "
-            f"{layer.name!r} puts out on x"
+            f"all weights finite, but not what layer {layer.name!r} puts out on x"
         )
 
 
