@@ -69,6 +69,11 @@ def answer(model: Any, request: Any) -> dict[str, Any]:
         tensors = {
             key: tf.constant(value, specs[key].dtype) for key, value in inputs.items()
         }
+        for key, tensor in tensors.items():
+            if not specs[key].shape.is_compatible_with(tensor.shape):
+                expected = specs[key].shape.as_list()
+                found = f"{key} of shape {expected}, not {tensor.shape.as_list()}"
+                return {"error": f"{name!r} expects {found}"}
         outputs = signature(**tensors)
     except (TypeError, ValueError, tf.errors.OpError) as error:
         return {"error": str(error)}

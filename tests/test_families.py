@@ -398,7 +398,9 @@ POSTERIORS = {
 }
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("posterior", POSTERIORS)
 def test_the_kl_of_extreme_outputs_is_finite(posterior, jit_compile):
     layer = posterior(3, seed=1)

@@ -87,6 +87,19 @@ def test_a_resumed_training_goes_on_with_the_schedule(tmp_path):
     np.testing.assert_allclose(found, [5.5 / 16, 9.5 / 16, 13.5 / 16, 1], atol=1e-6)
 
 
+def test_a_new_optimizer_goes_on_with_the_schedule(tmp_path):
+    model = vaes.vae()
+    with pytest.warns(UserWarning, match="never reaches 1"):
+        weights(model, 1, tv.KLWarmup(epochs=4))
+    model.compile(keras.optimizers.Adam(1e-4))
+    np.testing.assert_allclose(weights(model, 1, None), [5.5 / 16], atol=1e-6)
+    model.save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    np.testing.assert_allclose(weights(loaded, 1, None), [9.5 / 16], atol=1e-6)
+    loaded.compile(loaded.optimizer)  # the same one
+    np.testing.assert_allclose(weights(loaded, 1, None), [13.5 / 16], atol=1e-6)
+
+
 def test_accumulated_gradients_count_as_one_step():
     model = vaes.vae(compiled=False)
     optimizer = keras.optimizers.Adam(gradient_accumulation_steps=2)

@@ -163,7 +163,9 @@ def test_every_parameter_gets_a_finite_gradient(family, parameters, values):
     assert (np.abs(gradient).sum(0) > 0).all()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_extreme_parameters_stay_finite(family, values, jit_compile):
     """As a likelihood, and as a posterior at draws of its own."""
     layer = family.make()

@@ -410,6 +410,11 @@ def test_a_kl_layer_in_the_encoder_gives_the_prior_and_counts_once():
             r"expects `objective`.*Received: objective='elbo'",
         ),
         (lambda kl: vaes.vae(missing="none"), "expects `missing`"),
+        (lambda kl: vaes.vae(beta=4.0), r"\['beta'\] of its objective.*tv.ELBO"),
+        (
+            lambda kl: vaes.vae().fit(models.digits(4), class_weight={0: 1.0}),
+            "weights of examples",
+        ),
         (lambda kl: vaes.vae(compiled=False).compile("adam", "mse"), "expects no loss"),
     ],
 )
@@ -441,7 +446,7 @@ BAD_NETWORKS = {
     ),
     "event": (
         {"p": dense(3, keras.layers.Dense(7), tv.IndependentBernoulli(7))},
-        r"shape of one x, \(8,\).*\(7,\)",
+        r"event shape \(7,\).*\(n, \*\(8,\)\)",
     ),
     "batch of elements": (
         {
@@ -467,6 +472,14 @@ def test_networks_that_do_not_fit_are_named(name):
         model.fit(np.zeros((4, 8), "float32"), verbose=0)
 
 
+def test_an_activation_in_front_of_the_likelihood_is_named():
+    sigmoid = keras.layers.Dense(8, activation="sigmoid")
+    p = dense(3, sigmoid, tv.IndependentBernoulli(8))
+    q = dense(8, keras.layers.Dense(6), tv.IndependentNormal(3))
+    with pytest.warns(UserWarning, match=r"to be linear.*activation='sigmoid'"):
+        vaes.vae(q=q, p=p)
+
+
 def test_grey_pixels_in_a_bernoulli_are_named():
     grey = models.digits(20) * 0.7
     with pytest.warns(UserWarning, match=r"0 or 1.*IndependentContinuousBernoulli"):
@@ -480,7 +493,7 @@ def test_grey_pixels_in_a_bernoulli_are_named():
         (np.full((20, 8, 8, 1), np.nan, "float32"), r"1280 NaN .*missing='nan'"),
         (np.full((20, 8, 8, 1), np.inf, "float32"), "1280 NaN or infinite"),
         (np.zeros((0, 8, 8, 1), "float32"), "at least one example"),
-        (models.digits(20)[:, :7], "incompatible with the layer|shape of one x"),
+        (models.digits(20)[:, :7], r"x of shape \(n, \*\(8, 8, 1\)\)"),
         (
             tf.data.Dataset.from_tensor_slices(models.digits(4)).take(0).batch(2),
             "no batch",
@@ -502,6 +515,20 @@ def test_data_that_cannot_be_are_named(x, message):
         vaes.vae().fit(x, verbose=0)
 
 
+def test_validation_data_are_looked_at_too():
+    x = models.digits(20)
+    with pytest.raises(ValueError, match="1280 NaN"):
+        vaes.vae().fit(x, validation_data=(np.full_like(x, np.nan),), verbose=0)
+
+
+def test_float64_end_to_end():
+    keras.config.set_dtype_policy("float64")
+    model, x = vaes.vae(), models.digits(16).astype("float64")
+    assert np.isfinite(model.fit(x, verbose=0).history["loss"]).all()
+    for found in (model.log_prob(x, 5), model.elbo(x), model.generate(2)):
+        assert found.dtype == np.float64
+
+
 def test_negative_counts_are_an_error():
     p = dense(3, keras.layers.Dense(8), tv.IndependentPoisson(8))
     q = dense(8, keras.layers.Dense(6), tv.IndependentNormal(3))
@@ -516,15 +543,25 @@ def test_negative_counts_are_an_error():
         (
             vaes.vae,
             (models.digits(8), vaes.labels(8)),
-            r"shape of one x.*labels are for `conditional=True`",
+            r"event shape.*label is for `conditional=True`",
         ),
         (
             vaes.of_a_dictionary,
             ({"image": models.digits(8), "label": vaes.labels(8)},),
             "which entry of x",
         ),
+        (
+            lambda: vaes.of_a_dictionary(target="picture"),
+            ({"image": models.digits(8), "label": vaes.labels(8)},),
+            r"target='picture'.*\['image', 'label'\]",
+        ),
+        (
+            vaes.vae,
+            (tf.data.Dataset.from_tensor_slices(models.digits(8)),),
+            r"x of shape.*\.batch",
+        ),
     ],
-    ids=["no y", "labels as targets", "no target"],
+    ids=["no y", "labels as targets", "no target", "no such target", "no batches"],
 )
 def test_inputs_that_do_not_fit_are_named(make, arguments, message):
     with pytest.raises(ValueError, match=message):

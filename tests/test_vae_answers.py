@@ -77,6 +77,24 @@ def test_seeds_make_answers_reproducible():
         assert np.abs(answer(None) - answer(None)).max() > 0
 
 
+def test_deterministic_answers_leave_training_as_it_was():
+    def trained(look):
+        keras.utils.set_random_seed(3)
+        model, x = vaes.vae(), models.digits(32)
+        model.fit(x, verbose=0)
+        if look:
+            model.predict(x, verbose=0)
+            model.reconstruct(x)
+            model.interpolate(x[:2], x[2:4])
+            model.traverse(x[:2])
+            model.encode(x), model.decode(np.zeros((2, 3), "float32"))
+            model.generate(2, seed=1)
+            model.log_prob(x, 5, seed=1)
+        return model.fit(x, verbose=0).history
+
+    assert trained(look=True) == trained(look=False)
+
+
 def test_xla_gives_the_estimate_of_the_graph(rng):
     x = linear_gaussian.data(9, rng)
     model = linear_gaussian.vae(linear_gaussian.exact_encoder())
@@ -275,11 +293,22 @@ def test_long_runs_show_a_bar(capsys):
         (lambda m, x: m.interpolate(x, x, 1), "`interpolate` expects `num_steps`"),
         (lambda m, x: m.traverse(x, dimensions=[3]), "dimensions from 0 to 2"),
         (lambda m, x: m.traverse(x, values=[]), "a list of values"),
+        (lambda m, x: m.interpolate(x[:2], x[:3]), "as many examples"),
+        (lambda m, x: m.log_prob(x * 7), "IndependentBernoulli.* can draw"),
+        (lambda m, x: m.elbo(x * np.nan), "256 NaN"),
+        (lambda m, x: m.log_prob(x[0]), r"x of shape \(n, \*\(8, 8, 1\)\).*x\[None"),
+        (lambda m, x: m.encode(x[..., 0]), r"x of shape.*\[\.\.\., None\]"),
+        (lambda m, x: m.reconstruct(x.reshape(4, 64)), "x of shape"),
     ],
 )
 def test_questions_that_cannot_be_are_refused(ask, message):
     with pytest.raises(ValueError, match=message):
         ask(vaes.vae(), models.digits(4))
+
+
+def test_grey_pixels_are_named_where_numbers_are_read():
+    with pytest.warns(UserWarning, match="IndependentContinuousBernoulli"):
+        vaes.vae().log_prob(0.5 * models.digits(4), 5)
 
 
 def test_conditional_models_need_conditions():
@@ -289,8 +318,14 @@ def test_conditional_models_need_conditions():
             ask(x)
     with pytest.raises(ValueError, match="expects the condition y"):
         model.generate(3)
-    with pytest.raises(ValueError, match="one condition for each example"):
-        model.generate(3, y=vaes.labels(4))
+    for y in (vaes.labels(4), vaes.labels(1), vaes.labels(1)[0], np.float32(1)):
+        for ask in (
+            lambda y=y: model.generate(3, y=y),
+            lambda y=y: model.log_prob(x[:3], 5, y=y),
+            lambda y=y: model.decode(np.zeros((3, 3), "float32"), y),
+        ):
+            with pytest.raises(ValueError, match=r"one condition for .*np\.repeat"):
+                ask()
 
 
 def test_a_sphere_has_no_temperature():

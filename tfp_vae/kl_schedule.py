@@ -20,9 +20,11 @@ class KLSchedule(keras.layers.Layer):
         weight = start + (1 - start) s(u)            sigmoid, s logistic from 0 to 1
         u = min(1, (t mod L) / (ratio L))            cyclical, L = steps / cycles
 
-    and 1 from `steps` on. Its numbers are variables: a schedule that is set between two
-    calls of `fit` needs no new trace, and one that is saved with the model goes on
-    where the optimizer's steps do. As made, the weight is 1.
+    and 1 from `steps` on. The step t is that of the optimizer, and of those before it
+    where the model was compiled anew. Its numbers are variables: a
+    schedule that is set between two calls of `fit` needs no new trace, and one that is
+    saved with the model goes on where the optimizer's steps do. As made, the weight is
+    1.
 
     Example:
         >>> schedule = KLSchedule()
@@ -36,6 +38,7 @@ class KLSchedule(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"name": "kl_schedule", **kwargs, "dtype": "float32"})
         self.steps = self._number("steps", 0)
+        self.passed = self._number("passed", 0)
         self.start = self._number("start", 0)
         self.sigmoid = self._number("sigmoid", 0)
         self.cycles = self._number("cycles", 1)
@@ -76,12 +79,12 @@ class KLSchedule(keras.layers.Layer):
         """The weight at a step, a scalar float32.
 
         Args:
-            step: Number of steps that the optimizer has made.
+            step: Number of steps that the present optimizer has made.
 
         Returns:
             A scalar.
         """
-        step = tf.cast(step, tf.float32)
+        step = tf.cast(step, tf.float32) + self.passed
         length = tf.maximum(self.steps / self.cycles, 1e-6)
         position = tf.math.floormod(step, length) / (self.ratio * length)
         rise = tf.where(step < self.steps, tf.minimum(position, 1.0), 1.0)

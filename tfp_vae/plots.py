@@ -14,6 +14,7 @@ import numpy as np
 from tfp_vae.checks import integer, interval
 from tfp_vae.evaluation import kl_per_dimension
 from tfp_vae.latents import center, on_the_sphere
+from tfp_vae.models.answers import traversal_values
 from tfp_vae.models.inputs import NAN, as_arrays, chunks, mapped
 
 if TYPE_CHECKING:
@@ -164,8 +165,7 @@ def plot_traversals(
     """
     law = vae.prior_distribution(y) if x is None else vae.encode(x, y)
     if values is None:
-        end = 0.9 if on_the_sphere(law) else 3.0
-        values = np.linspace(-end, end, 7)
+        values = traversal_values(on_the_sphere(law))
     images = vae.traverse(x, dimensions=dimensions, values=values, y=y)
     range_ = _range(value_range, images if x is None else observed(vae, x))
     count, rows, columns = images.shape[:3]

@@ -68,6 +68,22 @@ def checked_statistics(names: Any, owner: str) -> Any:
     )
 
 
+def needs_seed(names: Any) -> bool:
+    """Whether statistics are random, and so move the state of the seeds.
+
+    Args:
+        names: What `checked_statistics` returned.
+
+    Returns:
+        True where `"sample"` is among them.
+
+    Example:
+        >>> needs_seed("mean"), needs_seed(("mean", "sample"))
+        (False, True)
+    """
+    return "sample" in (names if isinstance(names, tuple) else (names,))
+
+
 def statistics_of(distribution: Any, names: Any, seed: Any = None) -> Any:
     """Statistics of a distribution by name.
 

@@ -18,10 +18,14 @@ class KLWarmup(keras.callbacks.Callback):
     See `KLSchedule` for the equations. The weight is computed in the graph from
     `optimizer.iterations`, so that it changes with every step also where Keras compiles
     many into one; it multiplies `ELBO(beta=...)`, is shown as `kl_weight`, and is saved
-    with the model: a resumed training goes on where it was, with this callback or
-    without. A model that is compiled anew begins anew, since its optimizer does.
+    with the model: a training that is resumed, or goes on with another optimizer, goes
+    on where it was, with this callback or without. Of an `ImportanceWeightedBound` or
+    `RenyiBound` it is the log-ratio of prior and posterior inside the weights that is
+    multiplied.
 
     While it grows, `val_loss` rises with it: monitor `val_elbo`, which is unweighted.
+    With `ELBO(beta=...)` or another objective that is not what is trained: monitor
+    `val_loss`, with `EarlyStopping(start_from_epoch=epochs)`.
 
     Reference:
         Bowman et al., Generating sentences from a continuous space, 2016 (sigmoid),
@@ -89,6 +93,7 @@ class KLWarmup(keras.callbacks.Callback):
         if steps is None or per_epoch is None:
             return
         done = int(self.model.optimizer.iterations)
+        done += int(self.model.kl_schedule.passed)
         total = done + per_epoch * (self.params["epochs"] - epoch)
         if total < steps:
             warnings.warn(

@@ -124,7 +124,14 @@ class DistributionLayer(keras.layers.Layer):
         return self.make_distribution(zeros)
 
     def build(self, input_shape: Any) -> None:
-        """Builds a learned prior that an activity regularizer brings along."""
+        """Checks the width; builds a learned prior that a regularizer brings along."""
+        width = self.parameters_width
+        if (
+            width is not None
+            and input_shape
+            and not isinstance(input_shape[0], Sequence)
+        ):
+            parameters_width(input_shape, width, self.description)
         regularizer = self.activity_regularizer
         if isinstance(regularizer, KLDivergenceRegularizer):
             regularizer.build()

@@ -12,7 +12,8 @@ import tfp_vae.models.inputs as data
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.latents import center, on_the_sphere, path, tempered
-from tfp_vae.statistics import checked_statistics, statistics_of
+from tfp_vae.models.network_checks import check_inputs, check_rows
+from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
 # Rows that go through the networks at once, and draws between two looks at the clock.
 _ROWS = 1024
@@ -60,14 +61,18 @@ class Answers:
     __call__: Any
     built: Any
     conditional: bool
+    decoder: Any
+    encoder: Any
     jit_compile: Any
     likelihood: Any
+    missing: Any
     posterior: Any
     prior_distribution: Any
     terms: Any
     through: Any
     _functions: Functions
     _seeds: Any
+    _split: Any
     _statistics: Any
     _target_of: Any
 
@@ -75,12 +80,14 @@ class Answers:
         """The posterior q(z | x).
 
         Args:
-            x: Inputs of shape `(n, ...)`.
+            x: Inputs of shape `(n, ...)`, or a `tf.data.Dataset`.
             y: Conditions, where the model is conditional.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`.
         """
+        if isinstance(x, tf.data.Dataset):
+            x, y = data.as_arrays(x, y, self.conditional)
         return self.posterior(self._inputs(x, y))
 
     def decode(self, z: Any, y: Any = None) -> Any:
@@ -96,7 +103,7 @@ class Answers:
         """
         self._check_built("decode")
         z = center(z) if hasattr(z, "log_prob") else tf.convert_to_tensor(z)
-        return unwrap(self.likelihood(z, self._condition(y)))
+        return unwrap(self.likelihood(z, self._condition(y, len(z))))
 
     def predict(
         self,
@@ -123,7 +130,8 @@ class Answers:
 
         Returns:
             An array of shape `(n, *event_shape)`; a dictionary of them by name where
-            `statistics` is a list, or of the law's parameters for `"params"`.
+            `statistics` is a list; for `"params"` a dictionary of the law's parameters,
+            of a mixture one within another.
 
         Raises:
             ValueError: If a statistic is unknown.
@@ -146,7 +154,9 @@ class Answers:
         """The statistics of a batch that `predict` was asked for."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         p = self((x, y) if self.conditional and y is not None else x, training=False)
-        return statistics_of(p, self._statistics, self._seeds.next())
+        # Deterministic answers leave the draws of a later training as they are.
+        seed = self._seeds.next() if needs_seed(self._statistics) else None
+        return statistics_of(p, self._statistics, seed)
 
     def reconstruct(self, x: Any, y: Any = None, batch_size: int | None = None) -> Any:
         """The mean of p(x | z) at the posterior's mean z.
@@ -188,13 +198,8 @@ class Answers:
         self._check_built("generate")
         n = integer(n, "n", "generate")
         temperature = positive_number(temperature, "temperature", "generate")
-        y, key = self._condition(y), self._seed(seed)
+        y, key = self._condition(y, n), self._seed(seed)
         prior = tempered(self.prior_distribution(y), temperature)
-        if prior.batch_shape.rank and prior.batch_shape != (n,):
-            raise ValueError(
-                f"`generate` expects one condition for each example. Received: n={n} "
-                f"and conditions for {tuple(prior.batch_shape)}. Give y of length n."
-            )
         z = prior.sample(() if prior.batch_shape.rank else n, seed=key)
         return self._decoded(z, y, statistics, key, "generate")
 
@@ -222,7 +227,14 @@ class Answers:
         """
         steps = integer(num_steps, "num_steps", "interpolate", minimum=2)
         q = self.encode(start, y)
-        z = path(center(q), center(self.encode(end, y)), steps, on_the_sphere(q))
+        ends = center(q), center(self.encode(end, y))
+        if ends[0].shape != ends[1].shape:
+            raise ValueError(
+                "`interpolate` expects as many examples to begin at as to end at. "
+                f"Received: {len(ends[0])} and {len(ends[1])}. Repeat some, or leave "
+                "some out."
+            )
+        z = path(*ends, steps, on_the_sphere(q))
         return self._grid(z, 2, y, statistics, "interpolate")
 
     def traverse(
@@ -287,7 +299,8 @@ class Answers:
             An array of shape `(n,)`, nats per example.
 
         Raises:
-            ValueError: If `num_samples` is below 1, or there are no examples.
+            ValueError: If `num_samples` is below 1, there are no examples, or the
+                decoder cannot describe them.
         """
         num_samples = integer(num_samples, "num_samples", "log_prob")
         merge = np.logaddexp
@@ -319,7 +332,8 @@ class Answers:
             An array of shape `(n,)`, nats per example.
 
         Raises:
-            ValueError: If `num_samples` is below 1, or there are no examples.
+            ValueError: If `num_samples` is below 1, there are no examples, or the
+                decoder cannot describe them.
         """
         num_samples = integer(num_samples, "num_samples", "elbo")
         total = self._estimates(
@@ -341,8 +355,11 @@ class Answers:
         """Sums over draws, computed in pieces of examples and of draws."""
         x, y = data.as_arrays(x, y, self.conditional)
         self._inputs(x, y)
+        data.check_observed(self._target_of(x), self.decoder, self.missing)
         rows = integer(batch_size or _ROWS, "batch_size", fn.__name__)
-        piece = min(rows, len(keras.tree.flatten(x)[0]))
+        # Powers of two, so that data of many lengths need few traces.
+        count = len(keras.tree.flatten(x)[0])
+        piece = min(rows, 1 << (count - 1).bit_length())
         draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
         block = max(draws, _WORK // piece)
         function = self._functions.compiled(
@@ -351,7 +368,7 @@ class Answers:
             bool(self.jit_compile),
         )
         starts = range(0, num_samples, block)
-        pieces = -(-len(keras.tree.flatten(x)[0]) // piece)
+        pieces = -(-count // piece)
         bar = _Bar(pieces * len(starts), verbose)
         base, results = self._seed(seed), []
         for i, (count, x_piece, y_piece) in enumerate(data.chunks(x, y, piece)):
@@ -384,9 +401,9 @@ class Answers:
         """
 
         def add(total: tf.Tensor, terms: Any, number: tf.Tensor) -> tf.Tensor:
-            weights = terms.log_weights()
+            weights = tf.cast(terms.log_weights(), total.dtype)
             surplus = tf.range(draws)[:, None] >= number
-            weights = tf.where(surplus, -np.inf, weights)
+            weights = tf.where(surplus, tf.constant(-np.inf, weights.dtype), weights)
             return tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
 
         return self._over_draws(x, y, seed, num_samples, draws, add, -np.inf)
@@ -397,7 +414,10 @@ class Answers:
         """The sum of one-draw ELBOs over `num_samples` draws, one at a time."""
 
         def add(total: tf.Tensor, terms: Any, number: tf.Tensor) -> tf.Tensor:
-            return total + terms.log_likelihood[0] - terms.kl
+            bound = terms.log_likelihood[0] - tf.cast(
+                terms.kl, terms.log_likelihood.dtype
+            )
+            return total + tf.cast(bound, total.dtype)
 
         return self._over_draws(x, y, seed, num_samples, draws, add, 0.0)
 
@@ -423,23 +443,25 @@ class Answers:
             return i + 1, total
 
         rounds = (num_samples + draws - 1) // draws
-        total = tf.fill([tf.shape(target)[0]], tf.constant(start, tf.float32))
+        total = tf.fill([tf.shape(target)[0]], tf.constant(start, q.dtype))
         return tf.while_loop(
             lambda i, total: i < rounds, body, (tf.constant(0), total)
         )[1]
 
     def _inputs(self, x: Any, y: Any) -> Any:
         """What `call` takes: x, or the pair of x and y."""
-        if self.conditional:
-            if y is None and isinstance(x, list | tuple) and len(x) == 2:
-                return x
-            return x, self._condition(y)
-        self._condition(y)
-        return x
+        if self.conditional and y is None and isinstance(x, list | tuple):
+            x, y = self._split(x)
+        check_inputs(x, y, self.encoder)
+        rows = len(keras.tree.flatten(x)[0])
+        y = self._condition(y, rows)
+        return (x, y) if self.conditional else x
 
-    def _condition(self, y: Any) -> Any:
+    def _condition(self, y: Any, rows: int | None = None) -> Any:
         if self.conditional == (y is not None):
-            return data.mapped(tf.convert_to_tensor, y)
+            y = data.mapped(tf.convert_to_tensor, y)
+            check_rows(y, rows)
+            return y
         expected, advice = (
             ("the condition y", "Give `y=`, one row for each example.")
             if self.conditional
@@ -469,12 +491,14 @@ class Answers:
         flat = tf.reshape(z, [-1, *z.shape[axes:]])
         return keras.tree.map_structure(
             lambda array: array.reshape(*lead, *array.shape[1:]),
-            self._decoded(flat, y, names, self._seed(None), owner),
+            self._decoded(flat, y, names, None, owner),
         )
 
     def _decoded(self, z: Any, y: Any, names: Any, seed: Any, owner: str) -> Any:
         """Statistics of p(x | z) as arrays, decoded in pieces."""
         names = checked_statistics(names, owner)
+        if seed is None:
+            seed = self._seeds.next() if needs_seed(names) else tf.zeros([2], tf.int32)
 
         def decode(z: Any, y: Any, seed: Any) -> Any:
             return statistics_of(self.likelihood(z, y), names, seed)
@@ -505,8 +529,7 @@ def _moved(z: tf.Tensor, dimensions: Any, values: Any, sphere: bool) -> tf.Tenso
             f"`traverse` expects dimensions from 0 to {size - 1}. Received: "
             f"dimensions={dimensions!r}. Leave it out for all of them."
         )
-    bound = 0.9 if sphere else 3.0
-    values = np.linspace(-bound, bound, 7) if values is None else np.asarray(values)
+    values = np.asarray(traversal_values(sphere) if values is None else values)
     if values.ndim != 1 or not values.size or (sphere and np.abs(values).max() > 1):
         raise ValueError(
             f"`traverse` expects a list of values{', from -1 to 1 here' * sphere}. "
@@ -518,6 +541,23 @@ def _moved(z: tf.Tensor, dimensions: Any, values: Any, sphere: bool) -> tf.Tenso
     if sphere:
         rest = tf.math.l2_normalize(rest, axis=-1) * tf.sqrt(1 - to**2)
     return rest + to * axes
+
+
+def traversal_values(sphere: bool) -> np.ndarray:
+    """What `traverse` sets coordinates to where nothing is said.
+
+    Args:
+        sphere: Whether the latents lie on the unit sphere.
+
+    Returns:
+        Seven numbers.
+
+    Example:
+        >>> traversal_values(sphere=False)
+        array([-3., -2., -1.,  0.,  1.,  2.,  3.])
+    """
+    bound = 0.9 if sphere else 3.0
+    return np.linspace(-bound, bound, 7)
 
 
 class _Bar:

@@ -255,7 +255,7 @@ def chunks(x: Any, y: Any, rows: int) -> Iterator[tuple[int, Any, Any]]:
     Args:
         x: Array, or a structure of arrays.
         y: The same of conditions, or `None`.
-        rows: Length of a piece; no longer than the arrays.
+        rows: Length of a piece.
 
     Yields:
         How many rows of the piece are examples, and the piece of x and of y.

@@ -1,10 +1,13 @@
 """Whether the networks of a VAE fit together, and fit the data."""
 
+import warnings
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow_probability as tfp
 
+from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.models.inputs import NAN
 
 tfd = tfp.distributions
@@ -82,13 +85,94 @@ def check_event(likelihood: Any, target: Any) -> None:
     Example:
         >>> check_event(tfd.MultivariateNormalDiag(tf.zeros([5, 3])), np.zeros([5, 3]))
     """
+    event = tuple(likelihood.event_shape)
     if not likelihood.event_shape.is_compatible_with(target.shape[1:]):
         raise ValueError(
-            "`VAE` expects p(x | z) to have the shape of one x, "
-            f"{tuple(target.shape[1:])}. Received: event shape "
-            f"{tuple(likelihood.event_shape)} from the decoder. Give its last layer "
-            "that event shape; a target y is for models that describe y, and labels "
-            "are for `conditional=True`."
+            f"`VAE` expects to describe values of the decoder's event shape {event}. "
+            f"Received: values of shape (n, *{tuple(target.shape[1:])}). Reshape them, "
+            "or give the decoder's last layer their shape. A y that is a label is for "
+            "`conditional=True`; otherwise y is described in place of x."
+        )
+
+
+def check_inputs(x: Any, y: Any, encoder: Any) -> None:
+    """Compares x with the encoder's input, where Keras knows that.
+
+    Args:
+        x: Array of shape `(n, ...)`, or a structure of arrays.
+        y: Conditions or `None`.
+        encoder: The network that takes x.
+
+    Raises:
+        ValueError: If there is an axis too many or too few, or of another length.
+
+    Example:
+        >>> encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> check_inputs(np.zeros([5, 3]), None, encoder)
+    """
+    known = getattr(encoder, "inputs", None)
+    if not known or isinstance(x, dict | list | tuple):
+        return
+    expected = tuple(known[0].shape)
+    found = tuple(getattr(x, "shape", ()))
+    sizes = zip(expected[1:], found[1:], strict=False)
+    fits = len(found) == len(expected) and all(a in (None, b) for a, b in sizes)
+    if (len(known) == 1) == (y is None) and not fits:
+        raise ValueError(
+            f"`VAE` expects x of shape (n, *{expected[1:]}), the encoder's input. "
+            f"Received: x.shape={found}. Of one example make a batch, `x[None]`; of a "
+            "dataset of examples batches, `.batch(128)`; of images without channels "
+            "`x[..., None]`."
+        )
+
+
+def check_rows(y: Any, rows: int | None) -> None:
+    """Checks that there is one condition for each example.
+
+    Args:
+        y: Conditions, tensors of shape `(n, ...)`, or `None`.
+        rows: The number of examples, where it is known.
+
+    Raises:
+        ValueError: If there are more or fewer.
+
+    Example:
+        >>> check_rows(np.zeros([5, 3]), 5)
+    """
+    for part in [] if y is None else keras.tree.flatten(y):
+        shape = tuple(part.shape)
+        if not shape or (rows is not None and shape[0] not in (None, rows)):
+            raise ValueError(
+                "`VAE` expects one condition for each example. Received: y.shape="
+                f"{shape} for {rows} examples. Repeat one for all of them, "
+                "`np.repeat(y[None], n, axis=0)`."
+            )
+
+
+def warn_of_activation(decoder: Any) -> None:
+    """Warns of an activation in front of the layer that makes the distribution.
+
+    Its inputs are logits, or other numbers on the whole real line.
+
+    Args:
+        decoder: A Keras model.
+
+    Example:
+        >>> warn_of_activation(keras.Sequential([tv.IndependentNormal(2)]))
+    """
+    layers = getattr(decoder, "layers", [])
+    chain = isinstance(decoder, keras.Sequential) and len(layers) > 1
+    if not chain or not isinstance(layers[-1], DistributionLayer):
+        return
+    activation = getattr(layers[-2], "activation", keras.activations.linear)
+    if activation not in (None, keras.activations.linear):
+        warnings.warn(
+            f"`VAE` expects the layer in front of {type(layers[-1]).__name__} to be "
+            "linear: its outputs are logits, or other parameters before they are "
+            f"constrained. Received: {layers[-2].name!r} with activation="
+            f"{getattr(activation, '__name__', activation)!r}. Leave the activation "
+            "out.",
+            stacklevel=3,
         )
 
 

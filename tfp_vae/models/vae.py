@@ -27,8 +27,10 @@ from tfp_vae.models.export import export_endpoints
 from tfp_vae.models.network_checks import (
     check_distribution,
     check_event,
+    check_inputs,
     check_latent,
     checked_missing,
+    warn_of_activation,
 )
 from tfp_vae.models.passes import Pass, PassTensor, split_weights, spread, tiled
 from tfp_vae.objectives import ELBO, GradientScale, Objective, Terms
@@ -43,6 +45,7 @@ from tfp_vae.serialization import deserialize_distribution, is_distribution_conf
 
 tfd = tfp.distributions
 
+_OF_OBJECTIVES = {"alpha", "beta", "capacity", "free_bits", "gradient", "num_samples"}
 # Inside a step of `fit` or `evaluate`, where `call` draws as the objective asks.
 _IN_STEP = contextvars.ContextVar("tfp_vae_in_step", default=False)
 
@@ -123,6 +126,13 @@ class VAE(Answers, keras.Model):
         missing: Any = None,
         **kwargs: Any,
     ) -> None:
+        misplaced = _OF_OBJECTIVES & set(kwargs)
+        if misplaced:
+            raise ValueError(
+                f"`VAE` expects {sorted(misplaced)} of its objective. Received: them "
+                "as its own arguments. Give `objective=tv.ELBO(beta=4.0)`, or "
+                "`tv.ImportanceWeightedBound(num_samples=50)`."
+            )
         super().__init__(**{"autocast": False, **kwargs})
         for name, network in {"encoder": encoder, "decoder": decoder}.items():
             if not isinstance(network, keras.layers.Layer):
@@ -138,6 +148,7 @@ class VAE(Answers, keras.Model):
                 f"Received: objective={objective!r}. Others are "
                 "`tv.ImportanceWeightedBound(50)` and `tv.RenyiBound(0.5)`."
             )
+        warn_of_activation(decoder)
         self.encoder = encoder
         self.decoder = decoder
         self.prior = checked_prior(prior_of(encoder, decoder, prior))
@@ -351,7 +362,11 @@ class VAE(Answers, keras.Model):
                 "for cross-entropy or `IndependentNormal` for squared errors, and the "
                 "rest by `VAE(objective=...)`."
             )
+        previous = getattr(self, "optimizer", None)
         super().compile(optimizer=optimizer, loss=None, **kwargs)
+        if previous is not None and previous is not self.optimizer:
+            # The steps of a new optimizer begin at 0, those of the schedule do not.
+            self.kl_schedule.passed.assign_add(int(previous.iterations))
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles as the saved model was."""
@@ -384,12 +399,19 @@ class VAE(Answers, keras.Model):
 
     def _target_of(self, x: Any) -> Any:
         if self.target is not None:
+            if not isinstance(x, dict) or self.target not in x:
+                found = sorted(x) if isinstance(x, dict) else type(x).__name__
+                raise ValueError(
+                    f"`VAE(target={self.target!r})` expects x to be a dictionary with "
+                    f"that name. Received: {found}. Name one of its entries."
+                )
             return x[self.target]
-        if isinstance(x, dict):
+        if isinstance(x, dict | list | tuple):
+            found = sorted(x) if isinstance(x, dict) else f"{len(x)} inputs"
             raise ValueError(
                 "`VAE` expects to know which entry of x the decoder describes. "
-                f"Received: a dictionary of {sorted(x)}. Give `VAE(..., target=...)`, "
-                "one of these names, or targets, `fit(x, y)`."
+                f"Received: a {type(x).__name__} of {found}. Give x as a dictionary "
+                "and `VAE(..., target=...)`, one of its names; or targets, `fit(x, y)`."
             )
         return x
 
@@ -472,14 +494,18 @@ class VAE(Answers, keras.Model):
             ValueError: If there are no examples, or values are NaN, outside the
                 likelihood's support, or of a shape that does not fit.
         """
+        if kwargs.get("class_weight") is not None:
+            raise ValueError(
+                "`VAE.fit` expects weights of examples. Received: class_weight, for "
+                "which a VAE has no classes. Give `sample_weight`, one number for each "
+                "example."
+            )
         x = self._checked_data(x, y)
         x, y, kwargs["sample_weight"] = data.with_place_for_weights(
             x, y, kwargs.get("sample_weight")
         )
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, list | tuple):
-            held = keras.utils.unpack_x_y_sample_weight(tuple(validation))
-            kwargs["validation_data"] = data.with_place_for_weights(*held)
+        if kwargs.get("validation_data") is not None:
+            kwargs["validation_data"] = self._held_out(kwargs["validation_data"])
         self._renew("train_function", x, y, kwargs["sample_weight"])
         if isinstance(x, tf.data.Dataset | types.GeneratorType):
             kwargs.setdefault("shuffle", False)  # Keras warns of its own default
@@ -507,6 +533,12 @@ class VAE(Answers, keras.Model):
         self._renew("test_function", x, y, kwargs.get("sample_weight"))
         return super().evaluate(x, y, **kwargs)
 
+    def _held_out(self, held: Any) -> Any:
+        """Validation data, checked like those of training."""
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(held)
+        x = self._checked_data(x, y)
+        return data.with_place_for_weights(x, y, weights)
+
     def _renew(self, function: str, *given: Any) -> None:
         """Has Keras trace anew for data of other ranks.
 
@@ -529,6 +561,7 @@ class VAE(Answers, keras.Model):
             rows, y, _ = keras.utils.unpack_x_y_sample_weight(first)
             batch = (rows, y)
         data.check_not_empty(rows)
+        check_inputs(rows, y if self.conditional else None, self.encoder)
         inputs, few, _ = self._packed(data.mapped(lambda part: part[:2], batch))
         with self.distribute_strategy.scope():
             check_event(unwrap(self(inputs, training=False)), few)
