@@ -6,7 +6,6 @@ import make_families
 import tfp_vae as tv
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
-
 # One row in six in the fast suite: each compiles its family several times.
 ROWS = [
     family if i % 6 == 0 else pytest.param(family, marks=pytest.mark.slow)

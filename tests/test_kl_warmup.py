@@ -72,9 +72,9 @@ def test_a_second_schedule_needs_no_new_trace():
     model = vaes.vae()
     weights(model, 1, tv.KLWarmup(steps=4))
     function = model.train_function
-    found = weights(model, 1, tv.KLWarmup(steps=8))  # of which 4 are done
+    found = weights(model, 2, tv.KLWarmup(steps=8))  # from step 4 on
     assert model.train_function is function
-    np.testing.assert_allclose(found, [5.5 / 8], atol=1e-6)
+    np.testing.assert_allclose(found, [1.5 / 8, 5.5 / 8], atol=1e-6)
 
 
 def test_a_resumed_training_goes_on_with_the_schedule(tmp_path):
@@ -100,9 +100,33 @@ def test_a_new_optimizer_goes_on_with_the_schedule(tmp_path):
     np.testing.assert_allclose(weights(loaded, 1, None), [13.5 / 16], atol=1e-6)
 
 
-def test_accumulated_gradients_count_as_one_step():
+def test_a_schedule_begins_where_the_model_is():
+    model = vaes.vae()
+    assert weights(model, 1, None) == [1]
+    model.compile("adam")
+    found = weights(model, 2, tv.KLWarmup(epochs=2))
+    np.testing.assert_allclose(found, [1.5 / 8, 5.5 / 8], atol=1e-6)
+
+
+def test_replicas_warm_up_too():
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    with strategy.scope():
+        model = vaes.vae()
+    found = weights(model, 2, tv.KLWarmup(epochs=1))
+    np.testing.assert_allclose(found, [1.5 / 4, 1], atol=1e-6)
+    with strategy.scope():
+        model.compile("adam")
+    assert weights(model, 1, None) == [1]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_accumulated_gradients_count_as_one_step(scaled):
     model = vaes.vae(compiled=False)
     optimizer = keras.optimizers.Adam(gradient_accumulation_steps=2)
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer)
     found = weights(model, 3, tv.KLWarmup(epochs=2))
     np.testing.assert_allclose(found[0], np.mean([0, 0, 1, 1]) / 4, atol=1e-6)

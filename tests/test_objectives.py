@@ -166,6 +166,36 @@ def test_dreg_has_the_gradient_of_the_bound_with_less_variance(rng):
     assert variances["dreg"] < 0.5 * variances["total"]
 
 
+@keras.saving.register_keras_serializable("tests")
+def transformed(parameters):
+    """The law of the rough encoder, as TFP writes transformed laws."""
+    loc, raw = tf.split(parameters, 2, axis=-1)
+    bijector = tfp.bijectors.Chain(
+        [tfp.bijectors.Shift(loc), tfp.bijectors.Scale(1e-5 + tf.math.softplus(raw))]
+    )
+    base = tfd.Normal(tf.zeros_like(loc), 1.0)
+    return tfd.Independent(tfd.TransformedDistribution(base, bijector), 1)
+
+
+@pytest.mark.parametrize("gradient", ["total", "stl", "dreg"])
+def test_gradients_are_those_of_the_law_however_it_is_written(gradient, rng):
+    x = linear_gaussian.data(1, rng)
+    objective = tv.ImportanceWeightedBound(20, gradient)
+    batch, found = np.repeat(x, 300, axis=0), []
+    for last in (None, tv.DistributionLambda(transformed)):
+        encoder = linear_gaussian.rough_encoder()
+        if last is not None:
+            encoder = keras.Sequential([*encoder.layers[:-1], last])
+            encoder.build((None, linear_gaussian.X))
+        model = linear_gaussian.vae(encoder, objective)
+        found.append(
+            np.stack([linear_gaussian.gradient(model, batch) for _ in range(60)])
+        )
+    error = np.hypot(*(draws.std(0) / np.sqrt(60) for draws in found))
+    away = np.abs(found[0].mean(0) - found[1].mean(0))
+    assert (away < 5 * error + 1e-6).all()
+
+
 def test_stl_has_no_variance_at_the_exact_posterior(rng):
     x = np.repeat(linear_gaussian.data(1, rng), 8, axis=0)
     encoder = linear_gaussian.exact_encoder

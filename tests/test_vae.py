@@ -228,12 +228,12 @@ def test_a_keras_mask_leaves_out_what_the_decoder_masks():
     p = keras.Model(z, tv.IndependentBernoulli(4)(FirstTwo()(length(z))))
     model = tv.VAE(q, p, tv.StandardNormal(2))
     model.compile("adam")
-    keras.utils.set_random_seed(0)
-    seen = model.evaluate(steps, batch_size=3, verbose=0, return_dict=True)
-    # A fair comparison needs the draws: of decoder weights 0 there is none.
+    model.compile("adam", metrics=[tv.LogLikelihood(negative=True, name="masked")])
+    # With weights of 0 in the decoder the draws do not matter.
     length.layers[-1].set_weights([np.zeros((2, 4)), np.zeros(4)])
     seen = model.evaluate(steps, batch_size=3, verbose=0, return_dict=True)
     assert seen["nll"] == pytest.approx(2 * np.log(2), rel=1e-5)
+    assert seen["masked"] == pytest.approx(2 * np.log(2), rel=1e-5)
 
 
 def as_dataset(x):
@@ -304,6 +304,47 @@ def test_keras_regularizers_and_metrics_join_in():
     assert seen["active_units"] == tv.evaluation.active_units(model.encode(x))
 
 
+def test_metrics_of_keras_join_in_under_a_strategy():
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    x = models.digits(32)
+    for weights in (None, np.ones(32)):
+        with strategy.scope():
+            model = vaes.vae(compiled=False)
+            model.compile("adam", metrics=["mse", tv.LogLikelihood()])
+        shown = last(model.fit(x, sample_weight=weights, verbose=0))
+        assert shown["log_likelihood"] == pytest.approx(-shown["nll"], rel=1e-5)
+        assert 0 < shown["mse"] < 1
+
+
+def test_metrics_leave_out_what_is_missing():
+    x = models.digits(32)
+    x[:, 2:5] = np.nan
+    model = vaes.vae(compiled=False, missing="nan")
+    model.compile("adam", metrics=["mse", tv.LogLikelihood()])
+    seen = model.evaluate(x, verbose=0, return_dict=True)
+    assert seen["log_likelihood"] == pytest.approx(-seen["nll"], rel=1e-5)
+    assert np.isfinite(seen["mse"])
+
+
+def test_laws_without_a_mean_leave_out_what_is_missing(rng):
+    p = dense(3, keras.layers.Dense(8), tv.IndependentStudentT(4, df=1.0))
+    q = dense(4, keras.layers.Dense(6), tv.IndependentNormal(3))
+    model = vaes.vae(q=q, p=p, missing="nan")
+    x = rng.normal(size=(16, 4)).astype("float32")
+    x[:, 1] = np.nan
+    assert np.isfinite(model.fit(x, verbose=0).history["loss"]).all()
+    assert np.isfinite(model.reconstruct(x)).all()
+
+
+def test_values_beside_gaps_are_looked_at(rng):
+    x = rng.uniform(-2, 3, size=(16, 8, 8, 1)).astype("float32")
+    x[:, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="IndependentBernoulli"):
+        vaes.vae(missing="nan").fit(x, verbose=0)
+
+
 def test_two_steps_in_one_call_count_as_two():
     model = vaes.vae(compiled=False)
     model.compile("adam", steps_per_execution=2)
@@ -351,6 +392,54 @@ def test_calls_draw_in_training_and_take_the_mean_otherwise():
     z = model.encode(x).mean()
     np.testing.assert_allclose(p.mean(), model.decode(z).mean(), atol=1e-6)
     assert np.abs(model(x, training=True).mean() - p.mean()).max() > 1e-4
+
+
+def test_posteriors_without_gradients_are_named():
+    q = dense(8, keras.layers.Dense(3), tv.IndependentBernoulli(3))
+    p = dense(3, keras.layers.Dense(8), tv.IndependentBernoulli(8))
+    prior = tfd.Independent(tfd.Bernoulli(logits=tf.zeros(3), dtype=tf.float32), 1)
+    x = np.eye(8, dtype="float32")
+    with pytest.warns(UserWarning, match=r"reparameterised.*IndependentRelaxed"):
+        vaes.vae(q=q, p=p, prior=prior).fit(x, verbose=0)
+    objective = tv.ImportanceWeightedBound(3, "dreg")
+    with pytest.raises(ValueError, match="draws are reparameterised"):
+        vaes.vae(q=q, p=p, prior=prior, objective=objective).fit(x, verbose=0)
+
+
+def test_a_step_of_ones_own_calls_keras_step():
+    class Own(tv.VAE):
+        def train_step(self, data):
+            self.compute_loss(data, data, self(data, training=True))
+
+    model = Own(vaes.encoder(), models.decoder(), tv.StandardNormal(models.LATENT))
+    model.compile("adam", run_eagerly=True)
+    with pytest.raises(ValueError, match=r"super\(\).train_step"):
+        model.fit(models.digits(8), verbose=0)
+
+
+def test_a_kl_layer_inside_a_custom_layer_is_found():
+    class Encoder(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.network = vaes.encoder()
+            self.kl = tv.KLDivergenceAddLoss(tv.StandardNormal(models.LATENT))
+
+        def call(self, x):
+            return self.kl(self.network(x))
+
+    with pytest.raises(ValueError, match="prior once"):
+        vaes.vae(q=Encoder(), prior=tv.StandardNormal(models.LATENT))
+    model = tv.VAE(Encoder(), models.decoder())
+    model.compile("adam")
+    shown = last(model.fit(models.digits(16), verbose=0))
+    assert shown["loss"] == pytest.approx(shown["nll"] + shown["kl"], rel=1e-5)
+
+
+def test_parts_are_given_once():
+    model = vaes.vae()
+    for name in ("prior", "objective"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(model, name, None)
 
 
 @pytest.mark.parametrize("conversion", ["sample", "mean", "mode"])
@@ -521,12 +610,13 @@ def test_validation_data_are_looked_at_too():
         vaes.vae().fit(x, validation_data=(np.full_like(x, np.nan),), verbose=0)
 
 
-def test_float64_end_to_end():
+def test_float64_end_to_end(tmp_path):
     keras.config.set_dtype_policy("float64")
     model, x = vaes.vae(), models.digits(16).astype("float64")
     assert np.isfinite(model.fit(x, verbose=0).history["loss"]).all()
     for found in (model.log_prob(x, 5), model.elbo(x), model.generate(2)):
         assert found.dtype == np.float64
+    model.export(tmp_path / "served")
 
 
 def test_negative_counts_are_an_error():

@@ -106,9 +106,9 @@ def test_xla_gives_the_estimate_of_the_graph(rng):
 def test_datasets_are_taken_whole(rng):
     x = linear_gaussian.data(9, rng)
     model = linear_gaussian.vae(linear_gaussian.exact_encoder())
-    pairs = tf.data.Dataset.from_tensor_slices((x, np.arange(9))).batch(4)
+    batches = tf.data.Dataset.from_tensor_slices(x).batch(4)
     truth = linear_gaussian.log_evidence(x)
-    np.testing.assert_allclose(model.log_prob(pairs, 5), truth, atol=2e-5)
+    np.testing.assert_allclose(model.log_prob(batches, 5), truth, atol=2e-5)
     conditional = vaes.conditional()
     y = vaes.labels(9)
     images = models.digits(9)
@@ -119,6 +119,25 @@ def test_datasets_are_taken_whole(rng):
         rtol=1e-5,
     )
     assert conditional.predict(pairs, verbose=0).shape == images.shape
+
+
+def test_what_is_described_in_place_of_x_is_so_in_every_answer(rng):
+    x = models.digits(9)
+    noisy = np.clip(x + 0.2 * rng.normal(size=x.shape), 0, 1).astype("float32")
+    model = vaes.vae()
+    q = model.encode(noisy)
+    kl = 0.5 * (q.mean() ** 2 + q.variance() - 1 - np.log(q.variance())).numpy().sum(1)
+    draws = q.sample(4000, seed=1).numpy().reshape(-1, models.LATENT)
+    nll = -model.decode(draws).log_prob(np.tile(x, (4000, 1, 1, 1))).numpy()
+    expected = -nll.reshape(4000, 9).mean(0) - kl
+    error = 5 * nll.reshape(4000, 9).std(0) / np.sqrt(400)
+    pairs = tf.data.Dataset.from_tensor_slices((noisy, x)).batch(4)
+    for found in (model.elbo(noisy, 400, y=x), model.elbo(pairs, 400)):
+        assert (np.abs(found - expected) < error).all()
+    assert (model.log_prob(pairs, 400) > expected - error).all()
+    labels = tf.data.Dataset.from_tensor_slices((x, np.arange(9))).batch(4)
+    with pytest.raises(ValueError, match="values of shape"):
+        model.log_prob(labels, 5)
 
 
 def test_predict_gives_the_statistics_that_were_asked_for():
@@ -138,6 +157,7 @@ def test_predict_gives_the_statistics_that_were_asked_for():
     again = model.predict(x, verbose=0, statistics="sample")
     assert (again != found["sample"]).any()
     np.testing.assert_array_equal(model.predict(x, verbose=0), mean)
+    np.testing.assert_allclose(model.predict_on_batch(x), mean, atol=1e-6)
 
 
 def with_likelihood(*layers):

@@ -81,6 +81,70 @@ def test_a_tfd_prior_and_a_variable_beta_come_back(tmp_path):
     assert len(loaded.trainable_weights) == len(model.trainable_weights)
 
 
+@keras.saving.register_keras_serializable("tests")
+class CustomEncoder(keras.layers.Layer):
+    """As people write it: no `build`, and layers inside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(6)
+        self.posterior = tv.IndependentNormal(3)
+
+    def call(self, x):
+        return self.posterior(self.dense(keras.ops.reshape(x, (-1, 64))))
+
+
+@keras.saving.register_keras_serializable("tests")
+class CustomDecoder(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(64)
+        self.likelihood = tv.IndependentBernoulli(models.PIXELS)
+
+    def call(self, z):
+        return self.likelihood(self.dense(z))
+
+
+@pytest.mark.filterwarnings("ignore:`build..` was called on layer")  # Keras' own
+@pytest.mark.parametrize("q", [CustomEncoder, vaes.encoder])
+@pytest.mark.parametrize("p", [CustomDecoder, models.decoder])
+def test_networks_of_ones_own_come_back(q, p, tmp_path):
+    model, x = vaes.vae(q=q(), p=p()), models.digits(16)
+    model.fit(x, verbose=0)
+    model.save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    np.testing.assert_allclose(loaded.reconstruct(x), model.reconstruct(x), atol=1e-6)
+
+
+def test_clones_share_the_encoder_again():
+    model, *_ = trained("vamp")
+    clone = tv.VAE.from_config(model.get_config())
+    assert clone.prior.encoder is clone.encoder
+    assert len(clone.trainable_weights) == len(model.trainable_weights)
+
+
+def test_a_product_prior_is_exported(tmp_path):
+    import tensorflow_probability as tfp
+
+    tfd = tfp.distributions
+    parts = [tfd.MultivariateNormalDiag(tf.zeros(n)) for n in (1, 2)]
+    model = vaes.vae(prior=tfd.Blockwise(parts))
+    model.fit(models.digits(8), verbose=0)
+    model.export(tmp_path / "served")
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    assert served.generate(3, 1).shape == (3, *models.PIXELS)
+
+
+def test_endpoints_refuse_what_they_cannot_answer(tmp_path):
+    model, x, y = trained("conditional")
+    model.export(tmp_path / "served")
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one y for each"):
+        served.generate(5, 1, y[:3])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="num_samples"):
+        served.log_prob(x, 0, y)
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     model, *_ = trained("plain")
     path = tmp_path / "vae.keras"

@@ -29,6 +29,25 @@ def called_model(layer: keras.layers.Layer) -> Any:
     return layer._get_call_context().entry_layer
 
 
+def nested_layers(layer: keras.layers.Layer) -> list[Any]:
+    """A layer and all layers inside it, those of custom layers included.
+
+    Models tell their `layers`, other layers tell nobody. Noticed by
+    `test_a_kl_layer_inside_a_custom_layer_is_found`.
+
+    Args:
+        layer: A layer or a model.
+
+    Returns:
+        A list that begins with the layer.
+
+    Example:
+        >>> len(nested_layers(keras.Sequential([keras.layers.Dense(2)])))
+        2
+    """
+    return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
 def in_predict() -> bool:
     """Whether Keras is tracing `predict`.
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_vae.checks import integer
@@ -38,6 +39,7 @@ class KLSchedule(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"name": "kl_schedule", **kwargs, "dtype": "float32"})
         self.steps = self._number("steps", 0)
+        self.begin = self._number("begin", 0)
         self.passed = self._number("passed", 0)
         self.start = self._number("start", 0)
         self.sigmoid = self._number("sigmoid", 0)
@@ -58,8 +60,9 @@ class KLSchedule(keras.layers.Layer):
         start: float = 0.0,
         cycles: int = 4,
         ratio: float = 0.5,
+        now: float = 0.0,
     ) -> None:
-        """Sets the schedule, counted from the optimizer's first step.
+        """Sets the schedule; one of the same numbers goes on.
 
         Args:
             shape: `"linear"`, `"sigmoid"` or `"cyclical"`.
@@ -67,13 +70,21 @@ class KLSchedule(keras.layers.Layer):
             start: Weight at the first step.
             cycles: Number of cycles, where cyclical.
             ratio: Share of a cycle in which the weight rises, where cyclical.
+            now: The step at which another schedule begins.
         """
         cyclical = shape == "cyclical"
-        self.steps.assign(steps)
-        self.start.assign(start)
-        self.sigmoid.assign(float(shape == "sigmoid"))
-        self.cycles.assign(cycles if cyclical else 1)
-        self.ratio.assign(ratio if cyclical else 1.0)
+        numbers = {
+            "steps": steps,
+            "start": start,
+            "sigmoid": float(shape == "sigmoid"),
+            "cycles": cycles if cyclical else 1,
+            "ratio": ratio if cyclical else 1.0,
+        }
+        old = {name: _value(getattr(self, name)) for name in numbers}
+        if any(np.float32(numbers[name]) != old[name] for name in numbers):
+            self.begin.assign(now)
+        for name, number in numbers.items():
+            getattr(self, name).assign(number)
 
     def weight(self, step: Any) -> tf.Tensor:
         """The weight at a step, a scalar float32.
@@ -84,7 +95,7 @@ class KLSchedule(keras.layers.Layer):
         Returns:
             A scalar.
         """
-        step = tf.cast(step, tf.float32) + self.passed
+        step = tf.cast(step, tf.float32) + self.passed - self.begin
         length = tf.maximum(self.steps / self.cycles, 1e-6)
         position = tf.math.floormod(step, length) / (self.ratio * length)
         rise = tf.where(step < self.steps, tf.minimum(position, 1.0), 1.0)
@@ -92,6 +103,10 @@ class KLSchedule(keras.layers.Layer):
         bent = (tf.sigmoid(_STEEPNESS * (2.0 * rise - 1.0)) - low) / (high - low)
         rise = tf.where(self.sigmoid > 0, bent, rise)
         return self.start + (1.0 - self.start) * rise
+
+
+def _value(variable: Any) -> Any:
+    return tf.convert_to_tensor(variable).numpy()
 
 
 def checked_schedule(

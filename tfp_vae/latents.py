@@ -31,6 +31,24 @@ def on_the_sphere(distribution: Any) -> bool:
     return support is not None and support.kind == "the unit sphere"
 
 
+def may_lack_a_mean(distribution: Any) -> bool:
+    """Whether a law is of a family whose mean may not exist, and then is NaN in TFP.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        True for Student's t and Cauchy laws, and products of them.
+
+    Example:
+        >>> may_lack_a_mean(tfd.Sample(tfd.Cauchy(0.0, 1.0), 3))
+        True
+    """
+    while isinstance(distribution, tfd.Independent | tfd.Sample):
+        distribution = distribution.distribution
+    return isinstance(distribution, tfd.StudentT | tfd.Cauchy)
+
+
 def center(distribution: Any) -> tf.Tensor:
     """The one point that stands for a law: its mean where that is a value of it.
 
@@ -61,7 +79,7 @@ def center(distribution: Any) -> tf.Tensor:
         except NotImplementedError:
             return tf.math.l2_normalize(distribution.mean(), axis=-1)
     discrete = not tf.as_dtype(distribution.dtype).is_floating
-    names = ("mode",) if discrete else ("mean", "mode")
+    names = ("mode",) if discrete or may_lack_a_mean(distribution) else ("mean", "mode")
     for name in names:
         try:
             return getattr(distribution, name)()
@@ -109,7 +127,7 @@ def tempered(prior: Any, temperature: float) -> Any:
     if isinstance(prior, tfd.MixtureSameFamily):
         components = tempered(prior.components_distribution, temperature)
         return prior.copy(components_distribution=components)
-    if isinstance(getattr(prior, "bijector", None), tfp.bijectors.Bijector):
+    if "distribution" in prior.parameters and "bijector" in prior.parameters:
         return prior.copy(distribution=tempered(prior.distribution, temperature))
     raise ValueError(
         "A `temperature` other than 1 expects a prior with a location and a scale, a "

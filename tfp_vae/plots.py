@@ -273,7 +273,8 @@ def plot_latents(
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['a', 'b']
     """
-    x, y = as_arrays(x, y, vae.conditional)
+    x, y = as_arrays(x, y)
+    y = y if vae.conditional else None
     z = latent_centers(vae, x, y)
     sphere = on_the_sphere(vae.encode(*mapped(lambda array: array[:1], (x, y))))
     as_map = dimensions is None and sphere and z.shape[1:] == (3,)
@@ -415,7 +416,8 @@ def latent_centers(vae: Any, x: Any, y: Any = None) -> np.ndarray:
         >>> latent_centers(vae, np.eye(3)).shape
         (3, 2)
     """
-    x, y = as_arrays(x, y, vae.conditional)
+    x, y = as_arrays(x, y)
+    y = y if vae.conditional else None
     rows = min(_ROWS, len(keras.tree.flatten(x)[0]))
     return np.concatenate(
         [

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import STATISTICS, TensorConversion, unwrap
-from tfp_vae.latents import center
+from tfp_vae.latents import center, may_lack_a_mean
 
 tfd = tfp.distributions
 
@@ -31,6 +31,8 @@ def default_statistic(distribution: Any) -> Any:
         >>> default_statistic(tfd.OrderedLogistic([-1.0, 1.0], 0.0))
         'mode'
     """
+    if may_lack_a_mean(unwrap(distribution)):
+        return "mode"
     for name in ("mean", "mode"):
         try:
             getattr(unwrap(distribution), name)()

@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.kl_schedule import KLSchedule, checked_schedule
@@ -19,9 +20,10 @@ class KLWarmup(keras.callbacks.Callback):
     `optimizer.iterations`, so that it changes with every step also where Keras compiles
     many into one; it multiplies `ELBO(beta=...)`, is shown as `kl_weight`, and is saved
     with the model: a training that is resumed, or goes on with another optimizer, goes
-    on where it was, with this callback or without. Of an `ImportanceWeightedBound` or
-    `RenyiBound` it is the log-ratio of prior and posterior inside the weights that is
-    multiplied.
+    on where it was, with the same callback or without. A callback of other numbers
+    begins a schedule of its own, at the step where the model is. Of an
+    `ImportanceWeightedBound` or `RenyiBound` it is the log-ratio of prior and posterior
+    inside the weights that is multiplied.
 
     While it grows, `val_loss` rises with it: monitor `val_elbo`, which is unweighted.
     With `ELBO(beta=...)` or another objective that is not what is trained: monitor
@@ -83,7 +85,7 @@ class KLWarmup(keras.callbacks.Callback):
                 "`KLDivergenceAddLoss(weight=...)` have a variable, and assign to it."
             )
         steps = self._length(self._steps_per_epoch())
-        schedule.set(steps=steps, **self._rest)
+        schedule.set(steps=steps, now=self._done(), **self._rest)
         self._unchecked = steps
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -92,8 +94,8 @@ class KLWarmup(keras.callbacks.Callback):
         self._unchecked = None
         if steps is None or per_epoch is None:
             return
-        done = int(self.model.optimizer.iterations)
-        done += int(self.model.kl_schedule.passed)
+        schedule = self.model.kl_schedule
+        done = self._done() - float(tf.convert_to_tensor(schedule.begin))
         total = done + per_epoch * (self.params["epochs"] - epoch)
         if total < steps:
             warnings.warn(
@@ -103,6 +105,11 @@ class KLWarmup(keras.callbacks.Callback):
                 "log p(x). Train longer, or warm up in less.",
                 stacklevel=2,
             )
+
+    def _done(self) -> float:
+        """Steps that the model has been trained for."""
+        numbers = self.model.optimizer.iterations, self.model.kl_schedule.passed
+        return sum(float(tf.convert_to_tensor(number)) for number in numbers)
 
     def _length(self, per_epoch: float | None) -> int:
         if self.steps is not None:
@@ -120,5 +127,7 @@ class KLWarmup(keras.callbacks.Callback):
         batches = self.params.get("steps")
         if batches is None:
             return None
-        together = getattr(self.model.optimizer, "gradient_accumulation_steps", None)
+        optimizer = self.model.optimizer  # of half precision one around another
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        together = getattr(optimizer, "gradient_accumulation_steps", None)
         return batches / (together or 1)

@@ -291,6 +291,11 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         track_kl(self, self._kl)
 
     @property
+    def regularizer(self) -> KLDivergenceRegularizer:
+        """The KL that the layer adds, with its options."""
+        return self._kl
+
+    @property
     def prior(self) -> Any:
         """The prior p(z): the distribution, layer or callable that was given."""
         return self._kl.prior

@@ -34,6 +34,7 @@ class Functions:
 
     def __init__(self) -> None:
         self._made: dict[Any, Any] = {}
+        self.predict: dict[Any, Any] = {}
 
     def compiled(self, name: Any, fn: Callable[..., Any], jit_compile: bool) -> Any:
         """The function compiled, the same object at each call.
@@ -54,6 +55,23 @@ class Functions:
         return self._made[key]
 
 
+class Held:
+    """What a model is made of, and Keras and TensorFlow shall not track.
+
+    Args:
+        prior: The prior that was given.
+        objective: The objective.
+
+    Example:
+        >>> Held(tfd.Normal(0.0, 1.0), tv.ELBO()).objective.num_samples
+        1
+    """
+
+    def __init__(self, prior: Any, objective: Any) -> None:
+        self.prior = prior
+        self.objective = objective
+
+
 class Answers:
     """The methods of `tv.VAE` that answer questions; its training is in `vae`."""
 
@@ -67,6 +85,7 @@ class Answers:
     likelihood: Any
     missing: Any
     posterior: Any
+    predict_function: Any
     prior_distribution: Any
     terms: Any
     through: Any
@@ -74,7 +93,7 @@ class Answers:
     _seeds: Any
     _split: Any
     _statistics: Any
-    _target_of: Any
+    _packed: Any
 
     def encode(self, x: Any, y: Any = None) -> Any:
         """The posterior q(z | x).
@@ -87,7 +106,8 @@ class Answers:
             A `tfd.Distribution` of batch shape `(n,)`.
         """
         if isinstance(x, tf.data.Dataset):
-            x, y = data.as_arrays(x, y, self.conditional)
+            x, y = data.as_arrays(x, y)
+            y = y if self.conditional else None
         return self.posterior(self._inputs(x, y))
 
     def decode(self, z: Any, y: Any = None) -> Any:
@@ -137,18 +157,26 @@ class Answers:
             ValueError: If a statistic is unknown.
         """
         statistics = checked_statistics(statistics, "predict")
-        if statistics != self._statistics:
-            self._statistics = statistics
-            self.predict_function = None
         inputs = self._inputs(x, y) if data.is_arrays(x) else x
-        return keras.Model.predict(
-            self,
-            inputs,
-            batch_size=batch_size,
-            verbose=verbose,
-            steps=steps,
-            callbacks=callbacks,
-        )
+        # A compiled function for each choice; `predict_on_batch` keeps the default.
+        default = self.predict_function
+        self._statistics = statistics
+        if statistics is not None:
+            self.predict_function = self._functions.predict.get(statistics)
+        try:
+            return keras.Model.predict(
+                self,
+                inputs,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+            )
+        finally:
+            self._statistics = None
+            if statistics is not None:
+                self._functions.predict[statistics] = self.predict_function
+                self.predict_function = default
 
     def predict_step(self, batch: Any) -> Any:
         """The statistics of a batch that `predict` was asked for."""
@@ -288,9 +316,10 @@ class Answers:
         with z[k] ~ q(z | x): a lower bound in expectation, that rises to log p(x) in K.
 
         Args:
-            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`.
+            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, which is joined.
             num_samples: The number K of draws for each example.
-            y: Conditions, where the model is conditional.
+            y: Conditions, where the model is conditional; else what the decoder
+                describes where that is not x, as in `fit`.
             batch_size: How many latents are decoded at once; bounds the memory.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -321,9 +350,10 @@ class Answers:
         """E_q[log p(x | z)] - KL(q(z | x) || p(z)), the mean over draws of z.
 
         Args:
-            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`.
+            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, which is joined.
             num_samples: The number of draws for each example.
-            y: Conditions, where the model is conditional.
+            y: Conditions, where the model is conditional; else what the decoder
+                describes where that is not x, as in `fit`.
             batch_size: How many latents are decoded at once.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -353,10 +383,12 @@ class Answers:
         verbose: Any,
     ) -> np.ndarray:
         """Sums over draws, computed in pieces of examples and of draws."""
-        x, y = data.as_arrays(x, y, self.conditional)
-        self._inputs(x, y)
-        data.check_observed(self._target_of(x), self.decoder, self.missing)
-        rows = integer(batch_size or _ROWS, "batch_size", fn.__name__)
+        owner = "elbo" if fn == self._elbo_sum else "log_prob"
+        x, y = data.as_arrays(x, y)
+        self._inputs(x, y if self.conditional else None)
+        inputs, target, _ = self._packed((x, y))
+        data.check_observed(target, self.decoder, self.missing)
+        rows = integer(_ROWS if batch_size is None else batch_size, "batch_size", owner)
         # Powers of two, so that data of many lengths need few traces.
         count = len(keras.tree.flatten(x)[0])
         piece = min(rows, 1 << (count - 1).bit_length())
@@ -371,27 +403,27 @@ class Answers:
         pieces = -(-count // piece)
         bar = _Bar(pieces * len(starts), verbose)
         base, results = self._seed(seed), []
-        for i, (count, x_piece, y_piece) in enumerate(data.chunks(x, y, piece)):
+        for i, (count, *parts) in enumerate(data.chunks(inputs, target, piece)):
             total: Any = None
             for start in starts:
                 now = tf.constant(min(block, num_samples - start))
                 key = tf.random.experimental.stateless_fold_in(
                     tf.random.experimental.stateless_fold_in(base, i), start
                 )
-                part = function(x_piece, y_piece, key, now).numpy()
+                part = function(*parts, key, now).numpy()
                 total = part if total is None else merge(total, part)
                 bar.step()
             results.append(total[:count])
         return np.concatenate(results)
 
     def log_sum(
-        self, x: Any, y: Any, seed: Any, num_samples: Any, draws: int = 1
+        self, inputs: Any, target: Any, seed: Any, num_samples: Any, draws: int = 1
     ) -> tf.Tensor:
         """Log sum_k w[k] over draws, as a loop in the graph.
 
         Args:
-            x: Tensors of shape `(n, ...)`.
-            y: Conditions or `None`.
+            inputs: x, or the pair `(x, y)` where conditional.
+            target: What the decoder describes, of shape `(n, ...)`.
             seed: Tensor of shape `(2,)`.
             num_samples: Scalar, the number of draws.
             draws: How many of them go through the decoder at once.
@@ -406,10 +438,10 @@ class Answers:
             weights = tf.where(surplus, tf.constant(-np.inf, weights.dtype), weights)
             return tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
 
-        return self._over_draws(x, y, seed, num_samples, draws, add, -np.inf)
+        return self._over_draws(inputs, target, seed, num_samples, draws, add, -np.inf)
 
     def _elbo_sum(
-        self, x: Any, y: Any, seed: Any, num_samples: Any, draws: int
+        self, inputs: Any, target: Any, seed: Any, num_samples: Any, draws: int
     ) -> tf.Tensor:
         """The sum of one-draw ELBOs over `num_samples` draws, one at a time."""
 
@@ -419,12 +451,12 @@ class Answers:
             )
             return total + tf.cast(bound, total.dtype)
 
-        return self._over_draws(x, y, seed, num_samples, draws, add, 0.0)
+        return self._over_draws(inputs, target, seed, num_samples, draws, add, 0.0)
 
     def _over_draws(
         self,
-        x: Any,
-        y: Any,
+        inputs: Any,
+        target: Any,
         seed: Any,
         num_samples: Any,
         draws: int,
@@ -432,9 +464,7 @@ class Answers:
         start: float,
     ) -> tf.Tensor:
         """Encodes once, then loops over draws in one graph."""
-        inputs = (x, y) if self.conditional else x
-        target = self._target_of(x)
-        q = self.posterior(inputs)
+        q, (_, y) = self.posterior(inputs), self._split(inputs)
 
         def body(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             key = tf.random.experimental.stateless_fold_in(seed, i)
@@ -452,6 +482,7 @@ class Answers:
         """What `call` takes: x, or the pair of x and y."""
         if self.conditional and y is None and isinstance(x, list | tuple):
             x, y = self._split(x)
+        data.check_not_empty(x)
         check_inputs(x, y, self.encoder)
         rows = len(keras.tree.flatten(x)[0])
         y = self._condition(y, rows)

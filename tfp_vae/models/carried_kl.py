@@ -1,10 +1,8 @@
 """The KL that an encoder of the layers' way carries, for a model that has its own."""
 
-from collections.abc import Iterator
 from typing import Any
 
-import keras
-
+from tfp_vae.keras_internals import nested_layers
 from tfp_vae.layers.kl_divergence import KLDivergenceAddLoss, KLDivergenceRegularizer
 
 
@@ -23,19 +21,12 @@ def carried_kls(network: Any) -> list[KLDivergenceRegularizer]:
         1
     """
     found = []
-    for layer in _layers(network):
+    for layer in nested_layers(network):
         if isinstance(layer, KLDivergenceAddLoss):
-            found.append(layer._kl)
+            found.append(layer.regularizer)
         elif isinstance(layer.activity_regularizer, KLDivergenceRegularizer):
             found.append(layer.activity_regularizer)
     return list({id(kl): kl for kl in found}.values())
-
-
-def _layers(network: Any) -> Iterator[Any]:
-    yield network
-    for layer in getattr(network, "layers", []):
-        if isinstance(layer, keras.layers.Layer):
-            yield from _layers(layer)
 
 
 def prior_of(encoder: Any, decoder: Any, prior: Any) -> Any:

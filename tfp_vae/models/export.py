@@ -48,10 +48,18 @@ def export_endpoints(
     def generate(n: Any, seed: Any, y: Any = None) -> tf.Tensor:
         key = tf.where(seed < 0, _new_seed(), tf.stack([seed, 0]))
         prior = vae.prior_distribution(y)
+        rows = [] if y is None else [tf.shape(y)[0]]
+        given = [tf.debugging.assert_equal(n, row, "one y for each") for row in rows]
+        with tf.control_dependencies(given):
+            n = tf.identity(n)
         return decode(prior.sample([] if prior.batch_shape.rank else [n], key), y)
 
     def log_prob(x: Any, num_samples: Any, y: Any = None) -> tf.Tensor:
-        total = vae.log_sum(x, y, _new_seed(), num_samples)
+        draws = tf.debugging.assert_positive(num_samples, "num_samples is below 1")
+        with tf.control_dependencies([draws]):
+            num_samples = tf.identity(num_samples)
+        inputs = _inputs(vae, x, y)
+        total = vae.log_sum(inputs, vae.target_of(x), _new_seed(), num_samples)
         return total - tf.math.log(tf.cast(num_samples, total.dtype))
 
     archive = keras.export.ExportArchive()

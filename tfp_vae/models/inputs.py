@@ -163,6 +163,7 @@ def peeked(x: Any) -> tuple[Any, Any]:
 def _rejoined(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     """Batches as the tuples that Keras wants of a generator."""
     for batch in itertools.chain([first], rest):
+        batch = tuple(batch) if isinstance(batch, list) else batch
         yield batch if isinstance(batch, tuple) else (batch,)
 
 
@@ -200,7 +201,8 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
     likelihood = likelihood_of(decoder)
     if likelihood is None or likelihood.parameters_width is None:
         return
-    values = values[_complete(values, missing)]
+    if missing is not None:
+        values = _without_gaps(values, missing)
     if isinstance(likelihood, IndependentBernoulli) and _is_grey(values):
         warnings.warn(
             "A VAE expects of IndependentBernoulli that values are 0 or 1. Received: "
@@ -215,17 +217,21 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
         check_values(values, likelihood)
 
 
-def _complete(values: np.ndarray, missing: Any) -> np.ndarray:
-    """Which examples have no missing entry."""
-    if missing is None:
-        return np.ones(len(values), bool)
+def _without_gaps(values: np.ndarray, missing: Any) -> np.ndarray:
+    """Values with others of the same entry, or any, in place of what is missing."""
     absent = np.isnan(values) if missing == NAN else values == missing
-    return ~absent.any(axis=tuple(range(1, values.ndim)))
+    if absent.all():
+        return values[:0]
+    of_entry = np.take_along_axis(values, np.argmin(absent, axis=0)[None], axis=0)
+    fill = np.where(absent.all(axis=0), values[~absent][0], of_entry)
+    return np.where(absent, fill, values)
 
 
 def _is_grey(values: np.ndarray) -> bool:
-    inside = values.size and values.min() >= 0 and values.max() <= 1
-    return bool(inside and not np.array_equal(values, np.round(values)))
+    if not values.size or values.min() < 0 or values.max() > 1:
+        return False
+    blocks = (values[i : i + 1024] for i in range(0, len(values), 1024))
+    return any(not np.array_equal(block, np.round(block)) for block in blocks)
 
 
 def likelihood_of(decoder: Any) -> DistributionLayer | None:
@@ -277,13 +283,12 @@ def chunks(x: Any, y: Any, rows: int) -> Iterator[tuple[int, Any, Any]]:
         yield count, *(mapped(piece, part) for part in (x, y))
 
 
-def as_arrays(x: Any, y: Any, conditional: bool) -> tuple[Any, Any]:
+def as_arrays(x: Any, y: Any) -> tuple[Any, Any]:
     """Inputs and conditions as arrays; of a dataset all its batches, joined.
 
     Args:
         x: Arrays, or a `tf.data.Dataset` of x, or of pairs (x, y).
-        y: Conditions or `None`.
-        conditional: Whether the y of pairs are conditions, or else left out.
+        y: What belongs to arrays x, or `None`.
 
     Returns:
         x and y.
@@ -293,7 +298,7 @@ def as_arrays(x: Any, y: Any, conditional: bool) -> tuple[Any, Any]:
 
     Example:
         >>> pairs = tf.data.Dataset.from_tensors((np.zeros([5, 2]), np.zeros(5)))
-        >>> x, y = as_arrays(pairs.repeat(2), None, conditional=True)
+        >>> x, y = as_arrays(pairs.repeat(2), None)
         >>> x.shape, y.shape
         ((10, 2), (10,))
     """
@@ -303,7 +308,7 @@ def as_arrays(x: Any, y: Any, conditional: bool) -> tuple[Any, Any]:
             raise _no_examples("a dataset that yields no batch")
         parts = list(zip(*batches, strict=True))
         x = _joined(parts[0])
-        y = _joined(parts[1]) if conditional else y
+        y = y if parts[1][0] is None else _joined(parts[1])
     if not is_arrays(x):
         raise ValueError(
             "A VAE expects arrays here, or a `tf.data.Dataset`. Received: "

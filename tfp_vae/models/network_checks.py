@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow_probability as tfp
 
+from tfp_vae.closed_forms import family_name
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.models.inputs import NAN
 
@@ -147,6 +148,32 @@ def check_rows(y: Any, rows: int | None) -> None:
                 f"{shape} for {rows} examples. Repeat one for all of them, "
                 "`np.repeat(y[None], n, axis=0)`."
             )
+
+
+def check_reparameterized(posterior: Any, objective: Any) -> None:
+    """Warns where the gradient of the likelihood does not reach the encoder.
+
+    Args:
+        posterior: q(z | x).
+        objective: An objective; without the score of q there is no gradient at all.
+
+    Raises:
+        ValueError: If the objective's gradient needs draws that are reparameterised.
+
+    Example:
+        >>> check_reparameterized(tfd.Normal([0.0], 1.0), tv.ELBO())
+    """
+    if posterior.reparameterization_type == tfd.FULLY_REPARAMETERIZED:
+        return
+    message = (
+        "`VAE.fit` expects a posterior whose draws are reparameterised. Received: "
+        f"{family_name(posterior)}, through whose draws the likelihood's gradient does "
+        "not reach the encoder. Use a relaxed law such as "
+        "`IndependentRelaxedBernoulli`, or of a mixture `reparameterize=True`."
+    )
+    if objective.gradient != "total":
+        raise ValueError(message)
+    warnings.warn(message, stacklevel=4)
 
 
 def warn_of_activation(decoder: Any) -> None:

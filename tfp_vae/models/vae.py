@@ -15,13 +15,13 @@ import tensorflow_probability as tfp
 import tfp_vae.layers.annealed as annealed
 import tfp_vae.models.inputs as data
 from tfp_vae.distribution_tensor import DistributionTensor, draw, unwrap
-from tfp_vae.keras_internals import mask_of
+from tfp_vae.keras_internals import mask_of, set_mask
 from tfp_vae.kl_schedule import KLSchedule
 from tfp_vae.latents import center
 from tfp_vae.layers.kl_metric import KLMetric
 from tfp_vae.layers.without_kl import without_kl
 from tfp_vae.losses import weighted_log_prob
-from tfp_vae.models.answers import Answers, Functions
+from tfp_vae.models.answers import Answers, Functions, Held
 from tfp_vae.models.carried_kl import carried_kls, prior_of
 from tfp_vae.models.export import export_endpoints
 from tfp_vae.models.network_checks import (
@@ -29,6 +29,7 @@ from tfp_vae.models.network_checks import (
     check_event,
     check_inputs,
     check_latent,
+    check_reparameterized,
     checked_missing,
     warn_of_activation,
 )
@@ -151,8 +152,10 @@ class VAE(Answers, keras.Model):
         warn_of_activation(decoder)
         self.encoder = encoder
         self.decoder = decoder
-        self.prior = checked_prior(prior_of(encoder, decoder, prior))
-        self.objective = objective
+        prior = checked_prior(prior_of(encoder, decoder, prior))
+        # A distribution is held where TensorFlow does not look for what to export.
+        self._held = Held(prior, objective)
+        self._prior_layer = prior if isinstance(prior, keras.layers.Layer) else None
         self.conditional = bool(conditional)
         self.target = target
         self.missing = checked_missing(missing)
@@ -167,9 +170,19 @@ class VAE(Answers, keras.Model):
         self._functions = Functions()
         self._ranks: dict[str, Any] = {}
         self._statistics: Any = None
-        if encoder.built and decoder.built:
+        if all(map(_has_weights, (encoder, decoder))):
             self._build_prior()
             self.built = True
+
+    @property
+    def prior(self) -> Any:
+        """The prior p(z) that was given: make another model for another one."""
+        return self._held.prior
+
+    @property
+    def objective(self) -> Objective:
+        """The objective that was given: make another model for another one."""
+        return self._held.objective
 
     def build(self, inputs_shape: Any) -> None:
         """Builds the networks that have no variables yet, on zeros."""
@@ -183,10 +196,8 @@ class VAE(Answers, keras.Model):
         self.built = True
 
     def _build_prior(self, y: Any = None) -> None:
-        prior = self.prior
-        if not isinstance(prior, keras.layers.Layer) or prior.built:
-            return
-        if y is not None or not (self.conditional and needs_inputs(prior)):
+        given = y is not None or not (self.conditional and needs_inputs(self.prior))
+        if self._prior_layer is not None and given:
             self.prior_distribution(y)
 
     def call(self, inputs: Any, training: bool | None = None) -> DistributionTensor:
@@ -195,9 +206,10 @@ class VAE(Answers, keras.Model):
         if _IN_STEP.get():
             count = self.objective.num_samples
             outcome = self.through(q, y, count, self._seeds.next(), training)
-            return PassTensor(outcome.likelihood, outcome)
+            return set_mask(PassTensor(outcome.likelihood, outcome), outcome.mask)
         z = draw(q, seed=self._seeds.next())[0] if training else center(q)
-        return PassTensor(unwrap(self.likelihood(z, y, training)))
+        p = self.likelihood(z, y, training)
+        return set_mask(PassTensor(unwrap(p)), mask_of(p))
 
     def posterior(self, inputs: Any, training: bool | None = False) -> Any:
         """q(z | x) of a batch; `encode` for the user.
@@ -249,8 +261,10 @@ class VAE(Answers, keras.Model):
             The pass, from which `terms` makes what objectives need.
         """
         draws, log_q = draw(posterior, [num_samples], seed=seed)
-        scale = GradientScale()
-        z = scale(draws) if self.objective.gradient == "dreg" else draws
+        scale, z = GradientScale(), draws
+        if self.objective.gradient == "dreg":
+            # What the draw knew of its density did not go through the scale.
+            z, log_q = scale(draws), None
         folded = tf.reshape(z, tf.concat([[-1], tf.shape(z)[2:]], axis=0))
         folded = tf.ensure_shape(folded, [None, *posterior.event_shape])
         likelihood = self.likelihood(folded, tiled(y, num_samples), training)
@@ -278,12 +292,8 @@ class VAE(Answers, keras.Model):
         count = outcome.draws.shape[0]
         values = tiled(tf.convert_to_tensor(target), count)
         weights = tiled(weights, count)
-        absent = self._absent(values)
-        if absent is not None:
-            # Some value that the law can have; its weight is 0.
-            stand_in = tf.stop_gradient(center(outcome.likelihood))
-            values = tf.where(absent, tf.cast(stand_in, values.dtype), values)
-            present = tf.cast(~absent, tf.float32)
+        values, present = self._filled(values, outcome.likelihood)
+        if present is not None:
             weights = present if weights is None else present * spread(weights, present)
         log_prob, _, mask = weighted_log_prob(
             outcome.likelihood, values, weights, outcome.mask
@@ -299,6 +309,15 @@ class VAE(Answers, keras.Model):
             self.objective.use_exact_kl,
             outcome.scale,
         )
+
+    def _filled(self, values: tf.Tensor, likelihood: Any) -> tuple[tf.Tensor, Any]:
+        """Values that the law can have for what is absent, and weights of the rest."""
+        absent = self._absent(values)
+        if absent is None:
+            return values, None
+        stand_in = tf.stop_gradient(center(likelihood))
+        values = tf.where(absent, tf.cast(stand_in, values.dtype), values)
+        return values, tf.cast(~absent, tf.float32)
 
     def prior_distribution(self, y: Any = None) -> Any:
         """The prior p(z), or p(z | y).
@@ -332,6 +351,12 @@ class VAE(Answers, keras.Model):
         return self._zeroed(x)
 
     def _zeroed(self, x: Any) -> tf.Tensor:
+        if isinstance(x, dict | list | tuple):
+            raise ValueError(
+                f"`VAE(missing={self.missing!r})` expects one x, of which entries are "
+                f"missing. Received: a {type(x).__name__}. Give x as a dictionary, and "
+                "`target`, the name of the entry."
+            )
         x = tf.convert_to_tensor(x)
         absent = self._absent(x)
         return x if absent is None else tf.where(absent, tf.zeros_like(x), x)
@@ -366,7 +391,8 @@ class VAE(Answers, keras.Model):
         super().compile(optimizer=optimizer, loss=None, **kwargs)
         if previous is not None and previous is not self.optimizer:
             # The steps of a new optimizer begin at 0, those of the schedule do not.
-            self.kl_schedule.passed.assign_add(int(previous.iterations))
+            steps = tf.convert_to_tensor(previous.iterations)
+            self.kl_schedule.passed.assign_add(float(steps))
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles as the saved model was."""
@@ -393,11 +419,22 @@ class VAE(Answers, keras.Model):
         """Inputs of `call`, the target of the likelihood, and the weights."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         if self.conditional:
-            return self._split((x, y)), self._target_of(x), weights
+            return self._split((x, y)), self.target_of(x), weights
         given = y is not None and not data.is_place_holder(y)
-        return x, y if given else self._target_of(x), weights
+        return x, y if given else self.target_of(x), weights
 
-    def _target_of(self, x: Any) -> Any:
+    def target_of(self, x: Any) -> Any:
+        """What the decoder describes: x, or the entry of it that `target` names.
+
+        Args:
+            x: Inputs, without conditions.
+
+        Returns:
+            The same or one of its entries.
+
+        Raises:
+            ValueError: If there is no such entry, or it is not known which.
+        """
         if self.target is not None:
             if not isinstance(x, dict) or self.target not in x:
                 found = sorted(x) if isinstance(x, dict) else type(x).__name__
@@ -424,6 +461,12 @@ class VAE(Answers, keras.Model):
         training: bool = True,
     ) -> tf.Tensor:
         """Minus the objective, the mean over the batch; records its terms."""
+        if getattr(y_pred, "vae_pass", None) is None:
+            raise ValueError(
+                "`VAE.compute_loss` expects what the model puts out inside its own "
+                f"`train_step` or `test_step`. Received: {type(y_pred).__name__}. Call "
+                "`super().train_step(data)` in a step of your own."
+            )
         whole, inside = split_weights(sample_weight)
         terms = self.terms(y_pred.vae_pass, y, inside)
         kl_weight = self._kl_weight()
@@ -460,10 +503,22 @@ class VAE(Answers, keras.Model):
     ) -> dict[str, Any]:
         """Keras' metrics, of every draw of z."""
         outcome = getattr(y_pred, "vae_pass", None)
-        count = 1 if outcome is None else outcome.draws.shape[0]
-        return super().compute_metrics(
-            x, tiled(y, count), y_pred, tiled(sample_weight, count)
-        )
+        if outcome is not None:
+            count = outcome.draws.shape[0]
+            y, sample_weight = tiled(y, count), tiled(sample_weight, count)
+            y, present = self._filled(tf.convert_to_tensor(y), outcome.likelihood)
+            if present is not None:
+                mask = outcome.mask
+                mask = 1.0 if mask is None else spread(mask, present)
+                set_mask(y_pred, tf.cast(present * mask, tf.bool))
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Builds metrics under a strategy, where Keras would take y for the target."""
+        # Private to Keras, which has no other place for it; noticed by
+        # `test_metrics_of_keras_join_in_under_a_strategy`.
+        batch = None if data_batch is None else self._packed(data_batch)
+        super()._symbolic_build(iterator=iterator, data_batch=batch)
 
     def fit(
         self,
@@ -471,6 +526,10 @@ class VAE(Answers, keras.Model):
         y: Any = None,
         batch_size: int | None = None,
         epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Trains the model, as `keras.Model.fit`; x needs no targets.
@@ -483,6 +542,10 @@ class VAE(Answers, keras.Model):
                 where that is not x, as of a denoising model.
             batch_size: As in `keras.Model.fit`.
             epochs: As there.
+            verbose: As there.
+            callbacks: As there.
+            validation_split: As there.
+            validation_data: As there, of the same forms as `x` and `y`.
             **kwargs: As there. `sample_weight` of shape `(n,)` multiplies the whole
                 loss of an example; with more axes the entries of the likelihood.
 
@@ -500,24 +563,43 @@ class VAE(Answers, keras.Model):
                 "which a VAE has no classes. Give `sample_weight`, one number for each "
                 "example."
             )
-        x = self._checked_data(x, y)
+        x = self._checked_data(x, y, training=True)
         x, y, kwargs["sample_weight"] = data.with_place_for_weights(
             x, y, kwargs.get("sample_weight")
         )
-        if kwargs.get("validation_data") is not None:
-            kwargs["validation_data"] = self._held_out(kwargs["validation_data"])
+        if validation_data is not None:
+            validation_data = self._held_out(validation_data)
         self._renew("train_function", x, y, kwargs["sample_weight"])
         if isinstance(x, tf.data.Dataset | types.GeneratorType):
             kwargs.setdefault("shuffle", False)  # Keras warns of its own default
-        return super().fit(x, y, batch_size=batch_size, epochs=epochs, **kwargs)
+        return super().fit(
+            x,
+            y,
+            batch_size,
+            epochs,
+            verbose,
+            callbacks,
+            validation_split,
+            validation_data,
+            **kwargs,
+        )
 
-    def evaluate(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        **kwargs: Any,
+    ) -> Any:
         """The loss and the terms of the bound on data, as `keras.Model.evaluate`.
 
         Args:
             x: As in `fit`.
             y: As in `fit`.
-            **kwargs: As in `keras.Model.evaluate`.
+            batch_size: As in `keras.Model.evaluate`.
+            verbose: As there.
+            **kwargs: As there.
 
         Returns:
             A list of numbers, or a dictionary with `return_dict=True`.
@@ -531,7 +613,7 @@ class VAE(Answers, keras.Model):
                 x, y, kwargs.get("sample_weight")
             )
         self._renew("test_function", x, y, kwargs.get("sample_weight"))
-        return super().evaluate(x, y, **kwargs)
+        return super().evaluate(x, y, batch_size, verbose, **kwargs)
 
     def _held_out(self, held: Any) -> Any:
         """Validation data, checked like those of training."""
@@ -550,8 +632,12 @@ class VAE(Answers, keras.Model):
             setattr(self, function, None)
             self._ranks[function] = ranks
 
-    def _checked_data(self, x: Any, y: Any) -> Any:
+    def _checked_data(self, x: Any, y: Any, training: bool = False) -> Any:
         """Looks at the first examples, where a compiled step would see a NaN."""
+        if x is None:
+            raise ValueError(
+                "`VAE` expects data. Received: x=None. Give arrays or a pipeline."
+            )
         if data.is_arrays(x):
             batch, rows = (x, y), x
         else:
@@ -565,6 +651,8 @@ class VAE(Answers, keras.Model):
         inputs, few, _ = self._packed(data.mapped(lambda part: part[:2], batch))
         with self.distribute_strategy.scope():
             check_event(unwrap(self(inputs, training=False)), few)
+            if training:
+                check_reparameterized(self.posterior(inputs), self.objective)
         data.check_observed(self._packed(batch)[1], self.decoder, self.missing)
         return x
 
@@ -579,9 +667,10 @@ class VAE(Answers, keras.Model):
             zipped: As in `keras.Model.save`.
             **kwargs: As there.
         """
-        path = pathlib.Path(filepath)
+        local = "://" not in str(filepath)
+        path = pathlib.Path(filepath).resolve()
         whole = path.suffix == ".keras" and zipped in (None, True) and overwrite
-        if not whole or path.is_dir():
+        if not (whole and local) or path.is_dir():
             super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
             return
         new = path.with_name(f".{path.stem}-{os.getpid()}.keras")
@@ -635,8 +724,10 @@ class VAE(Answers, keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "VAE":
         """Restores the networks, the prior and the objective."""
-        parts = ("encoder", "decoder", "prior", "objective")
-        return cls(**{**config, **{name: _revived(config[name]) for name in parts}})
+        encoder = _revived(config["encoder"])
+        prior = _revived(_with_encoder(config["prior"], config["encoder"], encoder))
+        rest = {name: _revived(config[name]) for name in ("decoder", "objective")}
+        return cls(**{**config, **rest, "encoder": encoder, "prior": prior})
 
 
 @contextlib.contextmanager
@@ -646,6 +737,25 @@ def _in_step() -> Iterator[None]:
         yield
     finally:
         _IN_STEP.reset(token)
+
+
+def _has_weights(network: Any) -> bool:
+    """Whether a network is made of layers that all know their shapes.
+
+    Keras calls other layers built before the layers inside them are.
+    """
+    return isinstance(network, keras.Model) and bool(getattr(network, "inputs", None))
+
+
+def _with_encoder(prior: Any, config: dict[str, Any], encoder: Any) -> Any:
+    """The config of a prior, in which the model's own encoder is that very object."""
+    inner = prior.get("config") if isinstance(prior, dict) else None
+    theirs = inner.get("encoder") if isinstance(inner, dict) else None
+    if not isinstance(theirs, dict) or inner is None:
+        return prior
+    if theirs.get("shared_object_id") != config.get("shared_object_id"):
+        return prior
+    return {**prior, "config": {**inner, "encoder": encoder}}
 
 
 def _revived(config: Any) -> Any:

@@ -53,7 +53,8 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
     if inputs is None and _arguments(prior, None) and distribution.batch_shape == (1,):
         raise ValueError(
             f"The KL expects the inputs of a conditional prior. Received: {prior!r} "
-            "without any. Call the KL layer with `prior_inputs=`; for a prior without "
+            "without any. Call the KL layer with `prior_inputs=`, or make a "
+            "`tv.VAE` with conditional=True; for a prior without "
             "inputs begin it with a `VariableLayer`."
         )
     if callable(prior) and not isinstance(prior, keras.layers.Layer):

@@ -134,8 +134,10 @@ class VampPrior(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "VampPrior":
-        """Restores the encoder before calling `__init__`."""
-        encoder = keras.saving.deserialize_keras_object(config["encoder"])
+        """Restores the encoder, where it is not there yet, before `__init__`."""
+        encoder = config["encoder"]
+        if not isinstance(encoder, keras.layers.Layer):
+            encoder = keras.saving.deserialize_keras_object(encoder)
         return cls(**{**config, "encoder": encoder})
 
 
