@@ -298,7 +298,8 @@ class ELBO(Objective):
     Args:
         num_samples: The number of draws of z for each example.
         beta: What multiplies the KL: a number, a variable that is not trainable, or a
-            callable without arguments. `KLWarmup` multiplies it further.
+            callable without arguments. `KLWarmup` multiplies it further. A
+            `keras.Variable` is saved with the weights, a `tf.Variable` in the config.
         gradient: `"total"`, or `"stl"` for the one without the score of q; that needs
             the KL of the draws and so leaves the closed form unused.
         use_exact_kl: `None` takes the closed form where there is one, `True` insists
