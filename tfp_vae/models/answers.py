@@ -13,6 +13,7 @@ from tfp_vae.checks import integer, positive_number
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.latents import center, on_the_sphere, path, tempered
 from tfp_vae.models.network_checks import check_inputs, check_rows
+from tfp_vae.models.passes import Passes
 from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
 # Rows that go through the networks at once, and draws between two looks at the clock.
@@ -72,28 +73,17 @@ class Held:
         self.objective = objective
 
 
-class Answers:
+class Answers(Passes):
     """The methods of `tv.VAE` that answer questions; its training is in `vae`."""
 
-    # What the model has, for these methods to use.
+    # What a Keras model has, for these methods to use.
     __call__: Any
     built: Any
-    conditional: bool
-    decoder: Any
-    encoder: Any
     jit_compile: Any
-    likelihood: Any
-    missing: Any
-    posterior: Any
     predict_function: Any
-    prior_distribution: Any
-    terms: Any
-    through: Any
     _functions: Functions
     _seeds: Any
-    _split: Any
     _statistics: Any
-    _packed: Any
 
     def encode(self, x: Any, y: Any = None) -> Any:
         """The posterior q(z | x).

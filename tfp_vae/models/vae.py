@@ -20,25 +20,21 @@ from tfp_vae.kl_schedule import KLSchedule
 from tfp_vae.latents import center
 from tfp_vae.layers.kl_metric import KLMetric
 from tfp_vae.layers.without_kl import without_kl
-from tfp_vae.losses import weighted_log_prob
 from tfp_vae.models.answers import Answers, Functions, Held
 from tfp_vae.models.carried_kl import carried_kls, prior_of
 from tfp_vae.models.export import export_endpoints
 from tfp_vae.models.network_checks import (
-    check_distribution,
     check_event,
     check_inputs,
-    check_latent,
     check_reparameterized,
     checked_missing,
     warn_of_activation,
 )
-from tfp_vae.models.passes import Pass, PassTensor, split_weights, spread, tiled
-from tfp_vae.objectives import ELBO, GradientScale, Objective, Terms
+from tfp_vae.models.passes import PassTensor, split_weights, spread, tiled
+from tfp_vae.objectives import ELBO, Objective, Terms
 from tfp_vae.priors.prior import (
     checked_prior,
     needs_inputs,
-    prior_distribution,
     serialize_prior,
 )
 from tfp_vae.seeds import Seeds
@@ -211,163 +207,6 @@ class VAE(Answers, keras.Model):
         p = self.likelihood(z, y, training)
         return set_mask(PassTensor(unwrap(p)), mask_of(p))
 
-    def posterior(self, inputs: Any, training: bool | None = False) -> Any:
-        """q(z | x) of a batch; `encode` for the user.
-
-        Args:
-            inputs: x, or the pair `(x, y)` where conditional.
-            training: Passed to the encoder.
-
-        Returns:
-            A plain `tfd.Distribution` of batch shape `(batch,)`.
-        """
-        x, y = data.mapped(tf.convert_to_tensor, self._split(inputs))
-        if self.missing is not None:
-            x = self._without_absent(x)
-        with without_kl():
-            q = self.encoder([x, y] if self.conditional else x, training=training)
-        check_distribution(q, "encoder", "q(z | x)")
-        check_latent(unwrap(q), self.decoder)
-        return unwrap(q)
-
-    def likelihood(self, z: Any, y: Any = None, training: bool | None = False) -> Any:
-        """p(x | z) of a batch; `decode` for the user.
-
-        Args:
-            z: Latents of shape `(batch, *event_shape)`.
-            y: Conditions, or `None`.
-            training: Passed to the decoder.
-
-        Returns:
-            What the decoder puts out, a distribution of batch shape `(batch,)`.
-        """
-        p = self.decoder([z, y] if self.conditional else z, training=training)
-        check_distribution(p, "decoder", "p(x | z)")
-        return p
-
-    def through(
-        self, posterior: Any, y: Any, num_samples: int, seed: Any, training: Any = False
-    ) -> Pass:
-        """Draws latents and decodes them, the draws folded into the batch.
-
-        Args:
-            posterior: q(z | x), of batch shape `(batch,)`.
-            y: Conditions, or `None`.
-            num_samples: The number of draws for each example.
-            seed: Seed of the draws.
-            training: Passed to the decoder.
-
-        Returns:
-            The pass, from which `terms` makes what objectives need.
-        """
-        draws, log_q = draw(posterior, [num_samples], seed=seed)
-        scale, z = GradientScale(), draws
-        if self.objective.gradient == "dreg":
-            # What the draw knew of its density did not go through the scale.
-            z, log_q = scale(draws), None
-        folded = tf.reshape(z, tf.concat([[-1], tf.shape(z)[2:]], axis=0))
-        folded = tf.ensure_shape(folded, [None, *posterior.event_shape])
-        likelihood = self.likelihood(folded, tiled(y, num_samples), training)
-        return Pass(
-            unwrap(likelihood),
-            mask_of(likelihood),
-            posterior,
-            self.prior_distribution(y),
-            z,
-            log_q,
-            scale,
-        )
-
-    def terms(self, outcome: Pass, target: Any, weights: Any = None) -> Terms:
-        """What objectives are made of.
-
-        Args:
-            outcome: The result of `run`.
-            target: What the likelihood describes, of shape `(batch, *event_shape)`.
-            weights: Numbers for entries of the target, or `None`.
-
-        Returns:
-            The terms of the batch.
-        """
-        count = outcome.draws.shape[0]
-        values = tiled(tf.convert_to_tensor(target), count)
-        weights = tiled(weights, count)
-        values, present = self._filled(values, outcome.likelihood)
-        if present is not None:
-            weights = present if weights is None else present * spread(weights, present)
-        log_prob, _, mask = weighted_log_prob(
-            outcome.likelihood, values, weights, outcome.mask
-        )
-        if mask is not None:
-            log_prob *= mask
-        return Terms(
-            tf.reshape(log_prob, [count, -1]),
-            outcome.posterior,
-            outcome.prior,
-            outcome.draws,
-            outcome.log_posterior,
-            self.objective.use_exact_kl,
-            outcome.scale,
-        )
-
-    def _filled(self, values: tf.Tensor, likelihood: Any) -> tuple[tf.Tensor, Any]:
-        """Values that the law can have for what is absent, and weights of the rest."""
-        absent = self._absent(values)
-        if absent is None:
-            return values, None
-        stand_in = tf.stop_gradient(center(likelihood))
-        values = tf.where(absent, tf.cast(stand_in, values.dtype), values)
-        return values, tf.cast(~absent, tf.float32)
-
-    def prior_distribution(self, y: Any = None) -> Any:
-        """The prior p(z), or p(z | y).
-
-        Args:
-            y: Conditions, for a prior that needs them.
-
-        Returns:
-            A `tfd.Distribution`.
-        """
-        given = y is not None and needs_inputs(self.prior)
-        return unwrap(prior_distribution(self.prior, y if given else None))
-
-    def _split(self, inputs: Any) -> tuple[Any, Any]:
-        """x, and y or `None`."""
-        if not self.conditional:
-            return inputs, None
-        pair = isinstance(inputs, list | tuple) and len(inputs) == 2
-        if pair and inputs[1] is not None:
-            return inputs[0], inputs[1]
-        raise ValueError(
-            "A conditional `VAE` expects the pair (x, y). Received: "
-            f"{'no y' if pair else type(inputs).__name__}. Give y: `fit(x, y)`, "
-            "`vae((x, y))`, or `y=` to the other methods."
-        )
-
-    def _without_absent(self, x: Any) -> Any:
-        """X with 0 for what was not observed."""
-        if self.target is not None:
-            return {**x, self.target: self._zeroed(x[self.target])}
-        return self._zeroed(x)
-
-    def _zeroed(self, x: Any) -> tf.Tensor:
-        if isinstance(x, dict | list | tuple):
-            raise ValueError(
-                f"`VAE(missing={self.missing!r})` expects one x, of which entries are "
-                f"missing. Received: a {type(x).__name__}. Give x as a dictionary, and "
-                "`target`, the name of the entry."
-            )
-        x = tf.convert_to_tensor(x)
-        absent = self._absent(x)
-        return x if absent is None else tf.where(absent, tf.zeros_like(x), x)
-
-    def _absent(self, values: tf.Tensor) -> Any:
-        if self.missing is None:
-            return None
-        if self.missing != data.NAN:
-            return tf.equal(values, tf.cast(self.missing, values.dtype))
-        return tf.math.is_nan(values) if values.dtype.is_floating else None
-
     def compile(self, optimizer: Any = "adam", loss: Any = None, **kwargs: Any) -> None:
         """Configures training; the objective is the loss.
 
@@ -414,43 +253,6 @@ class VAE(Answers, keras.Model):
         """Keras' step, on x as its own target; the bound is that of draws."""
         with _in_step():
             return super().test_step(self._packed(batch))
-
-    def _packed(self, batch: Any) -> tuple[Any, Any, Any]:
-        """Inputs of `call`, the target of the likelihood, and the weights."""
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        if self.conditional:
-            return self._split((x, y)), self.target_of(x), weights
-        given = y is not None and not data.is_place_holder(y)
-        return x, y if given else self.target_of(x), weights
-
-    def target_of(self, x: Any) -> Any:
-        """What the decoder describes: x, or the entry of it that `target` names.
-
-        Args:
-            x: Inputs, without conditions.
-
-        Returns:
-            The same or one of its entries.
-
-        Raises:
-            ValueError: If there is no such entry, or it is not known which.
-        """
-        if self.target is not None:
-            if not isinstance(x, dict) or self.target not in x:
-                found = sorted(x) if isinstance(x, dict) else type(x).__name__
-                raise ValueError(
-                    f"`VAE(target={self.target!r})` expects x to be a dictionary with "
-                    f"that name. Received: {found}. Name one of its entries."
-                )
-            return x[self.target]
-        if isinstance(x, dict | list | tuple):
-            found = sorted(x) if isinstance(x, dict) else f"{len(x)} inputs"
-            raise ValueError(
-                "`VAE` expects to know which entry of x the decoder describes. "
-                f"Received: a {type(x).__name__} of {found}. Give x as a dictionary "
-                "and `VAE(..., target=...)`, one of its names; or targets, `fit(x, y)`."
-            )
-        return x
 
     def compute_loss(
         self,
