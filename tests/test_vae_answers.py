@@ -316,6 +316,13 @@ def test_long_runs_show_a_bar(capsys):
         (lambda m, x: m.interpolate(x[:2], x[:3]), "as many examples"),
         (lambda m, x: m.log_prob(x * 7), "IndependentBernoulli.* can draw"),
         (lambda m, x: m.elbo(x * np.nan), "256 NaN"),
+        (lambda m, x: m.encode(x * np.nan), "256 NaN"),
+        (lambda m, x: m.reconstruct(x + np.inf), "256 NaN or infinite"),
+        (lambda m, x: m.elbo(x, y=x[:3]), "a row for each x.* 3 rows for 4"),
+        (
+            lambda m, x: m.reconstruct(tf.data.Dataset.from_tensors(x), x),
+            r"pairs \(x, y\)",
+        ),
         (lambda m, x: m.log_prob(x[0]), r"x of shape \(n, \*\(8, 8, 1\)\).*x\[None"),
         (lambda m, x: m.encode(x[..., 0]), r"x of shape.*\[\.\.\., None\]"),
         (lambda m, x: m.reconstruct(x.reshape(4, 64)), "x of shape"),
@@ -363,6 +370,7 @@ def test_a_model_without_weights_has_no_answers_yet():
     model = vaes.vae(q=q, p=p)
     for ask in (
         lambda: model.generate(2),
+        lambda: model.log_prob(models.digits(4)),
         lambda: model.decode(np.zeros((2, 3))),
         model.traverse,
     ):

@@ -147,6 +147,11 @@ class Answers(Passes):
             ValueError: If a statistic is unknown.
         """
         statistics = checked_statistics(statistics, "predict")
+        if y is not None and not data.is_arrays(x):
+            raise ValueError(
+                "`predict` expects y beside arrays x. Received: y, and x of type "
+                f"{type(x).__name__}. Let the pipeline yield pairs (x, y)."
+            )
         inputs = self._inputs(x, y) if data.is_arrays(x) else x
         # A compiled function for each choice; `predict_on_batch` keeps the default.
         default = self.predict_function
@@ -374,9 +379,15 @@ class Answers(Passes):
     ) -> np.ndarray:
         """Sums over draws, computed in pieces of examples and of draws."""
         owner = "elbo" if fn == self._elbo_sum else "log_prob"
+        self._check_built(owner)
         x, y = data.as_arrays(x, y)
         self._inputs(x, y if self.conditional else None)
         inputs, target, _ = self._packed((x, y))
+        if len(target) != len(keras.tree.flatten(x)[0]):
+            raise ValueError(
+                f"`{owner}` expects y to have a row for each x. Received: {len(target)}"
+                f" rows for {len(keras.tree.flatten(x)[0])}. Leave y out to describe x."
+            )
         data.check_observed(target, self.decoder, self.missing)
         rows = integer(_ROWS if batch_size is None else batch_size, "batch_size", owner)
         # Powers of two, so that data of many lengths need few traces.
@@ -474,6 +485,7 @@ class Answers(Passes):
             x, y = self._split(x)
         data.check_not_empty(x)
         check_inputs(x, y, self.encoder)
+        data.check_finite(x, self.missing)
         rows = len(keras.tree.flatten(x)[0])
         y = self._condition(y, rows)
         return (x, y) if self.conditional else x

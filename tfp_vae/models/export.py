@@ -1,7 +1,6 @@
 """A VAE as a SavedModel with an endpoint for each question."""
 
 import contextlib
-import inspect
 from typing import Any
 
 import keras
@@ -71,23 +70,9 @@ def export_endpoints(
         (generate, [number, number]),
         (log_prob, [x_spec, number]),
     ):
-        # TensorFlow takes the names of a signature from a function's arguments, and
-        # would make an input of a y that is not there.
-        endpoint = fn if y_specs else _without_y(fn, len(specs))
-        plain = tf.autograph.experimental.do_not_convert(endpoint)
+        plain = tf.autograph.experimental.do_not_convert(fn)
         archive.add_endpoint(fn.__name__, plain, [*specs, *y_specs])
     archive.write_out(str(filepath), verbose=bool(verbose))
-
-
-def _without_y(fn: Any, count: int) -> Any:
-    """The function of its first arguments, under their names."""
-    names = list(inspect.signature(fn).parameters)[:count]
-    if count == 1:
-        return {"x": lambda x: fn(x), "z": lambda z: fn(z)}[names[0]]
-    return {
-        "n": lambda n, seed: fn(n, seed),
-        "x": lambda x, num_samples: fn(x, num_samples),
-    }[names[0]]
 
 
 def _inputs(vae: Any, x: Any, y: Any) -> Any:

@@ -173,6 +173,33 @@ def _no_examples(found: str) -> ValueError:
     )
 
 
+def check_finite(x: Any, missing: Any) -> None:
+    """Checks that arrays have no NaN and no infinity, which a network may hide.
+
+    Args:
+        x: Array, or a structure of arrays.
+        missing: `"nan"` where NaN are allowed.
+
+    Raises:
+        ValueError: If there are some.
+
+    Example:
+        >>> check_finite(np.array([[1.0, np.nan]]), missing="nan")
+    """
+    for values in map(np.asarray, keras.tree.flatten(x)):
+        if values.dtype.kind != "f":
+            continue
+        bad = values.size - np.count_nonzero(np.isfinite(values))
+        if missing == NAN:
+            bad -= np.count_nonzero(np.isnan(values))
+        if bad:
+            raise ValueError(
+                f"A VAE expects finite values. Received: {bad} NaN or infinite of "
+                f"{values.size}. Replace them, or leave them out of the likelihood "
+                "with `VAE(..., missing='nan')`."
+            )
+
+
 def check_observed(values: Any, decoder: Any, missing: Any) -> None:
     """Checks what the decoder is to describe, before a compiled step cannot.
 
@@ -187,17 +214,8 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
     Example:
         >>> check_observed(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
     """
+    check_finite(values, missing)
     values = np.asarray(values)
-    bad = 0
-    if values.dtype.kind == "f":
-        known = values if missing != NAN else values[~np.isnan(values)]
-        bad = known.size - np.count_nonzero(np.isfinite(known))
-    if bad:
-        raise ValueError(
-            f"A VAE expects finite values. Received: {bad} NaN or infinite of "
-            f"{values.size}. Replace them, or leave them out of the likelihood with "
-            "`VAE(..., missing='nan')`."
-        )
     likelihood = likelihood_of(decoder)
     if likelihood is None or likelihood.parameters_width is None:
         return
@@ -260,7 +278,7 @@ def chunks(x: Any, y: Any, rows: int) -> Iterator[tuple[int, Any, Any]]:
 
     Args:
         x: Array, or a structure of arrays.
-        y: The same of conditions, or `None`.
+        y: What belongs to them, of the same length, or `None`.
         rows: Length of a piece.
 
     Yields:
