@@ -18,6 +18,8 @@ TEST = [
     "pytest-xdist>=3.6",
     "scipy>=1.12",
 ]
+# The peers of the benchmarks; tf_keras comes with TFP.
+BENCH = ["jax>=0.6", "numpyro>=0.19", "optax>=0.2.4", "torch>=2.6"]
 DEV = [*TEST, "mypy==2.4.1", "pre-commit>=3.7", "ruff==0.17.5"]
 
 setup(
@@ -39,6 +41,7 @@ setup(
     ],
     extras_require={
         "examples": EXAMPLES,
+        "bench": BENCH,
         "test": TEST,
         "dev": DEV,
         "gpu": ["tensorflow[and-cuda]>=2.18,<3"],

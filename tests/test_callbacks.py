@@ -170,7 +170,9 @@ def test_a_bad_batch_gives_back_the_weights_of_the_last_good_epoch():
         )
     assert len(caught) == 1
     message = str(caught[0].message)
-    assert "in batch 1 of epoch 2, elbo=nan, loss=nan, nll=nan, weights" in message
+    assert (
+        "by batch 3 of epoch 2, elbo=nan, kl=nan, loss=nan, nll=nan, weights" in message
+    )
     assert "the weights of the end of epoch 1" in message
     assert (guard.epoch, guard.layer_name) == (2, vae.encoder.layers[1].name)
     assert f"dense/kernel of layer '{guard.layer_name}'" in message.replace(
@@ -223,7 +225,7 @@ def test_weights_are_kept_every_so_many_batches():
     model = linear("adam")
     guard, record = NaNGuard(every=2), Record()
     with pytest.warns(
-        RuntimeWarning, match="in batch 5 of .*weights of batch 3 of epo"
+        RuntimeWarning, match="by batch 5 of .*weights of batch 3 of epo"
     ):
         model.fit(
             stream(5, steps=8),
@@ -240,7 +242,7 @@ def test_weights_are_kept_where_many_steps_are_one_execution():
     model.compile("adam", "mse", steps_per_execution=3, jit_compile=False)
     record = Record()
     with pytest.warns(
-        RuntimeWarning, match="in batch 8 of .*weights of batch 5 of epo"
+        RuntimeWarning, match="by batch 8 of .*weights of batch 5 of epo"
     ):
         model.fit(
             stream(7, steps=9),

@@ -61,7 +61,8 @@ def test_long_sums_are_cut_into_blocks(rng, monkeypatch):
     np.testing.assert_allclose(model.log_prob(x, 23), truth, atol=2e-5)
     rough = linear_gaussian.vae()
     whole = np.mean([rough.elbo(x, seed=i) for i in range(200)], axis=0)
-    np.testing.assert_allclose(rough.elbo(x, 200), whole, atol=0.6)
+    # Standard errors of up to 0.3 on both sides.
+    np.testing.assert_allclose(rough.elbo(x, 200), whole, atol=1.8)
 
 
 def test_seeds_make_answers_reproducible():

@@ -18,7 +18,8 @@ from tfp_vae.models.vae import VAE
 class NaNGuard(keras.callbacks.Callback):
     """Stops training at a NaN or infinity, names its layer, restores good weights.
 
-    The loss is looked at after each batch, all weights at the end of each epoch; for
+    The loss is looked at where Keras calls for batches, which is after each program of
+    several steps in `tv.VAE`, all weights at the end of each epoch; for
     any Keras model, compiled by XLA or not. The layer named is the first one, in the
     order of computation, with such a weight; where all weights are finite, the first
     that puts out such a number on x. Of a `tv.VAE` that order is encoder, prior,
@@ -31,7 +32,8 @@ class NaNGuard(keras.callbacks.Callback):
         x: A batch of what the model is called on, to find the layer where all weights
             are finite: a pair (x, y) for a conditional VAE.
         every: Keep the weights after so many batches, too, and not only at the end of
-            each epoch. Each time copies all of them to the host.
+            each epoch. Each time copies all of them to the host. A `tv.VAE` then runs
+            no more steps than that in one program.
 
     Attributes:
         layer_name: Name of the layer, or `None`.
@@ -61,6 +63,11 @@ class NaNGuard(keras.callbacks.Callback):
         self._kept_at = ""
         self._current = self._next = 0
 
+    @property
+    def steps_per_execution(self) -> int | None:
+        """The most steps between two calls, for `tv.VAE.fit`."""
+        return self.every
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Keeps the weights of the beginning."""
         self.layer_name = self.epoch = None
@@ -83,7 +90,7 @@ class NaNGuard(keras.callbacks.Callback):
         if self.epoch is not None:
             return
         if not np.isfinite((logs or {}).get("loss", 0.0)):
-            self._stop(f"in batch {batch} of epoch {self._current}", logs or {})
+            self._stop(f"by batch {batch} of epoch {self._current}", logs or {})
         elif self.every is not None and batch + 1 >= self._next:
             self._next = batch + 1 + self.every
             self._keep_if_good(f"batch {batch} of epoch {self._current}", logs or {})

@@ -12,48 +12,15 @@ import tfp_vae.models.inputs as data
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.latents import center, on_the_sphere, path, tempered
-from tfp_vae.models.network_checks import check_inputs, check_rows
-from tfp_vae.models.passes import Passes
+from tfp_vae.models.compiled import Functions
+from tfp_vae.models.network_checks import check_inputs, check_latent, check_rows
+from tfp_vae.models.passes import Passes, parted
 from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
 # Rows that go through the networks at once, and draws between two looks at the clock.
 _ROWS = 1024
 _WORK = 2**18
 _SECONDS_WITHOUT_BAR = 2.0
-
-
-class Functions:
-    """Compiled functions of a model, made when first needed.
-
-    An object of its own, so that Keras does not take them for state to save.
-
-    Example:
-        >>> square = Functions().compiled("square", lambda x: x**2, jit_compile=False)
-        >>> float(square(tf.constant(3.0)))
-        9.0
-    """
-
-    def __init__(self) -> None:
-        self._made: dict[Any, Any] = {}
-        self.predict: dict[Any, Any] = {}
-
-    def compiled(self, name: Any, fn: Callable[..., Any], jit_compile: bool) -> Any:
-        """The function compiled, the same object at each call.
-
-        Args:
-            name: What tells it from others of the model.
-            fn: The function.
-            jit_compile: Whether XLA compiles it.
-
-        Returns:
-            A `tf.function`.
-        """
-        key = (name, jit_compile)
-        if key not in self._made:
-            self._made[key] = tf.function(
-                fn, jit_compile=jit_compile, reduce_retracing=True, autograph=False
-            )
-        return self._made[key]
 
 
 class Held:
@@ -82,6 +49,7 @@ class Answers(Passes):
     jit_compile: Any
     predict_function: Any
     _functions: Functions
+    _one_by_one: Any
     _seeds: Any
     _statistics: Any
 
@@ -98,7 +66,25 @@ class Answers(Passes):
         if isinstance(x, tf.data.Dataset):
             x, y = data.as_arrays(x, y)
             y = y if self.conditional else None
-        return self.posterior(self._inputs(x, y))
+        return self._encoded(self._inputs(x, y))
+
+    def _encoded(self, inputs: Any) -> Any:
+        """The posterior; of many rows its parameters are computed in pieces."""
+        count = len(keras.tree.flatten(inputs)[0])
+        parts = self._functions.once("encoder", lambda: parted(self.encoder))
+        if parts is None or count <= _ROWS:
+            return self.posterior(inputs)
+        body, layer = parts
+        few = data.mapped(lambda part: part[:2], inputs)
+        check_latent(unwrap(self.posterior(few)), self.decoder)
+        function = self._functions.compiled(
+            "encode", lambda given: body(self._given(given), training=False), "`encode`"
+        )
+        found = [
+            function(piece)[:number]
+            for number, piece, _ in data.chunks(inputs, None, _ROWS)
+        ]
+        return layer.make_distribution(tf.concat(found, axis=0))
 
     def decode(self, z: Any, y: Any = None) -> Any:
         """The likelihood p(x | z).
@@ -159,14 +145,15 @@ class Answers(Passes):
         if statistics is not None:
             self.predict_function = self._functions.predict.get(statistics)
         try:
-            return keras.Model.predict(
-                self,
-                inputs,
-                batch_size=batch_size,
-                verbose=verbose,
-                steps=steps,
-                callbacks=callbacks,
-            )
+            with self._one_by_one():
+                return keras.Model.predict(
+                    self,
+                    inputs,
+                    batch_size=batch_size,
+                    verbose=verbose,
+                    steps=steps,
+                    callbacks=callbacks,
+                )
         finally:
             self._statistics = None
             if statistics is not None:
@@ -396,9 +383,7 @@ class Answers(Passes):
         draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
         block = max(draws, _WORK // piece)
         function = self._functions.compiled(
-            (fn.__name__, draws),
-            lambda *given: fn(*given, draws),
-            bool(self.jit_compile),
+            (fn.__name__, draws), lambda *given: fn(*given, draws), f"`{owner}`"
         )
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
@@ -536,7 +521,7 @@ class Answers(Passes):
         def decode(z: Any, y: Any, seed: Any) -> Any:
             return statistics_of(self.likelihood(z, y), names, seed)
 
-        function = self._functions.compiled(("decode", names), decode, False)
+        function = self._functions.compiled(("decode", names), decode, f"`{owner}`")
         found = []
         for i, (count, *piece) in enumerate(data.chunks(z, y, min(_ROWS, len(z)))):
             key = tf.random.experimental.stateless_fold_in(seed, i + 1)

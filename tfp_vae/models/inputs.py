@@ -1,6 +1,7 @@
 """What `fit`, `evaluate` and the answers of a VAE are given: arrays or a pipeline."""
 
 import itertools
+import math
 import types
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
-from tfp_vae.values import check_values
+from tfp_vae.values import check_values, in_place_of
 
 NAN = "nan"
 
@@ -107,6 +108,51 @@ def ranks(x: Any) -> Any:
     """
     spec = x.element_spec if isinstance(x, tf.data.Dataset) else x
     return mapped(lambda leaf: len(getattr(leaf, "shape", None) or ()), spec)
+
+
+def num_batches(x: Any, batch_size: int | None, steps: int | None) -> int | None:
+    """The number of batches of an epoch.
+
+    Args:
+        x: Arrays or a pipeline.
+        batch_size: Of arrays; 32 where `None`, as in Keras.
+        steps: What the user says, or `None`.
+
+    Returns:
+        The number, or `None` where it is not known.
+
+    Example:
+        >>> num_batches(np.zeros([100, 2]), 32, None)
+        4
+        >>> num_batches(tf.data.Dataset.range(5).batch(2), None, None)
+        3
+    """
+    if steps is not None:
+        return steps
+    if is_arrays(x):
+        return math.ceil(len(keras.tree.flatten(x)[0]) / (batch_size or 32))
+    count = getattr(x, "num_batches", None)
+    if isinstance(x, tf.data.Dataset):
+        count = int(x.cardinality())
+    return count if count is not None and count > 0 else None
+
+
+def bytes_of(batch: Any, rows: int) -> int:
+    """The memory that rows of arrays take.
+
+    Args:
+        batch: Structure of arrays.
+        rows: How many rows, at most those that there are.
+
+    Returns:
+        A number of bytes; 0 where nothing is known.
+
+    Example:
+        >>> bytes_of((np.zeros([100, 2], "float32"), None), 10)
+        80
+    """
+    arrays = [np.asarray(a[:rows]) for a in keras.tree.flatten(batch) if a is not None]
+    return sum(array.nbytes for array in arrays)
 
 
 def check_not_empty(x: Any) -> None:
@@ -214,9 +260,10 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
     Example:
         >>> check_observed(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
     """
+    values, likelihood = np.asarray(values), likelihood_of(decoder)
+    if missing is None and _fit_by_few(values, likelihood):
+        return
     check_finite(values, missing)
-    values = np.asarray(values)
-    likelihood = likelihood_of(decoder)
     if likelihood is None or likelihood.parameters_width is None:
         return
     if missing is not None:
@@ -233,6 +280,18 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
         return
     if len(values):
         check_values(values, likelihood)
+
+
+def _fit_by_few(values: np.ndarray, likelihood: DistributionLayer | None) -> bool:
+    """Whether few of the values are known to say that all are right."""
+    few = None if likelihood is None else in_place_of(values, likelihood)
+    if few is None or likelihood is None:
+        return False
+    try:
+        check_values(few, likelihood)
+    except ValueError:
+        return False  # All of them make a better message.
+    return True
 
 
 def _without_gaps(values: np.ndarray, missing: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ import tfp_vae.models.inputs as data
 from tfp_vae.distribution_tensor import DistributionTensor, draw, unwrap
 from tfp_vae.keras_internals import mask_of
 from tfp_vae.latents import center
+from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.without_kl import without_kl
 from tfp_vae.losses import weighted_log_prob
 from tfp_vae.models.network_checks import check_distribution, check_latent
@@ -82,14 +83,18 @@ class Passes:
         Returns:
             A plain `tfd.Distribution` of batch shape `(batch,)`.
         """
-        x, y = data.mapped(tf.convert_to_tensor, self._split(inputs))
-        if self.missing is not None:
-            x = self._without_absent(x)
         with without_kl():
-            q = self.encoder([x, y] if self.conditional else x, training=training)
+            q = self.encoder(self._given(inputs), training=training)
         check_distribution(q, "encoder", "q(z | x)")
         check_latent(unwrap(q), self.decoder)
         return unwrap(q)
+
+    def _given(self, inputs: Any) -> Any:
+        """What the encoder is called with."""
+        x, y = data.mapped(tf.convert_to_tensor, self._split(inputs))
+        if self.missing is not None:
+            x = self._without_absent(x)
+        return [x, y] if self.conditional else x
 
     def likelihood(self, z: Any, y: Any = None, training: bool | None = False) -> Any:
         """p(x | z) of a batch; `decode` for the user.
@@ -331,3 +336,31 @@ def spread(weights: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     missing = like.shape.rank - weights.shape.rank
     shape = tf.concat([tf.shape(weights), [1] * missing], axis=0)
     return tf.cast(tf.reshape(weights, shape), like.dtype)
+
+
+def parted(network: Any) -> tuple[Any, Any] | None:
+    """A network without its last layer, and that layer.
+
+    Args:
+        network: A Keras model.
+
+    Returns:
+        A model from the inputs to the parameters of a distribution, and the layer that
+        makes it; `None` where the network does not end in such a layer.
+
+    Example:
+        >>> body, layer = parted(keras.Sequential([
+        ...     keras.Input((8,)), keras.layers.Dense(4), tv.IndependentNormal(2)]))
+        >>> body.output_shape, layer.event_shape
+        ((None, 4), (2,))
+    """
+    layers = getattr(network, "layers", None)
+    if not layers or not getattr(network, "inputs", None):
+        return None
+    last = layers[-1]
+    if not isinstance(last, DistributionLayer) or len(network.outputs) != 1:
+        return None
+    try:
+        return keras.Model(network.inputs, last.input), last
+    except (AttributeError, ValueError):  # Called more than once, or on several inputs.
+        return None

@@ -1,37 +1,29 @@
 """The variational autoencoder as a Keras model."""
 
-import contextlib
-import contextvars
 import os
 import pathlib
-import types
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-import tfp_vae.layers.annealed as annealed
-import tfp_vae.models.inputs as data
 from tfp_vae.distribution_tensor import DistributionTensor, draw, unwrap
 from tfp_vae.keras_internals import mask_of, set_mask
 from tfp_vae.kl_schedule import KLSchedule
 from tfp_vae.latents import center
-from tfp_vae.layers.kl_metric import KLMetric
 from tfp_vae.layers.without_kl import without_kl
-from tfp_vae.models.answers import Answers, Functions, Held
+from tfp_vae.models.answers import Answers, Held
 from tfp_vae.models.carried_kl import carried_kls, prior_of
+from tfp_vae.models.compiled import Compiler, Functions
 from tfp_vae.models.export import export_endpoints
 from tfp_vae.models.network_checks import (
-    check_event,
-    check_inputs,
-    check_reparameterized,
     checked_missing,
     warn_of_activation,
 )
-from tfp_vae.models.passes import PassTensor, split_weights, spread, tiled
-from tfp_vae.objectives import ELBO, Objective, Terms
+from tfp_vae.models.passes import PassTensor
+from tfp_vae.models.training import Feed, Training, in_step
+from tfp_vae.objectives import ELBO, Objective
 from tfp_vae.priors.prior import (
     checked_prior,
     needs_inputs,
@@ -43,12 +35,10 @@ from tfp_vae.serialization import deserialize_distribution, is_distribution_conf
 tfd = tfp.distributions
 
 _OF_OBJECTIVES = {"alpha", "beta", "capacity", "free_bits", "gradient", "num_samples"}
-# Inside a step of `fit` or `evaluate`, where `call` draws as the objective asks.
-_IN_STEP = contextvars.ContextVar("tfp_vae_in_step", default=False)
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class VAE(Answers, keras.Model):
+class VAE(Answers, Training):
     """A variational autoencoder: q(z | x), p(x | z) and p(z), and the bound they give.
 
         log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z))
@@ -159,11 +149,15 @@ class VAE(Answers, keras.Model):
         self._objective_variables = objective.variables
         self.kl_schedule = KLSchedule()
         self._seeds = Seeds()
+        self._order_seeds = Seeds(name="order")
         self._elbo_metric = keras.metrics.Mean("elbo")
         self._nll_metric = keras.metrics.Mean("nll")
         self._kl_metric = keras.metrics.Mean("kl")
         self._weight_metric = keras.metrics.Mean("kl_weight")
-        self._functions = Functions()
+        self._asked = {"jit_compile": "auto", "steps_per_execution": None}
+        self._compiler = Compiler("auto")
+        self._functions = Functions(self._compiler)
+        self._feed = Feed()
         self._ranks: dict[str, Any] = {}
         self._statistics: Any = None
         if all(map(_has_weights, (encoder, decoder))):
@@ -199,264 +193,13 @@ class VAE(Answers, keras.Model):
     def call(self, inputs: Any, training: bool | None = None) -> DistributionTensor:
         """p(x | z) for a draw of z in training, for the posterior's mean otherwise."""
         q, (_, y) = self.posterior(inputs, training), self._split(inputs)
-        if _IN_STEP.get():
+        if in_step():
             count = self.objective.num_samples
             outcome = self.through(q, y, count, self._seeds.next(), training)
             return set_mask(PassTensor(outcome.likelihood, outcome), outcome.mask)
         z = draw(q, seed=self._seeds.next())[0] if training else center(q)
         p = self.likelihood(z, y, training)
         return set_mask(PassTensor(unwrap(p)), mask_of(p))
-
-    def compile(self, optimizer: Any = "adam", loss: Any = None, **kwargs: Any) -> None:
-        """Configures training; the objective is the loss.
-
-        Args:
-            optimizer: As in `keras.Model.compile`.
-            loss: Must stay `None`.
-            **kwargs: Passed to `keras.Model.compile`: `metrics`, `jit_compile`, ...
-
-        Raises:
-            ValueError: If a loss is given.
-        """
-        if loss is not None or kwargs.get("loss_weights") is not None:
-            raise ValueError(
-                "`VAE.compile` expects no loss: the likelihood is the decoder's, and "
-                f"minus the objective is the loss. Received: loss={loss!r}. Choose "
-                "p(x|z) by the decoder's last layer, such as `IndependentBernoulli` "
-                "for cross-entropy or `IndependentNormal` for squared errors, and the "
-                "rest by `VAE(objective=...)`."
-            )
-        previous = getattr(self, "optimizer", None)
-        super().compile(optimizer=optimizer, loss=None, **kwargs)
-        if previous is not None and previous is not self.optimizer:
-            # The steps of a new optimizer begin at 0, those of the schedule do not.
-            steps = tf.convert_to_tensor(previous.iterations)
-            self.kl_schedule.passed.assign_add(float(steps))
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles as the saved model was."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None and self.built:
-            self.optimizer.build(self.trainable_variables)
-
-    @property
-    def metrics(self) -> list[Any]:
-        """The model's metrics, without that of a KL layer which the encoder carries."""
-        return [m for m in super().metrics if not isinstance(m, KLMetric)]
-
-    def train_step(self, batch: Any) -> dict[str, Any]:
-        """Keras' step, on x as its own target."""
-        with _in_step():
-            return super().train_step(self._packed(batch))
-
-    def test_step(self, batch: Any) -> dict[str, Any]:
-        """Keras' step, on x as its own target; the bound is that of draws."""
-        with _in_step():
-            return super().test_step(self._packed(batch))
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> tf.Tensor:
-        """Minus the objective, the mean over the batch; records its terms."""
-        if getattr(y_pred, "vae_pass", None) is None:
-            raise ValueError(
-                "`VAE.compute_loss` expects what the model puts out inside its own "
-                f"`train_step` or `test_step`. Received: {type(y_pred).__name__}. Call "
-                "`super().train_step(data)` in a step of your own."
-            )
-        whole, inside = split_weights(sample_weight)
-        terms = self.terms(y_pred.vae_pass, y, inside)
-        kl_weight = self._kl_weight()
-        share = tf.ones_like(terms.kl) if whole is None else tf.cast(whole, "float32")
-        losses = self.objective.losses(terms, kl_weight, share)
-        self._record(terms, kl_weight)
-        share = tf.cast(share, losses.dtype)
-        count = tf.cast(tf.shape(losses)[0], losses.dtype)
-        loss = tf.math.divide_no_nan(tf.reduce_sum(losses * share), count)
-        # Keras sums the gradients of replicas.
-        loss /= tf.distribute.get_strategy().num_replicas_in_sync
-        others = super().compute_loss(x=x, y=None, y_pred=None) if self.losses else 0.0
-        return loss + tf.cast(others, loss.dtype)
-
-    def _kl_weight(self) -> tf.Tensor:
-        step = 0 if self.optimizer is None else self.optimizer.iterations
-        weight = self.kl_schedule.weight(step)
-        if self.objective.beta is None:
-            return weight
-        beta = self.objective.beta
-        return weight * annealed.present(beta, "beta", "ELBO", weight.dtype)
-
-    def _record(self, terms: Terms, kl_weight: tf.Tensor) -> None:
-        nll = -tf.reduce_mean(terms.log_likelihood, axis=0)
-        self._elbo_metric.update_state(-nll - tf.cast(terms.kl, nll.dtype))
-        self._nll_metric.update_state(nll)
-        self._kl_metric.update_state(terms.kl)
-        # One for each example: at the end of data of unknown length TensorFlow runs
-        # what does not depend on them once more.
-        self._weight_metric.update_state(tf.fill(tf.shape(nll), kl_weight))
-
-    def compute_metrics(
-        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
-    ) -> dict[str, Any]:
-        """Keras' metrics, of every draw of z."""
-        outcome = getattr(y_pred, "vae_pass", None)
-        if outcome is not None:
-            count = outcome.draws.shape[0]
-            y, sample_weight = tiled(y, count), tiled(sample_weight, count)
-            y, present = self._filled(tf.convert_to_tensor(y), outcome.likelihood)
-            if present is not None:
-                mask = outcome.mask
-                mask = 1.0 if mask is None else spread(mask, present)
-                set_mask(y_pred, tf.cast(present * mask, tf.bool))
-        return super().compute_metrics(x, y, y_pred, sample_weight)
-
-    def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Builds metrics under a strategy, where Keras would take y for the target."""
-        # Private to Keras, which has no other place for it; noticed by
-        # `test_metrics_of_keras_join_in_under_a_strategy`.
-        batch = None if data_batch is None else self._packed(data_batch)
-        super()._symbolic_build(iterator=iterator, data_batch=batch)
-
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Any = None,
-        validation_split: float = 0.0,
-        validation_data: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Trains the model, as `keras.Model.fit`; x needs no targets.
-
-        Args:
-            x: Arrays, a dictionary of them, a `tf.data.Dataset`, a
-                `keras.utils.PyDataset` or a generator, of x or of `(x, y)` or
-                `(x, y, sample_weight)`.
-            y: Conditions of a conditional model; otherwise what the decoder describes
-                where that is not x, as of a denoising model.
-            batch_size: As in `keras.Model.fit`.
-            epochs: As there.
-            verbose: As there.
-            callbacks: As there.
-            validation_split: As there.
-            validation_data: As there, of the same forms as `x` and `y`.
-            **kwargs: As there. `sample_weight` of shape `(n,)` multiplies the whole
-                loss of an example; with more axes the entries of the likelihood.
-
-        Returns:
-            A `keras.callbacks.History` with `loss`, `elbo`, `nll`, `kl` and
-            `kl_weight`, in nats per example, and the same of `validation_data`.
-
-        Raises:
-            ValueError: If there are no examples, or values are NaN, outside the
-                likelihood's support, or of a shape that does not fit.
-        """
-        if kwargs.get("class_weight") is not None:
-            raise ValueError(
-                "`VAE.fit` expects weights of examples. Received: class_weight, for "
-                "which a VAE has no classes. Give `sample_weight`, one number for each "
-                "example."
-            )
-        x = self._checked_data(x, y, training=True)
-        x, y, kwargs["sample_weight"] = data.with_place_for_weights(
-            x, y, kwargs.get("sample_weight")
-        )
-        if validation_data is not None:
-            validation_data = self._held_out(validation_data)
-        self._renew("train_function", x, y, kwargs["sample_weight"])
-        if isinstance(x, tf.data.Dataset | types.GeneratorType):
-            kwargs.setdefault("shuffle", False)  # Keras warns of its own default
-        return super().fit(
-            x,
-            y,
-            batch_size,
-            epochs,
-            verbose,
-            callbacks,
-            validation_split,
-            validation_data,
-            **kwargs,
-        )
-
-    def evaluate(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        verbose: Any = "auto",
-        **kwargs: Any,
-    ) -> Any:
-        """The loss and the terms of the bound on data, as `keras.Model.evaluate`.
-
-        Args:
-            x: As in `fit`.
-            y: As in `fit`.
-            batch_size: As in `keras.Model.evaluate`.
-            verbose: As there.
-            **kwargs: As there.
-
-        Returns:
-            A list of numbers, or a dictionary with `return_dict=True`.
-
-        Raises:
-            ValueError: If there are no examples.
-        """
-        if not kwargs.get("_use_cached_eval_dataset"):
-            x = self._checked_data(x, y)
-            x, y, kwargs["sample_weight"] = data.with_place_for_weights(
-                x, y, kwargs.get("sample_weight")
-            )
-        self._renew("test_function", x, y, kwargs.get("sample_weight"))
-        return super().evaluate(x, y, batch_size, verbose, **kwargs)
-
-    def _held_out(self, held: Any) -> Any:
-        """Validation data, checked like those of training."""
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(held)
-        x = self._checked_data(x, y)
-        return data.with_place_for_weights(x, y, weights)
-
-    def _renew(self, function: str, *given: Any) -> None:
-        """Has Keras trace anew for data of other ranks.
-
-        A trace for several ranks knows none, and weights of examples could not be told
-        from weights of entries.
-        """
-        ranks = [data.ranks(part) for part in given]
-        if self._ranks.setdefault(function, ranks) != ranks:
-            setattr(self, function, None)
-            self._ranks[function] = ranks
-
-    def _checked_data(self, x: Any, y: Any, training: bool = False) -> Any:
-        """Looks at the first examples, where a compiled step would see a NaN."""
-        if x is None:
-            raise ValueError(
-                "`VAE` expects data. Received: x=None. Give arrays or a pipeline."
-            )
-        if data.is_arrays(x):
-            batch, rows = (x, y), x
-        else:
-            first, x = data.peeked(x)
-            if first is None:
-                return x
-            rows, y, _ = keras.utils.unpack_x_y_sample_weight(first)
-            batch = (rows, y)
-        data.check_not_empty(rows)
-        check_inputs(rows, y if self.conditional else None, self.encoder)
-        inputs, few, _ = self._packed(data.mapped(lambda part: part[:2], batch))
-        with self.distribute_strategy.scope():
-            check_event(unwrap(self(inputs, training=False)), few)
-            if training:
-                check_reparameterized(self.posterior(inputs), self.objective)
-        data.check_observed(self._packed(batch)[1], self.decoder, self.missing)
-        return x
 
     def save(
         self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any
@@ -530,15 +273,6 @@ class VAE(Answers, keras.Model):
         prior = _revived(_with_encoder(config["prior"], config["encoder"], encoder))
         rest = {name: _revived(config[name]) for name in ("decoder", "objective")}
         return cls(**{**config, **rest, "encoder": encoder, "prior": prior})
-
-
-@contextlib.contextmanager
-def _in_step() -> Iterator[None]:
-    token = _IN_STEP.set(True)
-    try:
-        yield
-    finally:
-        _IN_STEP.reset(token)
 
 
 def _has_weights(network: Any) -> bool:

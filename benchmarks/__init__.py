@@ -1,0 +1,1 @@
+"""Measures tfp_vae beside its peers; see benchmarks/README.md."""

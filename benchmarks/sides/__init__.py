@@ -1,0 +1,86 @@
+"""The sides of the comparison: one file each, behind one interface."""
+
+import dataclasses
+import importlib
+import importlib.util
+from typing import Any, Protocol
+
+import numpy as np
+
+from benchmarks.cases import Case
+
+REFERENCE = "tfp_vae"
+
+
+class Side(Protocol):
+    """A model of one library with its data; a side's module has `build(case, x, seed)`.
+
+    `examples` is how many images an epoch goes over: a scan over whole batches leaves
+    out the rest of the division, and only what was processed counts.
+    """
+
+    examples: int
+
+    def train(self, epochs: int) -> float:
+        """Trains on reshuffled data; returns the mean loss of the last epoch."""
+
+    def evaluate(self) -> float:
+        """The mean loss over the data, batch by batch, without training."""
+
+    def encode(self) -> np.ndarray:
+        """The means of q(z|x) of all the data, shape `(n, latent)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What the benchmark knows of a side without importing its packages.
+
+    Args:
+        title: Its name in the table.
+        module: Its module in `benchmarks.sides`.
+        packages: What it imports beyond what tfp_vae needs.
+        without: Why it does not take part in a case, by the name of the case.
+    """
+
+    title: str
+    module: str
+    packages: tuple[str, ...] = ()
+    without: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def reason(self, case: Case) -> str | None:
+        """Why this side cannot take part in a case; `None` where it can."""
+        gone = [name for name in self.packages if not importlib.util.find_spec(name)]
+        if gone:
+            return f"missing: {', '.join(gone)}"
+        return self.without.get("iwae") if case.draws > 1 else None
+
+
+_NO_IWAE = {"iwae": "-: layers have one draw, no importance-weighted bound"}
+
+SIDES = {
+    REFERENCE: Entry("tfp_vae, `VAE.fit`", "tfp_vae_model"),
+    "tfp_vae_layers": Entry("tfp_vae, layers", "tfp_vae_layers", without=_NO_IWAE),
+    "tfp_layers": Entry(
+        "tf_keras + tfp.layers", "tfp_layers", ("tf_keras",), without=_NO_IWAE
+    ),
+    "keras": Entry("Keras by hand", "keras_by_hand"),
+    "pytorch": Entry("PyTorch eager", "pytorch", ("torch",)),
+    "jax": Entry("JAX + optax", "jax_optax", ("jax", "optax")),
+    "numpyro": Entry("NumPyro, SVI", "numpyro_svi", ("jax", "numpyro")),
+}
+
+
+def build(name: str, case: Case, x: np.ndarray, seed: int = 0) -> Side:
+    """Builds a side: the model, its optimizer and the data where it wants them.
+
+    Args:
+        name: One of `SIDES`.
+        case: The model.
+        x: Images of shape `(n, *case.shape)`.
+        seed: Seed of weights, shuffling and draws.
+
+    Returns:
+        The side, ready to train; nothing is compiled yet.
+    """
+    module: Any = importlib.import_module(f"{__name__}.{SIDES[name].module}")
+    return module.build(case, x, seed)

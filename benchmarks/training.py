@@ -1,0 +1,230 @@
+"""Training, evaluation and encoding of every side, round by round in turns."""
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+from benchmarks import worker
+from benchmarks.cases import Case, Data
+from benchmarks.report import number, spread, table
+from benchmarks.sides import REFERENCE, SIDES
+from benchmarks.worker import Failure, Worker
+
+LIMIT = "limit"
+TASKS: dict[str, Callable[[int], tuple[float, float | None]]] = {
+    "train": worker.train,
+    "evaluate": worker.evaluate,
+    "encode": worker.encode,
+}
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a side did: examples/s of each round of each task, or why it did not.
+
+    Args:
+        title: Its name in the table.
+        speeds: Examples/s by task, one for each round.
+        losses: The last loss by task, nats per example.
+        memory: Peak memory of its process in MiB.
+        reason: Why there are no figures.
+    """
+
+    title: str
+    speeds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    losses: dict[str, float] = dataclasses.field(default_factory=dict)
+    memory: float = 0.0
+    reason: str | None = None
+
+
+def measure(
+    case: Case, data: Data, names: list[str], rounds: int, epochs: int
+) -> dict[str, Outcome]:
+    """Measures sides in one run, each in its process; only one works at a time.
+
+    Args:
+        case: The model.
+        data: The images.
+        names: Which of `SIDES`; the reference also multiplies the matrices.
+        rounds: How often each has its turn.
+        epochs: How many epochs, or passes over the data, a turn has.
+
+    Returns:
+        What each did, by name, and `"limit"`.
+    """
+    outcomes = {name: Outcome(SIDES[name].title) for name in names}
+    workers: dict[str, Worker] = {}
+    examples: dict[str, int] = {}
+    with contextlib.ExitStack() as stack:
+        for name, outcome in outcomes.items():
+            outcome.reason = SIDES[name].reason(case)
+            if outcome.reason:
+                continue
+            workers[name] = stack.enter_context(Worker())
+            with _noted(outcome):
+                examples[name] = workers[name].call(worker.build, name, case, data)
+                for job in TASKS.values():
+                    workers[name].call(job, epochs)  # compiles
+                outcome.memory = workers[name].call(worker.peak_memory)
+        limit = _Limit(workers.get(REFERENCE), case, data)
+        for task, function in TASKS.items():
+            for number_of_round in range(rounds):
+                for name in _turns(names, number_of_round):
+                    outcome = outcomes[name]
+                    if outcome.reason:
+                        continue
+                    with _noted(outcome):
+                        time.sleep(worker.REST)
+                        seconds, loss = workers[name].call(function, epochs)
+                        speed = epochs * examples[name] / seconds
+                        outcome.speeds.setdefault(task, []).append(speed)
+                        if loss is not None:
+                            outcome.losses[task] = loss
+                if task == "train":
+                    limit.take_turn(epochs)
+        outcomes[LIMIT] = limit.outcome()
+    return outcomes
+
+
+def lines(outcomes: dict[str, Outcome]) -> str:
+    """The table of a model, and how the reference stands to the fastest peer.
+
+    Args:
+        outcomes: From `measure`.
+
+    Returns:
+        Markdown.
+    """
+    header = (
+        "side",
+        "train, examples/s",
+        "of tfp_vae",
+        "of the limit",
+        "evaluate, examples/s",
+        "of tfp_vae",
+        "encode, examples/s",
+        "training loss",
+        "evaluated",
+        "peak MiB",
+    )
+    rows = [_row(outcomes, name, len(header)) for name in outcomes]
+    return "\n\n".join([table(header, rows), _standing(outcomes)]).strip()
+
+
+def ratio(outcomes: dict[str, Outcome], name: str, to: str, task: str) -> float | None:
+    """The median over the rounds of one side's speed, divided by another's.
+
+    Args:
+        outcomes: From `measure`.
+        name: The side.
+        to: The other.
+        task: One of `TASKS`.
+
+    Returns:
+        The ratio; `None` where one of them has no figures.
+    """
+    sides = [outcomes.get(side, Outcome(side)) for side in (name, to)]
+    ours, theirs = (side.speeds.get(task, []) for side in sides)
+    if not ours or not theirs or any(side.reason for side in sides):
+        return None
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+class _Limit:
+    """The matrix products of the steps, in the process of the reference."""
+
+    def __init__(self, reference: Worker | None, case: Case, data: Data) -> None:
+        self._outcome = Outcome("matrix products alone: the limit")
+        self._speeds: dict[str, list[float]] = {}
+        self._worker = reference
+        if reference is None:
+            self._outcome.reason = f"missing: {REFERENCE}"
+            return
+        with _noted(self._outcome):
+            self._examples, ways = reference.call(worker.build_limit, case, data)
+            self._speeds = {way: [] for way in ways}
+            for way in ways:
+                reference.call(worker.multiply, way, 1)  # compiles
+
+    def take_turn(self, epochs: int) -> None:
+        """Multiplies in every way."""
+        if self._worker is None or self._outcome.reason:
+            return
+        with _noted(self._outcome):
+            for way, speeds in self._speeds.items():
+                time.sleep(worker.REST)
+                seconds, _ = self._worker.call(worker.multiply, way, epochs)
+                speeds.append(epochs * self._examples / seconds)
+
+    def outcome(self) -> Outcome:
+        """The fastest way."""
+        if not self._outcome.reason:
+            medians = {way: statistics.median(s) for way, s in self._speeds.items()}
+            fastest = max(medians, key=lambda way: medians[way])
+            self._outcome.title += f" ({fastest})"
+            self._outcome.speeds["train"] = self._speeds[fastest]
+        return self._outcome
+
+
+def _turns(names: list[str], number_of_round: int) -> list[str]:
+    """The order of a round: each begins with another side."""
+    first = number_of_round % len(names)
+    return [*names[first:], *names[:first]]
+
+
+@contextlib.contextmanager
+def _noted(outcome: Outcome) -> Iterator[None]:
+    try:
+        yield
+    except Failure as failure:
+        outcome.reason = f"failed: {failure}"
+
+
+def _row(outcomes: dict[str, Outcome], name: str, width: int) -> list[str]:
+    outcome = outcomes[name]
+    if outcome.reason:
+        reason = outcome.reason.replace("|", "\\|")
+        return [outcome.title, reason, *["-"] * (width - 2)]
+    speeds = {
+        task: spread(outcome.speeds[task]) if task in outcome.speeds else "-"
+        for task in TASKS
+    }
+
+    def compared(to: str, task: str) -> str:
+        found = ratio(outcomes, name, to, task)
+        return "-" if found is None else f"{found:.2f}"
+
+    losses = [
+        f"{outcome.losses[task]:.2f}" if task in outcome.losses else "-"
+        for task in ("train", "evaluate")
+    ]
+    return [
+        outcome.title,
+        speeds["train"],
+        compared(REFERENCE, "train"),
+        compared(LIMIT, "train"),
+        speeds["evaluate"],
+        compared(REFERENCE, "evaluate"),
+        speeds["encode"],
+        *losses,
+        number(outcome.memory) if outcome.memory else "-",
+    ]
+
+
+def _standing(outcomes: dict[str, Outcome]) -> str:
+    """A sentence for each task: the reference beside the fastest of the others."""
+    sentences = []
+    others = [name for name in outcomes if name not in (REFERENCE, LIMIT)]
+    others = [name for name in others if not name.startswith(REFERENCE)]
+    for task in ("train", "evaluate", "encode"):
+        found = {name: ratio(outcomes, REFERENCE, name, task) for name in others}
+        ratios = {name: value for name, value in found.items() if value is not None}
+        if ratios:
+            fastest = min(ratios, key=lambda name: ratios[name])
+            title = outcomes[fastest].title
+            sentences.append(f"{task} at {ratios[fastest]:.2f} times {title}")
+    if not sentences:
+        return ""
+    return f"tfp_vae beside the fastest peer of each: {'; '.join(sentences)}."

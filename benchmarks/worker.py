@@ -1,0 +1,149 @@
+"""A process for each side, kept alive, so that rounds alternate between sides.
+
+A side has threads and memory of its own, and its death is a line in the table.
+"""
+
+import concurrent.futures
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from benchmarks import sides
+from benchmarks.cases import Case, Data
+
+# Idle threads of a side that just worked may spin for a while.
+REST = 0.3
+MIB = 2**20
+
+
+class Failure(Exception):
+    """What went wrong in a worker, in a line."""
+
+
+class Worker:
+    """A fresh process that runs functions one at a time.
+
+    It starts with the first call. A context manager that ends it.
+    """
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=context)
+
+    def __enter__(self) -> "Worker":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Ends the process."""
+        self.close()
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Runs a function there and waits for what it returns.
+
+        Args:
+            function: A function of a module.
+            *args: Its arguments, which must pickle, as must what it returns.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            Failure: If it raises, or the process dies.
+        """
+        try:
+            return self._pool.submit(_guarded, function, args).result()
+        except BrokenProcessPool as error:
+            raise Failure("its process died") from error
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pool.shutdown()
+
+
+def _guarded(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    try:
+        return function(*args)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise Failure(f"{type(error).__name__}: {lines[0][:200]}") from None
+
+
+def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
+    """Runs a function.
+
+    Args:
+        function: The function.
+        *args: Its arguments.
+
+    Returns:
+        How many seconds it took, and what it returned.
+    """
+    start = time.perf_counter()
+    value = function(*args)
+    return time.perf_counter() - start, value
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+
+
+# What lives in a worker's process between calls.
+_held: dict[str, Any] = {}
+
+
+def build(name: str, case: Case, data: Data) -> int:
+    """Builds a side in this process and keeps it.
+
+    Args:
+        name: One of `sides.SIDES`.
+        case: The model.
+        data: The images.
+
+    Returns:
+        How many images an epoch goes over.
+    """
+    _held["side"] = sides.build(name, case, data.load(case))
+    return int(_held["side"].examples)
+
+
+def train(epochs: int) -> tuple[float, float]:
+    """Trains the side of this process; returns seconds and the mean loss."""
+    return timed(_held["side"].train, epochs)
+
+
+def evaluate(times: int) -> tuple[float, float]:
+    """Evaluates it some times; returns seconds and the mean loss."""
+    return timed(lambda: [_held["side"].evaluate() for _ in range(times)][-1])
+
+
+def encode(times: int) -> tuple[float, None]:
+    """Encodes the data some times; returns seconds."""
+    return timed(lambda: [_held["side"].encode() for _ in range(times)])[0], None
+
+
+def build_limit(case: Case, data: Data) -> tuple[int, list[str]]:
+    """Builds the matrix products in this process.
+
+    Args:
+        case: The model.
+        data: The images.
+
+    Returns:
+        How many images an epoch goes over, and the ways to multiply.
+    """
+    from benchmarks.limit import Limit  # imports TensorFlow, which the parent does not
+
+    _held["limit"] = Limit(case, data.load(case))
+    return _held["limit"].examples, _held["limit"].ways
+
+
+def multiply(way: str, epochs: int) -> tuple[float, None]:
+    """Runs the matrix products of some epochs; returns seconds."""
+    return timed(_held["limit"].run, way, epochs)

@@ -1,0 +1,175 @@
+"""Functions that XLA compiles, where it can and where that makes them faster."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+# What XLA raises of a graph that it cannot compile, before any of it has run.
+_REFUSALS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.UnimplementedError,
+    tf.errors.InternalError,
+)
+
+
+class Compiler:
+    """Makes compiled functions, and says once if XLA refuses one.
+
+    XLA knows no kernel for some operations, and must know some shapes. Nothing has been
+    computed when it refuses, so the function can run as a graph of TensorFlow in its
+    place. On a CPU, convolutions inside a loop are about 50 times slower with XLA than
+    without, so functions that have any run without it.
+
+    Args:
+        jit_compile: Whether XLA compiles; `"auto"` where it can.
+
+    Example:
+        >>> square = Compiler("auto").function(lambda x: x**2, "square")
+        >>> float(square(tf.constant(3.0)))
+        9.0
+    """
+
+    def __init__(self, jit_compile: Any) -> None:
+        self.jit_compile = jit_compile
+        self._said = False
+
+    def function(
+        self, fn: Callable[..., Any], name: str, input_signature: Any = None
+    ) -> Callable[..., Any]:
+        """A function as one program.
+
+        Args:
+            fn: Of tensors, and structures of them.
+            name: What it does, for the message.
+            input_signature: As in `tf.function`.
+
+        Returns:
+            A callable that traces and compiles when it is first called.
+        """
+        return _Function(fn, name, input_signature, self)
+
+    def gave_up(self, name: str, why: str) -> None:
+        """Says that something runs without XLA, the first time."""
+        if not self._said:
+            self._said = True
+            warnings.warn(
+                f"`VAE` expects that XLA compiles {name}. Received: {why} It runs "
+                "without XLA; `compile(jit_compile=False)` says that this is meant.",
+                stacklevel=4,
+            )
+
+
+class _Function:
+    """Traced once; compiled by XLA, or by TensorFlow alone."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        name: str,
+        input_signature: Any,
+        compiler: Compiler,
+    ) -> None:
+        self._name, self._compiler = name, compiler
+        # TensorFlow refuses to relax what a signature fixes.
+        self._options: dict[str, Any] = {"autograph": False, "reduce_retracing": True}
+        if input_signature is not None:
+            self._options = {"autograph": False, "input_signature": input_signature}
+        self._traced = tf.function(fn, **self._options)
+        self._function: Any = None
+
+    def __call__(self, *args: Any) -> Any:
+        asked = self._compiler.jit_compile
+        if self._function is None:
+            self._function = self._made(bool(asked) and self._is_faster(args))
+        try:
+            return self._function(*args)
+        except _REFUSALS as error:
+            if asked != "auto" or not self._jit:
+                raise
+            function = self._made(False)
+            result = function(*args)
+            self._function = function
+            lines = map(str.strip, str(getattr(error, "message", error)).split("\n"))
+            why = next(filter(None, lines), type(error).__name__)
+            self._compiler.gave_up(self._name, why[:300])
+            return result
+
+    def _made(self, jit_compile: bool) -> Any:
+        self._jit, traced = jit_compile, self._traced
+        return tf.function(
+            lambda *args: traced(*args), jit_compile=jit_compile, **self._options
+        )
+
+    def _is_faster(self, args: Any) -> bool:
+        """Whether XLA makes the function faster: on a CPU not with convolutions."""
+        if tf.config.list_logical_devices("GPU"):
+            return True
+        graph = self._traced.get_concrete_function(*args).graph.as_graph_def()
+        if not any("Conv" in operation for operation in _operations(graph)):
+            return True
+        if self._compiler.jit_compile != "auto":
+            self._compiler.gave_up(
+                self._name,
+                "convolutions, which XLA computes about 50 times slower in a loop on "
+                "a CPU.",
+            )
+        return False
+
+
+def _operations(graph: Any) -> Iterator[str]:
+    """Names of the operations of a graph, those of its functions included."""
+    for nodes in (graph.node, *(part.node_def for part in graph.library.function)):
+        for node in nodes:
+            yield node.op
+
+
+class Functions:
+    """Compiled functions of a model, made when first needed.
+
+    An object of its own, so that Keras does not take them for state to save.
+
+    Args:
+        compiler: Compiles them.
+
+    Example:
+        >>> functions = Functions(Compiler("auto"))
+        >>> square = functions.compiled("square", lambda x: x**2, "squares")
+        >>> float(square(tf.constant(3.0)))
+        9.0
+    """
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler
+        self._made: dict[Any, Any] = {}
+        self.predict: dict[Any, Any] = {}
+
+    def compiled(self, key: Any, fn: Callable[..., Any], name: str) -> Any:
+        """The function compiled, the same object at each call.
+
+        Args:
+            key: What tells it from others of the model.
+            fn: The function.
+            name: What it does, for messages.
+
+        Returns:
+            A callable.
+        """
+        if key not in self._made:
+            self._made[key] = self._compiler.function(fn, name)
+        return self._made[key]
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Something made when first needed, and kept out of Keras' sight.
+
+        Args:
+            key: What tells it from others.
+            make: Makes it.
+
+        Returns:
+            What was made.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]

@@ -1,0 +1,360 @@
+"""Batches on their way into a program of many steps: pulled, gathered, stacked."""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfp_vae.models.inputs as data
+from tfp_vae.seeds import Seeds
+
+# Steps in one program, and the bytes that their batches may take.
+_STEPS = 32
+_STAGED_BYTES = 2**26
+# Larger arrays are not kept where the model computes.
+_RESIDENT_BYTES = 2**30
+
+
+class Chunk(NamedTuple):
+    """Batches of one length, as rows of arrays.
+
+    Args:
+        arrays: Structure of tensors of shape `(n, ...)`, and `None`.
+        rows: Which of the n are in each batch: integers of shape `(steps, batch)`.
+        number: How many of the steps are to be made.
+        spec: The structure, of the `tf.TensorSpec` of arrays of any length.
+    """
+
+    arrays: Any
+    rows: Any
+    number: int
+    spec: Any
+
+
+class Rows:
+    """Arrays that stay where the model computes, and the batches of their rows.
+
+    Keras gets the numbers of batches only, and iterates over them as over any dataset.
+    Rows are put in another order at each pass, which Keras itself does not do after
+    `keras.utils.set_random_seed`: there each pass has the order of the first.
+
+    Args:
+        arrays: Structure of tensors with one first axis.
+        rows: Which of the rows.
+        batch_size: Length of a batch, but for the last.
+
+    Example:
+        >>> rows = Rows((tf.range(7), None), range(7), 2)
+        >>> batches = iter(rows.numbers())
+        >>> [(chunk.rows.tolist(), chunk.number) for chunk in rows.chunks(batches, 9)]
+        [([[0, 1], [2, 3], [4, 5], [6, 6]], 3), ([[6]], 1)]
+    """
+
+    def __init__(self, arrays: Any, rows: range, batch_size: int) -> None:
+        self._arrays, self._rows, self._size = arrays, rows, int(batch_size)
+        self._shuffle: Any = False
+        self._seeds: Seeds | None = None
+        self._spec = data.mapped(_any, arrays)
+        self._order = np.arange(rows.start, rows.stop, dtype="int32")
+        self.num_batches = math.ceil(len(rows) / self._size)
+
+    def shuffle(self, how: Any, seeds: Seeds) -> None:
+        """Has the rows put in another order at each pass.
+
+        Args:
+            how: True, False, or `"batch"` for another order within each batch only.
+            seeds: Where the order comes from.
+        """
+        self._shuffle, self._seeds = how, seeds
+
+    def split(self, share: float, batch_size: int | None) -> tuple["Rows", "Rows"]:
+        """The first rows, and the last ones held out, as Keras splits them.
+
+        Args:
+            share: Of the rows that are held out.
+            batch_size: Of those held out; by default that of all.
+
+        Returns:
+            Both.
+
+        Raises:
+            ValueError: If one of them has no rows.
+        """
+        at = math.floor(len(self._rows) * (1.0 - share))
+        first, last = self._rows[:at], self._rows[at:]
+        if not (first and last):
+            raise ValueError(
+                "`VAE.fit` expects `validation_split` to leave rows on both sides. "
+                f"Received: validation_split={share} of {len(self._rows)} rows. Give "
+                "another share, or `validation_data`."
+            )
+        size = batch_size or self._size
+        return Rows(self._arrays, first, self._size), Rows(self._arrays, last, size)
+
+    def numbers(self) -> tf.data.Dataset:
+        """The numbers of the batches of a pass."""
+        options = tf.data.Options()
+        options.autotune.enabled = False  # There is nothing to tune, and it takes time.
+        return tf.data.Dataset.range(self.num_batches).with_options(options)
+
+    def chunks(self, iterator: tf.data.Iterator, steps: int) -> Iterator[Chunk]:
+        """The next batches of a pass.
+
+        Args:
+            iterator: Over the numbers of batches.
+            steps: How many batches to take, if there are so many.
+
+        Yields:
+            The batches of full length, then the shorter one, if they are among them.
+
+        Raises:
+            tf.errors.OutOfRangeError: If there is no batch left.
+        """
+        first, count = map(int, _counted(iterator, tf.constant(steps, tf.int64)))
+        if not first and self._seeds is not None and self._shuffle:
+            self._order = self._new_order(self._seeds.next())
+        full = min(count, len(self._rows) // self._size - first)
+        if full:
+            # Always of as many steps, since XLA compiles for one number of them.
+            start = first * self._size
+            yield self._chunk(start, min(steps, self.num_batches), self._size, full)
+        if count > full:
+            at = len(self._rows) // self._size * self._size
+            yield self._chunk(at, 1, len(self._rows) - at, 1)
+
+    def _chunk(self, first: int, steps: int, size: int, count: int) -> Chunk:
+        """Rows from a place in the order on; after its end the last one again."""
+        places = np.minimum(np.arange(first, first + steps * size), len(self._rows) - 1)
+        rows = self._order[places].reshape(steps, size)
+        return Chunk(self._arrays, rows, count, self._spec)
+
+    def _new_order(self, seed: tf.Tensor) -> np.ndarray:
+        rng = np.random.default_rng(np.abs(seed.numpy()).tolist())
+        numbers = np.arange(self._rows.start, self._rows.stop, dtype="int32")
+        if self._shuffle != "batch":
+            return rng.permutation(numbers)
+        batches = np.split(numbers, range(self._size, len(numbers), self._size))
+        return np.concatenate([rng.permutation(batch) for batch in batches])
+
+
+def as_tensors(arrays: Any) -> Any:
+    """Arrays as tensors where the model computes, if they fit there.
+
+    Args:
+        arrays: The tuple of x, y and weights; all but x may be `None`.
+
+    Returns:
+        `None` for what is not dense arrays, of unequal lengths, or too large: Keras'
+        own pipeline brings their batches then, or says what is wrong.
+
+    Example:
+        >>> as_tensors((np.zeros([5, 2]), None, np.ones(5)))[0].dtype
+        tf.float32
+        >>> as_tensors((np.zeros([5, 2]), np.zeros(4), None)) is None
+        True
+    """
+    leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
+    if not all(isinstance(leaf, np.ndarray | tf.Tensor) for leaf in leaves):
+        return None
+    if len({tuple(leaf.shape[:1]) for leaf in leaves}) != 1 or not leaves[0].shape:
+        return None
+    if any(isinstance(a, np.ndarray) and a.dtype.kind not in "biuf" for a in leaves):
+        return None
+    size = sum(math.prod(a.shape) * tf.as_dtype(a.dtype).size for a in leaves)
+    return data.mapped(_as_tensor, arrays) if size <= _RESIDENT_BYTES else None
+
+
+def _as_tensor(array: Any) -> tf.Tensor:
+    """An array as Keras would hand it to a step, on the model's device."""
+    dtype = tf.as_dtype(array.dtype)
+    dtype = tf.as_dtype(keras.config.floatx()) if dtype.is_floating else dtype
+    # Without `identity` an array stays in the host's memory, also beside a GPU.
+    return tf.identity(tf.cast(array, dtype))
+
+
+@functools.partial(tf.function, autograph=False)
+def _counted(iterator: Any, most: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first of the next numbers, and how many there are of them."""
+    first = iterator.get_next()
+
+    def body(count: tf.Tensor, more: Any) -> tuple[Any, Any]:
+        return count + 1, _following(iterator, count + 1 < most)
+
+    one = tf.ones_like(most)
+    count, _ = tf.while_loop(
+        lambda count, more: tf.logical_and(count < most, more.has_value()),
+        body,
+        (one, _following(iterator, one < most)),
+    )
+    return first, count
+
+
+def _following(iterator: Any, wanted: tf.Tensor) -> Any:
+    """The next of an iterator, if it is wanted."""
+    return tf.cond(
+        wanted,
+        iterator.get_next_as_optional,
+        lambda: tf.experimental.Optional.empty(iterator.element_spec),
+    )
+
+
+def steps_at_once(num_batches: int | None, size: int) -> int:
+    """How many steps make one program, where the user does not say.
+
+    So many that calling it costs little beside them, so few that the progress bar
+    moves and their batches take little memory; and such that the last program of an
+    epoch is about as long as the others.
+
+    Args:
+        num_batches: The batches of an epoch, or `None` where not known.
+        size: Bytes of a batch.
+
+    Returns:
+        A number from 1 to 32.
+
+    Example:
+        >>> steps_at_once(391, 128 * 784 * 4), steps_at_once(3, 128 * 784 * 4)
+        (31, 3)
+        >>> steps_at_once(None, 2**24)
+        4
+    """
+    most = max(1, min(_STEPS, _STAGED_BYTES // max(size, 1)))
+    if num_batches is None:
+        return most
+    return math.ceil(num_batches / math.ceil(num_batches / most))
+
+
+def stacks(iterator: tf.data.Iterator) -> bool:
+    """Whether all that a pipeline yields is dense tensors, which can be stacked.
+
+    Args:
+        iterator: An iterator over batches.
+
+    Returns:
+        True for those.
+
+    Example:
+        >>> stacks(iter(tf.data.Dataset.range(5).batch(2)))
+        True
+    """
+    return all(
+        isinstance(spec, tf.TensorSpec) and bool(spec.shape.rank)
+        for spec in tf.nest.flatten(iterator.element_spec)
+    )
+
+
+class Stack:
+    """Pulls batches from a pipeline and joins those of one shape.
+
+    Example:
+        >>> batches = iter(tf.data.Dataset.range(7).batch(2))
+        >>> for chunk in Stack().chunks(batches, 4):
+        ...     print(chunk.arrays.numpy()[chunk.rows].tolist(), chunk.number)
+        [[0, 1], [2, 3], [4, 5], [0, 0]] 3
+        [[6]] 1
+    """
+
+    def __init__(self) -> None:
+        self._pull = tf.function(_pull, reduce_retracing=True, autograph=False)
+
+    def chunks(self, iterator: tf.data.Iterator, steps: int) -> Iterator[Chunk]:
+        """The next batches, in their order.
+
+        Args:
+            iterator: Over batches.
+            steps: How many batches to take, if there are so many.
+
+        Yields:
+            Chunks: one, where all batches have one shape.
+
+        Raises:
+            tf.errors.OutOfRangeError: If there is no batch left.
+        """
+        spec = tf.nest.map_structure(_any, iterator.element_spec)
+        left = steps
+        while left:
+            try:
+                most = tf.constant(left)
+                arrays, count, other = self._pull(iterator, most, steps=steps)
+            except tf.errors.OutOfRangeError:
+                if left == steps:
+                    raise
+                return
+            left -= int(count)
+            rows = np.arange(len(tf.nest.flatten(arrays)[0]), dtype="int32")
+            yield Chunk(arrays, rows.reshape(steps, -1), int(count), spec)
+            if not (left and other.has_value()):
+                return
+            left -= 1
+            yield of_batch(other.get_value(), spec)
+
+
+def of_batch(batch: Any, spec: Any = None) -> Chunk:
+    """One batch as a chunk.
+
+    Args:
+        batch: Structure of arrays.
+        spec: As of the chunk, where it is known.
+
+    Returns:
+        The chunk.
+
+    Example:
+        >>> of_batch((np.zeros([2, 3]), None)).rows
+        array([[0, 1]], dtype=int32)
+    """
+    tensors = data.mapped(_as_tensor, batch)
+    count = len(keras.tree.flatten(tensors)[0])
+    spec = data.mapped(_any, tensors) if spec is None else spec
+    return Chunk(tensors, np.arange(count, dtype="int32")[None], 1, spec)
+
+
+def _any(array: Any) -> tf.TensorSpec:
+    """The spec of an array of any length."""
+    return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
+
+
+def _pull(iterator: Any, most: tf.Tensor, steps: int) -> tuple[Any, tf.Tensor, Any]:
+    """Joins batches until one has another shape, which is returned beside them."""
+    first = iterator.get_next()
+    flat = tf.nest.flatten(first)
+
+    def has_one_shape(batch: Any) -> tf.Tensor:
+        pairs = zip(tf.nest.flatten(batch.get_value()), flat, strict=True)
+        same = [tf.reduce_all(tf.equal(tf.shape(a), tf.shape(b))) for a, b in pairs]
+        return tf.reduce_all(same)
+
+    def goes_on(i: tf.Tensor, batch: Any, arrays: Any) -> tf.Tensor:
+        there = tf.logical_and(i < most, batch.has_value())
+        return tf.cond(there, lambda: has_one_shape(batch), lambda: tf.constant(False))
+
+    def body(i: tf.Tensor, batch: Any, arrays: Any) -> tuple[Any, ...]:
+        parts = tf.nest.flatten(batch.get_value())
+        arrays = [a.write(i, part) for a, part in zip(arrays, parts, strict=True)]
+        return i + 1, _following(iterator, i + 1 < most), arrays
+
+    arrays = [
+        tf.TensorArray(t.dtype, steps, element_shape=t.shape).write(0, t) for t in flat
+    ]
+    one = tf.constant(1)
+    count, other, arrays = tf.while_loop(
+        goes_on, body, [one, _following(iterator, one < most), arrays]
+    )
+    # Always of as many steps, since XLA compiles for one number of them.
+    joined = [
+        _filled(array.gather(tf.range(count)), steps, tf.shape(t))
+        for array, t in zip(arrays, flat, strict=True)
+    ]
+    return tf.nest.pack_sequence_as(first, joined), count, other
+
+
+def _filled(batches: tf.Tensor, steps: int, shape: tf.Tensor) -> tf.Tensor:
+    """Batches one behind the other, with zeros for those missing."""
+    missing = tf.maximum(steps - tf.shape(batches)[0], 0)
+    padding = [[0, missing]] + [[0, 0]] * (batches.shape.rank - 1)
+    full = tf.cond(missing > 0, lambda: tf.pad(batches, padding), lambda: batches)
+    return tf.reshape(full, tf.concat([[steps * shape[0]], shape[1:]], axis=0))

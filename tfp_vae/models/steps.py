@@ -1,0 +1,117 @@
+"""Many steps of training or of evaluation in one compiled program."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import tfp_vae.models.inputs as data
+from tfp_vae.models.compiled import Compiler
+from tfp_vae.models.staging import Chunk, Rows, Stack, of_batch, stacks
+
+
+class Steps:
+    """What Keras calls for the next steps: a loop over batches inside one program.
+
+    Keras compiles one step and pays at each for a call and for a batch of its
+    pipeline, of the order of a millisecond. Here the batches of several steps are
+    staged first, and one program runs the steps; logs are those of the last.
+
+    Args:
+        step: From a batch to logs.
+        name: What the steps do, for messages.
+        compiler: Compiles the program.
+        most: The number of steps in a program now.
+        rows: What the numbers of batches stand for now, or `None`.
+        otherwise: Runs the steps of a pipeline whose batches cannot be stacked.
+
+    Example:
+        >>> steps = Steps(lambda x: {"sum": tf.reduce_sum(x)}, "sums", Compiler("auto"),
+        ...     lambda: 2, lambda: None, lambda iterator: None)
+        >>> batches = iter(tf.data.Dataset.range(5).batch(2))
+        >>> int(steps(batches)["sum"]), int(steps(batches)["sum"])
+        (5, 4)
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Any], Any],
+        name: str,
+        compiler: Compiler,
+        most: Callable[[], int],
+        rows: Callable[[], Rows | None],
+        otherwise: Callable[[Any], Any],
+    ) -> None:
+        self._step, self._name, self._compiler = step, name, compiler
+        self._most, self._rows, self._otherwise = most, rows, otherwise
+        self._stack = Stack()
+        self._programs: dict[Any, Any] = {}
+
+    def __call__(self, iterator: Any) -> Any:
+        """Runs the next steps.
+
+        Args:
+            iterator: A `tf.data.Iterator` over batches or over their numbers, or any
+                other over batches.
+
+        Returns:
+            The logs of the last step.
+
+        Raises:
+            tf.errors.OutOfRangeError: If a pipeline has no batch left.
+        """
+        chunks = self._chunks(iterator)
+        if chunks is None:
+            return self._otherwise(iterator)
+        logs = None
+        for chunk in chunks:
+            flat = keras.tree.flatten(chunk.arrays)
+            tensors = [tensor for tensor in flat if tensor is not None]
+            logs = self._program(chunk.spec)(tensors, chunk.rows, chunk.number)
+        return logs
+
+    def _chunks(self, iterator: Any) -> Iterator[Chunk] | None:
+        most, rows = self._most(), self._rows()
+        if not isinstance(iterator, tf.data.Iterator):
+            return map(of_batch, itertools.islice(iterator, most))
+        if rows is not None:
+            return rows.chunks(iterator, most)
+        return self._stack.chunks(iterator, most) if stacks(iterator) else None
+
+    def _program(self, spec: Any) -> Any:
+        """The program for arrays of a structure."""
+        leaves = keras.tree.flatten(spec)
+        key = str((keras.tree.map_structure(lambda _: 0, spec), leaves))
+        if key not in self._programs:
+            specs = [leaf for leaf in leaves if leaf is not None]
+            rows, count = (
+                tf.TensorSpec([None, None], tf.int32),
+                tf.TensorSpec([], "int32"),
+            )
+            self._programs[key] = self._compiler.function(
+                lambda tensors, rows, count: self._run(spec, tensors, rows, count),
+                self._name,
+                [specs, rows, count],
+            )
+        return self._programs[key]
+
+    def _run(self, spec: Any, tensors: Any, rows: tf.Tensor, count: tf.Tensor) -> Any:
+        step = tf.function(self._step, autograph=False)
+        # Traced once, here: what the loop carries must be known before its body is.
+        traced = step.get_concrete_function(spec)
+        logs = tf.nest.map_structure(
+            lambda log: tf.zeros(log.shape, log.dtype), traced.structured_outputs
+        )
+
+        def batch(i: Any) -> Any:
+            given = iter(tensors)
+            return data.mapped(lambda _: tf.gather(next(given), rows[i]), spec)
+
+        return tf.while_loop(
+            lambda i, logs: i < count,
+            lambda i, logs: (i + 1, step(batch(i))),
+            (tf.constant(0), logs),
+            parallel_iterations=1,
+        )[1]

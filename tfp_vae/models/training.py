@@ -1,0 +1,511 @@
+"""How a VAE is trained and evaluated: its steps, and Keras' `fit` around them."""
+
+import contextlib
+import contextvars
+import dataclasses
+import math
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import tfp_vae.layers.annealed as annealed
+import tfp_vae.models.inputs as data
+from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.keras_internals import set_mask
+from tfp_vae.layers.kl_metric import KLMetric
+from tfp_vae.models.compiled import Compiler, Functions
+from tfp_vae.models.network_checks import (
+    check_event,
+    check_inputs,
+    check_reparameterized,
+)
+from tfp_vae.models.passes import Passes, split_weights, spread, tiled
+from tfp_vae.models.staging import Rows, as_tensors, steps_at_once
+from tfp_vae.models.steps import Steps
+from tfp_vae.objectives import Terms
+from tfp_vae.seeds import Seeds
+
+# Inside a step of `fit` or `evaluate`, where `call` draws as the objective asks.
+_IN_STEP = contextvars.ContextVar("tfp_vae_in_step", default=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """The arrays of which Keras is given the numbers of batches.
+
+    Args:
+        train: Arrays of `fit`, or `None`.
+        held: Its validation data.
+        test: Arrays of the `evaluate` that is under way.
+
+    Example:
+        >>> Feed().train is None
+        True
+    """
+
+    train: Rows | None = None
+    held: Rows | None = None
+    test: Rows | None = None
+
+
+class Training(Passes, keras.Model):
+    """The methods of `tv.VAE` that train and evaluate it."""
+
+    _asked: dict[str, Any]
+    _compiler: Compiler
+    _feed: "Feed"
+    _functions: Functions
+    _order_seeds: Seeds
+    _ranks: dict[str, Any]
+    steps_per_execution: int
+    test_function: Any
+    train_function: Any
+
+    def compile(
+        self,
+        optimizer: Any = "adam",
+        loss: Any = None,
+        jit_compile: Any = "auto",
+        steps_per_execution: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training; the objective is the loss.
+
+        Args:
+            optimizer: As in `keras.Model.compile`.
+            loss: Must stay `None`.
+            jit_compile: Whether XLA compiles. `"auto"`: it does, on a CPU too, unless
+                a layer forbids it, the model runs eagerly or under a strategy of
+                `tf.distribute`; what XLA refuses runs without it, with a warning.
+            steps_per_execution: How many steps make one program, at whose end batch
+                callbacks are called and the progress bar moves. By default up to 32;
+                1 under a strategy of `tf.distribute`.
+            **kwargs: Passed to `keras.Model.compile`: `metrics`, `run_eagerly`, ...
+
+        Raises:
+            ValueError: If a loss is given.
+        """
+        if loss is not None or kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                "`VAE.compile` expects no loss: the likelihood is the decoder's, and "
+                f"minus the objective is the loss. Received: loss={loss!r}. Choose "
+                "p(x|z) by the decoder's last layer, such as `IndependentBernoulli` "
+                "for cross-entropy or `IndependentNormal` for squared errors, and the "
+                "rest by `VAE(objective=...)`."
+            )
+        previous = getattr(self, "optimizer", None)
+        super().compile(
+            optimizer=optimizer,
+            loss=None,
+            jit_compile=jit_compile,
+            steps_per_execution=steps_per_execution or 1,
+            **kwargs,
+        )
+        self._asked = {
+            "jit_compile": jit_compile,
+            "steps_per_execution": steps_per_execution,
+        }
+        if jit_compile == "auto":
+            self.jit_compile = self._lets_xla_compile()
+        self._compiler = Compiler(jit_compile if self.jit_compile else False)
+        self._functions = Functions(self._compiler)
+        if previous is not None and previous is not self.optimizer:
+            # The steps of a new optimizer begin at 0, those of the schedule do not.
+            steps = tf.convert_to_tensor(previous.iterations)
+            self.kl_schedule.passed.assign_add(float(steps))
+
+    def _lets_xla_compile(self) -> bool:
+        """Whether Keras lets XLA compile the model, and no strategy forbids it."""
+        if not self._runs_steps():
+            return False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.jit_compile = True  # Keras looks at the layers, and takes it back.
+        return bool(self.jit_compile)
+
+    def _is_distributed(self) -> bool:
+        """Whether a strategy of `tf.distribute` brings batches to replicas."""
+        strategy = self.distribute_strategy
+        return tf.distribute.has_strategy() or (
+            strategy is not tf.distribute.get_strategy()
+        )
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """What `compile` was given; what it chose by itself stays open."""
+        config = super().get_compile_config()
+        if config:
+            config |= self._asked
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as the saved model was."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The model's metrics, without that of a KL layer which the encoder carries."""
+        return [m for m in super().metrics if not isinstance(m, KLMetric)]
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes what Keras calls for the next steps of `fit`."""
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = self._steps(
+                self.train_step, "its training", self.train_function
+            )
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Makes what Keras calls for the next steps of `evaluate`."""
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self._steps(
+                self.test_step, "its evaluation", self.test_function
+            )
+
+    def _steps(self, step: Any, name: str, of_keras: Any) -> Any:
+        if not self._runs_steps():
+            return of_keras
+        training = step == self.train_step
+
+        def rows() -> Rows | None:
+            return self._feed.train if training else self._feed.test
+
+        def most() -> int:
+            return int(self.steps_per_execution)
+
+        return Steps(step, name, self._compiler, most, rows, of_keras)
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        """Keras' step, on x as its own target."""
+        with _in_step():
+            return super().train_step(self._packed(batch))
+
+    def test_step(self, batch: Any) -> dict[str, Any]:
+        """Keras' step, on x as its own target; the bound is that of draws."""
+        with _in_step():
+            return super().test_step(self._packed(batch))
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """Minus the objective, the mean over the batch; records its terms."""
+        if getattr(y_pred, "vae_pass", None) is None:
+            raise ValueError(
+                "`VAE.compute_loss` expects what the model puts out inside its own "
+                f"`train_step` or `test_step`. Received: {type(y_pred).__name__}. Call "
+                "`super().train_step(data)` in a step of your own."
+            )
+        whole, inside = split_weights(sample_weight)
+        terms = self.terms(y_pred.vae_pass, y, inside)
+        kl_weight = self._kl_weight()
+        share = tf.ones_like(terms.kl) if whole is None else tf.cast(whole, "float32")
+        losses = self.objective.losses(terms, kl_weight, share)
+        self._record(terms, kl_weight)
+        share = tf.cast(share, losses.dtype)
+        count = tf.cast(tf.shape(losses)[0], losses.dtype)
+        loss = tf.math.divide_no_nan(tf.reduce_sum(losses * share), count)
+        # Keras sums the gradients of replicas.
+        loss /= tf.distribute.get_strategy().num_replicas_in_sync
+        others = super().compute_loss(x=x, y=None, y_pred=None) if self.losses else 0.0
+        return loss + tf.cast(others, loss.dtype)
+
+    def _kl_weight(self) -> tf.Tensor:
+        step = 0 if self.optimizer is None else self.optimizer.iterations
+        weight = self.kl_schedule.weight(step)
+        if self.objective.beta is None:
+            return weight
+        beta = self.objective.beta
+        return weight * annealed.present(beta, "beta", "ELBO", weight.dtype)
+
+    def _record(self, terms: Terms, kl_weight: tf.Tensor) -> None:
+        nll = -tf.reduce_mean(terms.log_likelihood, axis=0)
+        self._elbo_metric.update_state(-nll - tf.cast(terms.kl, nll.dtype))
+        self._nll_metric.update_state(nll)
+        self._kl_metric.update_state(terms.kl)
+        # One for each example: at the end of data of unknown length TensorFlow runs
+        # what does not depend on them once more.
+        self._weight_metric.update_state(tf.fill(tf.shape(nll), kl_weight))
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Keras' metrics, of every draw of z."""
+        outcome = getattr(y_pred, "vae_pass", None)
+        if outcome is not None:
+            count = outcome.draws.shape[0]
+            y, sample_weight = tiled(y, count), tiled(sample_weight, count)
+            y, present = self._filled(tf.convert_to_tensor(y), outcome.likelihood)
+            if present is not None:
+                mask = outcome.mask
+                mask = 1.0 if mask is None else spread(mask, present)
+                set_mask(y_pred, tf.cast(present * mask, tf.bool))
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Builds metrics under a strategy, where Keras would take y for the target."""
+        # Private to Keras, which has no other place for it; noticed by
+        # `test_metrics_of_keras_join_in_under_a_strategy`.
+        batch = None if data_batch is None else self._packed(data_batch)
+        super()._symbolic_build(iterator=iterator, data_batch=batch)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Trains the model, as `keras.Model.fit`; x needs no targets.
+
+        Args:
+            x: Arrays, a dictionary of them, a `tf.data.Dataset`, a
+                `keras.utils.PyDataset` or a generator, of x or of `(x, y)` or
+                `(x, y, sample_weight)`.
+            y: Conditions of a conditional model; otherwise what the decoder describes
+                where that is not x, as of a denoising model.
+            batch_size: As in `keras.Model.fit`.
+            epochs: As there.
+            verbose: As there.
+            callbacks: As there.
+            validation_split: As there.
+            validation_data: As there, of the same forms as `x` and `y`.
+            **kwargs: As there. `sample_weight` of shape `(n,)` multiplies the whole
+                loss of an example; with more axes the entries of the likelihood.
+
+        Returns:
+            A `keras.callbacks.History` with `loss`, `elbo`, `nll`, `kl` and
+            `kl_weight`, in nats per example, and the same of `validation_data`.
+
+        Raises:
+            ValueError: If there are no examples, or values are NaN, outside the
+                likelihood's support, or of a shape that does not fit.
+        """
+        if kwargs.get("class_weight") is not None:
+            raise ValueError(
+                "`VAE.fit` expects weights of examples. Received: class_weight, for "
+                "which a VAE has no classes. Give `sample_weight`, one number for each "
+                "example."
+            )
+        x, batch = self._checked_data(x, y, training=True)
+        x, y, weights = data.with_place_for_weights(x, y, kwargs.get("sample_weight"))
+        kwargs["sample_weight"] = weights
+        if validation_data is not None:
+            validation_data = self._held_out(validation_data)
+        self._renew("train_function", x, y, weights)
+        if isinstance(x, tf.data.Dataset | types.GeneratorType):
+            kwargs.setdefault("shuffle", False)  # Keras warns of its own default
+        steps = self._steps_at_once(
+            x, batch, batch_size, kwargs.get("steps_per_epoch"), callbacks
+        )
+        train = self._rows((x, y, weights), batch_size, kwargs.get("steps_per_epoch"))
+        held = None
+        if validation_data is not None:
+            held = self._rows(
+                validation_data,
+                kwargs.get("validation_batch_size") or batch_size,
+                kwargs.get("validation_steps"),
+            )
+        if train is not None:
+            if validation_split and validation_data is None:
+                size = kwargs.get("validation_batch_size")
+                train, held = train.split(validation_split, size)
+                validation_split = 0.0
+            train.shuffle(kwargs.get("shuffle", True), self._order_seeds)
+            x, y, kwargs["sample_weight"] = train.numbers(), None, None
+            kwargs["shuffle"] = False
+        if held is not None:
+            validation_data = held.numbers()
+        with self._fed(steps, train=train, held=held):
+            return super().fit(
+                x,
+                y,
+                batch_size,
+                epochs,
+                verbose,
+                callbacks,
+                validation_split,
+                validation_data,
+                **kwargs,
+            )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        **kwargs: Any,
+    ) -> Any:
+        """The loss and the terms of the bound on data, as `keras.Model.evaluate`.
+
+        Args:
+            x: As in `fit`.
+            y: As in `fit`.
+            batch_size: As in `keras.Model.evaluate`.
+            verbose: As there.
+            **kwargs: As there.
+
+        Returns:
+            A list of numbers, or a dictionary with `return_dict=True`.
+
+        Raises:
+            ValueError: If there are no examples.
+        """
+        if kwargs.get("_use_cached_eval_dataset"):
+            # Keras' `fit`, on the validation data that it was given.
+            with self._fed(self.steps_per_execution, test=self._feed.held):
+                return super().evaluate(x, y, batch_size, verbose, **kwargs)
+        x, batch = self._checked_data(x, y)
+        x, y, weights = data.with_place_for_weights(x, y, kwargs.get("sample_weight"))
+        kwargs["sample_weight"] = weights
+        self._renew("test_function", x, y, weights)
+        steps = self._steps_at_once(
+            x, batch, batch_size, kwargs.get("steps"), kwargs.get("callbacks")
+        )
+        test = self._rows((x, y, weights), batch_size, kwargs.get("steps"))
+        if test is not None:
+            x, y, kwargs["sample_weight"] = test.numbers(), None, None
+        with self._fed(steps, test=test):
+            return super().evaluate(x, y, batch_size, verbose, **kwargs)
+
+    def _steps_at_once(
+        self, x: Any, batch: Any, batch_size: Any, steps: Any, callbacks: Any
+    ) -> int:
+        """How many steps make one program, after which callbacks are called."""
+        callbacks = getattr(callbacks, "callbacks", callbacks)
+        asked = [
+            getattr(callback, "steps_per_execution", None)
+            for callback in keras.tree.flatten(callbacks or [])
+        ]
+        most = self._asked["steps_per_execution"]
+        if most is None and not self._runs_steps():
+            return 1
+        if most is None:
+            count = data.num_batches(x, batch_size, steps)
+            most = steps_at_once(count, data.bytes_of(batch, batch_size or 32))
+        return min([most, *(number for number in asked if number is not None)])
+
+    def _runs_steps(self) -> bool:
+        """Whether several steps make a program, which Keras' own would otherwise."""
+        return not (self.run_eagerly or self._is_distributed())
+
+    def _rows(self, arrays: Any, batch_size: Any, steps: Any) -> Rows | None:
+        """Arrays kept where the model computes, if they can be."""
+        if not self._runs_steps() or not data.is_arrays(arrays[0]):
+            return None
+        kept = as_tensors(arrays)
+        if kept is None:
+            return None
+        count = len(keras.tree.flatten(kept)[0])
+        if not batch_size:  # As Keras
+            batch_size = math.ceil(count / steps) if steps else 32
+        return Rows(kept, range(count), batch_size)
+
+    @contextlib.contextmanager
+    def _fed(self, steps: int, **sources: Any) -> Iterator[None]:
+        """Has the compiled steps find the rows of batches."""
+        before, self._feed = self._feed, dataclasses.replace(self._feed, **sources)
+        executed, self.steps_per_execution = self.steps_per_execution, steps
+        try:
+            yield
+        finally:
+            self._feed, self.steps_per_execution = before, executed
+
+    @contextlib.contextmanager
+    def _one_by_one(self) -> Iterator[None]:
+        """Has Keras' `predict` take one batch after the other, if nothing else is said.
+
+        A pass is short beside what XLA takes to compile it; and inside `fit` the number
+        of steps in a program is that of training.
+        """
+        steps, jit_compile = self.steps_per_execution, self.jit_compile
+        if self._asked["steps_per_execution"] is None:
+            self.steps_per_execution = 1
+        if self._compiler.jit_compile == "auto":
+            self.jit_compile = False
+        try:
+            yield
+        finally:
+            self.steps_per_execution, self.jit_compile = steps, jit_compile
+
+    def _held_out(self, held: Any) -> Any:
+        """Validation data, checked like those of training."""
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(held)
+        x, _ = self._checked_data(x, y)
+        return data.with_place_for_weights(x, y, weights)
+
+    def _renew(self, function: str, *given: Any) -> None:
+        """Has Keras trace anew for data of other ranks.
+
+        A trace for several ranks knows none, and weights of examples could not be told
+        from weights of entries.
+        """
+        ranks = [data.ranks(part) for part in given]
+        if self._ranks.setdefault(function, ranks) != ranks:
+            setattr(self, function, None)
+            self._ranks[function] = ranks
+
+    def _checked_data(self, x: Any, y: Any, training: bool = False) -> tuple[Any, Any]:
+        """Looks at the first examples, where a compiled step would see a NaN.
+
+        Returns the data, and what was looked at: all of arrays, else a batch or `None`.
+        """
+        if x is None:
+            raise ValueError(
+                "`VAE` expects data. Received: x=None. Give arrays or a pipeline."
+            )
+        if data.is_arrays(x):
+            batch, rows = (x, y), x
+        else:
+            first, x = data.peeked(x)
+            if first is None:
+                return x, None
+            rows, y, _ = keras.utils.unpack_x_y_sample_weight(first)
+            batch = (rows, y)
+        data.check_not_empty(rows)
+        check_inputs(rows, y if self.conditional else None, self.encoder)
+        inputs, few, _ = self._packed(data.mapped(lambda part: part[:2], batch))
+        with self.distribute_strategy.scope():
+            check_event(unwrap(self(inputs, training=False)), few)
+            if training:
+                check_reparameterized(self.posterior(inputs), self.objective)
+        data.check_observed(self._packed(batch)[1], self.decoder, self.missing)
+        return x, batch
+
+
+def in_step() -> bool:
+    """Whether a step of `fit` or `evaluate` is under way.
+
+    Returns:
+        True there, where `call` draws as the objective asks.
+
+    Example:
+        >>> in_step()
+        False
+    """
+    return _IN_STEP.get()
+
+
+@contextlib.contextmanager
+def _in_step() -> Iterator[None]:
+    token = _IN_STEP.set(True)
+    try:
+        yield
+    finally:
+        _IN_STEP.reset(token)
