@@ -19,8 +19,8 @@ class Seeds(keras.layers.Layer):
 
     Example:
         >>> seeds = Seeds(7)
-        >>> seeds.next().numpy(), seeds.next().numpy()
-        (array([-60841913, 232131072], dtype=int32), array([1501897389, ...], dtype=int32))
+        >>> seeds.next().numpy(), seeds.next().shape
+        (array([-60841913, 232131072], dtype=int32), TensorShape([2]))
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:

@@ -107,7 +107,7 @@ class _Function:
         if tf.config.list_logical_devices("GPU"):
             return True
         graph = self._traced.get_concrete_function(*args).graph.as_graph_def()
-        if not any("Conv" in operation for operation in _operations(graph)):
+        if not any("Conv" in operation for operation in operations(graph)):
             return True
         if self._compiler.jit_compile != "auto":
             self._compiler.gave_up(
@@ -118,8 +118,20 @@ class _Function:
         return False
 
 
-def _operations(graph: Any) -> Iterator[str]:
-    """Names of the operations of a graph, those of its functions included."""
+def operations(graph: Any) -> Iterator[str]:
+    """Names of the operations of a graph, those of its functions included.
+
+    Args:
+        graph: A `GraphDef`.
+
+    Yields:
+        A name for each node.
+
+    Example:
+        >>> "Mul" in operations(tf.function(lambda x: x * x).get_concrete_function(
+        ...     tf.TensorSpec([])).graph.as_graph_def())
+        True
+    """
     for nodes in (graph.node, *(part.node_def for part in graph.library.function)):
         for node in nodes:
             yield node.op

@@ -360,6 +360,8 @@ def parted(network: Any) -> tuple[Any, Any] | None:
     last = layers[-1]
     if not isinstance(last, DistributionLayer) or len(network.outputs) != 1:
         return None
+    if last.parameters_width is None:  # A flow, say, whose input is a distribution.
+        return None
     try:
         return keras.Model(network.inputs, last.input), last
     except (AttributeError, ValueError):  # Called more than once, or on several inputs.

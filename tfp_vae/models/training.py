@@ -420,6 +420,9 @@ class Training(Passes, keras.Model):
     @contextlib.contextmanager
     def _fed(self, steps: int, **sources: Any) -> Iterator[None]:
         """Has the compiled steps find the rows of batches."""
+        if self._runs_steps() and not self.optimizer.built:
+            # TensorFlow traces a function twice that makes variables.
+            self.optimizer.build(self.trainable_variables)
         before, self._feed = self._feed, dataclasses.replace(self._feed, **sources)
         executed, self.steps_per_execution = self.steps_per_execution, steps
         try:

@@ -1,0 +1,474 @@
+"""Many steps in one program: the numbers of one step after the other."""
+
+import itertools
+import warnings
+
+import keras
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+import vaes
+
+import tfp_vae as tv
+import tfp_vae.models.inputs as data
+from tfp_vae.models import staging
+from tfp_vae.models.compiled import Compiler, operations
+from tfp_vae.models.staging import Rows, Stack, as_tensors, steps_at_once
+from tfp_vae.seeds import Seeds
+
+N, BATCH = 70, 16  # Four full batches and one of 6.
+
+
+def fresh(kind="plain", jit_compile=True, seed=3, **how):
+    keras.utils.set_random_seed(seed)
+    model = vaes.KINDS[kind](compiled=False)
+    model.compile(keras.optimizers.Adam(0.01), jit_compile=jit_compile, **how)
+    return model
+
+
+class Batches(keras.callbacks.Callback):
+    """Notes when Keras calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends, self.losses = [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.ends.append(batch)
+        self.losses.append(logs["loss"])
+
+
+def by_hand(model, x, y, weights, epochs, jit_compile):
+    """Keras' own train step, one call for each batch, in the order of the rows."""
+    step = tf.function(model.train_step, jit_compile=jit_compile, autograph=False)
+    history = []
+    for _ in range(epochs):
+        model.reset_metrics()
+        for start in range(0, N, BATCH):
+            rows = slice(start, start + BATCH)
+            cut = keras.tree.map_structure(
+                lambda a, rows=rows: tf.constant(a[rows]),
+                (x, y, weights),
+                none_is_leaf=False,
+            )
+            logs = step(cut)
+        history.append({name: float(value) for name, value in logs.items()})
+    return {name: [logs[name] for logs in history] for name in history[0]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "jit_compile"),
+    [
+        ("plain", True),
+        ("plain", False),
+        ("conditional", False),
+        ("dictionary", False),
+        ("vamp", False),
+        ("beta", False),
+        ("missing", False),
+        pytest.param("convolutional iwae", False, marks=pytest.mark.slow),
+        pytest.param("mixture", True, marks=pytest.mark.slow),
+        pytest.param("spherical", True, marks=pytest.mark.slow),
+        pytest.param("flow posterior and prior", True, marks=pytest.mark.slow),
+    ],
+)
+def test_losses_and_weights_are_those_of_a_loop_over_steps(kind, jit_compile):
+    x, y = vaes.inputs(kind, N)
+    model = fresh(kind, jit_compile)
+    calls = Batches()
+    found = model.fit(
+        x, y, batch_size=BATCH, epochs=3, shuffle=False, verbose=0, callbacks=[calls]
+    ).history
+    assert calls.ends == [4, 4, 4]
+    other = fresh(kind, jit_compile)
+    other.optimizer.build(other.trainable_variables)
+    expected = by_hand(other, x, y, None, 3, jit_compile)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=2e-5, err_msg=name)
+    for a, b in zip(model.weights, other.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5, err_msg=a.path)
+    assert int(model.optimizer.iterations) == 15
+
+
+def test_weights_schedules_and_kl_warm_up_are_in_the_program(rng):
+    x, weights = models.digits(N), rng.uniform(0.1, 2.0, N).astype("float32")
+    histories = []
+    for steps in (1, None):
+        keras.utils.set_random_seed(0)
+        model = vaes.vae(compiled=False)
+        rate = keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.7)
+        model.compile(keras.optimizers.Adam(rate), steps_per_execution=steps)
+        history = model.fit(
+            x,
+            sample_weight=weights,
+            batch_size=BATCH,
+            epochs=3,
+            validation_split=0.2,
+            callbacks=[tv.KLWarmup(steps=9)],
+            verbose=0,
+        ).history
+        histories.append(history)
+        assert int(model.optimizer.iterations) == 3 * 4  # 56 rows
+    assert histories[0].keys() == histories[1].keys()
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=1e-4, err_msg=name)
+    # Of the steps 0 to 3, of 16, 16, 16 and 8 rows.
+    first = np.average([0, 1 / 9, 2 / 9, 3 / 9], weights=[16, 16, 16, 8])
+    np.testing.assert_allclose(histories[1]["kl_weight"][0], first, rtol=1e-6)
+
+
+def test_the_last_batch_is_traced_with_the_others():
+    traces = []
+
+    class Counting(tv.VAE):
+        def train_step(self, batch):
+            traces.append(keras.tree.flatten(batch)[0].shape)
+            logs = super().train_step(batch)
+            return {**logs, "rows": tf.shape(batch[0])[0]}
+
+    model = Counting(vaes.encoder(), models.decoder(), tv.StandardNormal(vaes.LATENT))
+    model.compile("adam", jit_compile=False)
+    history = model.fit(models.digits(N), batch_size=BATCH, epochs=3, verbose=0).history
+    assert len(traces) == 1
+    assert history["rows"] == [6, 6, 6]  # A log of one's own is that of the last step.
+
+
+def chunks_of(source, steps, *batches):
+    """The chunks of each call until there is no batch left."""
+    while True:
+        try:
+            yield list(source.chunks(*batches, steps))
+        except tf.errors.OutOfRangeError:
+            return
+
+
+@pytest.mark.parametrize("how", [True, False, "batch"])
+def test_every_row_is_in_every_epoch_once_and_in_a_new_order(how):
+    def epochs(seed):
+        keras.utils.set_random_seed(seed)
+        rows = Rows(tf.range(100), range(10, 80), 16)
+        rows.shuffle(how, Seeds())
+        for _ in range(3):
+            calls = chunks_of(rows, 2, iter(rows.numbers()))
+            yield np.concatenate(
+                [chunk.rows[: chunk.number].ravel() for call in calls for chunk in call]
+            )
+
+    orders = list(epochs(1))
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(10, 80))
+        if how == "batch":
+            np.testing.assert_array_equal((order - 10) // 16, np.arange(70) // 16)
+    pairs = itertools.combinations(orders, 2)
+    assert [np.array_equal(*pair) for pair in pairs] == [how is False] * 3
+    for order, again in zip(orders, epochs(1), strict=True):
+        np.testing.assert_array_equal(order, again)
+    assert np.array_equal(orders[0], next(epochs(2))) == (how is False)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras, of unknown
+def test_pipelines_give_the_numbers_of_arrays():
+    x = models.digits(N)
+    known = tf.data.Dataset.from_tensor_slices(x).batch(BATCH)
+    unknown = known.filter(lambda batch: True)
+    assert unknown.cardinality() == tf.data.UNKNOWN_CARDINALITY
+
+    def endless():
+        starts = itertools.cycle(range(0, N, BATCH))
+        return (x[start : start + BATCH] for start in starts)
+
+    histories = []
+    for given, how in (
+        (x, {"batch_size": BATCH, "shuffle": False}),
+        (known, {}),
+        (unknown, {}),
+        (known.repeat(), {"steps_per_epoch": 5}),
+        (endless(), {"steps_per_epoch": 5}),
+    ):
+        model = fresh(jit_compile=False)
+        history = model.fit(given, epochs=2, verbose=0, **how).history
+        histories.append(history)
+        assert int(model.optimizer.iterations) == 10
+    for history in histories[1:]:
+        for name, values in histories[0].items():
+            np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
+
+
+def test_batches_of_many_lengths_keep_their_order():
+    lengths = [3, 3, 5, 5, 5, 2, 3, 3]
+    ends = np.cumsum([0, *lengths])
+    pieces = [np.arange(a, b) for a, b in itertools.pairwise(ends)]
+    spec = tf.TensorSpec([None], tf.int64)
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(pieces), output_signature=spec
+    )
+    for steps in (1, 2, 3, 5, 9):
+        calls = list(chunks_of(Stack(), steps, iter(dataset)))
+        found = [
+            row
+            for chunk in itertools.chain(*calls)
+            for row in np.asarray(chunk.arrays)[chunk.rows][: chunk.number].tolist()
+        ]
+        assert found == [piece.tolist() for piece in pieces]
+        taken = [sum(chunk.number for chunk in call) for call in calls]
+        whole, rest = divmod(len(pieces), steps)
+        assert taken == [steps] * whole + [rest] * bool(rest)
+
+
+def test_large_arrays_come_through_keras_pipeline(monkeypatch):
+    x = models.digits(N)
+    histories = []
+    for limit in (2**30, 0):
+        monkeypatch.setattr(staging, "_RESIDENT_BYTES", limit)
+        assert (as_tensors((x, None, None)) is None) == (limit == 0)
+        model = fresh(jit_compile=False)
+        how = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
+        history = model.fit(x, epochs=2, validation_data=(x[:20],), **how).history
+        histories.append(history)
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=1e-5, err_msg=name)
+
+
+def test_callbacks_can_ask_for_every_step_and_the_user_for_any_number():
+    class Every(Batches):
+        steps_per_execution = 1
+
+    x = models.digits(N)
+    for how, callback, ends in (
+        ({}, Batches(), [4]),
+        ({}, Every(), [0, 1, 2, 3, 4]),
+        ({"steps_per_execution": 2}, Batches(), [1, 3, 5]),
+    ):
+        model = fresh(jit_compile=False, **how)
+        model.fit(x, batch_size=BATCH, callbacks=[callback], verbose=0)
+        assert callback.ends == ends
+        assert model.steps_per_execution == how.get("steps_per_execution", 1)
+
+
+def test_models_answer_and_train_inside_the_callbacks_of_fit():
+    x, other = models.digits(N), models.digits(40)[::-1].copy()
+    plain = fresh(jit_compile=False)
+    expected = plain.predict(other, batch_size=8, verbose=0)
+
+    class Inside(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            found = self.model.predict(other, batch_size=8, verbose=0)
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.evaluated = self.model.evaluate(other, verbose=0, return_dict=True)
+            self.model.test_on_batch(other)
+
+    model, inside = fresh(jit_compile=False), Inside()
+    history = model.fit(
+        x,
+        batch_size=8,
+        epochs=2,
+        validation_data=(other,),
+        callbacks=[inside],
+        verbose=0,
+    ).history
+    keras.utils.set_random_seed(3)
+    assert len(history["val_loss"]) == 2
+    assert abs(inside.evaluated["elbo"] - history["val_elbo"][-1]) < 3.0
+    assert int(model.optimizer.iterations) == 18
+
+
+def test_other_data_need_no_new_compile():
+    model = fresh(jit_compile=False)
+    for x in (models.digits(N), models.digits(20), models.digits(5).astype("float64")):
+        model.fit(x, batch_size=BATCH, verbose=0)
+        assert model.evaluate(x, verbose=0) is not None
+    assert int(model.optimizer.iterations) == 5 + 2 + 1
+    assert model._feed.train is None
+
+
+def interrupted(path, stop):
+    """An epoch of three, or of one and then two after a restart."""
+    keras.utils.set_random_seed(5)
+    model = vaes.vae(compiled=False)
+    model.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if stop and epoch == 1:
+                raise InterruptedError
+
+    def run(model, *callbacks):
+        backup = keras.callbacks.BackupAndRestore(path)
+        model.fit(
+            models.digits(N),
+            batch_size=BATCH,
+            epochs=3,
+            callbacks=[backup, *callbacks],
+            verbose=0,
+        )
+
+    if stop:
+        with pytest.raises(InterruptedError):
+            run(model, Stop())
+        keras.utils.set_random_seed(5)
+        model = vaes.vae(compiled=False)
+        model.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+    run(model)
+    return model
+
+
+def test_a_resumed_training_goes_on_with_the_same_order_and_noise(tmp_path):
+    whole = interrupted(tmp_path / "a", stop=False)
+    resumed = interrupted(tmp_path / "b", stop=True)
+    for a, b in zip(whole.weights, resumed.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7, err_msg=a.path)
+
+
+class OnTheHost(keras.layers.Layer):
+    """Something that XLA cannot compile."""
+
+    def call(self, x):
+        y = tf.numpy_function(lambda a: a, [x], tf.float32)
+        return tf.stop_gradient(tf.ensure_shape(y, x.shape) - x) + x
+
+
+def not_for_xla():
+    q = vaes.encoder()
+    layers = [*q.layers]
+    return keras.Sequential([keras.Input(vaes.PIXELS), OnTheHost(), *layers])
+
+
+def test_what_xla_refuses_runs_without_it_and_is_told_once():
+    x = models.digits(20)
+    model = vaes.vae(q=not_for_xla(), compiled=False)
+    model.compile("adam")
+    assert model.jit_compile
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = model.fit(x, verbose=0, validation_data=(x,)).history
+        model.log_prob(x, 3)
+    (told,) = [str(w.message) for w in caught if "XLA" in str(w.message)]
+    assert "compiles its training" in told
+    assert "compile(jit_compile=False)" in told
+    assert np.isfinite(history["val_loss"]).all()
+    assert int(model.optimizer.iterations) == 1
+    model.compile("adam", jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        model.fit(x, verbose=0)
+
+
+def test_xla_is_chosen_where_it_can_compile():
+    model = vaes.vae(compiled=False)
+    model.compile("adam")
+    assert model.jit_compile
+    model.compile("adam", run_eagerly=True)
+    assert not model.jit_compile
+    model.compile("adam", jit_compile=False)
+    assert not model.jit_compile
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        mirrored = vaes.vae(compiled=False)
+        mirrored.compile("adam")
+    assert not mirrored.jit_compile
+
+
+@pytest.mark.parametrize("asked", ["auto", True])
+def test_convolutions_run_without_xla_on_a_cpu(asked, recwarn):
+    if tf.config.list_logical_devices("GPU"):
+        pytest.skip("XLA compiles convolutions for a GPU")
+    kernel = tf.ones([3, 3, 1, 1])
+    compiler = Compiler(asked)
+    function = compiler.function(
+        lambda x: tf.nn.conv2d(x, kernel, 1, "SAME"), "a convolution"
+    )
+    np.testing.assert_allclose(function(tf.ones([1, 3, 3, 1]))[0, 1, 1, 0], 9.0)
+    assert not function._jit
+    assert len(recwarn) == (asked is True)
+    plain = compiler.function(lambda x: x + 1, "a sum")
+    plain(tf.ones(3))
+    assert plain._jit
+
+
+def test_what_was_chosen_by_itself_stays_open_in_a_saved_model(tmp_path):
+    model = fresh("plain", "auto")
+    model.fit(models.digits(20), verbose=0)
+    model.save(tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras")
+    expected = {"jit_compile": "auto", "steps_per_execution": None}
+    assert {k: loaded.get_compile_config()[k] for k in expected} == expected
+    model.compile("adam", jit_compile=False, steps_per_execution=4)
+    model.fit(models.digits(20), verbose=0)
+    model.save(tmp_path / "b.keras")
+    loaded = keras.models.load_model(tmp_path / "b.keras")
+    assert (loaded.steps_per_execution, loaded.jit_compile) == (4, False)
+
+
+def test_nothing_of_a_step_runs_on_the_host():
+    model = fresh(jit_compile=False)
+    x = models.digits(20)
+    model.fit(x, verbose=0)
+    (program,) = model.train_function._programs.values()
+    graph = program._traced.get_concrete_function().graph.as_graph_def()
+    found = set(operations(graph))
+    assert "While" in found or "StatelessWhile" in found
+    assert not {op for op in found if "PyFunc" in op}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],
+)
+def test_mixed_precision_trains_saves_and_answers(policy, tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = fresh("plain", "auto")
+        x = models.digits(N)
+        history = model.fit(x, batch_size=BATCH, epochs=8, verbose=0).history
+        assert history["loss"][-1] < history["loss"][0] - 1
+        assert model.encoder.layers[1].compute_dtype == policy.removeprefix("mixed_")
+        assert model.log_prob(x[:5], 10).dtype == np.float32
+        assert all(v.dtype == "float32" for v in model.trainable_variables)
+        model.save(tmp_path / "m.keras")
+        loaded = keras.models.load_model(tmp_path / "m.keras")
+        np.testing.assert_allclose(
+            loaded.predict(x[:5], verbose=0), model.predict(x[:5], verbose=0), rtol=1e-5
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_programs_take_few_steps_of_large_batches():
+    assert steps_at_once(None, 1) == 32
+    assert steps_at_once(1000, 2**28) == 1
+    for batches in range(1, 200):
+        steps = steps_at_once(batches, 1)
+        assert 1 <= steps <= 32
+        overshoot = -batches % steps
+        assert overshoot < -(-batches // steps)
+
+
+def test_the_posterior_of_many_rows_is_that_of_few(monkeypatch):
+    from tfp_vae.models import answers
+
+    monkeypatch.setattr(answers, "_ROWS", 16)
+    for kind in ("plain", "conditional", "dictionary", "missing"):
+        x, y = vaes.inputs(kind, N)
+        model = vaes.KINDS[kind]()
+        many = model.encode(x, y)
+        z = many.sample(seed=1)
+        found = []
+        for i in range(0, N, 8):
+            few = data.mapped(lambda a, i=i: a[i : i + 8], (x, y))
+            found.append(model.encode(*few).log_prob(z[i : i + 8]))
+        assert many.batch_shape == (N,)
+        np.testing.assert_allclose(many.log_prob(z), np.concatenate(found), rtol=1e-4)
+        assert len(model.weights) == len(vaes.KINDS[kind]().weights)
+
+
+def test_integer_data_stay_integers():
+    x = models.digits(N).astype("uint8")
+    likelihood = tv.IndependentPoisson
+    layers = [keras.layers.Dense(likelihood.params_size(vaes.PIXELS))]
+    layers = [keras.Input((vaes.LATENT,)), *layers, likelihood(vaes.PIXELS)]
+    model = vaes.vae(p=keras.Sequential(layers))
+    assert as_tensors((x, None, None))[0].dtype == tf.uint8
+    assert np.isfinite(model.fit(x, verbose=0).history["loss"]).all()
