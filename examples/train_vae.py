@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("data:", describe(images, args.likelihood))
 
     vae = build(args, images)
-    vae.compile("adam", jit_compile=args.jit)
+    vae.compile("adam", jit_compile="auto" if args.jit else False)
     callbacks = [tv.NaNGuard()]
     if args.warm_up:
         callbacks.append(tv.KLWarmup(epochs=args.warm_up))

@@ -99,7 +99,9 @@ def test_weights_schedules_and_kl_warm_up_are_in_the_program(rng):
         keras.utils.set_random_seed(0)
         model = vaes.vae(compiled=False)
         rate = keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.7)
-        model.compile(keras.optimizers.Adam(rate), steps_per_execution=steps)
+        model.compile(
+            keras.optimizers.Adam(rate), jit_compile=False, steps_per_execution=steps
+        )
         history = model.fit(
             x,
             sample_weight=weights,

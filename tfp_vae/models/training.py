@@ -233,8 +233,8 @@ class Training(Passes, keras.Model):
         self._elbo_metric.update_state(-nll - tf.cast(terms.kl, nll.dtype))
         self._nll_metric.update_state(nll)
         self._kl_metric.update_state(terms.kl)
-        # One for each example: at the end of data of unknown length TensorFlow runs
-        # what does not depend on them once more.
+        # One for each example: under a strategy TensorFlow runs what does not depend on
+        # them once more at the end of data of unknown length.
         self._weight_metric.update_state(tf.fill(tf.shape(nll), kl_weight))
 
     def compute_metrics(
@@ -310,6 +310,8 @@ class Training(Passes, keras.Model):
         self._renew("train_function", x, y, weights)
         if isinstance(x, tf.data.Dataset | types.GeneratorType):
             kwargs.setdefault("shuffle", False)  # Keras warns of its own default
+        if isinstance(x, tf.data.Dataset):
+            x = x.prefetch(tf.data.AUTOTUNE)
         steps = self._steps_at_once(
             x, batch, batch_size, kwargs.get("steps_per_epoch"), callbacks
         )
