@@ -128,7 +128,7 @@ def test_the_last_batch_is_traced_with_the_others():
         def train_step(self, batch):
             traces.append(keras.tree.flatten(batch)[0].shape)
             logs = super().train_step(batch)
-            return {**logs, "rows": tf.shape(batch[0])[0]}
+            return {**logs, "rows": tf.shape(batch)[0]}
 
     model = Counting(vaes.encoder(), models.decoder(), tv.StandardNormal(vaes.LATENT))
     model.compile("adam", jit_compile=False)
@@ -141,7 +141,7 @@ def chunks_of(source, steps, *batches):
     """The chunks of each call until there is no batch left."""
     while True:
         try:
-            yield list(source.chunks(*batches, steps))
+            yield list(source.chunks(*batches, steps, steps))
         except tf.errors.OutOfRangeError:
             return
 
@@ -474,3 +474,112 @@ def test_integer_data_stay_integers():
     model = vaes.vae(p=keras.Sequential(layers))
     assert as_tensors((x, None, None))[0].dtype == tf.uint8
     assert np.isfinite(model.fit(x, verbose=0).history["loss"]).all()
+
+
+def rows_seen(model, **how):
+    """How many rows and steps a training and its validation had."""
+
+    class Rows(keras.metrics.Metric):
+        def __init__(self):
+            super().__init__(name="rows")
+            self.total = self.add_weight(shape=(), initializer="zeros", name="total")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.total.assign_add(tf.cast(tf.shape(y_true)[0], "float32"))
+
+        def result(self):
+            return tf.identity(self.total.value)
+
+    model.compile("adam", jit_compile=False, metrics=[Rows()])
+    history = model.fit(verbose=0, **how).history
+    held = history.get("val_rows", [])
+    return history["rows"], held, int(model.optimizer.iterations)
+
+
+def test_passes_have_the_steps_that_were_asked():
+    x = models.digits(160)
+    endless = tf.data.Dataset.from_tensor_slices(x).repeat().batch(4)
+    model = vaes.vae(compiled=False)
+    found = rows_seen(model, x=endless, steps_per_epoch=33, epochs=2)
+    assert found == ([132, 132], [], 66)
+    held = {"validation_data": endless, "validation_steps": 3}
+    assert rows_seen(model, x=x, batch_size=8, **held) == ([160], [12], 20)
+    held = {"validation_data": (x,), "validation_steps": 3, "validation_batch_size": 8}
+    assert rows_seen(model, x=x, batch_size=4, **held) == ([160], [24], 40)
+    found = rows_seen(model, x=x, validation_split=0.5, steps_per_epoch=10, epochs=2)
+    assert found == ([80, 80], [80, 80], 20)
+    starts = itertools.islice(itertools.cycle(range(0, 160, 4)), 66)
+    exact = (x[start : start + 4] for start in starts)
+    found = rows_seen(model, x=exact, steps_per_epoch=33, epochs=2)
+    assert found == ([132, 132], [], 66)
+    logs = model.evaluate(x, batch_size=4, steps=33, verbose=0, return_dict=True)
+    assert logs["rows"] == 132
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_pipelines_of_other_floats_train_on_a_short_last_batch(dtype):
+    x = models.digits(N).astype(dtype)
+    model = fresh(jit_compile=False)
+    history = model.fit(tf.data.Dataset.from_tensor_slices(x).batch(BATCH), verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    assert int(model.optimizer.iterations) == 5
+
+
+def test_xla_compiles_for_few_shapes_only():
+    compiler = Compiler("auto")
+    function = compiler.function(lambda x: tf.reduce_sum(x), "sums")
+    for n in range(1, 20):
+        np.testing.assert_allclose(function(tf.ones(n)), n)
+    assert len(function._shapes) == 8
+    lengths = {as_tensors((np.zeros([n, 2]), None))[0].shape[0] for n in range(64, 128)}
+    assert len(lengths) <= 9
+
+
+def test_layers_with_random_operations_keep_their_seeds():
+    noisy = Compiler("auto").function(lambda x: x + tf.random.normal(x.shape), "noise")
+    noisy(tf.ones(3))
+    assert not noisy._jit
+
+
+def test_an_error_after_a_refusal_is_not_the_last_word():
+    def step(x):
+        y = tf.numpy_function(lambda a: a, [x], tf.float32)
+        return tf.debugging.check_numerics(y, "bad")
+
+    function = Compiler("auto").function(step, "a step")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="bad"):
+        function(tf.constant(np.nan))
+    with pytest.warns(UserWarning, match="a step"):
+        assert float(function(tf.constant(1.0))) == 1.0
+
+
+def test_steps_of_a_subclass_see_what_keras_gives_them():
+    class Own(tv.VAE):
+        def train_step(self, batch):
+            x, y = batch
+            assert x.shape == (32, 8, 8, 1)
+            logs = super().train_step((x, y))
+            return {**logs, "first": y[:, 0, 0, 0]}
+
+    x = models.digits(64)
+    model = Own(vaes.encoder(), models.decoder(), tv.StandardNormal(vaes.LATENT))
+    model.compile("adam", jit_compile=False)
+    pairs = tf.data.Dataset.from_tensor_slices((x, 1 - x)).batch(32, True)
+    history = model.fit(pairs, verbose=0).history
+    np.testing.assert_array_equal(history["first"][0], 1 - x[32:, 0, 0, 0])
+
+
+def test_eager_execution_can_be_switched_after_compile():
+    x, model = models.digits(20), vaes.vae(compiled=False)
+    model.compile("adam", run_eagerly=True)
+    model.fit(x, verbose=0)
+    model.run_eagerly = False
+    model.fit(x, verbose=0)
+    model.run_eagerly = True
+    model.fit(x, verbose=0)
+    assert int(model.optimizer.iterations) == 3
+
+
+def test_batches_that_are_no_arrays_are_named():
+    with pytest.raises(ValueError, match="expects batches that are arrays.*float"):
+        vaes.vae().train_on_batch([[0.0, 1.0]])

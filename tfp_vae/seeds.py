@@ -49,5 +49,6 @@ class Seeds(keras.layers.Layer):
         store["0"] = self.generator.state.numpy()
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the state."""
-        self.generator.state.assign(store["0"])
+        """Reads the state, if there is one: older models have fewer seeds."""
+        if "0" in store.keys():  # noqa: SIM118, h5py's groups are no dictionaries
+            self.generator.state.assign(store["0"])

@@ -84,7 +84,8 @@ class Answers(Passes):
             function(piece)[:number]
             for number, piece, _ in data.chunks(inputs, None, _ROWS)
         ]
-        return layer.make_distribution(tf.concat(found, axis=0))
+        parameters = tf.cast(tf.concat(found, axis=0), layer.compute_dtype)
+        return layer.make_distribution(parameters)
 
     def decode(self, z: Any, y: Any = None) -> Any:
         """The likelihood p(x | z).

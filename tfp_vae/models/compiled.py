@@ -1,11 +1,17 @@
 """Functions that XLA compiles, where it can and where that makes them faster."""
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+# Shapes for which XLA compiles one function before it is left to TensorFlow.
+_SHAPES = 8
+# Draws that follow `tf.random.set_seed` only outside of XLA, which has others.
+_RANDOM = ("RandomStandardNormal", "RandomUniform", "TruncatedNormal", "RandomShuffle")
 # What XLA raises of a graph that it cannot compile, before any of it has run.
 _REFUSALS = (
     tf.errors.InvalidArgumentError,
@@ -20,7 +26,9 @@ class Compiler:
     XLA knows no kernel for some operations, and must know some shapes. Nothing has been
     computed when it refuses, so the function can run as a graph of TensorFlow in its
     place. On a CPU, convolutions inside a loop are about 50 times slower with XLA than
-    without, so functions that have any run without it.
+    without, so functions that have any run without it. Where XLA is chosen by itself,
+    it compiles a function for eight shapes at most, and none with `tf.random`
+    operations, whose seeds it does not know.
 
     Args:
         jit_compile: Whether XLA compiles; `"auto"` where it can.
@@ -56,7 +64,7 @@ class Compiler:
             self._said = True
             warnings.warn(
                 f"`VAE` expects that XLA compiles {name}. Received: {why} It runs "
-                "without XLA; `compile(jit_compile=False)` says that this is meant.",
+                "without XLA; give `compile(jit_compile=False)` where that is meant.",
                 stacklevel=4,
             )
 
@@ -78,36 +86,55 @@ class _Function:
             self._options = {"autograph": False, "input_signature": input_signature}
         self._traced = tf.function(fn, **self._options)
         self._function: Any = None
+        self._jit = False
+        self._shapes: set[Any] = set()
 
     def __call__(self, *args: Any) -> Any:
         asked = self._compiler.jit_compile
         if self._function is None:
-            self._function = self._made(bool(asked) and self._is_faster(args))
+            self._jit = bool(asked) and self._is_faster(args)
+            self._function = self._made(self._jit)
+        if not self._jit or asked != "auto":
+            return self._function(*args)
+        if not self._has_shapes_of(args):
+            return self._plain(*args)
         try:
             return self._function(*args)
         except _REFUSALS as error:
-            if asked != "auto" or not self._jit:
-                raise
-            function = self._made(False)
-            result = function(*args)
-            self._function = function
+            result = self._plain(*args)
+            self._jit, self._function = False, self._plain
             lines = map(str.strip, str(getattr(error, "message", error)).split("\n"))
             why = next(filter(None, lines), type(error).__name__)
             self._compiler.gave_up(self._name, why[:300])
             return result
 
+    def _has_shapes_of(self, args: Any) -> bool:
+        """Whether XLA has compiled for such arguments, or shall."""
+        shapes = tuple(np.shape(leaf) for leaf in tf.nest.flatten(args))
+        if shapes not in self._shapes and len(self._shapes) == _SHAPES:
+            return False
+        self._shapes.add(shapes)
+        return True
+
+    @functools.cached_property
+    def _plain(self) -> Any:
+        """The function without XLA."""
+        return self._made(False)
+
     def _made(self, jit_compile: bool) -> Any:
-        self._jit, traced = jit_compile, self._traced
+        traced = self._traced
         return tf.function(
             lambda *args: traced(*args), jit_compile=jit_compile, **self._options
         )
 
     def _is_faster(self, args: Any) -> bool:
-        """Whether XLA makes the function faster: on a CPU not with convolutions."""
-        if tf.config.list_logical_devices("GPU"):
-            return True
+        """Whether XLA makes the function faster, and its draws are not others."""
         graph = self._traced.get_concrete_function(*args).graph.as_graph_def()
-        if not any("Conv" in operation for operation in operations(graph)):
+        found = set(operations(graph))
+        if self._compiler.jit_compile == "auto" and found.intersection(_RANDOM):
+            return False
+        on_a_gpu = bool(tf.config.list_logical_devices("GPU"))
+        if on_a_gpu or not any("Conv" in operation for operation in found):
             return True
         if self._compiler.jit_compile != "auto":
             self._compiler.gave_up(

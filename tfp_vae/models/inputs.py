@@ -137,12 +137,80 @@ def num_batches(x: Any, batch_size: int | None, steps: int | None) -> int | None
     return count if count is not None and count > 0 else None
 
 
-def bytes_of(batch: Any, rows: int) -> int:
+def batch_size_of(rows: range, batch_size: int | None, steps: int | None) -> int:
+    """The length of a batch of arrays, as Keras takes it.
+
+    Args:
+        rows: The rows.
+        batch_size: What the user says, or `None`.
+        steps: Of a pass, or `None`.
+
+    Returns:
+        The number; by default 32.
+
+    Example:
+        >>> batch_size_of(range(100), None, 9), batch_size_of(range(100), None, None)
+        (12, 32)
+    """
+    return batch_size or (math.ceil(len(rows) / steps) if steps else 32)
+
+
+def split(rows: range, share: float) -> tuple[range, range]:
+    """The first rows, and the last ones held out, as Keras splits them.
+
+    Args:
+        rows: All rows.
+        share: Of the rows that are held out.
+
+    Returns:
+        Both.
+
+    Raises:
+        ValueError: If one of them has no rows.
+
+    Example:
+        >>> split(range(10), 0.25)
+        (range(0, 7), range(7, 10))
+    """
+    at = math.floor(len(rows) * (1.0 - share))
+    first, last = rows[:at], rows[at:]
+    if not (first and last):
+        raise ValueError(
+            "`VAE.fit` expects `validation_split` to leave rows on both sides. "
+            f"Received: validation_split={share} of {len(rows)} rows. Give another "
+            "share, or `validation_data`."
+        )
+    return first, last
+
+
+def stackable(batch: Any) -> bool:
+    """Whether a batch is of dense arrays, of which several can be joined.
+
+    Args:
+        batch: Structure of arrays, or `None` where none is known.
+
+    Returns:
+        False for ragged and sparse tensors, and for numbers.
+
+    Example:
+        >>> stackable((np.zeros([5, 2]), None)), stackable((np.zeros([5, 2]), 1.0))
+        (True, False)
+    """
+    leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+    return all(
+        bool(len(np.shape(leaf))) and not isinstance(leaf, tf.RaggedTensor)
+        if isinstance(leaf, np.ndarray | tf.Tensor)
+        else False
+        for leaf in leaves
+    )
+
+
+def bytes_of(batch: Any, rows: int | None) -> int:
     """The memory that rows of arrays take.
 
     Args:
         batch: Structure of arrays.
-        rows: How many rows, at most those that there are.
+        rows: How many rows, at most those that there are; `None` for all.
 
     Returns:
         A number of bytes; 0 where nothing is known.

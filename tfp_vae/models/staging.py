@@ -17,6 +17,8 @@ _STEPS = 32
 _STAGED_BYTES = 2**26
 # Larger arrays are not kept where the model computes.
 _RESIDENT_BYTES = 2**30
+# Smaller ones are made longer, so that XLA need not compile for each length.
+_ROUNDED_BYTES = 2**24
 
 
 class Chunk(NamedTuple):
@@ -26,7 +28,7 @@ class Chunk(NamedTuple):
         arrays: Structure of tensors of shape `(n, ...)`, and `None`.
         rows: Which of the n are in each batch: integers of shape `(steps, batch)`.
         number: How many of the steps are to be made.
-        spec: The structure, of the `tf.TensorSpec` of arrays of any length.
+        spec: The structure, of the `tf.TensorSpec` of a batch.
     """
 
     arrays: Any
@@ -49,8 +51,8 @@ class Rows:
 
     Example:
         >>> rows = Rows((tf.range(7), None), range(7), 2)
-        >>> batches = iter(rows.numbers())
-        >>> [(chunk.rows.tolist(), chunk.number) for chunk in rows.chunks(batches, 9)]
+        >>> chunks = rows.chunks(iter(rows.numbers()), 9, 4)
+        >>> [(chunk.rows.tolist(), chunk.number) for chunk in chunks]
         [([[0, 1], [2, 3], [4, 5], [6, 6]], 3), ([[6]], 1)]
     """
 
@@ -71,42 +73,21 @@ class Rows:
         """
         self._shuffle, self._seeds = how, seeds
 
-    def split(self, share: float, batch_size: int | None) -> tuple["Rows", "Rows"]:
-        """The first rows, and the last ones held out, as Keras splits them.
-
-        Args:
-            share: Of the rows that are held out.
-            batch_size: Of those held out; by default that of all.
-
-        Returns:
-            Both.
-
-        Raises:
-            ValueError: If one of them has no rows.
-        """
-        at = math.floor(len(self._rows) * (1.0 - share))
-        first, last = self._rows[:at], self._rows[at:]
-        if not (first and last):
-            raise ValueError(
-                "`VAE.fit` expects `validation_split` to leave rows on both sides. "
-                f"Received: validation_split={share} of {len(self._rows)} rows. Give "
-                "another share, or `validation_data`."
-            )
-        size = batch_size or self._size
-        return Rows(self._arrays, first, self._size), Rows(self._arrays, last, size)
-
     def numbers(self) -> tf.data.Dataset:
         """The numbers of the batches of a pass."""
         options = tf.data.Options()
         options.autotune.enabled = False  # There is nothing to tune, and it takes time.
         return tf.data.Dataset.range(self.num_batches).with_options(options)
 
-    def chunks(self, iterator: tf.data.Iterator, steps: int) -> Iterator[Chunk]:
+    def chunks(
+        self, iterator: tf.data.Iterator, most: int, steps: int
+    ) -> Iterator[Chunk]:
         """The next batches of a pass.
 
         Args:
             iterator: Over the numbers of batches.
-            steps: How many batches to take, if there are so many.
+            most: How many batches to take, if there are so many.
+            steps: How many a chunk has room for.
 
         Yields:
             The batches of full length, then the shorter one, if they are among them.
@@ -114,14 +95,14 @@ class Rows:
         Raises:
             tf.errors.OutOfRangeError: If there is no batch left.
         """
-        first, count = map(int, _counted(iterator, tf.constant(steps, tf.int64)))
+        first, count = map(int, _counted(iterator, tf.constant(most, tf.int64)))
         if not first and self._seeds is not None and self._shuffle:
             self._order = self._new_order(self._seeds.next())
         full = min(count, len(self._rows) // self._size - first)
         if full:
             # Always of as many steps, since XLA compiles for one number of them.
             start = first * self._size
-            yield self._chunk(start, min(steps, self.num_batches), self._size, full)
+            yield self._chunk(start, steps, self._size, full)
         if count > full:
             at = len(self._rows) // self._size * self._size
             yield self._chunk(at, 1, len(self._rows) - at, 1)
@@ -133,7 +114,7 @@ class Rows:
         return Chunk(self._arrays, rows, count, self._spec)
 
     def _new_order(self, seed: tf.Tensor) -> np.ndarray:
-        rng = np.random.default_rng(np.abs(seed.numpy()).tolist())
+        rng = np.random.default_rng(seed.numpy().view("uint32").tolist())
         numbers = np.arange(self._rows.start, self._rows.stop, dtype="int32")
         if self._shuffle != "batch":
             return rng.permutation(numbers)
@@ -165,7 +146,25 @@ def as_tensors(arrays: Any) -> Any:
     if any(isinstance(a, np.ndarray) and a.dtype.kind not in "biuf" for a in leaves):
         return None
     size = sum(math.prod(a.shape) * tf.as_dtype(a.dtype).size for a in leaves)
-    return data.mapped(_as_tensor, arrays) if size <= _RESIDENT_BYTES else None
+    if size > _RESIDENT_BYTES:
+        return None
+    count = leaves[0].shape[0]
+    few = size <= _ROUNDED_BYTES
+    more = _rounded(count) - count if few else 0
+    return data.mapped(lambda array: _longer(_as_tensor(array), more), arrays)
+
+
+def _rounded(count: int) -> int:
+    """A length for which XLA compiles, for all up to an eighth below it."""
+    unit = 2 ** max(count.bit_length() - 4, 0)
+    return -(-count // unit) * unit
+
+
+def _longer(array: tf.Tensor, more: int) -> tf.Tensor:
+    """An array with zeros behind it, which no batch has."""
+    if not more:
+        return array
+    return tf.pad(array, [[0, more]] + [[0, 0]] * (array.shape.rank - 1))
 
 
 def _as_tensor(array: Any) -> tf.Tensor:
@@ -252,7 +251,7 @@ class Stack:
 
     Example:
         >>> batches = iter(tf.data.Dataset.range(7).batch(2))
-        >>> for chunk in Stack().chunks(batches, 4):
+        >>> for chunk in Stack().chunks(batches, 4, 4):
         ...     print(chunk.arrays.numpy()[chunk.rows].tolist(), chunk.number)
         [[0, 1], [2, 3], [4, 5], [0, 0]] 3
         [[6]] 1
@@ -261,12 +260,15 @@ class Stack:
     def __init__(self) -> None:
         self._pull = tf.function(_pull, reduce_retracing=True, autograph=False)
 
-    def chunks(self, iterator: tf.data.Iterator, steps: int) -> Iterator[Chunk]:
+    def chunks(
+        self, iterator: tf.data.Iterator, most: int, steps: int
+    ) -> Iterator[Chunk]:
         """The next batches, in their order.
 
         Args:
             iterator: Over batches.
-            steps: How many batches to take, if there are so many.
+            most: How many batches to take, if there are so many.
+            steps: How many a chunk has room for.
 
         Yields:
             Chunks: one, where all batches have one shape.
@@ -274,14 +276,14 @@ class Stack:
         Raises:
             tf.errors.OutOfRangeError: If there is no batch left.
         """
-        spec = tf.nest.map_structure(_any, iterator.element_spec)
-        left = steps
+        spec, left = iterator.element_spec, most
         while left:
             try:
-                most = tf.constant(left)
-                arrays, count, other = self._pull(iterator, most, steps=steps)
+                arrays, count, other = self._pull(
+                    iterator, tf.constant(left), steps=steps
+                )
             except tf.errors.OutOfRangeError:
-                if left == steps:
+                if left == most:
                     raise
                 return
             left -= int(count)
@@ -307,14 +309,22 @@ def of_batch(batch: Any, spec: Any = None) -> Chunk:
         >>> of_batch((np.zeros([2, 3]), None)).rows
         array([[0, 1]], dtype=int32)
     """
-    tensors = data.mapped(_as_tensor, batch)
+    tensors = batch
+    if spec is None:
+        if not data.is_arrays([a for a in keras.tree.flatten(batch) if a is not None]):
+            raise ValueError(
+                "`VAE` expects batches that are arrays. Received: a "
+                f"{type(keras.tree.flatten(batch)[0]).__name__} inside of a batch. "
+                "Give NumPy arrays or tensors."
+            )
+        tensors = data.mapped(_as_tensor, batch)
+        spec = data.mapped(_any, tensors)
     count = len(keras.tree.flatten(tensors)[0])
-    spec = data.mapped(_any, tensors) if spec is None else spec
     return Chunk(tensors, np.arange(count, dtype="int32")[None], 1, spec)
 
 
 def _any(array: Any) -> tf.TensorSpec:
-    """The spec of an array of any length."""
+    """The spec of a batch of any length."""
     return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
 
 

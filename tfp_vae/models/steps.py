@@ -12,6 +12,34 @@ from tfp_vae.models.compiled import Compiler
 from tfp_vae.models.staging import Chunk, Rows, Stack, of_batch, stacks
 
 
+class Countdown:
+    """The steps left in a pass over data.
+
+    Args:
+        total: Steps of a pass, or `None` where the data end it.
+
+    Example:
+        >>> steps = Countdown(5)
+        >>> steps.take(3), steps.take(3), steps.begin(), steps.take(3)
+        (3, 2, None, 3)
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self._total = self._left = total
+
+    def begin(self) -> None:
+        """Begins another pass."""
+        self._left = self._total
+
+    def take(self, most: int) -> int:
+        """How many steps to make now: the number asked, or what is left."""
+        if self._left is None:
+            return most
+        taken = min(most, self._left)
+        self._left -= taken
+        return taken
+
+
 class Steps:
     """What Keras calls for the next steps: a loop over batches inside one program.
 
@@ -23,13 +51,13 @@ class Steps:
         step: From a batch to logs.
         name: What the steps do, for messages.
         compiler: Compiles the program.
-        most: The number of steps in a program now.
+        most: The number of steps in a program now, and those left in the pass.
         rows: What the numbers of batches stand for now, or `None`.
         otherwise: Runs the steps of a pipeline whose batches cannot be stacked.
 
     Example:
         >>> steps = Steps(lambda x: {"sum": tf.reduce_sum(x)}, "sums", Compiler("auto"),
-        ...     lambda: 2, lambda: None, lambda iterator: None)
+        ...     lambda: (2, Countdown(None)), lambda: None, lambda iterator: None)
         >>> batches = iter(tf.data.Dataset.range(5).batch(2))
         >>> int(steps(batches)["sum"]), int(steps(batches)["sum"])
         (5, 4)
@@ -40,7 +68,7 @@ class Steps:
         step: Callable[[Any], Any],
         name: str,
         compiler: Compiler,
-        most: Callable[[], int],
+        most: Callable[[], tuple[int, Countdown]],
         rows: Callable[[], Rows | None],
         otherwise: Callable[[Any], Any],
     ) -> None:
@@ -73,19 +101,25 @@ class Steps:
         return logs
 
     def _chunks(self, iterator: Any) -> Iterator[Chunk] | None:
-        most, rows = self._most(), self._rows()
+        (steps, left), rows = self._most(), self._rows()
         if not isinstance(iterator, tf.data.Iterator):
-            return map(of_batch, itertools.islice(iterator, most))
+            return map(of_batch, itertools.islice(iterator, steps))
         if rows is not None:
-            return rows.chunks(iterator, most)
-        return self._stack.chunks(iterator, most) if stacks(iterator) else None
+            return rows.chunks(iterator, left.take(steps), steps)
+        if not stacks(iterator):
+            return None
+        return self._stack.chunks(iterator, left.take(steps), steps)
 
     def _program(self, spec: Any) -> Any:
         """The program for arrays of a structure."""
         leaves = keras.tree.flatten(spec)
         key = str((keras.tree.map_structure(lambda _: 0, spec), leaves))
         if key not in self._programs:
-            specs = [leaf for leaf in leaves if leaf is not None]
+            specs = [
+                tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype)
+                for leaf in leaves
+                if leaf is not None
+            ]
             rows, count = (
                 tf.TensorSpec([None, None], tf.int32),
                 tf.TensorSpec([], "int32"),
@@ -101,14 +135,33 @@ class Steps:
         step = tf.function(self._step, autograph=False)
         # Traced once, here: what the loop carries must be known before its body is.
         traced = step.get_concrete_function(spec)
-        logs = tf.nest.map_structure(
-            lambda log: tf.zeros(log.shape, log.dtype), traced.structured_outputs
-        )
+        outputs = traced.structured_outputs
 
         def batch(i: Any) -> Any:
             given = iter(tensors)
-            return data.mapped(lambda _: tf.gather(next(given), rows[i]), spec)
+            return data.mapped(
+                lambda leaf: tf.ensure_shape(
+                    tf.gather(next(given), rows[i]), leaf.shape
+                ),
+                spec,
+            )
 
+        def only(i: Any) -> Any:
+            with tf.control_dependencies(tf.nest.flatten(step(batch(i)))):
+                return (i + 1,)
+
+        if not all(log.shape.is_fully_defined() for log in tf.nest.flatten(outputs)):
+            # Logs that a loop cannot carry: those of the last step, behind it.
+            tf.while_loop(
+                lambda i: i < count - 1,
+                only,
+                (tf.constant(0),),
+                parallel_iterations=1,
+            )
+            return step(batch(count - 1))
+        logs = tf.nest.map_structure(
+            lambda log: tf.zeros(log.shape, log.dtype), outputs
+        )
         return tf.while_loop(
             lambda i, logs: i < count,
             lambda i, logs: (i + 1, step(batch(i))),

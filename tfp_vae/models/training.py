@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 import dataclasses
-import math
 import types
 import warnings
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from tfp_vae.models.network_checks import (
 )
 from tfp_vae.models.passes import Passes, split_weights, spread, tiled
 from tfp_vae.models.staging import Rows, as_tensors, steps_at_once
-from tfp_vae.models.steps import Steps
+from tfp_vae.models.steps import Countdown, Steps
 from tfp_vae.objectives import Terms
 from tfp_vae.seeds import Seeds
 
@@ -41,6 +40,10 @@ class Feed:
         train: Arrays of `fit`, or `None`.
         held: Its validation data.
         test: Arrays of the `evaluate` that is under way.
+        steps: Of an epoch of `fit`.
+        held_steps: Of a pass over its validation data.
+        test_steps: Of the `evaluate` that is under way.
+        testing: Whether one is.
 
     Example:
         >>> Feed().train is None
@@ -50,6 +53,10 @@ class Feed:
     train: Rows | None = None
     held: Rows | None = None
     test: Rows | None = None
+    steps: Countdown = dataclasses.field(default_factory=lambda: Countdown(None))
+    held_steps: Countdown = dataclasses.field(default_factory=lambda: Countdown(None))
+    test_steps: Countdown = dataclasses.field(default_factory=lambda: Countdown(None))
+    testing: bool = False
 
 
 class Training(Passes, keras.Model):
@@ -155,7 +162,8 @@ class Training(Passes, keras.Model):
     def make_train_function(self, force: bool = False) -> None:
         """Makes what Keras calls for the next steps of `fit`."""
         if self.train_function is None or force:
-            super().make_train_function(force)
+            with self._without_chosen_xla():
+                super().make_train_function(force)
             self.train_function = self._steps(
                 self.train_step, "its training", self.train_function
             )
@@ -163,10 +171,30 @@ class Training(Passes, keras.Model):
     def make_test_function(self, force: bool = False) -> None:
         """Makes what Keras calls for the next steps of `evaluate`."""
         if self.test_function is None or force:
-            super().make_test_function(force)
+            with self._without_chosen_xla():
+                super().make_test_function(force)
             self.test_function = self._steps(
                 self.test_step, "its evaluation", self.test_function
             )
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Makes what Keras calls for the batches of `predict`.
+
+        A pass is short beside what XLA takes to compile it.
+        """
+        with self._without_chosen_xla():
+            return super().make_predict_function(force)
+
+    @contextlib.contextmanager
+    def _without_chosen_xla(self) -> Iterator[None]:
+        """Leaves Keras' own functions without XLA, if the user did not ask for it."""
+        chosen = self.jit_compile
+        if self._compiler.jit_compile == "auto":
+            self.jit_compile = False
+        try:
+            yield
+        finally:
+            self.jit_compile = chosen
 
     def _steps(self, step: Any, name: str, of_keras: Any) -> Any:
         if not self._runs_steps():
@@ -176,8 +204,9 @@ class Training(Passes, keras.Model):
         def rows() -> Rows | None:
             return self._feed.train if training else self._feed.test
 
-        def most() -> int:
-            return int(self.steps_per_execution)
+        def most() -> tuple[int, Countdown]:
+            feed = self._feed
+            return self.steps_per_execution, feed.steps if training else feed.test_steps
 
         return Steps(step, name, self._compiler, most, rows, of_keras)
 
@@ -315,25 +344,33 @@ class Training(Passes, keras.Model):
         steps = self._steps_at_once(
             x, batch, batch_size, kwargs.get("steps_per_epoch"), callbacks
         )
-        train = self._rows((x, y, weights), batch_size, kwargs.get("steps_per_epoch"))
-        held = None
-        if validation_data is not None:
-            held = self._rows(
-                validation_data,
-                kwargs.get("validation_batch_size") or batch_size,
-                kwargs.get("validation_steps"),
-            )
-        if train is not None:
+        kept, train, held = self._kept((x, y, weights)), None, None
+        if kept is not None:
+            arrays, rows = kept
             if validation_split and validation_data is None:
-                size = kwargs.get("validation_batch_size")
-                train, held = train.split(validation_split, size)
+                rows, last = data.split(rows, validation_split)
+                held = self._held_rows(arrays, last, batch_size, kwargs)
                 validation_split = 0.0
+            train = Rows(
+                arrays,
+                rows,
+                data.batch_size_of(rows, batch_size, kwargs.get("steps_per_epoch")),
+            )
             train.shuffle(kwargs.get("shuffle", True), self._order_seeds)
             x, y, kwargs["sample_weight"] = train.numbers(), None, None
             kwargs["shuffle"] = False
+        kept = None if validation_data is None else self._kept(validation_data)
+        if kept is not None:
+            held = self._held_rows(*kept, batch_size, kwargs)
         if held is not None:
             validation_data = held.numbers()
-        with self._fed(steps, train=train, held=held):
+        feed = Feed(
+            train,
+            held,
+            steps=_countdown(kwargs.get("steps_per_epoch")),
+            held_steps=_countdown(kwargs.get("validation_steps")),
+        )
+        with self._fed(steps, feed):
             return super().fit(
                 x,
                 y,
@@ -371,7 +408,12 @@ class Training(Passes, keras.Model):
         """
         if kwargs.get("_use_cached_eval_dataset"):
             # Keras' `fit`, on the validation data that it was given.
-            with self._fed(self.steps_per_execution, test=self._feed.held):
+            feed = self._feed
+            feed = dataclasses.replace(
+                feed, test=feed.held, test_steps=feed.held_steps, testing=True
+            )
+            feed.test_steps.begin()
+            with self._fed(self.steps_per_execution, feed):
                 return super().evaluate(x, y, batch_size, verbose, **kwargs)
         x, batch = self._checked_data(x, y)
         x, y, weights = data.with_place_for_weights(x, y, kwargs.get("sample_weight"))
@@ -380,10 +422,19 @@ class Training(Passes, keras.Model):
         steps = self._steps_at_once(
             x, batch, batch_size, kwargs.get("steps"), kwargs.get("callbacks")
         )
-        test = self._rows((x, y, weights), batch_size, kwargs.get("steps"))
-        if test is not None:
+        kept, test = self._kept((x, y, weights)), None
+        if kept is not None:
+            arrays, rows = kept
+            size = data.batch_size_of(rows, batch_size, kwargs.get("steps"))
+            test = Rows(arrays, rows, size)
             x, y, kwargs["sample_weight"] = test.numbers(), None, None
-        with self._fed(steps, test=test):
+        feed = dataclasses.replace(
+            self._feed,
+            test=test,
+            test_steps=_countdown(kwargs.get("steps")),
+            testing=True,
+        )
+        with self._fed(steps, feed):
             return super().evaluate(x, y, batch_size, verbose, **kwargs)
 
     def _steps_at_once(
@@ -396,36 +447,48 @@ class Training(Passes, keras.Model):
             for callback in keras.tree.flatten(callbacks or [])
         ]
         most = self._asked["steps_per_execution"]
-        if most is None and not self._runs_steps():
-            return 1
+        if not self._runs_steps() or not data.stackable(batch):
+            return most or 1  # Keras' own function is made for one number of steps.
         if most is None:
             count = data.num_batches(x, batch_size, steps)
-            most = steps_at_once(count, data.bytes_of(batch, batch_size or 32))
+            rows = (batch_size or 32) if data.is_arrays(x) else None
+            most = steps_at_once(count, data.bytes_of(batch, rows))
         return min([most, *(number for number in asked if number is not None)])
 
     def _runs_steps(self) -> bool:
         """Whether several steps make a program, which Keras' own would otherwise."""
         return not (self.run_eagerly or self._is_distributed())
 
-    def _rows(self, arrays: Any, batch_size: Any, steps: Any) -> Rows | None:
-        """Arrays kept where the model computes, if they can be."""
+    def _kept(self, arrays: Any) -> tuple[Any, range] | None:
+        """Arrays kept where the model computes, if they can be, and their rows."""
         if not self._runs_steps() or not data.is_arrays(arrays[0]):
             return None
-        kept = as_tensors(arrays)
+        kept = as_tensors(keras.utils.pack_x_y_sample_weight(*arrays))
         if kept is None:
             return None
-        count = len(keras.tree.flatten(kept)[0])
-        if not batch_size:  # As Keras
-            batch_size = math.ceil(count / steps) if steps else 32
-        return Rows(kept, range(count), batch_size)
+        return kept, range(len(keras.tree.flatten(arrays[0])[0]))
+
+    def _held_rows(
+        self, arrays: Any, rows: range, batch_size: Any, options: dict[str, Any]
+    ) -> Rows:
+        """Validation data in batches, as Keras makes them."""
+        size = options.get("validation_batch_size") or batch_size
+        steps = options.get("validation_steps")
+        return Rows(arrays, rows, data.batch_size_of(rows, size, steps))
+
+    def reset_metrics(self) -> None:
+        """Resets all metrics, as Keras does where a pass over data begins."""
+        super().reset_metrics()
+        if not self._feed.testing:
+            self._feed.steps.begin()
 
     @contextlib.contextmanager
-    def _fed(self, steps: int, **sources: Any) -> Iterator[None]:
+    def _fed(self, steps: int, feed: "Feed") -> Iterator[None]:
         """Has the compiled steps find the rows of batches."""
         if self._runs_steps() and not self.optimizer.built:
             # TensorFlow traces a function twice that makes variables.
             self.optimizer.build(self.trainable_variables)
-        before, self._feed = self._feed, dataclasses.replace(self._feed, **sources)
+        before, self._feed = self._feed, feed
         executed, self.steps_per_execution = self.steps_per_execution, steps
         try:
             yield
@@ -434,20 +497,13 @@ class Training(Passes, keras.Model):
 
     @contextlib.contextmanager
     def _one_by_one(self) -> Iterator[None]:
-        """Has Keras' `predict` take one batch after the other, if nothing else is said.
-
-        A pass is short beside what XLA takes to compile it; and inside `fit` the number
-        of steps in a program is that of training.
-        """
-        steps, jit_compile = self.steps_per_execution, self.jit_compile
-        if self._asked["steps_per_execution"] is None:
-            self.steps_per_execution = 1
-        if self._compiler.jit_compile == "auto":
-            self.jit_compile = False
+        """Has Keras' `predict` take as many batches at once inside `fit` as outside."""
+        steps = self.steps_per_execution
+        self.steps_per_execution = self._asked["steps_per_execution"] or 1
         try:
             yield
         finally:
-            self.steps_per_execution, self.jit_compile = steps, jit_compile
+            self.steps_per_execution = steps
 
     def _held_out(self, held: Any) -> Any:
         """Validation data, checked like those of training."""
@@ -461,7 +517,7 @@ class Training(Passes, keras.Model):
         A trace for several ranks knows none, and weights of examples could not be told
         from weights of entries.
         """
-        ranks = [data.ranks(part) for part in given]
+        ranks = [self._runs_steps(), *(data.ranks(part) for part in given)]
         if self._ranks.setdefault(function, ranks) != ranks:
             setattr(self, function, None)
             self._ranks[function] = ranks
@@ -492,6 +548,13 @@ class Training(Passes, keras.Model):
                 check_reparameterized(self.posterior(inputs), self.objective)
         data.check_observed(self._packed(batch)[1], self.decoder, self.missing)
         return x, batch
+
+
+def _countdown(steps: int | None) -> Countdown:
+    """The steps of a pass, of which Keras may allow fewer."""
+    most = keras.config.max_steps_per_epoch()
+    given = [number for number in (steps, most) if number]
+    return Countdown(min(given) if given else None)
 
 
 def in_step() -> bool:
