@@ -344,21 +344,11 @@ class Training(Passes, keras.Model):
         steps = self._steps_at_once(
             x, batch, batch_size, kwargs.get("steps_per_epoch"), callbacks
         )
-        kept, train, held = self._kept((x, y, weights)), None, None
-        if kept is not None:
-            arrays, rows = kept
-            if validation_split and validation_data is None:
-                rows, last = data.split(rows, validation_split)
-                held = self._held_rows(arrays, last, batch_size, kwargs)
-                validation_split = 0.0
-            train = Rows(
-                arrays,
-                rows,
-                data.batch_size_of(rows, batch_size, kwargs.get("steps_per_epoch")),
-            )
-            train.shuffle(kwargs.get("shuffle", True), self._order_seeds)
+        share = 0.0 if validation_data is not None else validation_split
+        train, held = self._resident((x, y, weights), batch_size, share, kwargs)
+        if train is not None:
             x, y, kwargs["sample_weight"] = train.numbers(), None, None
-            kwargs["shuffle"] = False
+            kwargs["shuffle"], validation_split = False, 0.0
         kept = None if validation_data is None else self._kept(validation_data)
         if kept is not None:
             held = self._held_rows(*kept, batch_size, kwargs)
@@ -468,6 +458,23 @@ class Training(Passes, keras.Model):
             return None
         return kept, range(len(keras.tree.flatten(arrays[0])[0]))
 
+    def _resident(
+        self, arrays: Any, batch_size: Any, share: float, options: dict[str, Any]
+    ) -> tuple[Rows | None, Rows | None]:
+        """The batches of kept arrays for `fit`, and those of a share held out."""
+        kept = self._kept(arrays)
+        if kept is None:
+            return None, None
+        tensors, rows = kept
+        held = None
+        if share:
+            rows, last = data.split(rows, share)
+            held = self._held_rows(tensors, last, batch_size, options)
+        steps = options.get("steps_per_epoch")
+        train = Rows(tensors, rows, data.batch_size_of(rows, batch_size, steps))
+        train.shuffle(options.get("shuffle", True), self._order_seeds)
+        return train, held
+
     def _held_rows(
         self, arrays: Any, rows: range, batch_size: Any, options: dict[str, Any]
     ) -> Rows:
@@ -522,6 +529,14 @@ class Training(Passes, keras.Model):
             setattr(self, function, None)
             self._ranks[function] = ranks
 
+    def _check_shapes(self, few: Any, training: bool) -> None:
+        """Sends two examples through the model, and looks at what comes."""
+        inputs, target, _ = self._packed(few)
+        with self.distribute_strategy.scope():
+            check_event(unwrap(self(inputs, training=False)), target)
+            if training:
+                check_reparameterized(self.posterior(inputs), self.objective)
+
     def _checked_data(self, x: Any, y: Any, training: bool = False) -> tuple[Any, Any]:
         """Looks at the first examples, where a compiled step would see a NaN.
 
@@ -541,11 +556,11 @@ class Training(Passes, keras.Model):
             batch = (rows, y)
         data.check_not_empty(rows)
         check_inputs(rows, y if self.conditional else None, self.encoder)
-        inputs, few, _ = self._packed(data.mapped(lambda part: part[:2], batch))
-        with self.distribute_strategy.scope():
-            check_event(unwrap(self(inputs, training=False)), few)
-            if training:
-                check_reparameterized(self.posterior(inputs), self.objective)
+        few = data.mapped(lambda part: part[:2], batch)
+        shapes = str(data.mapped(lambda part: (part.shape[1:], part.dtype), few))
+        self._functions.once(
+            ("checked", shapes, training), lambda: self._check_shapes(few, training)
+        )
         data.check_observed(self._packed(batch)[1], self.decoder, self.missing)
         return x, batch
 
