@@ -583,3 +583,10 @@ def test_eager_execution_can_be_switched_after_compile():
 def test_batches_that_are_no_arrays_are_named():
     with pytest.raises(ValueError, match="expects batches that are arrays.*float"):
         vaes.vae().train_on_batch([[0.0, 1.0]])
+
+
+def test_a_model_that_was_not_compiled_is_told_by_keras():
+    x, model = models.digits(20), vaes.vae(compiled=False)
+    for method in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="must call `compile"):
+            method(x, verbose=0)

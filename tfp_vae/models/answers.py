@@ -49,7 +49,7 @@ class Answers(Passes):
     jit_compile: Any
     predict_function: Any
     _functions: Functions
-    _one_by_one: Any
+    _predicting: Any
     _seeds: Any
     _statistics: Any
 
@@ -146,7 +146,7 @@ class Answers(Passes):
         if statistics is not None:
             self.predict_function = self._functions.predict.get(statistics)
         try:
-            with self._one_by_one():
+            with self._predicting():
                 return keras.Model.predict(
                     self,
                     inputs,

@@ -195,9 +195,7 @@ class Functions:
         Returns:
             A callable.
         """
-        if key not in self._made:
-            self._made[key] = self._compiler.function(fn, name)
-        return self._made[key]
+        return self.once(key, lambda: self._compiler.function(fn, name))
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """Something made when first needed, and kept out of Keras' sight.

@@ -113,17 +113,15 @@ class Steps:
     def _program(self, spec: Any) -> Any:
         """The program for arrays of a structure."""
         leaves = keras.tree.flatten(spec)
-        key = str((keras.tree.map_structure(lambda _: 0, spec), leaves))
+        key = str(spec)
         if key not in self._programs:
             specs = [
                 tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype)
                 for leaf in leaves
                 if leaf is not None
             ]
-            rows, count = (
-                tf.TensorSpec([None, None], tf.int32),
-                tf.TensorSpec([], "int32"),
-            )
+            rows = tf.TensorSpec([None, None], tf.int32)
+            count = tf.TensorSpec([], tf.int32)
             self._programs[key] = self._compiler.function(
                 lambda tensors, rows, count: self._run(spec, tensors, rows, count),
                 self._name,

@@ -492,9 +492,11 @@ class Training(Passes, keras.Model):
     @contextlib.contextmanager
     def _fed(self, steps: int, feed: "Feed") -> Iterator[None]:
         """Has the compiled steps find the rows of batches."""
-        if self._runs_steps() and not self.optimizer.built:
+        optimizer: Any = getattr(self, "optimizer", None)
+        ready = self._runs_steps() and self.built and optimizer is not None
+        if ready and not optimizer.built:
             # TensorFlow traces a function twice that makes variables.
-            self.optimizer.build(self.trainable_variables)
+            optimizer.build(self.trainable_variables)
         before, self._feed = self._feed, feed
         executed, self.steps_per_execution = self.steps_per_execution, steps
         try:
@@ -503,7 +505,7 @@ class Training(Passes, keras.Model):
             self._feed, self.steps_per_execution = before, executed
 
     @contextlib.contextmanager
-    def _one_by_one(self) -> Iterator[None]:
+    def _predicting(self) -> Iterator[None]:
         """Has Keras' `predict` take as many batches at once inside `fit` as outside."""
         steps = self.steps_per_execution
         self.steps_per_execution = self._asked["steps_per_execution"] or 1
