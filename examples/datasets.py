@@ -152,7 +152,8 @@ def _split(
 
 
 def _unpack(bits: np.ndarray) -> np.ndarray:
-    return np.unpackbits(bits, axis=1).reshape(-1, 28, 28, 1)
+    pixels = np.unpackbits(np.ascontiguousarray(bits), axis=1)
+    return pixels.reshape(-1, 28, 28, 1)
 
 
 def _idx(path: pathlib.Path, ndim: int) -> np.ndarray:

@@ -12,10 +12,13 @@ import vaes
 
 import tfp_vae as tv
 import tfp_vae.models.inputs as data
-from tfp_vae.models import staging
+from tfp_vae.models import resident
 from tfp_vae.models.compiled import Compiler, operations
-from tfp_vae.models.staging import Rows, Stack, as_tensors, steps_at_once
+from tfp_vae.models.resident import Residents
+from tfp_vae.models.staging import Rows, Stack, steps_at_once
 from tfp_vae.seeds import Seeds
+
+pytestmark = pytest.mark.xla
 
 N, BATCH = 70, 16  # Four full batches and one of 6.
 
@@ -223,8 +226,8 @@ def test_large_arrays_come_through_keras_pipeline(monkeypatch):
     x = models.digits(N)
     histories = []
     for limit in (2**30, 0):
-        monkeypatch.setattr(staging, "_RESIDENT_BYTES", limit)
-        assert (as_tensors((x, None, None)) is None) == (limit == 0)
+        monkeypatch.setattr(resident, "_RESIDENT_BYTES", limit)
+        assert (Residents().tensors((x, None, None)) is None) == (limit == 0)
         model = fresh(jit_compile=False)
         how = {"batch_size": BATCH, "shuffle": False, "verbose": 0}
         history = model.fit(x, epochs=2, validation_data=(x[:20],), **how).history
@@ -472,7 +475,7 @@ def test_integer_data_stay_integers():
     layers = [keras.layers.Dense(likelihood.params_size(vaes.PIXELS))]
     layers = [keras.Input((vaes.LATENT,)), *layers, likelihood(vaes.PIXELS)]
     model = vaes.vae(p=keras.Sequential(layers))
-    assert as_tensors((x, None, None))[0].dtype == tf.uint8
+    assert Residents().tensors((x, None, None))[0].dtype == tf.uint8
     assert np.isfinite(model.fit(x, verbose=0).history["loss"]).all()
 
 
@@ -531,7 +534,10 @@ def test_xla_compiles_for_few_shapes_only():
     for n in range(1, 20):
         np.testing.assert_allclose(function(tf.ones(n)), n)
     assert len(function._shapes) == 8
-    lengths = {as_tensors((np.zeros([n, 2]), None))[0].shape[0] for n in range(64, 128)}
+    lengths = {
+        Residents().tensors((np.zeros([n, 2]), None))[0].shape[0]
+        for n in range(64, 128)
+    }
     assert len(lengths) <= 9
 
 
@@ -589,4 +595,61 @@ def test_a_model_that_was_not_compiled_is_told_by_keras():
     x, model = models.digits(20), vaes.vae(compiled=False)
     for method in (model.fit, model.evaluate):
         with pytest.raises(ValueError, match="must call `compile"):
+            method(x, verbose=0)
+
+
+def test_the_same_arrays_are_neither_checked_nor_brought_again():
+    residents, seen = Residents(), []
+    x = models.digits(N).astype("float64")
+    x.flat[0] = np.nan
+
+    def brought(array):
+        residents.checked(array, lambda: seen.append(array))
+        return residents.tensors((array, None))[0]
+
+    first = brought(x)
+    for same in (x, x.copy(), x.astype("float32"), np.asfortranarray(x), first[:N]):
+        assert brought(same) is first
+    assert len(seen) == 1
+    for other in (x[:-1], np.nan_to_num(x).astype("uint8"), x.reshape(N, -1, 2), -x):
+        assert brought(other) is not first
+    assert len(seen) == 5
+    x.flat[-1] += 1.0
+    tensor = brought(x)
+    assert tensor is not first
+    assert len(seen) == 6
+    np.testing.assert_array_equal(tensor[:N], x.astype("float32"))
+
+
+def test_what_was_kept_without_a_check_is_checked_when_it_is_the_target():
+    residents, seen = Residents(), []
+    x = models.digits(N)
+    tensor = residents.tensors((x, None))[0]
+    for _ in range(2):
+        residents.checked(x, lambda: seen.append(x))
+        assert residents.tensors((x, None))[0] is tensor
+    assert len(seen) == 1
+
+
+def test_few_arrays_are_kept_and_the_last_ones(monkeypatch):
+    residents = Residents()
+    monkeypatch.setattr(resident, "_KEPT_BYTES", 3 * 4 * 64)
+    arrays = [np.full([64], i, "float32") for i in range(4)]
+    tensors = [residents.tensors((array, None))[0] for array in arrays]
+    found = [residents._same(array) is not None for array in arrays]
+    assert found == [False, True, True, True]
+    for used in (2, 1):
+        assert residents.tensors((arrays[used], None))[0] is tensors[used]
+    residents.tensors((np.full([64], 9.0), None))
+    found = [residents._same(array) is not None for array in arrays]
+    assert found == [False, True, True, False]
+
+
+def test_data_changed_in_place_are_seen():
+    x = models.digits(N)
+    model = fresh(jit_compile=False)
+    model.evaluate(x, verbose=0)
+    x.flat[3] = np.nan
+    for method in (model.evaluate, model.fit):
+        with pytest.raises(ValueError, match="1 NaN"):
             method(x, verbose=0)

@@ -39,6 +39,9 @@ class Compiler:
         9.0
     """
 
+    # Whether `"auto"` may mean XLA.
+    chooses_xla = True
+
     def __init__(self, jit_compile: Any) -> None:
         self.jit_compile = jit_compile
         self._said = False
@@ -131,7 +134,8 @@ class _Function:
         """Whether XLA makes the function faster, and its draws are not others."""
         graph = self._traced.get_concrete_function(*args).graph.as_graph_def()
         found = set(operations(graph))
-        if self._compiler.jit_compile == "auto" and found.intersection(_RANDOM):
+        by_itself = self._compiler.jit_compile == "auto"
+        if by_itself and (not self._compiler.chooses_xla or found & set(_RANDOM)):
             return False
         on_a_gpu = bool(tf.config.list_logical_devices("GPU"))
         if on_a_gpu or not any("Conv" in operation for operation in found):

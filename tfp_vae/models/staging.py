@@ -10,15 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 import tfp_vae.models.inputs as data
+from tfp_vae.models.resident import as_tensor
 from tfp_vae.seeds import Seeds
 
 # Steps in one program, and the bytes that their batches may take.
 _STEPS = 32
 _STAGED_BYTES = 2**26
-# Larger arrays are not kept where the model computes.
-_RESIDENT_BYTES = 2**30
-# Smaller ones are made longer, so that XLA need not compile for each length.
-_ROUNDED_BYTES = 2**24
 
 
 class Chunk(NamedTuple):
@@ -120,59 +117,6 @@ class Rows:
             return rng.permutation(numbers)
         batches = np.split(numbers, range(self._size, len(numbers), self._size))
         return np.concatenate([rng.permutation(batch) for batch in batches])
-
-
-def as_tensors(arrays: Any) -> Any:
-    """Arrays as tensors where the model computes, if they fit there.
-
-    Args:
-        arrays: The tuple of x, y and weights; all but x may be `None`.
-
-    Returns:
-        `None` for what is not dense arrays, of unequal lengths, or too large: Keras'
-        own pipeline brings their batches then, or says what is wrong.
-
-    Example:
-        >>> as_tensors((np.zeros([5, 2]), None, np.ones(5)))[0].dtype
-        tf.float32
-        >>> as_tensors((np.zeros([5, 2]), np.zeros(4), None)) is None
-        True
-    """
-    leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
-    if not all(isinstance(leaf, np.ndarray | tf.Tensor) for leaf in leaves):
-        return None
-    if len({tuple(leaf.shape[:1]) for leaf in leaves}) != 1 or not leaves[0].shape:
-        return None
-    if any(isinstance(a, np.ndarray) and a.dtype.kind not in "biuf" for a in leaves):
-        return None
-    size = sum(math.prod(a.shape) * tf.as_dtype(a.dtype).size for a in leaves)
-    if size > _RESIDENT_BYTES:
-        return None
-    count = leaves[0].shape[0]
-    few = size <= _ROUNDED_BYTES
-    more = _rounded(count) - count if few else 0
-    return data.mapped(lambda array: _longer(_as_tensor(array), more), arrays)
-
-
-def _rounded(count: int) -> int:
-    """A length for which XLA compiles, for all up to an eighth below it."""
-    unit = 2 ** max(count.bit_length() - 4, 0)
-    return -(-count // unit) * unit
-
-
-def _longer(array: tf.Tensor, more: int) -> tf.Tensor:
-    """An array with zeros behind it, which no batch has."""
-    if not more:
-        return array
-    return tf.pad(array, [[0, more]] + [[0, 0]] * (array.shape.rank - 1))
-
-
-def _as_tensor(array: Any) -> tf.Tensor:
-    """An array as Keras would hand it to a step, on the model's device."""
-    dtype = tf.as_dtype(array.dtype)
-    dtype = tf.as_dtype(keras.config.floatx()) if dtype.is_floating else dtype
-    # Without `identity` an array stays in the host's memory, also beside a GPU.
-    return tf.identity(tf.cast(array, dtype))
 
 
 @functools.partial(tf.function, autograph=False)
@@ -317,7 +261,7 @@ def of_batch(batch: Any, spec: Any = None) -> Chunk:
                 f"{type(keras.tree.flatten(batch)[0]).__name__} inside of a batch. "
                 "Give NumPy arrays or tensors."
             )
-        tensors = data.mapped(_as_tensor, batch)
+        tensors = data.mapped(as_tensor, batch)
         spec = data.mapped(_any, tensors)
     count = len(keras.tree.flatten(tensors)[0])
     return Chunk(tensors, np.arange(count, dtype="int32")[None], 1, spec)

@@ -23,7 +23,8 @@ from tfp_vae.models.network_checks import (
     check_reparameterized,
 )
 from tfp_vae.models.passes import Passes, split_weights, spread, tiled
-from tfp_vae.models.staging import Rows, as_tensors, steps_at_once
+from tfp_vae.models.resident import Residents
+from tfp_vae.models.staging import Rows, steps_at_once
 from tfp_vae.models.steps import Countdown, Steps
 from tfp_vae.objectives import Terms
 from tfp_vae.seeds import Seeds
@@ -68,6 +69,7 @@ class Training(Passes, keras.Model):
     _functions: Functions
     _order_seeds: Seeds
     _ranks: dict[str, Any]
+    _residents: Residents
     steps_per_execution: int
     test_function: Any
     train_function: Any
@@ -334,8 +336,6 @@ class Training(Passes, keras.Model):
         x, batch = self._checked_data(x, y, training=True)
         x, y, weights = data.with_place_for_weights(x, y, kwargs.get("sample_weight"))
         kwargs["sample_weight"] = weights
-        if validation_data is not None:
-            validation_data = self._held_out(validation_data)
         self._renew("train_function", x, y, weights)
         if isinstance(x, tf.data.Dataset | types.GeneratorType):
             kwargs.setdefault("shuffle", False)  # Keras warns of its own default
@@ -349,9 +349,11 @@ class Training(Passes, keras.Model):
         if train is not None:
             x, y, kwargs["sample_weight"] = train.numbers(), None, None
             kwargs["shuffle"], validation_split = False, 0.0
-        kept = None if validation_data is None else self._kept(validation_data)
-        if kept is not None:
-            held = self._held_rows(*kept, batch_size, kwargs)
+        if validation_data is not None:
+            validation_data = self._held_out(validation_data)
+            kept = self._kept(validation_data)
+            if kept is not None:
+                held = self._held_rows(*kept, batch_size, kwargs)
         if held is not None:
             validation_data = held.numbers()
         feed = Feed(
@@ -453,7 +455,7 @@ class Training(Passes, keras.Model):
         """Arrays kept where the model computes, if they can be, and their rows."""
         if not self._runs_steps() or not data.is_arrays(arrays[0]):
             return None
-        kept = as_tensors(keras.utils.pack_x_y_sample_weight(*arrays))
+        kept = self._residents.tensors(keras.utils.pack_x_y_sample_weight(*arrays))
         if kept is None:
             return None
         return kept, range(len(keras.tree.flatten(arrays[0])[0]))
@@ -563,7 +565,10 @@ class Training(Passes, keras.Model):
         self._functions.once(
             ("checked", shapes, training), lambda: self._check_shapes(few, training)
         )
-        data.check_observed(self._packed(batch)[1], self.decoder, self.missing)
+        target = self._packed(batch)[1]
+        self._residents.checked(
+            target, lambda: data.check_observed(target, self.decoder, self.missing)
+        )
         return x, batch
 
 

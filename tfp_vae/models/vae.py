@@ -22,6 +22,7 @@ from tfp_vae.models.network_checks import (
     warn_of_activation,
 )
 from tfp_vae.models.passes import PassTensor
+from tfp_vae.models.resident import Residents
 from tfp_vae.models.training import Feed, Training, in_step
 from tfp_vae.objectives import ELBO, Objective
 from tfp_vae.priors.prior import (
@@ -158,6 +159,7 @@ class VAE(Answers, Training):
         self._compiler = Compiler("auto")
         self._functions = Functions(self._compiler)
         self._feed = Feed()
+        self._residents = Residents()
         self._ranks: dict[str, Any] = {}
         self._statistics: Any = None
         if all(map(_has_weights, (encoder, decoder))):
