@@ -303,6 +303,26 @@ def test_teacher_forcing_and_monte_carlo_agree_on_the_kl(rng):
     assert exact.std() < plain.std()
 
 
+def test_the_kl_to_a_sequence_prior_is_that_of_the_steps(rng):
+    prior = tv.AutoregressivePrior(SEQUENCE, units=8)
+    loc = rng.normal(size=(3, *SEQUENCE)).astype("float32")
+    q = tfd.Independent(tfd.Normal(loc, 0.7), 2)
+    z = q.sample(3000, seed=(1, 2))
+    plain = (q.log_prob(z) - prior().log_prob(z)).numpy()
+    by_steps = np.stack(
+        [kl_divergence(q, prior(), test_points=lambda i=i: z[i]) for i in range(300)]
+    )
+    for i in range(300):
+        given = kl_divergence(q, prior(z[i]), use_exact_kl=True)
+        np.testing.assert_allclose(by_steps[i], given, rtol=1e-5)
+    spread = plain.std(axis=0) / np.sqrt(len(plain))
+    spread += by_steps.std(axis=0) / np.sqrt(len(by_steps))
+    assert (np.abs(plain.mean(axis=0) - by_steps.mean(axis=0)) < 5 * spread).all()
+    assert (by_steps.std(axis=0) < plain.std(axis=0)).all()
+    together = kl_divergence(q, prior(), test_points=lambda: z[:300])
+    np.testing.assert_allclose(together, by_steps.mean(axis=0), rtol=1e-5)
+
+
 @pytest.mark.parametrize("teacher_forced", [False, True])
 def test_a_sequence_vae_saves_and_exports(teacher_forced, tmp_path, rng):
     model, _ = sequence_model(teacher_forced)

@@ -13,6 +13,7 @@ from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
 from tfp_vae.layers.autoregressive_transform import AutoregressiveTransform
 from tfp_vae.layers.blockwise import Blockwise
 from tfp_vae.layers.counts import IndependentNegativeBinomial, IndependentPoisson
+from tfp_vae.layers.direction_and_norm import DirectionAndNorm
 from tfp_vae.layers.distribution_lambda import DistributionLambda
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.flow import Flow
@@ -58,6 +59,7 @@ from tfp_vae.priors.mixture_prior import MixturePrior
 from tfp_vae.priors.prior import prior_distribution
 from tfp_vae.priors.spherical_uniform import SphericalUniform
 from tfp_vae.priors.standard_normal import StandardNormal
+from tfp_vae.priors.uniform_direction_and_norm import UniformDirectionAndNorm
 from tfp_vae.priors.vamp_prior import VampPrior
 from tfp_vae.values import check_values
 
@@ -73,6 +75,7 @@ __all__ = [
     "Blockwise",
     "CategoricalMixtureOfOneHotCategorical",
     "CollapseAlarm",
+    "DirectionAndNorm",
     "DirichletMultinomial",
     "DistributionLambda",
     "DistributionLayer",
@@ -116,6 +119,7 @@ __all__ = [
     "RenyiBound",
     "SphericalUniform",
     "StandardNormal",
+    "UniformDirectionAndNorm",
     "VAETensorBoard",
     "VampPrior",
     "VariableLayer",

@@ -33,8 +33,9 @@ def kl_divergence(
         posterior: q, a `tfd.Distribution`.
         prior: p, of the same event shape and dtype; its batch shape must broadcast
             to that of the posterior.
-        use_exact_kl: `None` takes the closed form where there is one, `True` insists
-            on it, `False` always uses Monte Carlo.
+        use_exact_kl: `None` takes the closed form where there is one, or that of each
+            step given draws of those before (`AutoregressivePrior`), `True` insists on
+            the first, `False` always uses Monte Carlo.
         test_points: Function that returns the draws `z ~ q` for Monte Carlo, of shape
             `(draws..., batch..., event...)`, or a pair of these and log q of them; by
             default one new draw.
@@ -86,11 +87,30 @@ def kl_divergence(
     # draw comes back without gradients for the parameters.
     draws = tf.identity(draws)
     _check_draws(draws, posterior)
+    if use_exact_kl is None:
+        stepwise = _stepwise(posterior, prior, draws)
+        if stepwise is not None:
+            return _average_draws(stepwise, posterior, test_points_reduce_axis)
     if log_q is None or per_dimension:
         log_q = posterior.log_prob(draws)
     return _average_draws(
         log_q - prior.log_prob(draws), posterior, test_points_reduce_axis
     )
+
+
+def _stepwise(posterior: Any, prior: Any, draws: tf.Tensor) -> tf.Tensor | None:
+    """Sum_t KL(q(z[t]) || p(z[t] | z[<t])), given draws of the steps before.
+
+    Of a prior that knows the law of each step `given` those before, and of a posterior
+    that factorises. The mean over draws is the KL, as that of log q - log p, whose
+    variance is larger.
+    """
+    if not hasattr(prior, "given") or as_independent(posterior) is None:
+        return None
+    try:
+        return tfd.kl_divergence(posterior, prior.given(draws))
+    except NotImplementedError:
+        return None
 
 
 def _check_draws(draws: tf.Tensor, posterior: Any) -> None:

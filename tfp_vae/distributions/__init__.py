@@ -1,8 +1,15 @@
 """Distributions that TFP lacks, or has without all their gradients."""
 
+from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
 from tfp_vae.distributions.truncated_normal import TruncatedNormal
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 
-__all__ = ["PowerSpherical", "QuantizedLogistic", "TruncatedNormal", "VonMisesFisher"]
+__all__ = [
+    "DirectionAndNorm",
+    "PowerSpherical",
+    "QuantizedLogistic",
+    "TruncatedNormal",
+    "VonMisesFisher",
+]

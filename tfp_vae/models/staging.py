@@ -13,8 +13,9 @@ import tfp_vae.models.inputs as data
 from tfp_vae.models.resident import as_tensor
 from tfp_vae.seeds import Seeds
 
-# Steps in one program, and the bytes that their batches may take.
-_STEPS = 32
+# Steps in one program of training and of evaluation, which few callbacks look at, and
+# the bytes that their batches may take.
+_STEPS, _TEST_STEPS = 32, 128
 _STAGED_BYTES = 2**26
 
 
@@ -145,7 +146,7 @@ def _following(iterator: Any, wanted: tf.Tensor) -> Any:
     )
 
 
-def steps_at_once(num_batches: int | None, size: int) -> int:
+def steps_at_once(num_batches: int | None, size: int, training: bool = True) -> int:
     """How many steps make one program, where the user does not say.
 
     So many that calling it costs little beside them, so few that the progress bar
@@ -155,9 +156,10 @@ def steps_at_once(num_batches: int | None, size: int) -> int:
     Args:
         num_batches: The batches of an epoch, or `None` where not known.
         size: Bytes of a batch.
+        training: Whether they train.
 
     Returns:
-        A number from 1 to 32.
+        A number from 1 to 32, of evaluation to 128.
 
     Example:
         >>> steps_at_once(391, 128 * 784 * 4), steps_at_once(3, 128 * 784 * 4)
@@ -165,7 +167,8 @@ def steps_at_once(num_batches: int | None, size: int) -> int:
         >>> steps_at_once(None, 2**24)
         4
     """
-    most = max(1, min(_STEPS, _STAGED_BYTES // max(size, 1)))
+    steps = _STEPS if training else _TEST_STEPS
+    most = max(1, min(steps, _STAGED_BYTES // max(size, 1)))
     if num_batches is None:
         return most
     return math.ceil(num_batches / math.ceil(num_batches / most))

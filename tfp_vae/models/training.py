@@ -91,7 +91,8 @@ class Training(Passes, keras.Model):
                 a layer forbids it, the model runs eagerly or under a strategy of
                 `tf.distribute`; what XLA refuses runs without it, with a warning.
             steps_per_execution: How many steps make one program, at whose end batch
-                callbacks are called and the progress bar moves. By default up to 32;
+                callbacks are called and the progress bar moves. By default up to 32,
+                in `evaluate` up to 128;
                 1 under a strategy of `tf.distribute`.
             **kwargs: Passed to `keras.Model.compile`: `metrics`, `run_eagerly`, ...
 
@@ -412,7 +413,7 @@ class Training(Passes, keras.Model):
         kwargs["sample_weight"] = weights
         self._renew("test_function", x, y, weights)
         steps = self._steps_at_once(
-            x, batch, batch_size, kwargs.get("steps"), kwargs.get("callbacks")
+            x, batch, batch_size, kwargs.get("steps"), kwargs.get("callbacks"), False
         )
         kept, test = self._kept((x, y, weights)), None
         if kept is not None:
@@ -430,7 +431,13 @@ class Training(Passes, keras.Model):
             return super().evaluate(x, y, batch_size, verbose, **kwargs)
 
     def _steps_at_once(
-        self, x: Any, batch: Any, batch_size: Any, steps: Any, callbacks: Any
+        self,
+        x: Any,
+        batch: Any,
+        batch_size: Any,
+        steps: Any,
+        callbacks: Any,
+        training: bool = True,
     ) -> int:
         """How many steps make one program, after which callbacks are called."""
         callbacks = getattr(callbacks, "callbacks", callbacks)
@@ -444,7 +451,7 @@ class Training(Passes, keras.Model):
         if most is None:
             count = data.num_batches(x, batch_size, steps)
             rows = (batch_size or 32) if data.is_arrays(x) else None
-            most = steps_at_once(count, data.bytes_of(batch, rows))
+            most = steps_at_once(count, data.bytes_of(batch, rows), training)
         return min([most, *(number for number in asked if number is not None)])
 
     def _runs_steps(self) -> bool:

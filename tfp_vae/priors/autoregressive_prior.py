@@ -18,17 +18,14 @@ class AutoregressivePrior(keras.layers.Layer):
     """The prior p(z) = prod_t N(z[t]; loc(h[t]), scale(h[t])), h = LSTM(0, z[<t]).
 
     Called without inputs it is that law of whole sequences: `log_prob(z)` feeds the
-    network the given z (teacher forcing), `sample` its own draws. A Monte Carlo KL
-    with it needs nothing else. Called with a draw z of the posterior it is the law of
-    each step given the *drawn* steps before it; for a posterior that factorises over
-    the steps, such as `IndependentNormal((T, d))`,
+    network the given z (teacher forcing), `sample` its own draws. Called with a draw z
+    of the posterior it is the law of each step given the *drawn* steps before it. For a
+    posterior that factorises over the steps, such as `IndependentNormal((T, d))`,
 
         KL(q || p) = sum_t E_q[z[<t]] KL(q(z[t]) || p(z[t] | z[<t]))
 
-    whose inner KL is exact, with less variance:
-
-        q = tv.IndependentNormal((T, d))(h)
-        z = tv.KLDivergenceAddLoss(tv.AutoregressivePrior((T, d)))(q, prior_inputs=q)
+    whose inner KL is exact, with less variance than log q - log p. `tv.VAE` and the KL
+    layers compute that, with the draws that the decoder sees.
 
     Reference:
         Li and Mandt, Disentangled sequential autoencoder, 2018.
@@ -121,6 +118,10 @@ class AutoregressivePrior(keras.layers.Layer):
 
 class _Sequences(tfd.Autoregressive):
     """TFP leaves the shapes unknown, which may depend on what its function does."""
+
+    def given(self, latents: tf.Tensor) -> Any:
+        """The law of each step given the latents before it, for the KL."""
+        return self.distribution_fn(latents)
 
     def _batch_shape(self) -> tf.TensorShape:
         return tf.TensorShape([])
