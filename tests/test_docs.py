@@ -34,3 +34,14 @@ def test_links_to_files_exist():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_lines_of_code_that_a_page_names_are_there():
+    page = ROOT / "docs" / "elbo.md"
+    rows = re.findall(
+        r"\]\(([^)]+\.py)\) \| `(.+)` \|$", page.read_text(), re.MULTILINE
+    )
+    assert len(rows) == 8
+    for target, line in rows:
+        code = (page.parent / target).read_text()
+        assert line in code, f"{target} has no line {line!r}"
