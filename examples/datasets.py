@@ -25,6 +25,8 @@ class Images:
         test: Images like them that training does not see.
         levels: Number of grey levels: 2 for black and white.
         test_labels: Class of each test image, where the set has classes.
+        train_labels: Class of each training image, likewise.
+        valid: Images for validation, where the set has its own.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Images:
     test: np.ndarray
     levels: int
     test_labels: np.ndarray | None = None
+    train_labels: np.ndarray | None = None
+    valid: np.ndarray | None = None
 
 
 def load(name: str, data_dir: Path | None = None, seed: int = 0) -> Images:
@@ -79,6 +83,35 @@ def load(name: str, data_dir: Path | None = None, seed: int = 0) -> Images:
     )
 
 
+def few(images: Images, train: int, test: int) -> Images:
+    """The first images of a set.
+
+    Args:
+        images: The set.
+        train: How many of the training images.
+        test: How many of the test images, and of those for validation.
+
+    Returns:
+        A smaller set.
+
+    Example:
+        >>> len(few(load("digits"), 100, 50).train)
+        100
+    """
+
+    def first(array: np.ndarray | None, count: int) -> np.ndarray | None:
+        return None if array is None else array[:count]
+
+    return dataclasses.replace(
+        images,
+        train=images.train[:train],
+        test=images.test[:test],
+        test_labels=first(images.test_labels, test),
+        train_labels=first(images.train_labels, train),
+        valid=first(images.valid, test),
+    )
+
+
 def _digits(rng: np.random.Generator) -> Images:
     # Here, so that the files can be read without scikit-learn.
     from sklearn.datasets import load_digits
@@ -86,21 +119,24 @@ def _digits(rng: np.random.Generator) -> Images:
     data = load_digits()
     train, test = _split(len(data.images), 0.2, rng)
     images = data.images.astype(np.uint8)[..., None]
-    return Images("digits", images[train], images[test], 17, data.target[test])
+    labels = data.target[test], data.target[train]
+    return Images("digits", images[train], images[test], 17, *labels)
 
 
 def _mnist(directory: pathlib.Path) -> Images:
     train = _idx(directory / "train-images-idx3-ubyte.gz", ndim=3)
     test = _idx(directory / "t10k-images-idx3-ubyte.gz", ndim=3)
     labels = _idx(directory / "t10k-labels-idx1-ubyte.gz", ndim=1)
-    if len(labels) != len(test) or train.shape[1:] != test.shape[1:]:
+    of_train = _idx(directory / "train-labels-idx1-ubyte.gz", ndim=1)
+    counts = (len(labels), len(of_train)) == (len(test), len(train))
+    if not counts or train.shape[1:] != test.shape[1:]:
         raise ValueError(
             f"MNIST expects images of one size in {directory}, with a label for each. "
             f"Received: training images of shape {train.shape}, test images of shape "
-            f"{test.shape}, {len(labels)} test labels. Get the four files from one "
-            "source."
+            f"{test.shape}, {len(of_train)} training labels, {len(labels)} test "
+            "labels. Get the four files from one source."
         )
-    return Images("mnist", train[..., None], test[..., None], 256, labels)
+    return Images("mnist", train[..., None], test[..., None], 256, labels, of_train)
 
 
 def _download() -> Images:
@@ -108,7 +144,7 @@ def _download() -> Images:
     import keras
 
     try:
-        (train, _), (test, labels) = keras.datasets.mnist.load_data()
+        (train, of_train), (test, labels) = keras.datasets.mnist.load_data()
     except Exception as error:  # a bare one, where Keras finds no network
         raise FileNotFoundError(
             "The data set 'mnist' expects a data directory, or a network over which "
@@ -118,12 +154,13 @@ def _download() -> Images:
             "t10k-labels-idx1-ubyte.gz into "
             f"PATH/mnist, then pass --data-dir PATH or set {VARIABLE}=PATH."
         ) from None
-    return Images("mnist", train[..., None], test[..., None], 256, labels)
+    return Images("mnist", train[..., None], test[..., None], 256, labels, of_train)
 
 
 def _binarized_mnist(path: pathlib.Path, rng: np.random.Generator) -> Images:
     train = _npz(path, "train", (98,))
     test = _npz(path, "test", (98,))
+    valid = _npz(path, "valid", (98,))
     labels = _npz(path, "label_test", ())
     if len(labels) != len(test):
         raise ValueError(
@@ -132,7 +169,12 @@ def _binarized_mnist(path: pathlib.Path, rng: np.random.Generator) -> Images:
         )
     order = rng.permutation(len(test))  # they are sorted by class
     return Images(
-        "binarized_mnist", _unpack(train), _unpack(test[order]), 2, labels[order]
+        "binarized_mnist",
+        _unpack(train),
+        _unpack(test[order]),
+        2,
+        labels[order],
+        valid=_unpack(valid),
     )
 
 

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 import datasets
 import tfp_vae as tv
+from pixels import batches, observe
 
 tfd = tfp.distributions
 
@@ -72,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     callbacks = [tv.NaNGuard()]
     if args.warm_up:
         callbacks.append(tv.KLWarmup(epochs=args.warm_up))
-    vae.fit(batches(args, images), epochs=args.epochs, callbacks=callbacks)
+    train = batches(images, args.likelihood, args.batch_size, args.seed)
+    vae.fit(train, epochs=args.epochs, callbacks=callbacks)
 
     x = observe(images.test, [args.seed, 1], images.levels, args.likelihood).numpy()
     draws = math.ceil(10_000 / len(x))
@@ -149,30 +151,6 @@ def describe(images: datasets.Images, likelihood: str) -> str:
         f"{images.name}, {len(images.train)} training and {len(images.test)} test "
         f"images of {height} x {width} pixels, {images.levels} levels, {how}"
     )
-
-
-def observe(pixels: Any, seed: Any, levels: int, likelihood: str) -> tf.Tensor:
-    """Turns pixels into values that the likelihood can have, with noise if needed."""
-    grey = tf.cast(pixels, tf.float32)
-    if levels == 2:
-        return grey
-    noise = tf.random.stateless_uniform(tf.shape(grey), seed)
-    if likelihood == "bernoulli":
-        return tf.cast(noise < grey / (levels - 1), tf.float32)
-    return (grey + noise) / levels
-
-
-def batches(args: argparse.Namespace, images: datasets.Images) -> tf.data.Dataset:
-    """Shuffled batches, with other noise in every batch of every epoch."""
-    pixels = tf.constant(images.train)
-    rows = tf.data.Dataset.range(len(pixels)).shuffle(len(pixels), seed=args.seed)
-    seeds = tf.data.Dataset.random(args.seed, rerandomize_each_iteration=True).batch(2)
-
-    def make(rows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return observe(tf.gather(pixels, rows), seed, images.levels, args.likelihood)
-
-    pairs = tf.data.Dataset.zip(rows.batch(args.batch_size), seeds)
-    return pairs.map(make, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
 
 
 def pictures(vae: tv.VAE, images: datasets.Images, x: np.ndarray) -> dict[str, Figure]:

@@ -211,6 +211,7 @@ def test_mnist_files_that_do_not_fit_together_are_refused(mnist):
         (
             {
                 "train": numbers((3, 98)),
+                "valid": numbers((2, 98)),
                 "test": numbers((3, 98)),
                 "label_test": numbers(2),
             },

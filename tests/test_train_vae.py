@@ -1,6 +1,5 @@
 """The example that trains a VAE, run as its users run it."""
 
-import argparse
 import os
 import pathlib
 import re
@@ -13,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import datasets
+import pixels
 import train_vae
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -112,15 +112,12 @@ def test_the_decoder_starts_at_the_average_image():
 
 
 def grey_images(value, levels, count=200):
-    pixels = np.full((count, 8, 8, 1), value, np.uint8)
-    return datasets.Images("grey", pixels, pixels, levels)
+    grey = np.full((count, 8, 8, 1), value, np.uint8)
+    return datasets.Images("grey", grey, grey, levels)
 
 
-def all_batches(images, **options):
-    args = argparse.Namespace(
-        **{"seed": 0, "batch_size": 50, "likelihood": "bernoulli", **options}
-    )
-    dataset = train_vae.batches(args, images)
+def all_batches(images, likelihood="bernoulli", batch_size=50, seed=0):
+    dataset = pixels.batches(images, likelihood, batch_size, seed)
     return [[x.numpy() for x in dataset] for _ in range(2)]
 
 

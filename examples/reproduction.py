@@ -1,0 +1,206 @@
+"""What the reproductions share: budgets, figures beside references, results/.
+
+    python examples/reproduction.py
+
+writes the table of the README anew from the files in results/.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+README = ROOT / "README.md"
+MARKS = ("<!-- begin results -->", "<!-- end results -->")
+PACKAGES = ("tfp-vae", "keras", "tensorflow", "tensorflow-probability", "numpy")
+QUICK, FULL = "quick", "full"
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One figure beside what was published.
+
+    Args:
+        what: The figure and its unit.
+        value: What was found.
+        reference: What was published; `None` where nothing was.
+        source: Where it was published.
+        tolerance: How much worse the figure may be, with a `reason` any.
+        higher_is_better: Which way worse is.
+        reason: Why the figure is worse, or of another budget or split.
+    """
+
+    what: str
+    value: float
+    reference: float | None = None
+    source: str = ""
+    tolerance: float = 0.0
+    higher_is_better: bool = True
+    reason: str = ""
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether the figure is within the tolerance, or says why not."""
+        if self.reference is None:
+            return True
+        worse = self.reference - self.value
+        worse = worse if self.higher_is_better else -worse
+        return worse <= self.tolerance or bool(self.reason)
+
+    def __str__(self) -> str:
+        """The figure in a line."""
+        line = f"{self.what}: {self.value:.2f}"
+        if self.reference is not None:
+            line += f" (published: {self.reference:.2f}, {self.source})"
+        return line + (f"; {self.reason}" if self.reason else "")
+
+
+class Report:
+    """Collects the figures of a run, prints them, and writes them to results/.
+
+    Args:
+        system: The name of the file.
+        title: What is reproduced, for the table.
+        args: The command line, from `parse`.
+    """
+
+    def __init__(self, system: str, title: str, args: argparse.Namespace) -> None:
+        self.system, self.title, self.args = system, title, args
+        self.figures: list[Figure] = []
+        self._start = time.perf_counter()
+
+    def add(self, what: str, value: Any, *reference: Any, **options: Any) -> None:
+        """Adds a figure and prints it; arguments as those of `Figure`."""
+        figure = Figure(what, round(float(value), 4), *reference, **options)
+        self.figures.append(figure)
+        print(figure, flush=True)
+
+    def __getitem__(self, what: str) -> float:
+        """The value of the first figure whose name begins so."""
+        return next(f.value for f in self.figures if f.what.startswith(what))
+
+    def picture(self, name: str, figure: Any) -> None:
+        """Saves a matplotlib figure."""
+        self.args.output.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self.args.output / f"{name}.png", dpi=120, bbox_inches="tight")
+        print(f"wrote {self.args.output / name}.png")
+
+    def write(self) -> None:
+        """Writes the file in results/, if the budget was the full one."""
+        if self.args.results is None:
+            return
+        self.args.results.mkdir(parents=True, exist_ok=True)
+        path = self.args.results / f"{self.system}.json"
+        run = {
+            "system": self.system,
+            "title": self.title,
+            "figures": [dataclasses.asdict(figure) for figure in self.figures],
+            "command": self.args.command,
+            "budget": self.args.budget,
+            "epochs": self.args.epochs,
+            "seed": self.args.seed,
+            "seconds": round(time.perf_counter() - self._start),
+            "hardware": f"{os.cpu_count()} cores of {platform.machine()}, "
+            f"{len(keras.distribution.list_devices('gpu'))} GPUs",
+            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "python": platform.python_version(),
+            "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        }
+        path.write_text(json.dumps(run, indent=2) + "\n")
+        print(f"wrote {path}")
+
+
+def parse(
+    description: str | None,
+    system: str,
+    argv: Sequence[str] | None,
+    epochs: dict[str, int],
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> argparse.Namespace:
+    """Reads the command line that all reproductions have, and seeds Keras.
+
+    Args:
+        description: What the example does.
+        system: Its name.
+        argv: The command line, or `None` for that of the process.
+        epochs: Of the quick and of the full budget.
+        options: Adds options of its own.
+
+    Returns:
+        The options; `results` is the directory to write to, or `None`.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--budget", choices=(QUICK, FULL), default=FULL, help="default full")
+    add("--epochs", type=int, help=f"default {epochs[FULL]}; quick {epochs[QUICK]}")
+    add("--data-dir", help="directory of the files; TFP_VAE_DATA does the same")
+    add("--seed", type=int, default=0, help="default 0")
+    add("--output", type=pathlib.Path, help=f"of pictures, default output/{system}")
+    results = "of the file of figures, default results/ if the budget is full"
+    add("--results", type=pathlib.Path, help=results)
+    options(parser)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = parser.parse_args(argv)
+    args.command = shlex.join(["python", f"examples/{system}.py", *_portable(argv)])
+    args.output = args.output or pathlib.Path("output") / system
+    if args.results is None and args.budget == FULL and args.epochs is None:
+        args.results = RESULTS
+    args.epochs = epochs[args.budget] if args.epochs is None else args.epochs
+    args.quick = args.budget == QUICK
+    keras.utils.set_random_seed(args.seed)
+    return args
+
+
+def _portable(argv: Sequence[str]) -> list[str]:
+    """The command line without directories of this machine."""
+    words = list(argv)
+    for place, word in enumerate(words):
+        if word.split("=")[0] in ("--data-dir", "--output", "--results"):
+            if "=" in word:
+                words[place] = f"{word.split('=')[0]}=PATH"
+            elif place + 1 < len(words):
+                words[place + 1] = "PATH"
+    return words
+
+
+def table(directory: pathlib.Path = RESULTS) -> str:
+    """The figures of all files, as Markdown."""
+    lines = ["| system | figure | here | published |", "|---|---|---:|---:|"]
+    for path in sorted(directory.glob("*.json")):
+        run = json.loads(path.read_text())
+        for number, values in enumerate(run["figures"]):
+            figure = Figure(**values)
+            published = "" if figure.reference is None else f"{figure.reference:.2f}"
+            script = f"[{run['title']}](examples/{run['system']}.py)"
+            name = "" if number else script
+            lines.append(
+                f"| {name} | {figure.what} | {figure.value:.2f} | {published} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Writes the table into the README."""
+    text = README.read_text()
+    begin, end = (text.index(mark) for mark in MARKS)
+    text = f"{text[: begin + len(MARKS[0])]}\n{table()}\n{text[end:]}"
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The reproductions: each learns in its quick budget; results/ says what it found."""
+
+import gzip
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import aevb
+import hyperspherical_vae
+import m1_knn
+import neural_editor
+import numpyro_vae
+import plain_vae
+import reproduction
+import sentences
+
+ROOT = pathlib.Path(__file__).parents[1]
+SYSTEMS = {
+    "aevb": aevb,
+    "hyperspherical_vae": hyperspherical_vae,
+    "m1_knn": m1_knn,
+    "neural_editor": neural_editor,
+    "numpyro_vae": numpyro_vae,
+    "plain_vae": plain_vae,
+}
+
+
+def idx(array):
+    sizes = np.array(array.shape, ">u4").tobytes()
+    return gzip.compress(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes(), 1)
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory):
+    """scikit-learn's digits and made-up sentences, in the formats of the real data."""
+    directory = tmp_path_factory.mktemp("data")
+    digits = load_digits()
+    images = np.kron(digits.images / 16 * 255, np.ones((3, 3)))
+    images = np.pad(images, [(0, 0), (2, 2), (2, 2)]).astype("uint8")
+    labels = digits.target.astype("uint8")
+    (directory / "mnist").mkdir()
+    for name, array in {
+        "train-images-idx3": images[:1400],
+        "train-labels-idx1": labels[:1400],
+        "t10k-images-idx3": images[1400:],
+        "t10k-labels-idx1": labels[1400:],
+    }.items():
+        (directory / "mnist" / f"{name}-ubyte.gz").write_bytes(idx(array))
+    bits = np.packbits((images > 127).reshape(len(images), -1), axis=1)
+    np.savez(
+        directory / "binarized_mnist.npz",
+        train=bits[:1300],
+        valid=bits[1300:1500],
+        test=bits[1500:],
+        label_test=labels[1500:],
+    )
+    np.savez(directory / "freyfaces.npz", images=images[:400, :, 4:24] // 2 + 60)
+    people, verbs = ["i", "you", "we", "they"], ["see", "like", "want"]
+    lines = [f"{p} {v} {t}." for p in people for v in verbs for t in "abcdefgh"]
+    (directory / sentences.FILE).write_text("\n".join(lines))
+    return directory
+
+
+def run(system, data, output, *options):
+    given = ["--budget", "quick", "--data-dir", str(data), "--output", str(output)]
+    return SYSTEMS[system].main([*given, *options])
+
+
+# What was found before and after training, and how much better it must be.
+MARGINS = {
+    "aevb": ("test bound, MNIST", "untrained bound, MNIST", 200.0),
+    "hyperspherical_vae": (
+        "log p(x), d = 5, von",
+        "untrained log p(x), d = 5, von",
+        200.0,
+    ),
+    "m1_knn": ("accuracy, %, d = 5, normal, 100", "untrained %, normal, 100", 5.0),
+    "neural_editor": (
+        "perplexity of a word given z",
+        "untrained perplexity with z",
+        -10.0,
+    ),
+    "numpyro_vae": ("test -ELBO", "untrained -ELBO", -200.0),
+    "plain_vae": ("-log p(x)", "untrained -log p(x)", -200.0),
+}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_quick_run_improves_on_the_untrained_model(system, small_data, tmp_path):
+    report = run(system, small_data, tmp_path)
+    trained, untrained, margin = MARGINS[system]
+    gain = report[trained] - report[untrained]
+    assert gain > margin if margin > 0 else gain < margin
+    assert list(tmp_path.glob("*.png"))
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_the_kl_of_an_edit_is_the_closed_form(small_data, tmp_path):
+    report = run("neural_editor", small_data, tmp_path, "--epochs", "1")
+    assert report["KL of each edit"] == pytest.approx(27.7825, abs=1e-3)
+    assert report["largest difference"] == 0.0
+
+
+def test_results_are_written_where_asked(small_data, tmp_path):
+    run("numpyro_vae", small_data, tmp_path, "--results", str(tmp_path))
+    found = json.loads((tmp_path / "numpyro_vae.json").read_text())
+    assert found["command"].endswith("--output PATH --results PATH")
+    assert str(tmp_path) not in json.dumps(found)
+    figure = reproduction.Figure(**found["figures"][-1])
+    assert figure.reference == 101.59
+    assert set(found["versions"]) == set(reproduction.PACKAGES)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_has_its_figures(system):
+    path = ROOT / "results" / f"{system}.json"
+    assert path.is_file(), f"run `python examples/{system}.py`"
+    run = json.loads(path.read_text())
+    assert run["budget"] == "full"
+    figures = [reproduction.Figure(**values) for values in run["figures"]]
+    assert figures
+    unexplained = [str(figure) for figure in figures if not figure.is_explained]
+    assert not unexplained
+
+
+def test_no_file_is_of_a_system_that_is_gone():
+    assert {path.stem for path in (ROOT / "results").glob("*.json")} == set(SYSTEMS)
+
+
+def test_the_readme_has_the_figures_of_the_files():
+    text = (ROOT / "README.md").read_text()
+    begin, end = (text.index(mark) for mark in reproduction.MARKS)
+    table = text[begin + len(reproduction.MARKS[0]) : end].strip()
+    assert table == reproduction.table()
+
+
+def test_a_worse_figure_needs_a_reason():
+    def figure(value, **options):
+        return reproduction.Figure("x", value, 10.0, "y", 1.0, **options)
+
+    assert figure(9.5).is_explained
+    assert figure(99.0).is_explained
+    assert not figure(8.9).is_explained
+    assert figure(8.9, reason="half the epochs").is_explained
+    assert figure(10.5, higher_is_better=False).is_explained
+    assert not figure(11.5, higher_is_better=False).is_explained
+    assert reproduction.Figure("x", 1.0).is_explained
+
+
+def test_pairs_are_neighbours_and_no_test_target_is_a_prototype(small_data):
+    corpus = sentences.load(small_data)
+    parts = corpus.pairs(seed=0)
+    seen = {corpus.text(line) for line in parts[0].source}
+    for pairs in parts:
+        assert len(pairs.source) > 10
+        assert {corpus.text(line) for line in pairs.source} <= seen
+        for row in range(0, len(pairs.source), 7):
+            a, b = (
+                set(corpus.text(t[row]).split()) for t in (pairs.source, pairs.target)
+            )
+            assert a != b
+            assert len(a & b) / len(a | b) >= 0.5
+            assert set(corpus.text(pairs.inserted[row]).split()) == b - a
+            assert set(corpus.text(pairs.deleted[row]).split()) == a - b
+    targets = [{corpus.text(line) for line in pairs.target} for pairs in parts]
+    assert not targets[2] & seen
+    assert not targets[2] & (targets[0] | targets[1])
+
+
+def test_missing_sentences_are_explained(tmp_path, monkeypatch):
+    monkeypatch.delenv("TFP_VAE_DATA", raising=False)
+    for directory in (None, tmp_path):
+        with pytest.raises(FileNotFoundError, match="tatoeba"):
+            sentences.load(directory)
