@@ -25,7 +25,7 @@ from hyperspherical_vae import FISHER, NORMAL, build
 from pixels import batches
 
 LABELS, NEIGHBOURS, REPEATS, BATCH = (100, 600, 1000), 5, 20, 64
-EPOCHS = {reproduction.QUICK: 4, reproduction.FULL: 20}
+EPOCHS = {reproduction.QUICK: 4, reproduction.FULL: 10}
 # Accuracy in % by dimension, for each number of labels, as slide 11 of
 # raphaelrubrice/HVAE quotes table 2 of the paper.
 PUBLISHED = {

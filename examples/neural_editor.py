@@ -29,7 +29,7 @@ tfd = tfp.distributions
 ops: Any = keras.ops
 
 LATENT, CONCENTRATION, MAX_NORM, WIDTH, UNITS, BATCH = 128, 100.0, 14.0, 0.1, 128, 128
-EPOCHS = {reproduction.QUICK: 2, reproduction.FULL: 30}
+EPOCHS = {reproduction.QUICK: 2, reproduction.FULL: 15}
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:

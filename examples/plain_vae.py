@@ -25,6 +25,11 @@ LATENT, HIDDEN, BATCH, DRAWS = 40, 400, 100, 200
 EPOCHS = {reproduction.QUICK: 10, reproduction.FULL: 500}
 LOWER_AT = (200, 350, 500, 750, 1000)  # by 10^(-1/5) each
 SOURCE = "pythae, examples/scripts/reproducibility"
+WORSE = (
+    "a plain PyTorch loop of this configuration has the same bounds (-ELBO of the "
+    "validation images after 5, 10, 15 epochs: 142.6, 125.2, 117.0; here 141.2, 125.0, "
+    "116.9): the published figure seems to be of another one than is stated"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
@@ -65,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         source=SOURCE,
         tolerance=0.3,
         higher_is_better=False,
+        reason="" if args.quick else WORSE,
     )
     report.add("-ELBO, nats", -vae.elbo(test, 10).mean(), higher_is_better=False)
     report.picture("samples", tv.plots.plot_samples(vae, 100, seed=0))

@@ -442,11 +442,12 @@ def test_mixed_precision_trains_saves_and_answers(policy, tmp_path):
 
 
 def test_programs_take_few_steps_of_large_batches():
-    assert steps_at_once(None, 1) == 32
+    assert steps_at_once(None, 1) == 64
+    assert steps_at_once(None, 1, training=False) == 256
     assert steps_at_once(1000, 2**28) == 1
     for batches in range(1, 200):
         steps = steps_at_once(batches, 1)
-        assert 1 <= steps <= 32
+        assert 1 <= steps <= 64
         overshoot = -batches % steps
         assert overshoot < -(-batches // steps)
 

@@ -15,7 +15,7 @@ from tfp_vae.seeds import Seeds
 
 # Steps in one program of training and of evaluation, which few callbacks look at, and
 # the bytes that their batches may take.
-_STEPS, _TEST_STEPS = 32, 128
+_STEPS, _TEST_STEPS = 64, 256
 _STAGED_BYTES = 2**26
 
 
@@ -159,11 +159,11 @@ def steps_at_once(num_batches: int | None, size: int, training: bool = True) -> 
         training: Whether they train.
 
     Returns:
-        A number from 1 to 32, of evaluation to 128.
+        A number from 1 to 64, of evaluation to 256.
 
     Example:
         >>> steps_at_once(391, 128 * 784 * 4), steps_at_once(3, 128 * 784 * 4)
-        (31, 3)
+        (56, 3)
         >>> steps_at_once(None, 2**24)
         4
     """

@@ -91,8 +91,8 @@ class Training(Passes, keras.Model):
                 a layer forbids it, the model runs eagerly or under a strategy of
                 `tf.distribute`; what XLA refuses runs without it, with a warning.
             steps_per_execution: How many steps make one program, at whose end batch
-                callbacks are called and the progress bar moves. By default up to 32,
-                in `evaluate` up to 128;
+                callbacks are called and the progress bar moves. By default up to 64,
+                in `evaluate` up to 256;
                 1 under a strategy of `tf.distribute`.
             **kwargs: Passed to `keras.Model.compile`: `metrics`, `run_eagerly`, ...
 
