@@ -14,6 +14,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.distributions.bernoulli import Bernoulli
+from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
 from tfp_vae.distributions.truncated_normal import TruncatedNormal
@@ -21,6 +23,8 @@ from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 
 # Ours first: they are subclasses of TFP's of the same names.
 _OURS = types.SimpleNamespace(
+    Bernoulli=Bernoulli,
+    DirectionAndNorm=DirectionAndNorm,
     PowerSpherical=PowerSpherical,
     QuantizedLogistic=QuantizedLogistic,
     TruncatedNormal=TruncatedNormal,

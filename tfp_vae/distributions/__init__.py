@@ -1,5 +1,6 @@
 """Distributions that TFP lacks, or has without all their gradients."""
 
+from tfp_vae.distributions.bernoulli import Bernoulli
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
@@ -7,6 +8,7 @@ from tfp_vae.distributions.truncated_normal import TruncatedNormal
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 
 __all__ = [
+    "Bernoulli",
     "DirectionAndNorm",
     "PowerSpherical",
     "QuantizedLogistic",

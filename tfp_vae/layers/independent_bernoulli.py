@@ -4,13 +4,11 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_vae.checks import Shape
+from tfp_vae.distributions.bernoulli import Bernoulli
 from tfp_vae.events import event_size, independent, split_event
 from tfp_vae.layers.distribution_layer import DistributionLayer
-
-tfd = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -74,7 +72,7 @@ class IndependentBernoulli(DistributionLayer):
         owner = name or "IndependentBernoulli"
         with tf.name_scope(owner):
             (logits,) = split_event(params, event_shape, 1, owner)
-            base = tfd.Bernoulli(
+            base = Bernoulli(
                 logits,
                 dtype=tf.as_dtype(dtype or logits.dtype),
                 validate_args=validate_args,

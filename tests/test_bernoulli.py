@@ -1,0 +1,70 @@
+"""The Bernoulli law of the layers, against SciPy and TFP's own."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+from scipy import special
+
+import tfp_vae as tv
+
+tfd = tfp.distributions
+Bernoulli = tv.distributions.Bernoulli
+
+LOGITS = np.array([-500.0, -20.0, -1.5, -1e-3, 0.0, 1e-8, 0.7, 18.0, 1e5])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("x", [0.0, 1.0, 0.3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_density_and_gradient_keep_their_digits(x, dtype, jit_compile):
+    logits = tf.constant(LOGITS, dtype)
+
+    @tf.function(jit_compile=jit_compile)
+    def value_and_gradient(logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            log_prob = Bernoulli(logits, dtype=dtype).log_prob(tf.cast(x, dtype))
+        return log_prob, tape.gradient(log_prob, logits)
+
+    log_prob, gradient = value_and_gradient(logits)
+    exact = LOGITS.astype(dtype).astype("float64")
+    log_1, log_0 = special.log_expit(exact), special.log_expit(-exact)
+    expected = x * log_1 + (1 - x) * log_0
+    rtol = 1e-6 if dtype == "float32" else 1e-14
+    np.testing.assert_allclose(log_prob, expected, rtol=rtol, atol=1e-37)
+    np.testing.assert_allclose(
+        gradient, x - special.expit(exact), rtol=rtol, atol=rtol / 10
+    )
+
+
+def test_infinite_and_missing_logits_are_as_in_tfp():
+    logits = tf.constant([np.inf, np.inf, -np.inf, -np.inf, np.nan, np.nan], tf.float32)
+    x = tf.constant([0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    theirs = tfd.Bernoulli(logits).log_prob(x)
+    np.testing.assert_array_equal(Bernoulli(logits).log_prob(x), theirs)
+
+
+def test_it_is_tfps_law_but_for_the_density():
+    logits = tf.constant([[-1.0, 0.5, 2.0]])
+    ours, theirs = Bernoulli(logits), tfd.Bernoulli(logits)
+    np.testing.assert_array_equal(
+        ours.sample(9, seed=(1, 2)), theirs.sample(9, seed=(1, 2))
+    )
+    np.testing.assert_array_equal(ours.entropy(), theirs.entropy())
+    np.testing.assert_allclose(tfd.kl_divergence(ours, theirs), 0.0, atol=1e-7)
+    np.testing.assert_allclose(
+        Bernoulli(probs=0.3).log_prob([0, 1]), np.log([0.7, 0.3]), rtol=1e-6
+    )
+    assert type(ours[0]) is type(ours.copy()) is type(ours)
+    assert type(tv.IndependentBernoulli(3)(logits).distribution) is type(ours)
+    # Composite tensors go into and out of functions.
+    law = tf.function(lambda p: p)(ours)
+    np.testing.assert_array_equal(law.log_prob(1), ours.log_prob(1))
+
+
+def test_every_draw_of_a_batch_has_its_own_density(rng):
+    logits = rng.normal(size=(4, 1, 3)).astype("float32")
+    x = rng.integers(0, 2, (5, 3)).astype("float32")
+    expected = np.where(x, special.log_expit(logits), special.log_expit(-logits))
+    np.testing.assert_allclose(Bernoulli(logits).log_prob(x), expected, rtol=1e-5)

@@ -1,0 +1,59 @@
+"""The Bernoulli law with a density that is computed once for both values."""
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+
+class Bernoulli(tfp.distributions.Bernoulli):
+    """0 or 1, with log-odds `logits`.
+
+        log p(x) = x l - softplus(l) = (x - [l >= 0]) l - log(1 + exp(-|l|))
+
+    TFP's class, which computes the softplus of l and of -l and drops one of the two: a
+    tenth of the time that importance-weighted bounds of images take. The second form
+    above has one exponential and one logarithm, keeps all digits, and has the gradient
+    x - sigmoid(l) everywhere. Values between 0 and 1, and infinite logits, are treated
+    as TFP does.
+
+    Args:
+        logits: Log-odds l of a 1.
+        probs: Probability of a 1, in place of `logits`.
+        dtype: Type of draws.
+        validate_args: Whether values are checked at run time.
+        allow_nan_stats: See `tfd.Distribution`.
+        name: Name of the distribution.
+
+    Example:
+        >>> Bernoulli([-3.0, 0.0, 50.0]).log_prob([1, 1, 0]).numpy().round(3)
+        array([ -3.049,  -0.693, -50.   ], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        logits: Any = None,
+        probs: Any = None,
+        dtype: Any = tf.int32,
+        validate_args: bool = False,
+        allow_nan_stats: bool = True,
+        name: str = "Bernoulli",
+    ) -> None:
+        """As TFP's."""
+        super().__init__(logits, probs, dtype, validate_args, allow_nan_stats, name)
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any, num_classes: Any = None) -> Any:
+        return super()._parameter_properties(dtype, num_classes)
+
+    def _log_prob(self, event: Any) -> tf.Tensor:
+        if self.logits is None:
+            return super()._log_prob(event)
+        logits = tf.convert_to_tensor(self.logits)
+        event = tf.cast(event, logits.dtype)
+        positive = logits >= 0
+        # Not tf.abs, whose gradient at 0 is 0.
+        smaller = tf.where(positive, -logits, logits)
+        away = event - tf.cast(positive, logits.dtype)
+        linear = tf.math.multiply_no_nan(logits, away)
+        return linear - tf.math.log1p(tf.exp(smaller))
