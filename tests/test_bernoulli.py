@@ -24,7 +24,7 @@ def test_density_and_gradient_keep_their_digits(x, dtype, jit_compile):
     def value_and_gradient(logits):
         with tf.GradientTape() as tape:
             tape.watch(logits)
-            log_prob = Bernoulli(logits, dtype=dtype).log_prob(tf.cast(x, dtype))
+            log_prob = Bernoulli(logits, dtype=dtype).log_prob(tf.constant(x, dtype))
         return log_prob, tape.gradient(log_prob, logits)
 
     log_prob, gradient = value_and_gradient(logits)
