@@ -25,7 +25,7 @@ import tfp_vae as tv
 from pixels import batches, observe
 
 HIDDEN, BATCH, DRAWS = (256, 128), 64, 500
-EPOCHS = {reproduction.QUICK: 4, reproduction.FULL: 20}
+EPOCHS = {reproduction.QUICK: 4, reproduction.FULL: 15}
 NORMAL, FISHER, POWER = "normal", "von Mises-Fisher", "power spherical"
 # log p(x) by dimension, as raphaelrubrice/HVAE quotes table 1 of the paper.
 PUBLISHED = {
