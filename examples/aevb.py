@@ -63,10 +63,13 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             seen = len(x) * np.arange(1, epochs + 1)
             axis.plot(seen, history["elbo"], label="training")
             axis.plot(seen, history["val_elbo"], "--", label="test")
-            low, high = np.percentile(history["val_elbo"], [10, 100])
-            margin = 0.3 * (high - low)
+            low = np.percentile(history["val_elbo"], 5)
+            high = max(history["elbo"] + history["val_elbo"])
+            margin = 0.05 * (high - low)
             axis.set(ylim=(low - margin, high + margin), xscale="log")
-            axis.set(title=f"{TITLES[name]}, {size} latents", xlabel="training samples")
+            axis.set(
+                title=f"{TITLES[name]},\n{size} latents", xlabel="training samples"
+            )
             bounds = [vae.elbo(part, 5).mean() for part in (x[: len(test)], test)]
             what = f"{TITLES[name]}, {size} latents, nats"
             report.add(f"test bound, {what}", bounds[1])
