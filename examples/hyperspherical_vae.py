@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         parser.add_argument("--dimensions", nargs="+", type=int, help=dimensions)
 
     args = reproduction.parse(__doc__, "hyperspherical_vae", argv, EPOCHS, options)
+    if args.dimensions and args.results == reproduction.RESULTS:
+        args.results = None  # They are those of all dimensions.
     report = reproduction.Report("hyperspherical_vae", "Hyperspherical VAE", args)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:

@@ -31,13 +31,13 @@ QUICK, FULL = "quick", "full"
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One figure beside what was published.
+    """One figure beside its reference.
 
     Args:
         what: The figure and its unit.
         value: What was found.
-        reference: What was published; `None` where nothing was.
-        source: Where it was published.
+        reference: What it is compared with; `None` where there is nothing.
+        source: Where that was published, or how it was found.
         tolerance: How much worse the figure may be, with a `reason` any.
         higher_is_better: Which way worse is.
         reason: Why the figure is worse, or of another budget or split.
@@ -64,7 +64,7 @@ class Figure:
         """The figure in a line."""
         line = f"{self.what}: {self.value:.2f}"
         if self.reference is not None:
-            line += f" (published: {self.reference:.2f}, {self.source})"
+            line += f" (reference: {self.reference:.2f}, {self.source})"
         return line + (f"; {self.reason}" if self.reason else "")
 
 
@@ -143,11 +143,17 @@ def parse(
         The options; `results` is the directory to write to, or `None`.
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--budget", choices=(QUICK, FULL), default=FULL, help="default full")
-    add("--epochs", type=int, help=f"default {epochs[FULL]}; quick {epochs[QUICK]}")
+    add(
+        "--epochs",
+        type=_positive,
+        help=f"default {epochs[FULL]}; quick {epochs[QUICK]}",
+    )
     add("--data-dir", help="directory of the files; TFP_VAE_DATA does the same")
     add("--seed", type=int, default=0, help="default 0")
     add("--output", type=pathlib.Path, help=f"of pictures, default output/{system}")
@@ -166,6 +172,14 @@ def parse(
     return args
 
 
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(
+            f"expects a positive integer. Received: {text!r}. Give 1 or more."
+        )
+    return int(text)
+
+
 def _portable(argv: Sequence[str]) -> list[str]:
     """The command line without directories of this machine."""
     words = list(argv)
@@ -180,7 +194,7 @@ def _portable(argv: Sequence[str]) -> list[str]:
 
 def table(directory: pathlib.Path = RESULTS) -> str:
     """The figures of all files, as Markdown."""
-    lines = ["| system | figure | here | published |", "|---|---|---:|---:|"]
+    lines = ["| system | figure | here | reference |", "|---|---|---:|---:|"]
     for path in sorted(directory.glob("*.json")):
         run = json.loads(path.read_text())
         for number, values in enumerate(run["figures"]):

@@ -1,5 +1,6 @@
 """Short sentences, and pairs of them that share most of their words."""
 
+import collections
 import dataclasses
 import os
 import pathlib
@@ -13,6 +14,7 @@ import datasets
 
 FILE = "tatoeba_english.txt"
 PAD, END, UNKNOWN = 0, 1, 2
+SPECIAL = ("<pad>", "<end>", "<unknown>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Corpus:
     """Sentences as lists of words, and the words that have a number.
 
     Args:
-        lines: The sentences.
+        lines: The sentences, of words of the vocabulary.
         words: The vocabulary; the first three are no words.
     """
 
@@ -125,7 +127,7 @@ class Corpus:
         index = {word: number for number, word in enumerate(self.words)}
 
         def numbers(words: Any) -> list[int]:
-            return [index.get(word, UNKNOWN) for word in words]
+            return [index[word] for word in words]
 
         def padded(rows: list[list[int]]) -> np.ndarray:
             array = np.zeros((len(rows), self.steps), "int32")
@@ -168,10 +170,14 @@ def load(data_dir: str | os.PathLike[str] | None = None, least: int = 2) -> Corp
             f"--data-dir PATH or set {datasets.VARIABLE}."
         )
     lines = path.read_text(encoding="utf-8").lower().splitlines()
-    split = [re.findall(r"[a-z']+|[.,!?]", line) for line in lines]
-    split = [words for words in split if words]
-    counts: dict[str, int] = {}
-    for word in (word for words in split for word in words):
-        counts[word] = counts.get(word, 0) + 1
+    split = [re.findall(r"[a-z0-9']+|[.,!?]", line) for line in lines]
+    counts = collections.Counter(word for words in split for word in words)
     known = sorted(word for word, count in counts.items() if count >= least)
-    return Corpus(split, ["<pad>", "<end>", "<unknown>", *known])
+    numbered = {*known}
+    # What the model sees, each once: no test sentence is one of training.
+    seen = dict.fromkeys(
+        tuple(word if word in numbered else SPECIAL[UNKNOWN] for word in words)
+        for words in split
+        if words
+    )
+    return Corpus([list(words) for words in seen], [*SPECIAL, *known])

@@ -1,6 +1,7 @@
 """Vectors with a direction and a norm, against SciPy and the numbers of the paper."""
 
 import keras
+import models
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +10,7 @@ import vaes
 from scipy import special, stats
 
 import tfp_vae as tv
+from tfp_vae.latents import path
 
 tfd = tfp.distributions
 Law = tv.distributions.DirectionAndNorm
@@ -134,34 +136,84 @@ def test_vectors_of_no_length_and_of_any_have_finite_gradients():
     np.testing.assert_array_less(np.linalg.norm(z, axis=-1)[:3], 0.1001)
 
 
-def test_a_vae_trains_saves_and_has_a_constant_kl(tmp_path):
+def vae(objective=None, jit_compile=False):
     layer = tv.DirectionAndNorm(6, concentration=20.0, max_norm=5.0)
     q = keras.Sequential(
         [
-            keras.Input(vaes.vae().encoder.input_shape[1:]),
+            keras.Input(vaes.PIXELS),
             keras.layers.Flatten(),
             keras.layers.Dense(layer.parameters_width),
             layer,
         ]
     )
-    event = vaes.vae().decoder.layers[-1].event_shape
     p = keras.Sequential(
         [
             keras.Input((6,)),
-            keras.layers.Dense(tv.IndependentBernoulli.params_size(event)),
-            tv.IndependentBernoulli(event),
+            keras.layers.Dense(tv.IndependentBernoulli.params_size(vaes.PIXELS)),
+            tv.IndependentBernoulli(vaes.PIXELS),
         ]
     )
-    model = tv.VAE(q, p, tv.UniformDirectionAndNorm(6, 5.0))
-    model.compile(keras.optimizers.Adam(0.01), jit_compile=True)
-    x = np.random.default_rng(0).integers(0, 2, (64, *q.input_shape[1:]))
-    x = x.astype("float32")
+    model = tv.VAE(q, p, tv.UniformDirectionAndNorm(6, 5.0), objective)
+    model.compile(keras.optimizers.Adam(0.01), jit_compile=jit_compile)
+    return model
+
+
+def test_a_vae_trains_saves_and_has_a_constant_kl(tmp_path):
+    model, x = vae(jit_compile=True), models.digits(64)
     history = model.fit(x, epochs=3, verbose=0).history
     np.testing.assert_allclose(history["kl"], history["kl"][0], rtol=1e-6)
     assert history["nll"][-1] < history["nll"][0]
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
     np.testing.assert_allclose(loaded.encode(x).mean(), model.encode(x).mean())
+
+
+def test_a_vae_has_all_bounds_and_answers(tmp_path):
+    x = models.digits(20)
+    model = vae(tv.ImportanceWeightedBound(3))
+    assert np.isfinite(model.fit(x, verbose=0).history["loss"]).all()
+    bound, log_prob = model.elbo(x, 50), model.log_prob(x, 50)
+    assert np.isfinite(bound).all()
+    assert log_prob.mean() > bound.mean()
+    model.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(tmp_path / "served")
+    np.testing.assert_allclose(served.reconstruct(x), model.reconstruct(x), rtol=1e-4)
+    # The decoder is asked at norms which it has seen.
+    q = model.encode(x)
+    center = served.encode(x)["mean"]
+    norms = np.linalg.norm(center, axis=-1)
+    low = np.asarray(q.low)
+    assert ((low < norms) & (norms < low + 0.1)).all()
+    mean = np.asarray(q.mean())
+    cosine = np.sum(mean * center, axis=-1) / norms / np.linalg.norm(mean, axis=-1)
+    np.testing.assert_allclose(cosine, 1.0, atol=1e-5)
+    assert model.interpolate(x[:3], x[3:6], 4).shape == (3, 4, *vaes.PIXELS)
+    assert model.generate(4, seed=1).shape == (4, *vaes.PIXELS)
+
+
+def test_the_way_between_two_vectors_keeps_between_their_norms():
+    start, end = tf.constant([[3.0, 0.0]]), tf.constant([[0.0, 5.0]])
+    points = path(start, end, 5, sphere=True)[0]
+    np.testing.assert_allclose(np.linalg.norm(points, axis=-1), [3, 3.5, 4, 4.5, 5])
+    angles = np.arctan2(points[:, 1], points[:, 0])
+    np.testing.assert_allclose(angles, np.linspace(0, np.pi / 2, 5), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_prior_has_the_density_of_its_law(dtype):
+    prior = tv.UniformDirectionAndNorm(3, 4.0, dtype=dtype)()
+    z = np.array([[1.0, 2.0, 2.0], [0.0, 0.0, 5.0], [np.nan, 0.0, 1.0]], dtype)
+    inside = -np.log(4 * np.pi * 9.0 * 4.0)
+    found = prior.log_prob(z).numpy()
+    np.testing.assert_allclose(found, [inside, -np.inf, np.nan], rtol=1e-6)
+    assert prior.dtype == dtype
+
+
+def test_parameters_are_checked_at_run_time_where_asked():
+    direction = tfd.SphericalUniform(3)
+    for low, width in ((-1.0, 1.0), (1.0, 0.0)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            Law(direction, tf.constant(low), tf.constant(width), validate_args=True)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +225,9 @@ def test_a_vae_trains_saves_and_has_a_constant_kl(tmp_path):
         (lambda: tv.UniformDirectionAndNorm(3, -1.0), "max_norm=-1.0"),
         (lambda: law(low=-1.0), "low"),
         (lambda: law(width=float("nan")), "width"),
+        (lambda: law(width=0.0), "width=0.0"),
+        (lambda: Law([1.0, 0.0], 1.0, 1.0), "law of unit vectors"),
+        (lambda: Law(tfd.MultivariateNormalDiag([0.0]), 1.0, 1.0), "of unit vectors"),
     ],
 )
 def test_wrong_arguments_are_explained(wrong, message):

@@ -81,7 +81,7 @@ MARGINS = {
     "neural_editor": (
         "perplexity of a word given z",
         "untrained perplexity with z",
-        -10.0,
+        -5.0,
     ),
     "numpyro_vae": ("test -ELBO", "untrained -ELBO", -200.0),
     "plain_vae": ("-log p(x)", "untrained -log p(x)", -200.0),

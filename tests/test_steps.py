@@ -605,7 +605,7 @@ def test_the_same_arrays_are_neither_checked_nor_brought_again():
     x.flat[0] = np.nan
 
     def brought(array):
-        residents.checked(array, lambda: seen.append(array))
+        residents.checked(array, lambda: seen.append(array) or True)
         return residents.tensors((array, None))[0]
 
     first = brought(x)
@@ -627,7 +627,7 @@ def test_what_was_kept_without_a_check_is_checked_when_it_is_the_target():
     x = models.digits(N)
     tensor = residents.tensors((x, None))[0]
     for _ in range(2):
-        residents.checked(x, lambda: seen.append(x))
+        residents.checked(x, lambda: seen.append(x) or True)
         assert residents.tensors((x, None))[0] is tensor
     assert len(seen) == 1
 
@@ -654,3 +654,30 @@ def test_data_changed_in_place_are_seen():
     for method in (model.evaluate, model.fit):
         with pytest.raises(ValueError, match="1 NaN"):
             method(x, verbose=0)
+
+
+def test_no_more_than_a_few_arrays_are_kept():
+    residents = Residents()
+    for i in range(40):
+        residents.tensors((np.full([5], i), None))
+    assert len(residents._kept) == resident._KEPT_ARRAYS
+    model = fresh(jit_compile=False)
+    model.evaluate(models.digits(N), verbose=0)
+    assert model._residents._kept
+    model.compile("adam")
+    assert not model._residents._kept
+
+
+def test_what_is_only_warned_of_is_warned_of_again():
+    x, model = np.full((N, *vaes.PIXELS), 0.5, "float32"), fresh(jit_compile=False)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="grey pixels"):
+            model.evaluate(x, verbose=0)
+
+
+def test_inputs_are_checked_beside_targets():
+    x, model = models.digits(N), fresh(jit_compile=False)
+    wrong = x.copy()
+    wrong.flat[3] = np.nan
+    with pytest.raises(ValueError, match="1 NaN"):
+        model.fit(wrong, x, verbose=0)

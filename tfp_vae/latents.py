@@ -7,6 +7,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.closed_forms import family_name
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.supports import support_of
 
 tfd = tfp.distributions
@@ -52,7 +53,8 @@ def may_lack_a_mean(distribution: Any) -> bool:
 def center(distribution: Any) -> tf.Tensor:
     """The one point that stands for a law: its mean where that is a value of it.
 
-    On the sphere the mean direction, the mean scaled to length 1; where there is no
+    On the sphere the mean direction, the mean scaled to length 1, and where there is a
+    norm beside it, of the mean norm; where there is no
     mean, the mode; of a transformed law without either, the image of the center of what
     it transforms.
 
@@ -73,6 +75,9 @@ def center(distribution: Any) -> tf.Tensor:
     if isinstance(distribution, tfd.Blockwise):
         parts = [center(part) for part in distribution.distributions]
         return tf.concat(parts, axis=-1)
+    if isinstance(distribution, DirectionAndNorm):
+        norm = distribution.low + distribution.width / 2
+        return center(distribution.direction) * norm[..., tf.newaxis]
     if on_the_sphere(distribution):
         try:
             return tf.math.l2_normalize(distribution.mode(), axis=-1)
@@ -143,13 +148,14 @@ def path(start: tf.Tensor, end: tf.Tensor, steps: int, sphere: bool) -> tf.Tenso
         z(t) = (sin((1 - t) a) start + sin(t a) end) / sin(a)            on the sphere
 
     where a is the angle between the two. Between opposite points any great circle is
-    the shortest way, and one is taken.
+    the shortest way, and one is taken. Vectors of other norms go along great circles
+    too, with norms in between.
 
     Args:
         start: Points of shape `(n, ..., d)`.
         end: Points of the same shape.
         steps: Number of points.
-        sphere: Whether to go along great circles.
+        sphere: Whether to go along great circles, away from 0.
 
     Returns:
         A tensor of shape `(n, steps, ..., d)`.
@@ -163,13 +169,17 @@ def path(start: tf.Tensor, end: tf.Tensor, steps: int, sphere: bool) -> tf.Tenso
     t = tf.reshape(t, [1, steps] + [1] * (start.shape.rank - 2))
     if not sphere:
         return (1 - t) * start + t * end
+    norms = [tf.norm(point, axis=-1, keepdims=True) for point in (start, end)]
+    norm = (1 - t) * norms[0] + t * norms[1]
+    start, end = start / norms[0], end / norms[1]
     cosine = tf.reduce_sum(start * end, axis=-1, keepdims=True)
     # The part of the end that is orthogonal to the start spans the great circle.
     across = end - cosine * start
     length = tf.norm(across, axis=-1, keepdims=True)
     across = tf.where(length > 1e-6, across, _orthogonal(start))
     angle = t * tf.math.atan2(length, cosine)
-    return tf.cos(angle) * start + tf.sin(angle) * tf.math.l2_normalize(across, -1)
+    unit = tf.cos(angle) * start + tf.sin(angle) * tf.math.l2_normalize(across, -1)
+    return norm * unit
 
 
 def _orthogonal(points: tf.Tensor) -> tf.Tensor:

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distributions.sphere import finite_non_negative, unit_vector
+from tfp_vae.supports import Support, support_of
 
 tfd: Any = tfp.distributions
 
@@ -37,8 +38,9 @@ class DirectionAndNorm(tfd.Distribution):
         name: Name of the distribution.
 
     Raises:
-        ValueError: If `low` or `width` are negative or not finite, where they are
-            numbers.
+        ValueError: If `direction` is no law of unit vectors, or numbers for `low` and
+            `width` are negative, 0 for `width`, or not finite. Tensors are checked with
+            `validate_args`.
 
     Example:
         >>> direction = tv.distributions.VonMisesFisher([0.6, 0.8], 50.0)
@@ -61,13 +63,26 @@ class DirectionAndNorm(tfd.Distribution):
     ) -> None:
         """Checks what can be checked without running anything."""
         parameters = dict(locals())
+        known = isinstance(direction, tfd.Distribution)
+        if not known or support_of(direction) != Support("the unit sphere"):
+            raise ValueError(
+                f"`{name}` expects `direction` to be a law of unit vectors. Received: "
+                f"{direction!r}. Give a `VonMisesFisher`, a `PowerSpherical` or a "
+                "`tfd.SphericalUniform`."
+            )
         finite_non_negative(low, "low", name)
         finite_non_negative(width, "width", name)
+        if isinstance(width, int | float) and width == 0:
+            raise ValueError(
+                f"`{name}` expects `width` to be positive. Received: width={width!r}. "
+                "The norm has a density on an interval."
+            )
+        dtype = tf.as_dtype(direction.dtype)  # TFP's may be a string.
         self._direction = direction
-        self._low = tf.convert_to_tensor(low, direction.dtype)
-        self._width = tf.convert_to_tensor(width, direction.dtype)
+        self._low = tf.convert_to_tensor(low, dtype)
+        self._width = tf.convert_to_tensor(width, dtype)
         super().__init__(
-            dtype=direction.dtype,
+            dtype=dtype,
             reparameterization_type=direction.reparameterization_type,
             validate_args=validate_args,
             allow_nan_stats=allow_nan_stats,
@@ -123,7 +138,16 @@ class DirectionAndNorm(tfd.Distribution):
         freedom = tf.cast(self.event_shape_tensor()[-1] - 1, self.dtype)
         log_volume = tf.math.log(self.width) + freedom * tf.math.log(norm)
         log_prob = self.direction.log_prob(unit_vector(z)) - log_volume
-        return tf.where(inside, log_prob, tf.constant(float("-inf"), self.dtype))
+        outside = ~(inside | tf.math.is_nan(norm))
+        return tf.where(outside, tf.constant(float("-inf"), self.dtype), log_prob)
+
+    def _parameter_control_dependencies(self, is_init: bool) -> list[Any]:
+        if not (self.validate_args and is_init):
+            return []
+        return [
+            tf.debugging.assert_non_negative(self.low, "`low` must not be negative."),
+            tf.debugging.assert_positive(self.width, "`width` must be positive."),
+        ]
 
     def _mean(self) -> tf.Tensor:
         middle = self.low + self.width / 2

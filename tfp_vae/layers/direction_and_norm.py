@@ -35,7 +35,8 @@ class DirectionAndNorm(DistributionLayer):
     Args:
         event_size: The number m of coordinates, at least 2.
         concentration: That of the direction, positive.
-        max_norm: The largest norm.
+        max_norm: The largest norm, at most that of the prior, to which the KL is
+            infinite otherwise.
         norm_width: The length of the interval of norms, below `max_norm`.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.

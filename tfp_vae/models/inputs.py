@@ -314,7 +314,7 @@ def check_finite(x: Any, missing: Any) -> None:
             )
 
 
-def check_observed(values: Any, decoder: Any, missing: Any) -> None:
+def check_observed(values: Any, decoder: Any, missing: Any) -> bool:
     """Checks what the decoder is to describe, before a compiled step cannot.
 
     Args:
@@ -322,18 +322,22 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
         decoder: Its last layer says what values there can be.
         missing: `"nan"`, the number that marks missing entries, or `None`.
 
+    Returns:
+        True, but for what it warned of.
+
     Raises:
         ValueError: If there are none, some are NaN or infinite, or outside the support.
 
     Example:
         >>> check_observed(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
+        True
     """
     values, likelihood = np.asarray(values), likelihood_of(decoder)
     if missing is None and _fit_by_few(values, likelihood):
-        return
+        return True
     check_finite(values, missing)
     if likelihood is None or likelihood.parameters_width is None:
-        return
+        return True
     if missing is not None:
         values = _without_gaps(values, missing)
     if isinstance(likelihood, IndependentBernoulli) and _is_grey(values):
@@ -345,9 +349,10 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
             "the values.",
             stacklevel=4,
         )
-        return
+        return False
     if len(values):
         check_values(values, likelihood)
+    return True
 
 
 def _fit_by_few(values: np.ndarray, likelihood: DistributionLayer | None) -> bool:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,8 +14,9 @@ import tfp_vae.models.inputs as data
 
 # Larger arrays are not brought where the model computes.
 _RESIDENT_BYTES = 2**30
-# Of what was brought, no more is kept for the next call.
+# Of what was brought, no more is kept for the next call, and no more arrays.
 _KEPT_BYTES = 2**28
+_KEPT_ARRAYS = 16
 # Smaller arrays are made longer, so that XLA need not compile for each length.
 _ROUNDED_BYTES = 2**24
 # So many are compared at once.
@@ -48,12 +49,21 @@ class _Kept:
         return all(_have_same_bits(array[part], values[part]) for part in parts)
 
 
+class _Last(NamedTuple):
+    """An array that was checked, what is kept of it, and whether it passed."""
+
+    array: Callable[[], Any] = lambda: None
+    kept: _Kept | None = None
+    passed: bool = False
+
+
 class Residents:
     """Brings arrays where the model computes, and keeps them for the next call.
 
     `fit` and `evaluate` are called with the same arrays again and again. On a CPU it
     takes a few ms to see that 60 MB are the same as before, and 30 to 200 to look for
-    a NaN and to copy them. An object of its own, so that Keras does not take its
+    a NaN and to copy them. At most 16 arrays and 256 MiB are kept, the last ones. An
+    object of its own, so that Keras does not take its
     tensors for state to save.
 
     Example:
@@ -69,24 +79,24 @@ class Residents:
     def __init__(self) -> None:
         self._kept: list[_Kept] = []
         # What was checked last, until its tensor is asked for.
-        self._last: tuple[Callable[[], Any], _Kept | None] = (lambda: self, None)
+        self._last = _Last()
 
-    def checked(self, array: Any, check: Callable[[], None]) -> None:
-        """Checks an array, unless it is kept and was checked.
+    def checked(self, array: Any, check: Callable[[], bool]) -> None:
+        """Checks an array, unless it is kept and passed the check.
 
         Args:
             array: The array.
-            check: Raises if it is wrong.
+            check: Raises if it is wrong, and tells whether it has nothing to say.
         """
         if not _is_numeric(array):
             check()
             return
         kept = self._same(array)
-        if kept is None or not kept.checked:
-            check()
+        passed = kept is not None and kept.checked
+        passed = passed or check()
         if kept is not None:
-            kept.checked = True
-        self._last = (weakref.ref(array), kept)
+            kept.checked = passed
+        self._last = _Last(weakref.ref(array), kept, passed)
 
     def tensors(self, arrays: Any) -> Any:
         """Arrays as tensors where the model computes, if they fit there.
@@ -116,19 +126,23 @@ class Residents:
         return data.mapped(lambda array: self._tensor(array, length), arrays)
 
     def _tensor(self, array: Any, length: int) -> tf.Tensor:
-        checked = self._last[0]() is array
-        kept = self._last[1] if checked else self._same(array)
-        self._last = (lambda: self, None)
+        last, self._last = self._last, _Last()
+        is_last = last.array() is array
+        kept = last.kept if is_last else self._same(array)
         if kept is not None and len(kept.tensor) == length:
             self._kept.remove(kept)
             self._kept.append(kept)
             return kept.tensor
         tensor = _longer(as_tensor(array), length - len(array))
         if "CPU" in tensor.device:  # Elsewhere it takes longer to compare.
-            self._kept.append(_Kept(tensor, len(array), checked))
-        while sum(kept.size for kept in self._kept) > _KEPT_BYTES:
+            self._kept.append(_Kept(tensor, len(array), is_last and last.passed))
+        while self._holds_too_much():
             del self._kept[0]
         return tensor
+
+    def _holds_too_much(self) -> bool:
+        size = sum(kept.size for kept in self._kept)
+        return size > _KEPT_BYTES or len(self._kept) > _KEPT_ARRAYS
 
     def _same(self, array: Any) -> _Kept | None:
         return next((kept for kept in self._kept if kept.holds(array)), None)

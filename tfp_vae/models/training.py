@@ -123,6 +123,7 @@ class Training(Passes, keras.Model):
             self.jit_compile = self._lets_xla_compile()
         self._compiler = Compiler(jit_compile if self.jit_compile else False)
         self._functions = Functions(self._compiler)
+        self._residents = Residents()
         if previous is not None and previous is not self.optimizer:
             # The steps of a new optimizer begin at 0, those of the schedule do not.
             steps = tf.convert_to_tensor(previous.iterations)
@@ -573,6 +574,8 @@ class Training(Passes, keras.Model):
             ("checked", shapes, training), lambda: self._check_shapes(few, training)
         )
         target = self._packed(batch)[1]
+        others = (part for part in keras.tree.flatten(batch) if part is not None)
+        data.check_finite([x for x in others if x is not target], self.missing)
         self._residents.checked(
             target, lambda: data.check_observed(target, self.decoder, self.missing)
         )

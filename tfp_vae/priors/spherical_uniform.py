@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer
@@ -48,7 +49,8 @@ class SphericalUniform(keras.layers.Layer):
 
     def call(self, inputs: Any = None) -> Any:
         """The distribution, whatever the inputs."""
-        return tfd.SphericalUniform(self.event_size, dtype=self.compute_dtype)
+        dtype = tf.as_dtype(self.compute_dtype)
+        return tfd.SphericalUniform(self.event_size, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer, positive_number
@@ -52,7 +53,8 @@ class UniformDirectionAndNorm(keras.layers.Layer):
 
     def call(self, inputs: Any = None) -> Any:
         """The distribution, whatever the inputs."""
-        direction = tfd.SphericalUniform(self.event_size, dtype=self.compute_dtype)
+        dtype = tf.as_dtype(self.compute_dtype)
+        direction = tfd.SphericalUniform(self.event_size, dtype=dtype)
         return DirectionAndNorm(direction, 0.0, self.max_norm)
 
     def get_config(self) -> dict[str, Any]:
