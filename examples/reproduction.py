@@ -151,7 +151,7 @@ def parse(
     add("--budget", choices=(QUICK, FULL), default=FULL, help="default full")
     add(
         "--epochs",
-        type=_positive,
+        type=positive,
         help=f"default {epochs[FULL]}; quick {epochs[QUICK]}",
     )
     add("--data-dir", help="directory of the files; TFP_VAE_DATA does the same")
@@ -172,7 +172,8 @@ def parse(
     return args
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Reads a positive integer of the command line."""
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(
             f"expects a positive integer. Received: {text!r}. Give 1 or more."

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 import datasets
 import tfp_vae as tv
 from pixels import batches, observe
+from reproduction import positive
 
 tfd = tfp.distributions
 
@@ -210,18 +211,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     prior = "default standard; of the spherical posteriors sphere"
     add("--prior", choices=PRIORS, help=prior)
     components = "of the mixture and vamp priors, default 100"
-    add("--components", type=_positive, default=100, help=components)
+    add("--components", type=positive, default=100, help=components)
     beta = "weight of the KL, default 1"
     add("--beta", type=float, default=1.0, help=beta)
     iwae = "draws of the importance-weighted bound, in place of the ELBO"
-    add("--iwae", type=_positive, metavar="K", help=iwae)
+    add("--iwae", type=positive, metavar="K", help=iwae)
     warm_up = "epochs in which the weight of the KL grows, default none"
-    add("--warm-up", type=_positive, metavar="EPOCHS", help=warm_up)
+    add("--warm-up", type=positive, metavar="EPOCHS", help=warm_up)
     samples = "draws for log p(x) of each test image, default 100; 0 for none"
     add("--samples", type=int, default=100, help=samples)
-    add("--latent-size", type=_positive, help="default 20; digits 2, which is drawn")
-    add("--epochs", type=_positive, help="default 20; digits 150, freyfaces 100")
-    add("--batch-size", type=_positive, help="default 128; digits 16, freyfaces 32")
+    add("--latent-size", type=positive, help="default 20; digits 2, which is drawn")
+    add("--epochs", type=positive, help="default 20; digits 150, freyfaces 100")
+    add("--batch-size", type=positive, help="default 128; digits 16, freyfaces 32")
     add("--seed", type=int, default=0, help="default 0; same seed, same history")
     add("--output", type=pathlib.Path, help="default output/DATASET")
     jit = "default --jit, XLA: faster but for the first step"
@@ -236,14 +237,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args.prior = args.prior or ("sphere" if spherical else "standard")
     args.output = args.output or pathlib.Path("output") / args.dataset
     return args
-
-
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(
-            f"expects a positive integer. Received: {text!r}. Give 1 or more."
-        )
-    return int(text)
 
 
 if __name__ == "__main__":
