@@ -194,19 +194,20 @@ def _portable(argv: Sequence[str]) -> list[str]:
 
 
 def table(directory: pathlib.Path = RESULTS) -> str:
-    """The figures of all files, as Markdown."""
+    """The figures of all files, and why some are worse, as Markdown."""
     lines = ["| system | figure | here | reference |", "|---|---|---:|---:|"]
+    reasons = []
     for path in sorted(directory.glob("*.json")):
         run = json.loads(path.read_text())
-        for number, values in enumerate(run["figures"]):
-            figure = Figure(**values)
-            published = "" if figure.reference is None else f"{figure.reference:.2f}"
-            script = f"[{run['title']}](examples/{run['system']}.py)"
-            name = "" if number else script
-            lines.append(
-                f"| {name} | {figure.what} | {figure.value:.2f} | {published} |"
-            )
-    return "\n".join(lines)
+        script = f"[{run['title']}](examples/{run['system']}.py)"
+        figures = [Figure(**values) for values in run["figures"]]
+        for number, figure in enumerate(figures):
+            name = "" if number else f"{script}, {run['epochs']} epochs"
+            known = "" if figure.reference is None else f"{figure.reference:.2f}"
+            lines.append(f"| {name} | {figure.what} | {figure.value:.2f} | {known} |")
+        told = dict.fromkeys(figure.reason for figure in figures if figure.reason)
+        reasons += [f"- {run['title']}: {reason}." for reason in told]
+    return "\n".join([*lines, "", "Where a figure is worse:", "", *reasons])
 
 
 def main() -> None:
