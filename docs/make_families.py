@@ -67,6 +67,7 @@ FAMILIES: dict[str, Any] = {
     ),
     "PowerSpherical": lambda: tv.PowerSpherical(D),
     "VonMisesFisher": lambda: tv.VonMisesFisher(D),
+    "DirectionAndNorm": lambda: tv.DirectionAndNorm(D),
     "MixtureNormal": lambda: tv.MixtureNormal(3, D),
     "MixtureLogistic": lambda: tv.MixtureLogistic(3, D),
     "MixtureSameFamily, reparameterize": lambda: tv.MixtureSameFamily(
@@ -92,6 +93,7 @@ PRIORS: dict[str, Any] = {
     "von Mises-Fisher": lambda: tv.distributions.VonMisesFisher(
         np.eye(D, dtype="float32")[0], 3.0
     ),
+    "`UniformDirectionAndNorm`": lambda: tv.UniformDirectionAndNorm(D)(),
     "mixture": lambda: tv.MixturePrior(D, 3)(),
     "normal and spherical blocks": lambda: tfd.Blockwise(
         [

@@ -52,6 +52,10 @@ def directions(rng, shape):
     return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype("float32")
 
 
+def vectors(rng, shape):
+    return (directions(rng, shape) * rng.uniform(2, 40, (*shape[:-1], 1))).astype("f4")
+
+
 def log_simplex(rng, shape):
     return np.log(rng.dirichlet(np.ones(shape[-1]), shape[:-1])).astype("float32")
 
@@ -275,6 +279,15 @@ FAMILIES = {
         (3,),
         directions,
         reference.von_mises_fisher,
+    ),
+    "DirectionAndNorm": Family(
+        lambda **kw: tv.DirectionAndNorm(
+            3, concentration=5.0, max_norm=50.0, norm_width=49.0, **kw
+        ),
+        3,
+        (3,),
+        vectors,
+        reference.direction_and_norm,
     ),
 }
 

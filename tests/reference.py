@@ -150,6 +150,15 @@ def von_mises_fisher(parameters, x, event):
     return np.array([stats.vonmises_fisher(m, k).logpdf(v) for m, k, v in rows])
 
 
+def direction_and_norm(parameters, x, event):
+    """Of concentration 5 and norms from min(|raw|, 1) to 49 more."""
+    x, parameters = np.asarray(x, "float64"), np.asarray(parameters, "float64")
+    r, length = (np.linalg.norm(v, axis=-1, keepdims=True) for v in (x, parameters))
+    rows = zip(parameters / length, x / r, strict=True)
+    log_direction = [stats.vonmises_fisher(m, 5.0).logpdf(v) for m, v in rows]
+    return np.array(log_direction) - np.log(49.0) - (x.shape[-1] - 1) * np.log(r[:, 0])
+
+
 def power_spherical(parameters, x, event):
     """De Cao and Aziz, 2020: (1 + mu.x)^k over its integral, a beta function in t."""
     direction, k = direction_and_concentration(parameters)

@@ -153,6 +153,13 @@ class DirectionAndNorm(tfd.Distribution):
         middle = self.low + self.width / 2
         return self.direction.mean() * middle[..., tf.newaxis]
 
+    def _variance(self) -> tf.Tensor:
+        """E[r^2] E[u^2] - (E[r] E[u])^2, of each coordinate."""
+        mean = self.direction.mean()
+        square = self.direction.variance() + tf.square(mean)
+        of_norm = self.low**2 + self.low * self.width + self.width**2 / 3
+        return square * of_norm[..., tf.newaxis] - tf.square(self._mean())
+
     def _entropy(self) -> tf.Tensor:
         high = self.low + self.width
         freedom = tf.cast(self.event_shape_tensor()[-1] - 1, self.dtype)
