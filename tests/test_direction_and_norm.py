@@ -10,7 +10,7 @@ import vaes
 from scipy import special, stats
 
 import tfp_vae as tv
-from tfp_vae.latents import path
+from tfp_vae.latents import has_direction, path
 
 tfd = tfp.distributions
 Law = tv.distributions.DirectionAndNorm
@@ -187,6 +187,7 @@ def test_a_vae_has_all_bounds_and_answers(tmp_path):
     mean = np.asarray(q.mean())
     cosine = np.sum(mean * center, axis=-1) / norms / np.linalg.norm(mean, axis=-1)
     np.testing.assert_allclose(cosine, 1.0, atol=1e-5)
+    assert has_direction(q)  # and goes along great circles
     assert model.interpolate(x[:3], x[3:6], 4).shape == (3, 4, *vaes.PIXELS)
     assert model.generate(4, seed=1).shape == (4, *vaes.PIXELS)
 

@@ -32,6 +32,23 @@ def on_the_sphere(distribution: Any) -> bool:
     return support is not None and support.kind == "the unit sphere"
 
 
+def has_direction(distribution: Any) -> bool:
+    """Whether a law is of directions, with a norm beside them or without.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        True for laws on the sphere and for `DirectionAndNorm`.
+
+    Example:
+        >>> has_direction(tfd.SphericalUniform(3)), has_direction(tfd.Normal(0.0, 1.0))
+        (True, False)
+    """
+    distribution = unwrap(distribution)
+    return on_the_sphere(distribution) or isinstance(distribution, DirectionAndNorm)
+
+
 def may_lack_a_mean(distribution: Any) -> bool:
     """Whether a law is of a family whose mean may not exist, and then is NaN in TFP.
 
@@ -53,10 +70,9 @@ def may_lack_a_mean(distribution: Any) -> bool:
 def center(distribution: Any) -> tf.Tensor:
     """The one point that stands for a law: its mean where that is a value of it.
 
-    On the sphere the mean direction, the mean scaled to length 1, and where there is a
-    norm beside it, of the mean norm; where there is no
-    mean, the mode; of a transformed law without either, the image of the center of what
-    it transforms.
+    On the sphere the mean direction, the mean scaled to length 1, or to the mean norm
+    where there is a norm beside it; where there is no mean, the mode; of a transformed
+    law without either, the image of the center of what it transforms.
 
     Args:
         distribution: A `tfd.Distribution`.

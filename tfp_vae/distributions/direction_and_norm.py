@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -133,7 +134,7 @@ class DirectionAndNorm(tfd.Distribution):
     def _log_prob(self, z: Any) -> tf.Tensor:
         norm, high = tf.norm(z, axis=-1), self.low + self.width
         # The norm of a draw at an end may be beyond it by rounding.
-        slack = 4 * tf.experimental.numpy.finfo(self.dtype.as_numpy_dtype).eps * high
+        slack = 4 * np.finfo(self.dtype.as_numpy_dtype).eps * high
         inside = (norm >= self.low - slack) & (norm <= high + slack)
         freedom = tf.cast(self.event_shape_tensor()[-1] - 1, self.dtype)
         log_volume = tf.math.log(self.width) + freedom * tf.math.log(norm)

@@ -11,8 +11,7 @@ import tensorflow as tf
 import tfp_vae.models.inputs as data
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.distribution_tensor import unwrap
-from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
-from tfp_vae.latents import center, on_the_sphere, path, tempered
+from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
 from tfp_vae.models.compiled import Functions
 from tfp_vae.models.network_checks import check_inputs, check_latent, check_rows
 from tfp_vae.models.passes import Passes, parted
@@ -246,7 +245,7 @@ class Answers(Passes):
                 f"Received: {len(ends[0])} and {len(ends[1])}. Repeat some, or leave "
                 "some out."
             )
-        z = path(*ends, steps, on_the_sphere(q) or isinstance(q, DirectionAndNorm))
+        z = path(*ends, steps, has_direction(q))
         return self._grid(z, 2, y, statistics, "interpolate")
 
     def traverse(

@@ -92,8 +92,7 @@ class Training(Passes, keras.Model):
                 `tf.distribute`; what XLA refuses runs without it, with a warning.
             steps_per_execution: How many steps make one program, at whose end batch
                 callbacks are called and the progress bar moves. By default up to 64,
-                in `evaluate` up to 256;
-                1 under a strategy of `tf.distribute`.
+                in `evaluate` up to 256; 1 under a strategy of `tf.distribute`.
             **kwargs: Passed to `keras.Model.compile`: `metrics`, `run_eagerly`, ...
 
         Raises:
