@@ -681,3 +681,13 @@ def test_inputs_are_checked_beside_targets():
     wrong.flat[3] = np.nan
     with pytest.raises(ValueError, match="1 NaN"):
         model.fit(wrong, x, verbose=0)
+
+
+def test_models_of_one_process_are_no_retracings_to_tensorflow(caplog, monkeypatch):
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    x, _ = vaes.inputs("plain", N)
+    for seed in range(6):
+        model = fresh(seed=seed, jit_compile=False)
+        model.fit(x, batch_size=BATCH, epochs=1, verbose=0)
+        model.log_prob(x, 2)
+    assert "retracing" not in caplog.text

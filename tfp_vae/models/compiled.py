@@ -87,7 +87,9 @@ class _Function:
         self._options: dict[str, Any] = {"autograph": False, "reduce_retracing": True}
         if input_signature is not None:
             self._options = {"autograph": False, "input_signature": input_signature}
-        self._traced = tf.function(fn, **self._options)
+        # TensorFlow counts retracings of equal code together, those of other models
+        # too, and warns; of a partial it counts each alone.
+        self._traced = tf.function(functools.partial(fn), **self._options)
         self._function: Any = None
         self._jit = False
         self._shapes: set[Any] = set()
@@ -127,7 +129,9 @@ class _Function:
     def _made(self, jit_compile: bool) -> Any:
         traced = self._traced
         return tf.function(
-            lambda *args: traced(*args), jit_compile=jit_compile, **self._options
+            functools.partial(lambda *args: traced(*args)),
+            jit_compile=jit_compile,
+            **self._options,
         )
 
     def _is_faster(self, args: Any) -> bool:
