@@ -1,4 +1,4 @@
-"""Multilayer perceptrons that end in distributions, for the reproductions."""
+"""Networks that several reproductions have: perceptrons that end in distributions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -63,3 +63,22 @@ def decoder(
             likelihood,
         ]
     )
+
+
+def of_frames(x: Any, filters: int, units: int) -> Any:
+    """A vector of each frame, from convolutions that all frames share.
+
+    Args:
+        x: Sequences of images, shape `(batch, steps, height, width, colours)`.
+        filters: Of each convolution.
+        units: Coordinates of a vector.
+
+    Returns:
+        A tensor of shape `(batch, steps, units)`.
+    """
+    steps, *image = x.shape[1:]
+    h = keras.ops.reshape(x, (-1, *image))
+    for _ in range(3):
+        h = keras.layers.Conv2D(filters, 3, 2, "same", activation="leaky_relu")(h)
+    h = keras.layers.Dense(units, "leaky_relu")(keras.layers.Flatten()(h))
+    return keras.ops.reshape(h, (-1, steps, units))

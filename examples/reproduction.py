@@ -85,6 +85,9 @@ class Report:
     def add(self, what: str, value: Any, *reference: Any, **options: Any) -> None:
         """Adds a figure and prints it; arguments as those of `Figure`."""
         figure = Figure(what, round(float(value), 4), *reference, **options)
+        if figure.reference is not None:
+            rounded = round(float(figure.reference), 4)
+            figure = dataclasses.replace(figure, reference=rounded)
         self.figures.append(figure)
         print(figure, flush=True)
 
@@ -207,7 +210,9 @@ def table(directory: pathlib.Path = RESULTS) -> str:
             lines.append(f"| {name} | {figure.what} | {figure.value:.2f} | {known} |")
         told = dict.fromkeys(figure.reason for figure in figures if figure.reason)
         reasons += [f"- {run['title']}: {reason}." for reason in told]
-    return "\n".join([*lines, "", "Where a figure is worse:", "", *reasons])
+    return "\n".join(
+        [*lines, "", "Of another budget or split, or worse:", "", *reasons]
+    )
 
 
 def main() -> None:

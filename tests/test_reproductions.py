@@ -6,25 +6,42 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow_probability as tfp
+from scipy import integrate, stats
 from sklearn.datasets import load_digits
 
 import aevb
+import conv_vae
+import datasets
+import disentangled
+import grey_pixels
 import hyperspherical_vae
+import iwae
+import judge
 import m1_knn
 import neural_editor
 import numpyro_vae
+import other_priors
 import plain_vae
 import reproduction
 import sentences
+import sprites
+import vamp_prior
 
 ROOT = pathlib.Path(__file__).parents[1]
 SYSTEMS = {
     "aevb": aevb,
+    "conv_vae": conv_vae,
+    "disentangled": disentangled,
+    "grey_pixels": grey_pixels,
     "hyperspherical_vae": hyperspherical_vae,
+    "iwae": iwae,
     "m1_knn": m1_knn,
     "neural_editor": neural_editor,
     "numpyro_vae": numpyro_vae,
+    "other_priors": other_priors,
     "plain_vae": plain_vae,
+    "vamp_prior": vamp_prior,
 }
 
 
@@ -33,9 +50,30 @@ def idx(array):
     return gzip.compress(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes(), 1)
 
 
+def blocks():
+    """Sprites of blocks: the variant is the colour, the pair the shape and the way."""
+    layers = {}
+    for row, name in enumerate(sprites.LAYERS):
+        layer = np.zeros((1 if name == "shoes" else 6, 9, 8, 32, 32, 4), "uint8")
+        for variant, pair, step in np.ndindex(layer.shape[:3]):
+            left = 12 + (pair % 3 - 1) * step
+            block = layer[variant, pair, step, 6 * row + 1 : 6 * row + 7]
+            colour = [50 + 200 * (variant + 1 >> bit & 1) for bit in range(3)]
+            block[:, left : left + 4 + pair] = [*colour, 255]
+        layers[name] = layer
+    characters = np.random.default_rng(0).permutation(list(np.ndindex(6, 6, 6, 6)))[:40]
+    return {
+        **layers,
+        "characters": characters.astype("uint8"),
+        "n_train": 30,
+        "actions": np.repeat(["walk", "spellcard", "slash"], 3),
+        "directions": ["front", "left", "right"] * 3,
+    }
+
+
 @pytest.fixture(scope="module")
 def small_data(tmp_path_factory):
-    """scikit-learn's digits and made-up sentences, in the formats of the real data."""
+    """scikit-learn's digits, made-up sentences and sprites, in the real formats."""
     directory = tmp_path_factory.mktemp("data")
     digits = load_digits()
     images = np.kron(digits.images / 16 * 255, np.ones((3, 3)))
@@ -61,6 +99,7 @@ def small_data(tmp_path_factory):
     people, verbs = ["i", "you", "we", "they"], ["see", "like", "want"]
     lines = [f"{p} {v} {t}." for p in people for v in verbs for t in "abcdefgh"]
     (directory / sentences.FILE).write_text("\n".join(lines))
+    np.savez(directory / sprites.FILE, **blocks())
     return directory
 
 
@@ -72,11 +111,23 @@ def run(system, data, output, *options):
 # What was found before and after training, and how much better it must be.
 MARGINS = {
     "aevb": ("test bound, MNIST", "untrained bound, MNIST", 200.0),
+    "conv_vae": ("test -ELBO", "untrained -ELBO", -200.0),
+    "disentangled": (
+        "test ELBO without the constant, full",
+        "untrained ELBO without the constant, full",
+        50.0,
+    ),
+    "grey_pixels": (
+        "bits per dimension of the bound, discretised",
+        "untrained bits per dimension, discretised",
+        -1.0,
+    ),
     "hyperspherical_vae": (
         "log p(x), d = 5, von",
         "untrained log p(x), d = 5, von",
         200.0,
     ),
+    "iwae": ("-log p(x), k = 50", "untrained -log p(x)", -50.0),
     "m1_knn": ("accuracy, %, d = 5, normal, 100", "untrained %, normal, 100", 5.0),
     "neural_editor": (
         "perplexity of a word given z",
@@ -84,7 +135,13 @@ MARGINS = {
         -5.0,
     ),
     "numpyro_vae": ("test -ELBO", "untrained -ELBO", -200.0),
+    "other_priors": ("ELBO, Beta", "untrained ELBO, Beta", 200.0),
     "plain_vae": ("-log p(x)", "untrained -log p(x)", -200.0),
+    "vamp_prior": (
+        "-log p(x), VampPrior",
+        "untrained -log p(x), VampPrior",
+        -200.0,
+    ),
 }
 
 
@@ -175,3 +232,40 @@ def test_missing_sentences_are_explained(tmp_path, monkeypatch):
     for directory in (None, tmp_path):
         with pytest.raises(FileNotFoundError, match="tatoeba"):
             sentences.load(directory)
+
+
+def test_integrals_of_a_kl_are_closed_forms():
+    tfd = tfp.distributions
+    flat = tfd.Normal(np.full([3, 2], 0.5), 1e4)  # between 0 and 1, a uniform law
+    found = other_priors.integral(other_priors.BETA, flat)
+    np.testing.assert_allclose(found, 2 * (1 - np.log(2)), atol=1e-4)
+    q = tfd.Normal(np.array([[0.3, -2.0]]), np.array([[0.5, 1.5]]))
+    laws = [stats.norm(0.3, 0.5), stats.norm(-2.0, 1.5)]
+
+    def integrand(z, law):
+        return law.pdf(z) * (law.logpdf(z) - stats.t(3.0).logpdf(z))
+
+    expected = sum(integrate.quad(integrand, -15, 15, law)[0] for law in laws)
+    found = other_priors.integral(other_priors.STUDENT, q)
+    np.testing.assert_allclose(found, [expected], atol=1e-5)
+
+
+def test_counted_bits_are_those_of_smoothed_shares():
+    train = np.array([[3], [3], [5]], "uint8").reshape(3, 1, 1, 1)
+    test = np.array([[3], [9]], "uint8").reshape(2, 1, 1, 1)
+    images = datasets.Images("x", train, test, 256)
+    probs = np.array([2 + 1 / 256, 1 / 256]) / 4
+    assert grey_pixels.counted(images) == pytest.approx(-np.log2(probs).mean())
+
+
+def test_the_judge_is_read_by_name_and_its_entropies_are_those_of_scipy():
+    labels = np.array([[0, 1, 2, 0, 3], [1, 1, 0, 2, 2]])
+    names = (*judge.sprites.ATTRIBUTES, "action")
+    seen = {name: np.eye(4)[labels[:, i]] for i, name in enumerate(names)}
+    seen["action"] = np.eye(4)[[3, 0]]
+    other_order = dict(sorted(seen.items()))
+    assert judge.agreement(other_order, labels) == (100.0, 50.0)
+    law = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    given, marginal = judge.entropies(law)
+    assert given == pytest.approx(np.log(2) / 2)
+    assert marginal == pytest.approx(np.log(2) / 2 + np.log(4) / 2)

@@ -1,0 +1,70 @@
+"""A classifier of sprites, which says what is seen in sequences that a model made."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from scipy import stats
+
+import networks
+import sprites
+
+BATCH, FILTERS, UNITS, NOISE = 16, 16, 64, 0.1
+
+
+def trained(data: sprites.Sprites, epochs: int, seed: int) -> keras.Model:
+    """Trains on the labels of the training sequences.
+
+    Args:
+        data: The sprites.
+        epochs: Of training.
+        seed: Of the order of the sequences.
+
+    Returns:
+        A model from sequences to the law of each label, by its name.
+    """
+    x = keras.Input(data.shape)
+    h = networks.of_frames(keras.layers.GaussianNoise(NOISE)(x), FILTERS, UNITS)
+    h = keras.layers.Flatten()(h)
+    heads = {
+        name: keras.layers.Dense(count, activation="softmax", name=name)(h)
+        for name, count in data.classes.items()
+    }
+    judge = keras.Model(x, heads)
+    judge.compile("adam", dict.fromkeys(heads, "sparse_categorical_crossentropy"))
+    train = data.batches(data.train, BATCH, seed).map(
+        lambda x, labels: (x, {name: labels[:, i] for i, name in enumerate(heads)})
+    )
+    judge.fit(train, epochs=epochs, shuffle=False, verbose=2)
+    return judge
+
+
+def agreement(seen: dict[str, np.ndarray], labels: np.ndarray) -> tuple[float, float]:
+    """Percent of the attributes, and of the actions, that are seen as labelled.
+
+    Args:
+        seen: What the judge puts out.
+        labels: Of as many sequences, shape `(n, 5)`.
+
+    Returns:
+        Two numbers.
+    """
+    names = (*sprites.ATTRIBUTES, "action")
+    agrees = [
+        seen[name].argmax(axis=-1) == labels[:, i] for i, name in enumerate(names)
+    ]
+    return 100 * float(np.mean(agrees[:-1])), 100 * float(np.mean(agrees[-1]))
+
+
+def entropies(law: Any) -> tuple[float, float]:
+    """H(y | x) and H(y) in nats: of the laws of a label, and of the mean of these.
+
+    Args:
+        law: Probabilities, shape `(n, classes)`.
+
+    Returns:
+        Two numbers; the inception score is the exponential of the second less the
+        first.
+    """
+    of_each = stats.entropy(law, axis=-1).mean()
+    return float(of_each), float(stats.entropy(np.mean(law, axis=0)))
