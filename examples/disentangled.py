@@ -51,7 +51,7 @@ layers: Any = keras.layers
 ops: Any = keras.ops
 
 STATIC, DYNAMIC, UNITS, FILTERS, BATCH, SCALE, RATE = 256, 32, 128, 32, 16, 1.0, 2e-3
-EPOCHS = {reproduction.QUICK: 6, reproduction.FULL: 8}
+EPOCHS = {reproduction.QUICK: 5, reproduction.FULL: 8}
 START, WARM_UP = 0.01, 2 / 3  # The first weight of the KL; how long it is not yet 1.
 JUDGE_EPOCHS, SHOWN = 1, 4
 FACTORISED, FULL = "factorised q", "full q"

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     report = reproduction.Report("grey_pixels", "Grey pixels as 256 values", args)
     images = datasets.load("freyfaces", args.data_dir, args.seed)
     if args.quick:
-        images = datasets.few(images, 300, 30)
+        images = datasets.few(images, 200, 30)
     x, test = (part.astype("float32") for part in (images.train, images.test))
     per_dimension = np.log(2) * test[0].size
     draws = 50 if args.quick else DRAWS

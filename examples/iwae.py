@@ -24,7 +24,7 @@ import tfp_vae as tv
 from pixels import batches, observe
 
 LATENT, HIDDEN, BATCH = 50, (200, 200), 100
-EPOCHS = {reproduction.QUICK: 4, reproduction.FULL: 20}
+EPOCHS = {reproduction.QUICK: 12, reproduction.FULL: 20}
 PUBLISHED = {1: 86.76, 5: 85.54, 50: 84.78}  # -log p(x) by k
 SOURCE = "Burda et al., as nbip/IWAE quotes it, 5000 draws"
 BUDGET = (

@@ -76,7 +76,9 @@ def test_a_learned_prior_starts_as_a_law_of_the_latents(name):
     assert np.isfinite(p.log_prob(z)).all()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", LEARNED)
 def test_a_learned_prior_moves_under_fit(name, jit_compile):
     model, prior = build(LEARNED[name], jit_compile)
@@ -386,7 +388,9 @@ def test_the_uniform_prior_on_the_sphere(tmp_path):
 
 
 @pytest.mark.parametrize("posterior", [tv.PowerSpherical, tv.VonMisesFisher])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_a_hyperspherical_vae_trains_saves_and_exports(
     posterior, jit_compile, tmp_path
 ):
