@@ -83,6 +83,32 @@ def load(name: str, data_dir: Path | None = None, seed: int = 0) -> Images:
     )
 
 
+def find(name: str, data_dir: Path | None, what: str, how: str) -> pathlib.Path:
+    """Looks for a file of a data directory.
+
+    Args:
+        name: Of the file.
+        data_dir: The directory, by default the environment variable `TFP_VAE_DATA`.
+        what: What the file holds, for the message.
+        how: How to get it, likewise.
+
+    Returns:
+        Its path.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no directory was given.
+    """
+    directory = data_dir or os.environ.get(VARIABLE)
+    path = pathlib.Path(directory or "", name)
+    if directory is None or not path.is_file():
+        raise FileNotFoundError(
+            f"The {what} are expected in the file {name} of a data directory. "
+            f"Received: {path if directory else 'no directory'}. {how} Then pass "
+            f"--data-dir PATH or set {VARIABLE}."
+        )
+    return path
+
+
 def few(images: Images, train: int, test: int) -> Images:
     """The first images of a set.
 

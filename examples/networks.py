@@ -1,4 +1,4 @@
-"""Networks that several reproductions have: perceptrons that end in distributions."""
+"""Networks that several reproductions have."""
 
 from collections.abc import Sequence
 from typing import Any

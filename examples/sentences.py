@@ -2,8 +2,6 @@
 
 import collections
 import dataclasses
-import os
-import pathlib
 import re
 from typing import Any
 
@@ -146,7 +144,7 @@ class Corpus:
         )
 
 
-def load(data_dir: str | os.PathLike[str] | None = None, least: int = 2) -> Corpus:
+def load(data_dir: datasets.Path | None = None, least: int = 2) -> Corpus:
     """Reads the sentences.
 
     Args:
@@ -160,15 +158,13 @@ def load(data_dir: str | os.PathLike[str] | None = None, least: int = 2) -> Corp
     Raises:
         FileNotFoundError: If the file is missing.
     """
-    directory = data_dir or os.environ.get(datasets.VARIABLE)
-    path = pathlib.Path(directory or "", FILE)
-    if directory is None or not path.is_file():
-        raise FileNotFoundError(
-            f"The sentences are expected in the file {FILE} of a data directory. "
-            f"Received: {path if directory else 'no directory'}. Put one English "
-            "sentence on a line, such as those of tatoeba.org (CC BY 2.0 FR), and pass "
-            f"--data-dir PATH or set {datasets.VARIABLE}."
-        )
+    path = datasets.find(
+        FILE,
+        data_dir,
+        "sentences",
+        "Put one English sentence on a line, such as those of tatoeba.org "
+        "(CC BY 2.0 FR).",
+    )
     lines = path.read_text(encoding="utf-8").lower().splitlines()
     split = [re.findall(r"[a-z0-9']+|[.,!?]", line) for line in lines]
     counts = collections.Counter(word for words in split for word in words)

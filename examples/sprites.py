@@ -6,7 +6,6 @@ layers are kept, and sequences are composed when a batch is made.
 """
 
 import dataclasses
-import os
 import pathlib
 import zipfile
 import zlib
@@ -125,18 +124,15 @@ def load(data_dir: datasets.Path | None = None) -> Sprites:
         FileNotFoundError: If the file is missing.
         ValueError: If it is not what it should be.
     """
-    directory = data_dir or os.environ.get(datasets.VARIABLE)
-    path = pathlib.Path(directory or "", FILE)
-    if directory is None or not path.is_file():
-        raise FileNotFoundError(
-            f"The sprites are expected in the file {FILE} of a data directory. "
-            f"Received: {path if directory else 'no directory'}. Cut the layers out of "
-            "the LPC sheets as github.com/YingzhenLi/Sprites does (GPL-3.0 and "
-            "CC BY-SA 3.0): uint8 arrays "
-            f"{', '.join(LAYERS)} of shape (variants, pairs, frames, height, width, "
-            "4), `characters` (n, 4), `n_train`, `actions` and `directions` of the "
-            f"pairs. Then pass --data-dir PATH or set {datasets.VARIABLE}."
-        )
+    path = datasets.find(
+        FILE,
+        data_dir,
+        "sprites",
+        "Cut the layers out of the LPC sheets as github.com/YingzhenLi/Sprites does "
+        f"(GPL-3.0 and CC BY-SA 3.0): uint8 arrays {', '.join(LAYERS)} of shape "
+        "(variants, pairs, frames, height, width, 4), `characters` (n, 4), `n_train`, "
+        "`actions` and `directions` of the pairs.",
+    )
     keys = (*LAYERS, "characters", "n_train", "actions", "directions")
     try:
         with np.load(path) as archive:
