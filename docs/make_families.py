@@ -18,8 +18,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_vae as tv
-from tfp_vae.distribution_tensor import draw, unwrap
+from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.divergences import kl_divergence
+from tfp_vae.draws import draw
 
 tfd = tfp.distributions
 

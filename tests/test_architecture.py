@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "tfp_vae"
 FLOORS = {
     "checks": 0,
+    "draws": 0,
     "keras_internals": 0,
     "seeds": 0,
     "distribution_tensor": 1,

@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.datasets import make_moons
 
 import tfp_vae as tv
-from tfp_vae.distribution_tensor import draw
+from tfp_vae.draws import draw
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
 from tfp_vae.layers.autoregressive_transform import AutoregressiveTransform
 from tfp_vae.layers.flow import Flow

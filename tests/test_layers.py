@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from families import FAMILIES, directions, extremes, fractions, positives, reals
 
 import tfp_vae as tv
-from tfp_vae.distribution_tensor import draw
+from tfp_vae.draws import draw
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
 tfd = tfp.distributions

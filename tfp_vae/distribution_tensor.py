@@ -17,6 +17,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow.python.eager import record
 
+from tfp_vae.draws import draw
+
 tfd = tfp.distributions
 
 STATISTICS = (
@@ -407,37 +409,6 @@ def holds_draws(distribution: Any) -> bool:
         isinstance(distribution, DistributionTensor)
         and distribution._dt_conversion.draws
     )
-
-
-def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
-    """Draws z ~ q, with log q(z) where the draw itself tells it.
-
-    A transformed law knows it from the forward map: no inverse is needed, which a flow
-    may find slowly and a saturated sigmoid not at all, and TFP's bijectors are not
-    asked for what they remember, which has no gradient.
-
-    Args:
-        distribution: A plain `tfd.Distribution`.
-        sample_shape: Shape of the draws in front of the batch.
-        seed: Anything that TFP's `sample` takes.
-
-    Returns:
-        The draws, and their log-densities or `None`.
-
-    Example:
-        >>> z, log_q = draw(tfd.LogNormal(0.0, 1.0), 5, seed=(1, 2))
-        >>> z.shape, log_q.shape
-        (TensorShape([5]), TensorShape([5]))
-        >>> draw(tfd.Normal(0.0, 1.0), 5)[1] is None
-        True
-    """
-    inner = distribution
-    while isinstance(inner, tfd.Independent):
-        inner = inner.distribution
-    # TFP makes two classes of `TransformedDistribution`, of which one has no name.
-    if isinstance(getattr(inner, "bijector", None), tfp.bijectors.Bijector):
-        return distribution.experimental_sample_and_log_prob(sample_shape, seed=seed)
-    return distribution.sample(sample_shape, seed=seed), None
 
 
 def held_draw(distribution: DistributionTensor) -> Any:

@@ -10,8 +10,9 @@ import tensorflow_probability as tfp
 import tfp_vae.layers.annealed as annealed
 from tfp_vae.checks import integer
 from tfp_vae.constraints import float_policy
-from tfp_vae.distribution_tensor import draw, held_draw, holds_draws, unwrap
+from tfp_vae.distribution_tensor import held_draw, holds_draws, unwrap
 from tfp_vae.divergences import kl_divergence
+from tfp_vae.draws import draw
 from tfp_vae.keras_internals import mask_of
 from tfp_vae.layers.kl_metric import KLMetric
 from tfp_vae.layers.kl_target import DIMENSION, KLTarget

@@ -13,7 +13,7 @@ from tfp_vae.checks import integer, positive_number
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
 from tfp_vae.models.compiled import Functions
-from tfp_vae.models.network_checks import check_inputs, check_latent, check_rows
+from tfp_vae.models.network_checks import check_inputs, check_rows
 from tfp_vae.models.passes import Passes, parted
 from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
@@ -75,17 +75,18 @@ class Answers(Passes):
         if parts is None or count <= _ROWS:
             return self.posterior(inputs)
         body, layer = parts
-        few = data.mapped(lambda part: part[:2], inputs)
-        check_latent(unwrap(self.posterior(few)), self.decoder)
+        shapes = str(data.mapped(lambda part: part.shape[1:], inputs))
+        # Of two rows: `posterior` looks at what the networks make of such inputs.
+        self._functions.once(
+            ("encodes", shapes),
+            lambda: self.posterior(data.mapped(lambda part: part[:2], inputs)),
+        )
         function = self._functions.compiled(
             "encode", lambda given: body(self._given(given), training=False), "`encode`"
         )
-        found = [
-            function(piece)[:number]
-            for number, piece, _ in data.chunks(inputs, None, _ROWS)
-        ]
-        parameters = tf.cast(tf.concat(found, axis=0), layer.compute_dtype)
-        return layer.make_distribution(parameters)
+        found = [function(piece) for _, piece, _ in data.chunks(inputs, None, _ROWS)]
+        parameters = tf.concat(found, axis=0)[:count]
+        return layer.make_distribution(tf.cast(parameters, layer.compute_dtype))
 
     def decode(self, z: Any, y: Any = None) -> Any:
         """The likelihood p(x | z).

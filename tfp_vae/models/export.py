@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_vae.distribution_tensor import draw
+from tfp_vae.draws import draw
 from tfp_vae.latents import center
 from tfp_vae.statistics import statistics_of
 

@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 import tfp_vae.models.inputs as data
-from tfp_vae.distribution_tensor import DistributionTensor, draw, unwrap
+from tfp_vae.distribution_tensor import DistributionTensor, unwrap
+from tfp_vae.draws import draw
 from tfp_vae.keras_internals import mask_of
 from tfp_vae.latents import center
 from tfp_vae.layers.distribution_layer import DistributionLayer

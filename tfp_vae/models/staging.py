@@ -2,6 +2,7 @@
 
 import functools
 import math
+import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -61,6 +62,7 @@ class Rows:
         self._spec = data.mapped(_any, arrays)
         self._order = np.arange(rows.start, rows.stop, dtype="int32")
         self.num_batches = math.ceil(len(rows) / self._size)
+        self._taken: Any = weakref.WeakKeyDictionary()
 
     def shuffle(self, how: Any, seeds: Seeds) -> None:
         """Has the rows put in another order at each pass.
@@ -73,9 +75,7 @@ class Rows:
 
     def numbers(self) -> tf.data.Dataset:
         """The numbers of the batches of a pass."""
-        options = tf.data.Options()
-        options.autotune.enabled = False  # There is nothing to tune, and it takes time.
-        return tf.data.Dataset.range(self.num_batches).with_options(options)
+        return _numbers(self.num_batches)
 
     def chunks(
         self, iterator: tf.data.Iterator, most: int, steps: int
@@ -93,9 +93,14 @@ class Rows:
         Raises:
             tf.errors.OutOfRangeError: If there is no batch left.
         """
-        first, count = map(int, _counted(iterator, tf.constant(most, tf.int64)))
+        first = self._taken.get(iterator, 0)
+        count = min(most, self.num_batches - first)
+        if not count:
+            raise tf.errors.OutOfRangeError(None, None, "There is no batch left.")
+        # To take the numbers out of the iterator costs more than all else here.
+        self._taken[iterator] = first + count
         if not first and self._seeds is not None and self._shuffle:
-            self._order = self._new_order(self._seeds.next())
+            self._order = self._new_order(self._seeds.generator.next())
         full = min(count, len(self._rows) // self._size - first)
         if full:
             # Always of as many steps, since XLA compiles for one number of them.
@@ -112,7 +117,7 @@ class Rows:
         return Chunk(self._arrays, rows, count, self._spec)
 
     def _new_order(self, seed: tf.Tensor) -> np.ndarray:
-        rng = np.random.default_rng(seed.numpy().view("uint32").tolist())
+        rng = np.random.default_rng(np.asarray(seed).view("uint32"))
         numbers = np.arange(self._rows.start, self._rows.stop, dtype="int32")
         if self._shuffle != "batch":
             return rng.permutation(numbers)
@@ -120,21 +125,14 @@ class Rows:
         return np.concatenate([rng.permutation(batch) for batch in batches])
 
 
-@functools.partial(tf.function, autograph=False)
-def _counted(iterator: Any, most: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The first of the next numbers, and how many there are of them."""
-    first = iterator.get_next()
-
-    def body(count: tf.Tensor, more: Any) -> tuple[Any, Any]:
-        return count + 1, _following(iterator, count + 1 < most)
-
-    one = tf.ones_like(most)
-    count, _ = tf.while_loop(
-        lambda count, more: tf.logical_and(count < most, more.has_value()),
-        body,
-        (one, _following(iterator, one < most)),
-    )
-    return first, count
+@functools.lru_cache
+def _numbers(count: int) -> tf.data.Dataset:
+    """The numbers below a number."""
+    options = tf.data.Options()
+    # There is nothing to tune, and it takes time.
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    return tf.data.Dataset.range(count).with_options(options)
 
 
 def _following(iterator: Any, wanted: tf.Tensor) -> Any:

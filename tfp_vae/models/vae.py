@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.distribution_tensor import DistributionTensor, draw, unwrap
+from tfp_vae.distribution_tensor import DistributionTensor, unwrap
+from tfp_vae.draws import draw
 from tfp_vae.keras_internals import mask_of, set_mask
 from tfp_vae.kl_schedule import KLSchedule
 from tfp_vae.latents import center
