@@ -14,6 +14,7 @@ import tfp_vae as tv
 import tfp_vae.models.inputs as data
 from tfp_vae.models import resident
 from tfp_vae.models.compiled import Compiler, operations
+from tfp_vae.models.passes import rows_at_once
 from tfp_vae.models.resident import Residents
 from tfp_vae.models.staging import Rows, Stack, steps_at_once
 from tfp_vae.seeds import Seeds
@@ -455,7 +456,8 @@ def test_programs_take_few_steps_of_large_batches():
 def test_the_posterior_of_many_rows_is_that_of_few(monkeypatch):
     from tfp_vae.models import answers
 
-    monkeypatch.setattr(answers, "_ROWS", 16)
+    monkeypatch.setattr(answers, "_ROWS", 8)
+    monkeypatch.setattr(answers, "_MANY_ROWS", 16)
     for kind in ("plain", "conditional", "dictionary", "missing"):
         x, y = vaes.inputs(kind, N)
         model = vaes.KINDS[kind]()
@@ -468,6 +470,34 @@ def test_the_posterior_of_many_rows_is_that_of_few(monkeypatch):
         assert many.batch_shape == (N,)
         np.testing.assert_allclose(many.log_prob(z), np.concatenate(found), rtol=1e-4)
         assert len(model.weights) == len(vaes.KINDS[kind]().weights)
+
+
+def test_wide_layers_are_given_fewer_rows_at_once():
+    deep = keras.Sequential([keras.layers.Dense(2**15), keras.layers.Dense(3)])
+    shared = keras.layers.Dense(8)
+    x = keras.Input((8,))
+    network = keras.Model(x, [shared(shared(x)), deep(x)])
+    assert rows_at_once(network, 1024) == 2**22 // 2**15
+    assert rows_at_once(network, 64) == 64
+    huge = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2**23)])
+    assert rows_at_once(huge, 1024) == 1
+    images = keras.Input((None, None, 3))  # of any size: nothing is known
+    any_size = keras.Model(images, keras.layers.Conv2D(4, 3)(images))
+    assert rows_at_once(any_size, 1024) == 1024
+
+
+def test_a_wide_decoder_gives_the_same_log_prob(monkeypatch):
+    from tfp_vae.models import passes
+
+    x = models.digits(40)
+    model = vaes.vae()
+    narrow = model.log_prob(x, 2000, seed=1, verbose=0)
+    monkeypatch.setattr(passes, "_WIDTH", 2**9)
+    wide = model.log_prob(x, 2000, seed=1, verbose=0)
+    assert not np.array_equal(wide, narrow)  # of other draws
+    # One of them has a standard deviation of about 0.2 between two estimates.
+    assert abs(np.mean(wide - narrow)) < 0.1
+    assert np.std(wide - narrow) < 0.5
 
 
 def test_integer_data_stay_integers():

@@ -105,10 +105,12 @@ def lower_triangular(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
                 [0.    , 1.1931]]], dtype=float32)
     """
     filled = tfp.math.fill_triangular(raw)
-    diagonal = tf.eye(filled.shape[-1], dtype=filled.dtype)
-    scale = tf.math.softplus(filled) + tf.convert_to_tensor(floor, filled.dtype)
-    below = filled * (1 - diagonal)
-    return below * _shrinkage(below, scale * diagonal) + scale * diagonal
+    eye = tf.eye(filled.shape[-1], dtype=filled.dtype)
+    # Not `diag_part`, whose gradient is that of which the above is said.
+    scale = tf.math.softplus(tf.reduce_sum(filled * eye, axis=-1, keepdims=True))
+    diagonal = (scale + tf.convert_to_tensor(floor, filled.dtype)) * eye
+    below = filled * (1 - eye)
+    return below * _shrinkage(below, diagonal) + diagonal
 
 
 def _shrinkage(below: tf.Tensor, diagonal: tf.Tensor) -> tf.Tensor:

@@ -20,7 +20,7 @@ class Seeds(keras.layers.Layer):
     Example:
         >>> seeds = Seeds(7)
         >>> seeds.next().numpy(), seeds.next().shape
-        (array([2086641735,  232131072], dtype=int32), TensorShape([2]))
+        (array([-60841913, 232131072], dtype=int32), TensorShape([2]))
     """
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
@@ -37,8 +37,6 @@ class Seeds(keras.layers.Layer):
         seed = tf.random.stateless_uniform(
             [2], seed, minval=None, maxval=None, dtype=tf.int32, alg="philox"
         )
-        # XLA and TensorFlow extend a sign differently, and then draw other numbers.
-        seed = tf.bitwise.bitwise_and(seed, tf.int32.max)
         replica = tf.distribute.get_replica_context()
         if replica is None or replica.num_replicas_in_sync == 1:
             return seed

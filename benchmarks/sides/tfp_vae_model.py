@@ -58,7 +58,7 @@ class VAEFit:
     def __init__(self, case: Case, x: np.ndarray) -> None:
         self.vae = model(case)
         self.examples = len(x)
-        self._x, self._batch = x, case.batch
+        self._x, self._batch = keras.ops.convert_to_tensor(x), case.batch
 
     def train(self, epochs: int) -> float:
         """Trains with `fit`."""

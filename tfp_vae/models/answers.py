@@ -14,11 +14,13 @@ from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
 from tfp_vae.models.compiled import Functions
 from tfp_vae.models.network_checks import check_inputs, check_rows
-from tfp_vae.models.passes import Passes, parted
+from tfp_vae.models.passes import Passes, parted, rows_at_once
 from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
-# Rows that go through the networks at once, and draws between two looks at the clock.
+# Rows that go through the networks at once, of many through the encoder, and draws
+# between two looks at the clock.
 _ROWS = 1024
+_MANY_ROWS = 4096
 _WORK = 2**18
 _SECONDS_WITHOUT_BAR = 2.0
 
@@ -72,8 +74,12 @@ class Answers(Passes):
         """The posterior; of many rows its parameters are computed in pieces."""
         count = len(keras.tree.flatten(inputs)[0])
         parts = self._functions.once("encoder", lambda: parted(self.encoder))
-        if parts is None or count <= _ROWS:
+        most = rows_at_once(self.encoder, _MANY_ROWS)
+        if parts is None or count <= min(most, _ROWS):
             return self.posterior(inputs)
+        # Fewer where many would be computed in vain, to fill up the last piece.
+        while most > _ROWS and -(-count // most) * most > 1.125 * count:
+            most //= 2
         body, layer = parts
         shapes = str(data.mapped(lambda part: part.shape[1:], inputs))
         # Of two rows: `posterior` looks at what the networks make of such inputs.
@@ -84,7 +90,7 @@ class Answers(Passes):
         function = self._functions.compiled(
             "encode", lambda given: body(self._given(given), training=False), "`encode`"
         )
-        found = [function(piece) for _, piece, _ in data.chunks(inputs, None, _ROWS)]
+        found = [function(piece) for _, piece, _ in data.chunks(inputs, None, most)]
         parameters = tf.concat(found, axis=0)[:count]
         return layer.make_distribution(tf.cast(parameters, layer.compute_dtype))
 
@@ -378,7 +384,9 @@ class Answers(Passes):
                 f" rows for {len(keras.tree.flatten(x)[0])}. Leave y out to describe x."
             )
         data.check_observed(target, self.decoder, self.missing)
-        rows = integer(_ROWS if batch_size is None else batch_size, "batch_size", owner)
+        if batch_size is None:
+            batch_size = rows_at_once(self.decoder, _ROWS)
+        rows = integer(batch_size, "batch_size", owner)
         # Powers of two, so that data of many lengths need few traces.
         count = len(keras.tree.flatten(x)[0])
         piece = min(rows, 1 << (count - 1).bit_length())
@@ -525,7 +533,8 @@ class Answers(Passes):
 
         function = self._functions.compiled(("decode", names), decode, f"`{owner}`")
         found = []
-        for i, (count, *piece) in enumerate(data.chunks(z, y, min(_ROWS, len(z)))):
+        most = min(rows_at_once(self.decoder, _ROWS), len(z))
+        for i, (count, *piece) in enumerate(data.chunks(z, y, most)):
             key = tf.random.experimental.stateless_fold_in(seed, i + 1)
             part = function(*piece, key)
             rows = slice(count)

@@ -1,5 +1,7 @@
 """One batch on its way through a VAE: the draws, the laws, the weights."""
 
+import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -17,6 +19,9 @@ from tfp_vae.models.network_checks import check_distribution, check_latent
 from tfp_vae.objectives import GradientScale, Terms
 from tfp_vae.priors.prior import needs_inputs, prior_distribution
 from tfp_vae.statistics import default_statistic
+
+# Numbers that the widest layer of a network may put out at once.
+_WIDTH = 2**22
 
 
 class Pass(NamedTuple):
@@ -367,3 +372,34 @@ def parted(network: Any) -> tuple[Any, Any] | None:
         return keras.Model(network.inputs, last.input), last
     except (AttributeError, ValueError):  # Called more than once, or on several inputs.
         return None
+
+
+def rows_at_once(network: Any, most: int) -> int:
+    """How many rows go through a network at once without taking much memory.
+
+    Args:
+        network: A Keras model.
+        most: No more than these, and no fewer where the network tells no shapes.
+
+    Returns:
+        A power of two, or `most`: no layer puts out more than 2^22 numbers for them.
+
+    Example:
+        >>> wide = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2**18)])
+        >>> rows_at_once(wide, 1024), rows_at_once(wide.layers[0], 1024)
+        (16, 1024)
+    """
+    widest = max(_widths(network), default=1)
+    return min(most, 2 ** max((_WIDTH // widest).bit_length() - 1, 0))
+
+
+def _widths(network: Any) -> Iterator[int]:
+    """How many numbers each layer puts out for a row, as far as it is known."""
+    for layer in getattr(network, "layers", ()):
+        yield from _widths(layer)
+        try:
+            outputs = keras.tree.flatten(layer.output)
+        except (AttributeError, ValueError):  # Not called yet, or more than once.
+            continue
+        for output in outputs:
+            yield math.prod(side for side in output.shape[1:] if side is not None)
