@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import stats
 
-from tfp_vae.draws import draw, standard_normal
+from tfp_vae.draws import _normal, draw, standard_normal
 
 tfd = tfp.distributions
 
@@ -24,6 +24,19 @@ def test_noise_is_standard_normal(jit_compile):
         assert abs(np.corrcoef(z[:-lag], z[lag:])[0, 1]) < 4 / np.sqrt(z.size - lag)
         together = np.corrcoef(z[:-lag] ** 2, z[lag:] ** 2)[0, 1]
         assert abs(together) < 4 / np.sqrt(z.size - lag)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_all_bits_are_quantiles_of_the_normal_law(jit_compile, rng):
+    # The first and the last ones, the middle, and some of the others.
+    ends = np.r_[0:500, 2**22 - 500 : 2**22 + 500, 2**23 - 500 : 2**23]
+    quantiles = np.r_[ends, rng.integers(0, 2**23, 10_000)]
+    above = rng.integers(-(2**8), 2**8, quantiles.size) << 23  # not looked at
+    bits = tf.constant(quantiles + above, tf.int32)
+    z = tf.function(_normal, jit_compile=jit_compile, autograph=False)(bits)
+    expected = stats.norm.ppf((quantiles + 0.5) / 2**23)
+    np.testing.assert_allclose(z, expected, rtol=1e-5)
+    assert np.max(np.abs(z)) < 5.3
 
 
 @pytest.mark.parametrize("seed", [(5, 6), (5, -6)])

@@ -72,7 +72,7 @@ def standard_normal(shape: Any, seed: Any) -> tf.Tensor:
 
     Returns:
         A float32 tensor, the same with XLA and without but for rounding; at most 5.3
-        away from 0, as w has 24 bits.
+        away from 0, as w has 23 bits.
 
     Example:
         >>> standard_normal([2, 3], (1, 2)).shape
@@ -86,7 +86,13 @@ def standard_normal(shape: Any, seed: Any) -> tf.Tensor:
         [(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int64
     )
     bits = tf.concat(tf.unstack(tf.bitcast(pairs, tf.int32), axis=1), axis=0)[:count]
-    # Odd numbers between -2^24 and 2^24, all of which float32 has.
-    odd = 2 * tf.bitwise.bitwise_and(bits, 2**24 - 1) + 1 - 2**24
-    w = tf.cast(odd, tf.float32) * 2.0**-24
-    return tf.reshape(math.sqrt(2.0) * tf.math.erfinv(w), shape)
+    return tf.reshape(_normal(bits), shape)
+
+
+def _normal(bits: tf.Tensor) -> tf.Tensor:
+    """The normal numbers of which integers of 32 bits are the quantiles."""
+    # Odd parts of 2^-23 between -1 and 1. Without XLA `erfinv` adds 1 to them, which
+    # float32 has room for; of parts of 2^-24 the last would become 1, and z infinite.
+    odd = 2 * tf.bitwise.bitwise_and(bits, 2**23 - 1) + 1 - 2**23
+    w = tf.cast(odd, tf.float32) * 2.0**-23
+    return math.sqrt(2.0) * tf.math.erfinv(w)
