@@ -652,6 +652,18 @@ def test_the_same_arrays_are_neither_checked_nor_brought_again():
     np.testing.assert_array_equal(tensor[:N], x.astype("float32"))
 
 
+def test_a_tensor_cannot_change_and_is_compared_once(monkeypatch):
+    residents = Residents()
+    x = tf.constant(models.digits(N))
+    first = residents.tensors((x, None))[0]
+    assert residents.tensors((x, None))[0] is first
+    monkeypatch.setattr(resident, "_have_same_bits", None)
+    assert residents.tensors((x, None))[0] is first
+    monkeypatch.undo()
+    assert residents.tensors((x + 1.0, None))[0] is not first
+    assert residents.tensors((x + 0.0, None))[0] is first
+
+
 def test_what_was_kept_without_a_check_is_checked_when_it_is_the_target():
     residents, seen = Residents(), []
     x = models.digits(N)

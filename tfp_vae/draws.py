@@ -38,7 +38,8 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
     # TFP makes two classes of `TransformedDistribution`, of which one has no name.
     if isinstance(getattr(inner, "bijector", None), tfp.bijectors.Bijector):
         return distribution.experimental_sample_and_log_prob(sample_shape, seed=seed)
-    stateless = seed is not None and not isinstance(seed, int)
+    # Of an integer, or of none, TFP makes seeds itself.
+    stateless = isinstance(seed, tuple | list | np.ndarray | tf.Tensor)
     if type(inner) is tfd.Normal and inner.dtype == tf.float32 and stateless:
         return _normal_draw(inner, sample_shape, seed), None
     return distribution.sample(sample_shape, seed=seed), None
@@ -49,7 +50,8 @@ def _normal_draw(law: Any, sample_shape: Any, seed: Any) -> tf.Tensor:
     leading = tf.convert_to_tensor(sample_shape, tf.int32)
     known = tf.get_static_value(leading)
     shape = tf.concat([tf.reshape(leading, [-1]), law.batch_shape_tensor()], axis=0)
-    draws = law.loc + law.scale * standard_normal(shape, seed)
+    noise = standard_normal(shape, seed)
+    draws = tf.convert_to_tensor(law.loc) + law.scale * noise
     if known is not None:
         draws = tf.ensure_shape(draws, [*np.ravel(known), *law.batch_shape])
     return draws

@@ -389,7 +389,7 @@ def rows_at_once(network: Any, most: int) -> int:
         >>> rows_at_once(wide, 1024), rows_at_once(wide.layers[0], 1024)
         (16, 1024)
     """
-    widest = max(_widths(network), default=1)
+    widest = max([1, *_widths(network)])
     return min(most, 2 ** max((_WIDTH // widest).bit_length() - 1, 0))
 
 
