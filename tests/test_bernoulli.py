@@ -38,6 +38,18 @@ def test_density_and_gradient_keep_their_digits(x, dtype, jit_compile):
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_density_has_a_second_derivative(dtype):
+    logits = tf.constant([-30.0, -2.0, 0.0, 0.5, 40.0], dtype)
+    with tf.GradientTape() as outer, tf.GradientTape() as inner:
+        outer.watch(logits), inner.watch(logits)
+        log_prob = Bernoulli(logits, dtype=dtype).log_prob(tf.ones([], dtype))
+        gradient = inner.gradient(log_prob, logits)
+    second = outer.gradient(gradient, logits)
+    probs = special.expit(logits.numpy())
+    np.testing.assert_allclose(second, -probs * (1 - probs), rtol=1e-5, atol=1e-7)
+
+
 def test_infinite_and_missing_logits_are_as_in_tfp():
     logits = tf.constant([np.inf, np.inf, -np.inf, -np.inf, np.nan, np.nan], tf.float32)
     x = tf.constant([0.0, 1.0, 0.0, 1.0, 0.0, 1.0])

@@ -61,7 +61,7 @@ def test_noise_has_the_shape_asked_for(shape):
     np.testing.assert_array_equal(standard_normal(shape, (1, 2)).shape, shape)
 
 
-@pytest.mark.parametrize("sample_shape", [(), 3, [2, 3], tf.constant([4])])
+@pytest.mark.parametrize("sample_shape", [(), 3, [2, 3], np.array([4])])
 def test_normal_draws_are_loc_and_scale_times_noise(sample_shape):
     loc, scale = tf.constant([[1.0], [-2.0]]), tf.constant([0.1, 2.0, 30.0])
     with tf.GradientTape() as tape:
@@ -94,6 +94,7 @@ def test_shapes_known_when_traced_stay_known():
         (tfd.Normal(tf.constant(0.0, tf.float64), 1.0), (1, 2)),
         (tfd.Laplace(0.0, 1.0), (1, 2)),
         (tfd.Normal(0.0, 1.0), 7),
+        (tfd.Normal(0.0, 1.0, validate_args=True), (1, 2)),
     ],
 )
 def test_other_laws_dtypes_and_seeds_are_left_to_tfp(law, seed):

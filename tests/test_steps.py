@@ -481,6 +481,11 @@ def test_wide_layers_are_given_fewer_rows_at_once():
     assert rows_at_once(network, 64) == 64
     huge = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2**23)])
     assert rows_at_once(huge, 1024) == 1
+
+    class Block(keras.layers.Layer):
+        layers = 4
+
+    assert rows_at_once(keras.Sequential([keras.Input((8,)), Block()]), 64) == 64
     images = keras.Input((None, None, 3))  # of any size: nothing is known
     any_size = keras.Model(images, keras.layers.Conv2D(4, 3)(images))
     assert rows_at_once(any_size, 1024) == 1024
@@ -498,6 +503,15 @@ def test_a_wide_decoder_gives_the_same_log_prob(monkeypatch):
     # One of them has a standard deviation of about 0.2 between two estimates.
     assert abs(np.mean(wide - narrow)) < 0.1
     assert np.std(wide - narrow) < 0.5
+
+
+def test_losses_with_xla_are_those_without():
+    found = []
+    for jit_compile in (True, False):
+        model, x = fresh(jit_compile=jit_compile), models.digits(N)
+        history = model.fit(x, batch_size=BATCH, epochs=3, verbose=0).history
+        found.append(history["loss"] + model.evaluate(x, verbose=0)[:1])
+    np.testing.assert_allclose(*found, rtol=1e-4)
 
 
 def test_integer_data_stay_integers():

@@ -40,19 +40,20 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
         return distribution.experimental_sample_and_log_prob(sample_shape, seed=seed)
     # Of an integer, or of none, TFP makes seeds itself.
     stateless = isinstance(seed, tuple | list | np.ndarray | tf.Tensor)
-    if type(inner) is tfd.Normal and inner.dtype == tf.float32 and stateless:
+    plain = type(inner) is tfd.Normal and not inner.validate_args
+    if plain and stateless and inner.dtype == tf.float32:
         return _normal_draw(inner, sample_shape, seed), None
     return distribution.sample(sample_shape, seed=seed), None
 
 
 def _normal_draw(law: Any, sample_shape: Any, seed: Any) -> tf.Tensor:
     """Draws loc + scale noise."""
-    leading = tf.convert_to_tensor(sample_shape, tf.int32)
+    leading = tf.cast(sample_shape, tf.int32)
     known = tf.get_static_value(leading)
     shape = tf.concat([tf.reshape(leading, [-1]), law.batch_shape_tensor()], axis=0)
     noise = standard_normal(shape, seed)
     draws = tf.convert_to_tensor(law.loc) + law.scale * noise
-    if known is not None:
+    if known is not None and law.batch_shape.rank is not None:
         draws = tf.ensure_shape(draws, [*np.ravel(known), *law.batch_shape])
     return draws
 
@@ -87,14 +88,15 @@ def standard_normal(shape: Any, seed: Any) -> tf.Tensor:
     pairs = tf.random.stateless_uniform(
         [(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int64
     )
-    bits = tf.concat(tf.unstack(tf.bitcast(pairs, tf.int32), axis=1), axis=0)[:count]
-    return tf.reshape(_normal(bits), shape)
+    # In float32: on a GPU many operations on int32 are the host's.
+    noise = tf.concat(tf.unstack(_normal(tf.bitcast(pairs, tf.int32)), axis=1), axis=0)
+    return tf.reshape(noise[:count], shape)
 
 
 def _normal(bits: tf.Tensor) -> tf.Tensor:
     """The normal numbers of which integers of 32 bits are the quantiles."""
+    number = tf.cast(tf.bitwise.bitwise_and(bits, 2**23 - 1), tf.float32)
     # Odd parts of 2^-23 between -1 and 1. Without XLA `erfinv` adds 1 to them, which
     # float32 has room for; of parts of 2^-24 the last would become 1, and z infinite.
-    odd = 2 * tf.bitwise.bitwise_and(bits, 2**23 - 1) + 1 - 2**23
-    w = tf.cast(odd, tf.float32) * 2.0**-23
+    w = number * 2.0**-22 - (1 - 2.0**-23)
     return math.sqrt(2.0) * tf.math.erfinv(w)

@@ -382,7 +382,8 @@ def rows_at_once(network: Any, most: int) -> int:
         most: No more than these, and no fewer where the network tells no shapes.
 
     Returns:
-        A power of two, or `most`: no layer puts out more than 2^22 numbers for them.
+        A power of two, or `most`: as far as the layers tell their shapes, none puts out
+        more than 2^22 numbers for so many rows, but for a single one.
 
     Example:
         >>> wide = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2**18)])
@@ -395,11 +396,11 @@ def rows_at_once(network: Any, most: int) -> int:
 
 def _widths(network: Any) -> Iterator[int]:
     """How many numbers each layer puts out for a row, as far as it is known."""
-    for layer in getattr(network, "layers", ()):
+    for layer in network.layers if isinstance(network, keras.Model) else ():
         yield from _widths(layer)
         try:
             outputs = keras.tree.flatten(layer.output)
-        except (AttributeError, ValueError):  # Not called yet, or more than once.
+        except (AttributeError, ValueError):  # Not called yet, or inside another.
             continue
         for output in outputs:
             yield math.prod(side for side in output.shape[1:] if side is not None)

@@ -40,11 +40,11 @@ class _Kept:
 
     def holds(self, array: Any) -> bool:
         """Whether an array has the same bits, once it is cast to the same type."""
-        if self.equal() is array:
-            return True
         same = self.count == len(array) and _dtype(array) == self.tensor.dtype
         if not same or self.tensor.shape[1:] != tuple(array.shape[1:]):
             return False
+        if self.equal() is array:
+            return True
         values = np.asarray(self.tensor)  # A view, on a CPU.
         rows = max(_COMPARED_BYTES // max(values[:1].nbytes, 1), 1)
         parts = (
