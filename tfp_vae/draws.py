@@ -15,7 +15,8 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
 
     A transformed law knows it from the forward map: no inverse is needed, which a flow
     may find slowly and a saturated sigmoid not at all, and TFP's bijectors are not
-    asked for what they remember, which has no gradient.
+    asked for what they remember, which has no gradient. Of normal laws in float32 with
+    a seed of two integers the noise is that of `standard_normal`, not of `sample`.
 
     Args:
         distribution: A plain `tfd.Distribution`.

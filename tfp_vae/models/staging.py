@@ -100,6 +100,7 @@ class Rows:
         # To take the numbers out of the iterator costs more than all else here.
         self._taken[iterator] = first + count
         if not first and self._seeds is not None and self._shuffle:
+            # Not through `Seeds.next`, in ms: NumPy scrambles a seed itself.
             self._order = self._new_order(self._seeds.generator.next())
         full = min(count, len(self._rows) // self._size - first)
         if full:
