@@ -1,7 +1,9 @@
 """What no side can beat: the matrix products of its steps and nothing else.
 
 The layers of the networks without biases and activations, forward and backward; the
-first has no gradient with respect to x. No loss, no noise, no Adam, no data.
+first has no gradient with respect to x. No loss, no noise, no Adam, no shuffling. What
+flows back is the output itself: of a constant, TensorFlow and XLA would leave out the
+last product forward, which no gradient of the weights needs then.
 """
 
 from typing import Any
@@ -13,11 +15,14 @@ import tensorflow as tf
 from benchmarks.cases import Case
 from benchmarks.sides.keras_networks import decoder_layers, encoder_layers
 
-WAYS = ("NumPy", "TensorFlow graph", "TensorFlow XLA")
+GRAPH, XLA, LOOP = "TensorFlow graph", "TensorFlow XLA", ", one program"
 
 
 class Limit:
     """The products of a case's steps, in several ways.
+
+    By NumPy; by TensorFlow and by XLA, with a call for each step and with all steps of
+    an epoch in a loop inside one program, as `VAE.fit` has them.
 
     Args:
         case: The model.
@@ -25,17 +30,28 @@ class Limit:
     """
 
     def __init__(self, case: Case, x: np.ndarray) -> None:
-        self.ways = [way for way in WAYS if case.network == "mlp" or way != "NumPy"]
-        self._steps = len(x) // case.batch
-        self.examples = self._steps * case.batch
-        self._case = case
-        self._products = _numpy_products(case)
-        x = np.resize(x, (case.batch, *case.shape))  # a small set has no whole batch
-        graph = _graph(case, tf.constant(x))
-        self._compiled = {
-            "TensorFlow graph": tf.function(graph),
-            "TensorFlow XLA": tf.function(graph, jit_compile=True),
+        steps = max(len(x) // case.batch, 1)
+        self.examples = steps * case.batch
+        x = np.resize(x, (steps, case.batch, *case.shape))  # a small set has no batch
+        batches, self._products = tf.constant(x), _numpy_products(case)
+        products, variables = _graph(case)
+        one = batches[0]
+        compiled = {False: GRAPH, True: XLA}
+        self._step = {
+            way: tf.function(lambda: products(one), jit_compile=jit)
+            for jit, way in compiled.items()
         }
+        if case.network != "mlp":  # in a loop XLA has many times slower code of them
+            del compiled[True]
+        self._epoch = {
+            way + LOOP: tf.function(
+                lambda: _loop(products, batches, variables), jit_compile=jit
+            )
+            for jit, way in compiled.items()
+        }
+        numpy = ["NumPy"] if case.network == "mlp" else []
+        self.ways = [*numpy, *self._step, *self._epoch]
+        self._steps = steps
 
     def run(self, way: str, epochs: int) -> None:
         """Multiplies as often as training for some epochs does.
@@ -44,12 +60,16 @@ class Limit:
             way: One of `ways`.
             epochs: How many.
         """
-        for _ in range(epochs * max(self._steps, 1)):
+        if way in self._epoch:
+            for _ in range(epochs):
+                self._epoch[way]()
+            return
+        for _ in range(epochs * self._steps):
             if way == "NumPy":
                 for a, b in self._products:
                     a @ b
             else:
-                self._compiled[way]()
+                self._step[way]()
 
 
 def _numpy_products(case: Case) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -73,8 +93,8 @@ def _numpy_products(case: Case) -> list[tuple[np.ndarray, np.ndarray]]:
     return products
 
 
-def _graph(case: Case, x: tf.Tensor) -> Any:
-    """A function without arguments that returns the gradients of all weights."""
+def _graph(case: Case) -> tuple[Any, list[Any]]:
+    """A function from a batch to the gradients of all weights, and the weights."""
     encoder = keras.Sequential(
         [
             keras.Input(case.shape),
@@ -89,12 +109,21 @@ def _graph(case: Case, x: tf.Tensor) -> Any:
     )
     weights = [*encoder.trainable_weights, *decoder.trainable_weights]
     variables = [weight.value for weight in weights]
-    upstream = tf.random.normal([case.batch * case.draws, case.pixels])
 
-    def products() -> Any:
+    def products(x: tf.Tensor) -> Any:
         with tf.GradientTape() as tape:
             z = encoder(x)[:, : case.latent]
             logits = decoder(tf.tile(z, [case.draws, 1]))
-        return tape.gradient(logits, variables, output_gradients=upstream)
+        return tape.gradient(logits, variables, output_gradients=logits)
 
-    return products
+    return products, variables
+
+
+def _loop(products: Any, batches: tf.Tensor, variables: list[Any]) -> Any:
+    """The products of all batches; what comes of the last one."""
+    return tf.while_loop(
+        lambda i, _: i < len(batches),
+        lambda i, _: (i + 1, products(batches[i])),
+        (tf.constant(0), [tf.zeros(variable.shape) for variable in variables]),
+        parallel_iterations=1,
+    )[1]

@@ -94,10 +94,23 @@ def test_the_limit_multiplies_the_matrices_of_a_step():
     assert len(shapes) == 4 * 3 - 1  # no gradient with respect to x
     assert ((3 * 64, 32), (32, 784)) in shapes
     assert ((784, 64), (64, 32)) in shapes
+    assert len(made.ways) == 5
+    assert made.examples == EXAMPLES
     for way in made.ways:
         made.run(way, 1)
-    gradients = made._compiled["TensorFlow graph"]()
-    assert [g.shape for g in gradients] == [(784, 32), (32, 8), (4, 32), (32, 784)]
+    of_last = [function() for function in made._epoch.values()]
+    for gradients in (made._step[limit.GRAPH](), *of_last):
+        shapes = [gradient.shape for gradient in gradients]
+        assert shapes == [(784, 32), (32, 8), (4, 32), (32, 784)]
+
+
+def test_no_product_of_the_limit_is_left_out_by_a_compiler():
+    limit = pytest.importorskip("benchmarks.limit")
+    case = case_of("mlp")
+    made = limit.Limit(case, Data(EXAMPLES).load(case))
+    for function in (made._step[limit.XLA], made._epoch[limit.XLA + limit.LOOP]):
+        program = function.experimental_get_compiler_ir()(stage="optimized_hlo")
+        assert program.count(" dot(") == len(made._products)
 
 
 def test_a_worker_says_what_went_wrong():
