@@ -68,7 +68,9 @@ def standard_normal(shape: Any, seed: Any) -> tf.Tensor:
     computes all rounds of Philox anew for each of the four numbers that they yield, and
     a logarithm, a sine and a cosine for each of the two that they make: 100 us for
     2,560 draws on a CPU of two cores, a seventh of a step of evaluation. Integers of 64
-    bits, two numbers each, and a polynomial take 30 us.
+    bits, two numbers each, and a polynomial take a fifth of that. The two stand half
+    the rows apart: where XLA joins the halves along rows it computes whole vectors of
+    what follows, along flat numbers one after the other, in six times the time.
 
     Args:
         shape: Shape of the draws, a list of integers or a tensor.
@@ -83,15 +85,16 @@ def standard_normal(shape: Any, seed: Any) -> tf.Tensor:
         TensorShape([2, 3])
     """
     shape = tf.convert_to_tensor(shape, tf.int32)
-    count = tf.reduce_prod(shape)
+    width = shape[-1] if shape.shape[0] > 1 else 1
+    rows = tf.reduce_prod(shape) if shape.shape[0] < 2 else tf.reduce_prod(shape[:-1])
     # XLA and TensorFlow extend a sign differently, and then draw other numbers.
     seed = tf.bitwise.bitwise_and(tf.cast(seed, tf.int32), tf.int32.max)
     pairs = tf.random.stateless_uniform(
-        [(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int64
+        [(rows + 1) // 2, width], seed, minval=None, maxval=None, dtype=tf.int64
     )
     # In float32: on a GPU many operations on int32 are the host's.
-    noise = tf.concat(tf.unstack(_normal(tf.bitcast(pairs, tf.int32)), axis=1), axis=0)
-    return tf.reshape(noise[:count], shape)
+    halves = tf.unstack(_normal(tf.bitcast(pairs, tf.int32)), axis=-1)
+    return tf.reshape(tf.concat(halves, axis=0)[:rows], shape)
 
 
 def _normal(bits: tf.Tensor) -> tf.Tensor:
