@@ -1,6 +1,7 @@
 """Many steps in one program: the numbers of one step after the other."""
 
 import itertools
+import re
 import warnings
 
 import keras
@@ -12,9 +13,10 @@ import vaes
 
 import tfp_vae as tv
 import tfp_vae.models.inputs as data
-from tfp_vae.models import resident
+from tfp_vae.models import passes, resident
 from tfp_vae.models.compiled import Compiler, operations
 from tfp_vae.models.passes import rows_at_once
+from tfp_vae.models.progress import StepsBar, with_bar
 from tfp_vae.models.resident import Residents
 from tfp_vae.models.staging import Rows, Stack, steps_at_once
 from tfp_vae.seeds import Seeds
@@ -253,6 +255,68 @@ def test_callbacks_can_ask_for_every_step_and_the_user_for_any_number():
         assert model.steps_per_execution == how.get("steps_per_execution", 1)
 
 
+def test_the_progress_bar_ends_with_the_last_step(capsys):
+    class Seen(StepsBar):
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+            seen.append((batch, self.seen))
+
+        def on_test_batch_end(self, batch, logs=None):
+            super().on_test_batch_end(batch, logs)
+            seen.append((batch, self.seen))
+
+    x, seen = models.digits(N), []
+    model = fresh(jit_compile=False, steps_per_execution=2)
+    how = {"batch_size": BATCH, "verbose": 1}
+    model.fit(x, callbacks=[Seen()], **how)
+    model.evaluate(x, callbacks=[Seen()], **how)
+    # Keras tells where a full program would end.
+    assert seen == [(1, 2), (3, 4), (5, 5)] * 2
+    capsys.readouterr()
+    model.fit(x, **how)
+    shown = re.findall(r"(\d+)/5", capsys.readouterr().out)
+    assert shown[-1] == "5"
+    assert set(shown) <= {"2", "4", "5"}
+
+
+def test_a_bar_is_added_where_keras_would_add_its_own():
+    (added,) = with_bar(None, "auto")
+    assert isinstance(added, StepsBar)
+    given = [keras.callbacks.ProgbarLogger()]
+    assert with_bar(given, 1) == given
+    of_keras = keras.callbacks.CallbackList()
+    assert with_bar(of_keras, 1) is of_keras
+    assert with_bar(None, 0) is None
+
+
+def test_programs_are_as_long_as_the_rows_that_are_trained_on_need():
+    batches, model = Batches(), fresh(jit_compile=False)
+    how = {"batch_size": 1, "validation_split": 0.5, "verbose": 0}
+    model.fit(models.digits(160), callbacks=[batches], **how)
+    assert batches.ends == [39, 79]
+
+
+def test_accumulated_batches_train_like_a_larger_one(monkeypatch):
+    """What bounds the memory of many draws; the draws are their mean, without noise."""
+
+    def without_noise(q, sample_shape, seed=None):
+        mean = q.mean()
+        return tf.broadcast_to(mean, [*sample_shape, *tf.unstack(tf.shape(mean))]), None
+
+    monkeypatch.setattr(passes, "draw", without_noise)
+    trained, x = [], models.digits(64)
+    for size, together in ((32, None), (8, 4)):
+        keras.utils.set_random_seed(3)
+        model = vaes.vae(compiled=False, objective=tv.ImportanceWeightedBound(3))
+        adam = keras.optimizers.Adam(0.01, gradient_accumulation_steps=together)
+        model.compile(adam, jit_compile=False)
+        model.fit(x, batch_size=size, epochs=3, shuffle=False, verbose=0)
+        assert int(model.optimizer.iterations) == 6
+        trained.append(model.get_weights()[: len(model.trainable_weights)])
+    for one, other in zip(*trained, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
 def test_models_answer_and_train_inside_the_callbacks_of_fit():
     x, other = models.digits(N), models.digits(40)[::-1].copy()
     plain = fresh(jit_compile=False)
@@ -432,6 +496,7 @@ def test_mixed_precision_trains_saves_and_answers(policy, tmp_path):
         assert history["loss"][-1] < history["loss"][0] - 1
         assert model.encoder.layers[1].compute_dtype == policy.removeprefix("mixed_")
         assert model.log_prob(x[:5], 10).dtype == np.float32
+        assert model.encode(x).dtype == tf.float32
         assert all(v.dtype == "float32" for v in model.trainable_variables)
         model.save(tmp_path / "m.keras")
         loaded = keras.models.load_model(tmp_path / "m.keras")
@@ -492,8 +557,6 @@ def test_wide_layers_are_given_fewer_rows_at_once():
 
 
 def test_a_wide_decoder_gives_the_same_log_prob(monkeypatch):
-    from tfp_vae.models import passes
-
     x = models.digits(40)
     model = vaes.vae()
     narrow = model.log_prob(x, 2000, seed=1, verbose=0)

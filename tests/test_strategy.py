@@ -5,6 +5,7 @@ import models
 import numpy as np
 import pytest
 import tensorflow as tf
+import vaes
 
 import tfp_vae as tv
 
@@ -99,3 +100,19 @@ def test_the_symbolic_build_reaches_the_loss(strategy, monkeypatch):
     model.fit(X, X, verbose=0)
     assert seen[0]
     assert not all(seen)
+
+
+def test_several_steps_of_replicas_in_a_program_are_those_of_one_after_the_other(
+    strategy,
+):
+    histories = []
+    for steps in (None, 3):
+        keras.utils.set_random_seed(3)
+        with strategy.scope():
+            model = vaes.vae(compiled=False)
+            model.compile(keras.optimizers.Adam(0.01), steps_per_execution=steps)
+        how = {"batch_size": 8, "shuffle": False, "validation_data": (X[:20],)}
+        histories.append(model.fit(X, epochs=2, verbose=0, **how).history)
+        assert float(tf.convert_to_tensor(model.optimizer.iterations)) == 18
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(histories[1][name], values, rtol=1e-5, err_msg=name)

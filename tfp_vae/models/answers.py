@@ -1,6 +1,5 @@
 """What a trained VAE is asked for."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
 from tfp_vae.models.compiled import Functions
 from tfp_vae.models.network_checks import check_inputs, check_rows
 from tfp_vae.models.passes import Passes, parted, rows_at_once
+from tfp_vae.models.progress import LongBar
 from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
 # Rows that go through the networks at once, of many through the encoder, and draws
@@ -22,7 +22,6 @@ from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 _ROWS = 1024
 _MANY_ROWS = 4096
 _WORK = 2**18
-_SECONDS_WITHOUT_BAR = 2.0
 
 
 class Held:
@@ -397,7 +396,7 @@ class Answers(Passes):
         )
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
-        bar = _Bar(pieces * len(starts), verbose)
+        bar = LongBar(pieces * len(starts), verbose)
         base, results = self._seed(seed), []
         for i, (count, *parts) in enumerate(data.chunks(inputs, target, piece)):
             total: Any = None
@@ -587,19 +586,3 @@ def traversal_values(sphere: bool) -> np.ndarray:
     """
     bound = 0.9 if sphere else 3.0
     return np.linspace(-bound, bound, 7)
-
-
-class _Bar:
-    """Keras' progress bar, from when a run turns out to be long."""
-
-    def __init__(self, steps: int, verbose: Any) -> None:
-        self._bar = keras.utils.Progbar(steps)
-        self._verbose = verbose
-        self._began = time.monotonic()
-        self._done = 0
-
-    def step(self) -> None:
-        self._done += 1
-        long = time.monotonic() - self._began > _SECONDS_WITHOUT_BAR
-        if self._verbose == 1 or (self._verbose == "auto" and long):
-            self._bar.update(self._done)

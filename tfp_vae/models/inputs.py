@@ -110,13 +110,16 @@ def ranks(x: Any) -> Any:
     return mapped(lambda leaf: len(getattr(leaf, "shape", None) or ()), spec)
 
 
-def num_batches(x: Any, batch_size: int | None, steps: int | None) -> int | None:
+def num_batches(
+    x: Any, batch_size: int | None, steps: int | None, share: float = 0.0
+) -> int | None:
     """The number of batches of an epoch.
 
     Args:
         x: Arrays or a pipeline.
         batch_size: Of arrays; 32 where `None`, as in Keras.
         steps: What the user says, or `None`.
+        share: Of the rows of arrays that are held out.
 
     Returns:
         The number, or `None` where it is not known.
@@ -124,13 +127,17 @@ def num_batches(x: Any, batch_size: int | None, steps: int | None) -> int | None
     Example:
         >>> num_batches(np.zeros([100, 2]), 32, None)
         4
+        >>> num_batches(np.zeros([100, 2]), 32, None, share=0.5)
+        2
         >>> num_batches(tf.data.Dataset.range(5).batch(2), None, None)
         3
     """
     if steps is not None:
         return steps
     if is_arrays(x):
-        return math.ceil(len(keras.tree.flatten(x)[0]) / (batch_size or 32))
+        rows = range(len(keras.tree.flatten(x)[0]))
+        rows = split(rows, share)[0] if share else rows
+        return math.ceil(len(rows) / (batch_size or 32))
     count = getattr(x, "num_batches", None)
     if isinstance(x, tf.data.Dataset):
         count = int(x.cardinality())
@@ -219,8 +226,13 @@ def bytes_of(batch: Any, rows: int | None) -> int:
         >>> bytes_of((np.zeros([100, 2], "float32"), None), 10)
         80
     """
-    arrays = [np.asarray(a[:rows]) for a in keras.tree.flatten(batch) if a is not None]
-    return sum(array.nbytes for array in arrays)
+    arrays = [array for array in keras.tree.flatten(batch) if array is not None]
+    return sum(
+        min(len(array), rows or len(array))
+        * math.prod(array.shape[1:])
+        * tf.as_dtype(array.dtype).size
+        for array in arrays
+    )
 
 
 def check_not_empty(x: Any) -> None:

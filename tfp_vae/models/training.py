@@ -23,6 +23,7 @@ from tfp_vae.models.network_checks import (
     check_reparameterized,
 )
 from tfp_vae.models.passes import Passes, split_weights, spread, tiled
+from tfp_vae.models.progress import with_bar
 from tfp_vae.models.resident import Residents
 from tfp_vae.models.staging import Rows, steps_at_once
 from tfp_vae.models.steps import Countdown, Steps
@@ -342,10 +343,10 @@ class Training(Passes, keras.Model):
             kwargs.setdefault("shuffle", False)  # Keras warns of its own default
         if isinstance(x, tf.data.Dataset):
             x = x.prefetch(tf.data.AUTOTUNE)
-        steps = self._steps_at_once(
-            x, batch, batch_size, kwargs.get("steps_per_epoch"), callbacks
-        )
         share = 0.0 if validation_data is not None else validation_split
+        steps = self._steps_at_once(
+            x, batch, batch_size, kwargs.get("steps_per_epoch"), callbacks, share
+        )
         train, held = self._resident((x, y, weights), batch_size, share, kwargs)
         if train is not None:
             x, y, kwargs["sample_weight"] = train.numbers(), None, None
@@ -370,7 +371,7 @@ class Training(Passes, keras.Model):
                 batch_size,
                 epochs,
                 verbose,
-                callbacks,
+                with_bar(callbacks, verbose),
                 validation_split,
                 validation_data,
                 **kwargs,
@@ -413,8 +414,14 @@ class Training(Passes, keras.Model):
         kwargs["sample_weight"] = weights
         self._renew("test_function", x, y, weights)
         steps = self._steps_at_once(
-            x, batch, batch_size, kwargs.get("steps"), kwargs.get("callbacks"), False
+            x,
+            batch,
+            batch_size,
+            kwargs.get("steps"),
+            kwargs.get("callbacks"),
+            training=False,
         )
+        kwargs["callbacks"] = with_bar(kwargs.get("callbacks"), verbose)
         kept, test = self._kept((x, y, weights)), None
         if kept is not None:
             arrays, rows = kept
@@ -437,6 +444,7 @@ class Training(Passes, keras.Model):
         batch_size: Any,
         steps: Any,
         callbacks: Any,
+        share: float = 0.0,
         training: bool = True,
     ) -> int:
         """How many steps make one program, after which callbacks are called."""
@@ -449,7 +457,7 @@ class Training(Passes, keras.Model):
         if not self._runs_steps() or not data.stackable(batch):
             return most or 1  # Keras' own function is made for one number of steps.
         if most is None:
-            count = data.num_batches(x, batch_size, steps)
+            count = data.num_batches(x, batch_size, steps, share)
             rows = (batch_size or 32) if data.is_arrays(x) else None
             most = steps_at_once(count, data.bytes_of(batch, rows), training)
         return min([most, *(number for number in asked if number is not None)])
@@ -567,10 +575,12 @@ class Training(Passes, keras.Model):
             batch = (rows, y)
         data.check_not_empty(rows)
         check_inputs(rows, y if self.conditional else None, self.encoder)
-        few = data.mapped(lambda part: part[:2], batch)
-        shapes = str(data.mapped(lambda part: (part.shape[1:], part.dtype), few))
+        shapes = str(data.mapped(lambda part: (part.shape[1:], part.dtype), batch))
         self._functions.once(
-            ("checked", shapes, training), lambda: self._check_shapes(few, training)
+            ("checked", shapes, training),
+            lambda: self._check_shapes(
+                data.mapped(lambda part: part[:2], batch), training
+            ),
         )
         target = self._packed(batch)[1]
         others = (part for part in keras.tree.flatten(batch) if part is not None)
