@@ -2,19 +2,28 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks import worker
 from benchmarks.cases import CASES, Case, Data
 from benchmarks.report import number, table
 from benchmarks.worker import Failure, Worker
 
-TRAINING_DRAWS = (1, 50)
 ANSWER_DRAWS = (100, 5000)
-ROWS = 100
+ROWS, TRAINED = 100, 1024
+# The model, the draws, the batch, and how many batches make one step of Adam.
+TRAINING = (
+    ("mlp", 1, 128, 1),
+    ("mlp", 50, 128, 1),
+    ("mlp", 50, 1024, 1),
+    ("mlp", 50, 128, 8),
+    ("conv", 50, 128, 1),
+    ("conv", 50, 16, 8),
+)
 
 
 def measure(data: Data) -> str:
-    """Measures tfp_vae's MLP, each number in a fresh process.
+    """Measures tfp_vae, each number in a fresh process.
 
     Args:
         data: The images.
@@ -23,38 +32,42 @@ def measure(data: Data) -> str:
         Markdown.
     """
     rows = []
-    jobs: list[tuple[str, Callable[..., tuple[float, float]], tuple[int, ...]]] = [
-        ("training, IWAE of k draws", training, TRAINING_DRAWS),
-        (f"`log_prob` of {ROWS} images, k draws", answering, ANSWER_DRAWS),
-    ]
-    for what, job, counts in jobs:
-        for k in counts:
-            case = dataclasses.replace(CASES["mlp"], draws=k)
-            case = case if job is training else CASES["mlp"]
-            with Worker() as process:
-                try:
-                    before, peak = process.call(job, case, data, k)
-                    found = [number(before), number(peak - before)]
-                except Failure as failure:
-                    found = [f"failed: {failure}", "-"]
-            rows.append([what, f"{k:,}", *found])
-    return table(("what", "k", "before, MiB", "added at the peak, MiB"), rows)
+    for name, k, batch, together in TRAINING:
+        case = dataclasses.replace(CASES[name], draws=k, batch=batch)
+        what = f"training, {name}, IWAE, batch {batch:,}"
+        what += f", {together} batches a step" if together > 1 else ""
+        rows.append(_row(what, k, training, case, data, together))
+    for k in ANSWER_DRAWS:
+        what = f"`log_prob` of {ROWS} images, mlp"
+        rows.append(_row(what, k, answering, CASES["mlp"], data, k))
+    return table(("what", "draws k", "before, MiB", "added at the peak, MiB"), rows)
 
 
-def training(case: Case, data: Data, k: int) -> tuple[float, float]:
+def _row(what: str, k: int, job: Callable[..., Any], *args: Any) -> list[str]:
+    with Worker() as process:
+        try:
+            before, peak = process.call(job, *args)
+        except Failure as failure:
+            return [what, f"{k:,}", f"failed: {failure}", "-"]
+    return [what, f"{k:,}", number(before), number(peak - before)]
+
+
+def training(case: Case, data: Data, together: int) -> tuple[float, float]:
     """Peak memory before and after an epoch.
 
     Args:
         case: The model.
         data: The images.
-        k: Draws, which the case has too.
+        together: How many batches make one step of Adam.
 
     Returns:
         The two, in MiB.
     """
-    worker.build("tfp_vae", case, data)
+    from benchmarks.sides.tfp_vae_model import model  # the parent has no TensorFlow
+
+    vae, x = model(case, together), data.load(case)[:TRAINED]
     before = worker.peak_memory()
-    worker.train(1)
+    vae.fit(x, batch_size=case.batch, verbose=0)
     return before, worker.peak_memory()
 
 
@@ -69,7 +82,7 @@ def answering(case: Case, data: Data, k: int) -> tuple[float, float]:
     Returns:
         The two, in MiB.
     """
-    from benchmarks.sides.tfp_vae_model import model  # the parent has no TensorFlow
+    from benchmarks.sides.tfp_vae_model import model
 
     vae, x = model(case), data.load(case)[:ROWS]
     before = worker.peak_memory()

@@ -37,18 +37,24 @@ def networks(case: Case) -> tuple[Any, Any]:
     return encoder, decoder
 
 
-def model(case: Case) -> Any:
+def model(case: Case, together: int = 1) -> Any:
     """The compiled `tv.VAE` of a case.
 
     Args:
         case: The model.
+        together: How many batches make one step of Adam.
 
     Returns:
         The VAE.
     """
     objective = None if case.draws == 1 else tv.ImportanceWeightedBound(case.draws)
     vae = tv.VAE(*networks(case), tv.StandardNormal(case.latent), objective=objective)
-    vae.compile(keras.optimizers.Adam(case.learning_rate))
+    accumulated = together if together > 1 else None
+    vae.compile(
+        keras.optimizers.Adam(
+            case.learning_rate, gradient_accumulation_steps=accumulated
+        )
+    )
     return vae
 
 
