@@ -98,7 +98,9 @@ def stream(bad, n=8, epochs=10, steps=4, shape=(2,), targets=True):
         yield (x, x[:, :1]) if targets else x
 
 
-@pytest.mark.parametrize("kind", ["plain", "conditional", "vamp"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "conditional", pytest.param("vamp", marks=pytest.mark.slow)]
+)
 def test_training_is_the_same_when_watched(kind, tmp_path):
     x, y = vaes.inputs(kind)
 

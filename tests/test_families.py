@@ -422,7 +422,13 @@ def test_the_kl_of_extreme_outputs_is_finite(posterior, jit_compile):
         assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("layer", [tv.IndependentGamma, tv.IndependentBeta])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        tv.IndependentGamma,
+        pytest.param(tv.IndependentBeta, marks=pytest.mark.slow),
+    ],
+)
 def test_gamma_variables_keep_their_gradients_under_xla(layer):
     """XLA flushes tiny draws to 0, where the density is infinite."""
     raw = tf.random.stateless_normal([128, layer.params_size(50)], [1, 2]) - 3.0

@@ -281,7 +281,8 @@ def density(*flows, d=2):
 
 
 @pytest.mark.parametrize(
-    ("kind", "num_transforms", "epochs"), [("maf", 4, 20), ("spline", 2, 10)]
+    ("kind", "num_transforms", "epochs"),
+    [("maf", 4, 20), pytest.param("spline", 2, 10, marks=pytest.mark.slow)],
 )
 def test_a_flow_fits_what_no_gaussian_does(kind, num_transforms, epochs):
     x, _ = make_moons(2000, noise=0.1, random_state=1)

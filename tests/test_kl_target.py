@@ -149,7 +149,9 @@ def test_bad_targets_are_errors(arguments, message):
         {"num_samples": 4, "use_exact_kl": False},
     ],
 )
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_targets_train_save_and_load(arguments, jit_compile, tmp_path):
     model = models.vae(jit_compile=jit_compile, **arguments)
     losses = model.fit(X, X, epochs=3, verbose=0).history["loss"]

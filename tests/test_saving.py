@@ -252,7 +252,9 @@ def serve_elsewhere(path, x, tmp_path):
     return np.load(tmp_path / "y.npy")
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_export_runs_without_tfp(tmp_path, jit_compile):
     model = models.vae(prior=models.learned_prior(), jit_compile=jit_compile)
     model.fit(X, X, verbose=0)

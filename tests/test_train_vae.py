@@ -65,7 +65,10 @@ def test_mixed_precision_runs(tmp_path, capsys):
     "options",
     [
         ["--posterior", "power-spherical", "--latent-size", "5"],
-        ["--posterior", "von-mises-fisher", "--latent-size", "5"],
+        pytest.param(
+            ["--posterior", "von-mises-fisher", "--latent-size", "5"],
+            marks=pytest.mark.slow,
+        ),
         ["--prior", "mixture", "--components", "5"],
         ["--prior", "vamp", "--components", "5"],
         ["--beta", "2", "--warm-up", "1", "--samples", "0"],
@@ -76,6 +79,7 @@ def test_other_posteriors_priors_and_objectives_run(tmp_path, capsys, options):
     assert re.search(ELBO, main(capsys, tmp_path, *options))
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers(tmp_path, capsys):
     def numbers():
         printed = main(capsys, tmp_path, "--no-jit")
@@ -90,7 +94,9 @@ def test_same_seed_same_numbers(tmp_path, capsys):
     [
         ["--posterior", "tril", "--prior", "learned", "--likelihood", "normal"],
         ["--prior", "laplace", "--likelihood", "logistic", "--latent-size", "3"],
-        ["--prior", "flow", "--likelihood", "logistic"],
+        pytest.param(
+            ["--prior", "flow", "--likelihood", "logistic"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_other_families_run_and_print_bits_per_dimension(tmp_path, capsys, options):
