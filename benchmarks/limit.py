@@ -36,18 +36,17 @@ class Limit:
         batches, self._products = tf.constant(x), _numpy_products(case)
         products, variables = _graph(case)
         one = batches[0]
-        compiled = {False: GRAPH, True: XLA}
         self._step = {
-            way: tf.function(lambda: products(one), jit_compile=jit)
-            for jit, way in compiled.items()
+            way: tf.function(lambda: products(one), jit_compile=way == XLA)
+            for way in (GRAPH, XLA)
         }
-        if case.network != "mlp":  # in a loop XLA has many times slower code of them
-            del compiled[True]
+        # Of convolutions XLA has many times slower code in a loop.
+        looped = (GRAPH, XLA) if case.network == "mlp" else (GRAPH,)
         self._epoch = {
             way + LOOP: tf.function(
-                lambda: _loop(products, batches, variables), jit_compile=jit
+                lambda: _loop(products, batches, variables), jit_compile=way == XLA
             )
-            for jit, way in compiled.items()
+            for way in looped
         }
         numpy = ["NumPy"] if case.network == "mlp" else []
         self.ways = [*numpy, *self._step, *self._epoch]

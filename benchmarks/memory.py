@@ -34,7 +34,7 @@ def measure(data: Data) -> str:
     rows = []
     for name, k, batch, together in TRAINING:
         case = dataclasses.replace(CASES[name], draws=k, batch=batch)
-        what = f"training, {name}, IWAE, batch {batch:,}"
+        what = f"training, {case.describe()}"
         what += f", {together} batches a step" if together > 1 else ""
         rows.append(_row(what, k, training, case, data, together))
     for k in ANSWER_DRAWS:

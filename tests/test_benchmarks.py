@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from benchmarks import report, sides, throughput, training, worker
+from benchmarks import memory, report, sides, throughput, training, worker
 from benchmarks.cases import CASES, Data
 from benchmarks.sides import SIDES, Entry
 from benchmarks.training import Outcome
@@ -104,13 +105,38 @@ def test_the_limit_multiplies_the_matrices_of_a_step():
         assert shapes == [(784, 32), (32, 8), (4, 32), (32, 784)]
 
 
-def test_no_product_of_the_limit_is_left_out_by_a_compiler():
+@pytest.mark.skipif(
+    bool(tf.config.list_logical_devices("GPU")), reason="other operations on a GPU"
+)
+def test_xla_leaves_no_product_of_the_limit_out():
     limit = pytest.importorskip("benchmarks.limit")
     case = case_of("mlp")
     made = limit.Limit(case, Data(EXAMPLES).load(case))
     for function in (made._step[limit.XLA], made._epoch[limit.XLA + limit.LOOP]):
         program = function.experimental_get_compiler_ir()(stage="optimized_hlo")
         assert program.count(" dot(") == len(made._products)
+
+
+def test_output_that_flows_back_needs_every_product():
+    """As NumPy, without TensorFlow's pruning: a constant would not need the last."""
+    limit = pytest.importorskip("benchmarks.limit")
+    case = case_of("mlp")
+    products, (first, second, third, fourth) = limit._graph(case)
+    x = Data(EXAMPLES).load(case)[: case.batch]
+    weights = [np.asarray(w) for w in (first, second, third, fourth)]
+    h = x @ weights[0]
+    z = (h @ weights[1])[:, : case.latent]
+    g = z @ weights[2]
+    logits = g @ weights[3]
+    expected = g.T @ logits
+    np.testing.assert_allclose(products(x)[3], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [1, 2])
+def test_memory_of_training_is_measured(together):
+    before, peak = memory.training(case_of("iwae"), Data(EXAMPLES), together)
+    assert 0 < before <= peak
 
 
 def test_a_worker_says_what_went_wrong():

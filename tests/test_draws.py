@@ -11,16 +11,23 @@ from tfp_vae.draws import _normal, draw, standard_normal
 tfd = tfp.distributions
 
 
+@pytest.mark.parametrize(
+    ("shape", "lags"),
+    [
+        # Neighbours, and the two numbers of a pair, which stand half the rows apart.
+        ([200_001], (1, 100_001)),
+        ([3, 9_525, 7], (1, 7, 14_288 * 7)),
+    ],
+)
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_noise_is_standard_normal(jit_compile):
+def test_noise_is_standard_normal(jit_compile, shape, lags):
     noise = tf.function(standard_normal, jit_compile=jit_compile, autograph=False)
-    z = noise([200_001], tf.constant([3, 4])).numpy()
+    z = noise(shape, tf.constant([3, 4])).numpy().ravel()
     # Of a fixed seed: a right generator fails once in a thousand choices of it.
     assert stats.kstest(z, "norm").pvalue > 1e-3
     squares = stats.kstest(z**2, "chi2", args=(1,)).pvalue
     assert squares > 1e-3
-    # Neighbours, and the two numbers of a pair, which stand half the length apart.
-    for lag in (1, 100_001):
+    for lag in lags:
         assert abs(np.corrcoef(z[:-lag], z[lag:])[0, 1]) < 4 / np.sqrt(z.size - lag)
         together = np.corrcoef(z[:-lag] ** 2, z[lag:] ** 2)[0, 1]
         assert abs(together) < 4 / np.sqrt(z.size - lag)
@@ -56,7 +63,9 @@ def test_seeds_tell_draws_apart():
     assert not np.intersect1d(first, other).size
 
 
-@pytest.mark.parametrize("shape", [[], [0], [1], [3, 5], tf.constant([4, 1])])
+@pytest.mark.parametrize(
+    "shape", [[], [0], [1], [1, 5], [0, 5], [3, 1, 4], tf.constant([4, 1])]
+)
 def test_noise_has_the_shape_asked_for(shape):
     np.testing.assert_array_equal(standard_normal(shape, (1, 2)).shape, shape)
 
@@ -86,6 +95,17 @@ def test_shapes_known_when_traced_stay_known():
         return z
 
     assert drawn(tf.zeros([3, 5])).shape == [2, 3, 5]
+
+
+def test_the_number_of_axes_need_not_be_known():
+    @tf.function(input_signature=[tf.TensorSpec(None)])
+    def drawn(loc):
+        return draw(tfd.Normal(loc, 1.0), seed=(1, 2))[0]
+
+    for shape in ([], [5], [3, 5], [2, 3, 5]):
+        np.testing.assert_array_equal(
+            drawn(tf.zeros(shape)), standard_normal(shape, (1, 2))
+        )
 
 
 @pytest.mark.parametrize(

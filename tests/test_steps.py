@@ -1,7 +1,6 @@
 """Many steps in one program: the numbers of one step after the other."""
 
 import itertools
-import re
 import warnings
 
 import keras
@@ -13,7 +12,7 @@ import vaes
 
 import tfp_vae as tv
 import tfp_vae.models.inputs as data
-from tfp_vae.models import passes, resident
+from tfp_vae.models import passes, progress, resident
 from tfp_vae.models.compiled import Compiler, operations
 from tfp_vae.models.passes import rows_at_once
 from tfp_vae.models.progress import StepsBar, with_bar
@@ -255,7 +254,7 @@ def test_callbacks_can_ask_for_every_step_and_the_user_for_any_number():
         assert model.steps_per_execution == how.get("steps_per_execution", 1)
 
 
-def test_the_progress_bar_ends_with_the_last_step(capsys):
+def test_the_progress_bar_ends_with_the_last_step(monkeypatch):
     class Seen(StepsBar):
         def on_train_batch_end(self, batch, logs=None):
             super().on_train_batch_end(batch, logs)
@@ -265,18 +264,15 @@ def test_the_progress_bar_ends_with_the_last_step(capsys):
             super().on_test_batch_end(batch, logs)
             seen.append((batch, self.seen))
 
+    monkeypatch.setattr(progress, "StepsBar", Seen)
     x, seen = models.digits(N), []
     model = fresh(jit_compile=False, steps_per_execution=2)
     how = {"batch_size": BATCH, "verbose": 1}
-    model.fit(x, callbacks=[Seen()], **how)
-    model.evaluate(x, callbacks=[Seen()], **how)
-    # Keras tells where a full program would end.
-    assert seen == [(1, 2), (3, 4), (5, 5)] * 2
-    capsys.readouterr()
     model.fit(x, **how)
-    shown = re.findall(r"(\d+)/5", capsys.readouterr().out)
-    assert shown[-1] == "5"
-    assert set(shown) <= {"2", "4", "5"}
+    model.fit(x, callbacks=keras.callbacks.TerminateOnNaN(), **how)
+    model.evaluate(x, **how)
+    # Keras tells where a full program would end.
+    assert seen == [(1, 2), (3, 4), (5, 5)] * 3
 
 
 def test_a_bar_is_added_where_keras_would_add_its_own():
@@ -312,7 +308,7 @@ def test_accumulated_batches_train_like_a_larger_one(monkeypatch):
         model.compile(adam, jit_compile=False)
         model.fit(x, batch_size=size, epochs=3, shuffle=False, verbose=0)
         assert int(model.optimizer.iterations) == 6
-        trained.append(model.get_weights()[: len(model.trainable_weights)])
+        trained.append([np.asarray(weight) for weight in model.trainable_weights])
     for one, other in zip(*trained, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 

@@ -79,7 +79,6 @@ def test_other_posteriors_priors_and_objectives_run(tmp_path, capsys, options):
     assert re.search(ELBO, main(capsys, tmp_path, *options))
 
 
-@pytest.mark.slow
 def test_same_seed_same_numbers(tmp_path, capsys):
     def numbers():
         printed = main(capsys, tmp_path, "--no-jit")

@@ -85,8 +85,9 @@ def standard_normal(shape: Any, seed: Any) -> tf.Tensor:
         TensorShape([2, 3])
     """
     shape = tf.convert_to_tensor(shape, tf.int32)
-    width = shape[-1] if shape.shape[0] > 1 else 1
-    rows = tf.reduce_prod(shape) if shape.shape[0] < 2 else tf.reduce_prod(shape[:-1])
+    # The last axis, if it is not the only one, however many there are.
+    width = tf.reduce_prod(shape[1:][-1:])
+    rows = tf.reduce_prod(shape[:1]) * tf.reduce_prod(shape[1:-1])
     # XLA and TensorFlow extend a sign differently, and then draw other numbers.
     seed = tf.bitwise.bitwise_and(tf.cast(seed, tf.int32), tf.int32.max)
     pairs = tf.random.stateless_uniform(

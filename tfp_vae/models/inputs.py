@@ -124,6 +124,9 @@ def num_batches(
     Returns:
         The number, or `None` where it is not known.
 
+    Raises:
+        ValueError: If the share leaves no rows on one side.
+
     Example:
         >>> num_batches(np.zeros([100, 2]), 32, None)
         4
