@@ -68,9 +68,10 @@ def standard_normal(shape: Any, seed: Any) -> tf.Tensor:
     computes all rounds of Philox anew for each of the four numbers that they yield, and
     a logarithm, a sine and a cosine for each of the two that they make: 100 us for
     2,560 draws on a CPU of two cores, a seventh of a step of evaluation. Integers of 64
-    bits, two numbers each, and a polynomial take a fifth of that. The two stand half
-    the rows apart: where XLA joins the halves along rows it computes whole vectors of
-    what follows, along flat numbers one after the other, in six times the time.
+    bits, two numbers each, and a polynomial take a fraction of that. The two stand half
+    the rows apart: of halves joined along rows XLA computes whole vectors, also where
+    what follows is not contiguous; of halves of a flat tensor one number after the
+    other, in five times the time.
 
     Args:
         shape: Shape of the draws, a list of integers or a tensor.
