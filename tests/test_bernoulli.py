@@ -1,5 +1,7 @@
 """The Bernoulli law of the layers, against SciPy and TFP's own."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -36,6 +38,31 @@ def test_density_and_gradient_keep_their_digits(x, dtype, jit_compile):
     np.testing.assert_allclose(
         gradient, x - special.expit(exact), rtol=rtol, atol=rtol / 10
     )
+
+
+def test_xla_computes_the_density_in_one_loop_and_the_gradient_in_another():
+    shape = [64, 96]
+
+    def loops(fn):
+        args = tf.zeros(shape), tf.zeros(shape)
+        ir = tf.function(fn, jit_compile=True).experimental_get_compiler_ir(*args)
+        program = ir(stage="optimized_hlo").split("ENTRY", 1)[1]
+        return len(re.findall(r"= f32\[64,96\]\S* fusion\(", program))
+
+    def value(logits, x):
+        law = tfd.Independent(Bernoulli(logits, dtype="float32"), 1)
+        return law.log_prob(x)
+
+    def value_and_gradient(logits, x):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            log_prob = value(logits, x)
+        return log_prob, tape.gradient(log_prob, logits)
+
+    # Behind the loop of the density, one may add the values up.
+    assert loops(value) <= 1
+    # Both read the exponential, which has a loop of its own.
+    assert loops(value_and_gradient) <= 3
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

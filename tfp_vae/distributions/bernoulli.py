@@ -3,8 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from numpy.polynomial import Chebyshev, Polynomial
+
+# log(1 + e) / e as a polynomial, for e from 0 to 1: off by 6e-9 of it at most.
+_QUOTIENT = Chebyshev.interpolate(lambda e: np.log1p(e) / e, 9, domain=[0, 1])
+_COEFFICIENTS = _QUOTIENT.convert(kind=Polynomial).coef.tolist()
 
 
 class Bernoulli(tfp.distributions.Bernoulli):
@@ -53,8 +59,9 @@ class Bernoulli(tfp.distributions.Bernoulli):
         logits = tf.convert_to_tensor(self.logits)
         event = tf.cast(event, logits.dtype)
         positive = logits >= 0
+        one = tf.ones([], logits.dtype)
         # Not tf.abs, whose gradient at 0 is 0.
-        smaller = tf.where(positive, -logits, logits)
+        smaller = tf.where(positive, -one, one) * logits
         away = event - tf.cast(positive, logits.dtype)
         linear = tf.math.multiply_no_nan(logits, away)
         return linear - _log1p_exp(smaller)
@@ -64,10 +71,11 @@ class Bernoulli(tfp.distributions.Bernoulli):
 def _log1p_exp(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tf.Tensor]]:
     """log(1 + exp(x)) where x is not positive.
 
-        log(1 + e) = 2 artanh(s) = 2 (s + s^3/3 + s^5/5 + ...),  s = e / (2 + e) <= 1/3
+        log(1 + e) = e (c[0] + c[1] e + ... + c[9] e^9),    e = exp(x) <= 1
 
-    To s^13 that is float32's precision, and evaluates a VAE of images in a tenth less
-    time than XLA's log1p, which takes a logarithm and a series and drops one.
+    In float32 as near to it as NumPy's log1p. XLA computes the density and its gradient
+    in a loop over the values each; a logarithm, or a quotient that is used twice, it
+    would write to memory first.
     """
     e = tf.exp(x)
 
@@ -76,8 +84,7 @@ def _log1p_exp(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tf.Tensor]]:
 
     if x.dtype != tf.float32:
         return tf.math.log1p(e), gradient
-    s = e / (2 + e)
-    series = tf.zeros([], x.dtype)
-    for odd in range(13, 0, -2):
-        series = series * s**2 + 1 / odd
-    return 2 * s * series, gradient
+    quotient = _COEFFICIENTS[-1]
+    for coefficient in _COEFFICIENTS[-2::-1]:
+        quotient = quotient * e + coefficient
+    return e * quotient, gradient
