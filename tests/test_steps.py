@@ -806,3 +806,34 @@ def test_models_of_one_process_are_no_retracings_to_tensorflow(caplog, monkeypat
 
     assert [float(made(i)(tf.constant(1.0))) for i in range(12)] == [*range(1, 13)]
     assert "retracing" not in caplog.text
+
+
+class Resets(keras.metrics.Mean):
+    """Counts how often it is reset, in Python."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.resets = 0
+
+    def reset_state(self):
+        super().reset_state()
+        self.resets += 1
+
+
+def test_metrics_are_read_and_reset_together():
+    x, y = vaes.inputs("plain", N)
+    model = vaes.vae()
+    model.fit(x, y, batch_size=BATCH, verbose=0)
+    found = model.get_metrics_result()
+    assert [*found] == ["loss", "elbo", "nll", "kl", "kl_weight"]
+    for metric in model.metrics:
+        assert float(found[metric.name]) == float(metric.result())
+        assert float(metric.count) > 0
+    model.reset_metrics()
+    assert not any(float(v) for metric in model.metrics for v in metric.variables)
+    other = Resets(name="other")
+    model.other = other
+    model.fit(x, y, batch_size=BATCH, epochs=3, verbose=0)
+    other.update_state(5.0)
+    assert other.resets == 3
+    assert float(model.get_metrics_result()["other"]) == 5.0

@@ -85,6 +85,7 @@ class _Function:
         self._name, self._compiler = name, compiler
         # TensorFlow refuses to relax what a signature fixes.
         self._options: dict[str, Any] = {"autograph": False, "reduce_retracing": True}
+        self._signature = input_signature
         if input_signature is not None:
             self._options = {"autograph": False, "input_signature": input_signature}
         # TensorFlow counts retracings of equal code together, those of other models
@@ -128,11 +129,13 @@ class _Function:
 
     def _made(self, jit_compile: bool) -> Any:
         traced = self._traced
-        return tf.function(
+        made = tf.function(
             functools.partial(lambda *args: traced(*args)),
             jit_compile=jit_compile,
             **self._options,
         )
+        # There can be one trace only, and calls need not look for another.
+        return made.get_concrete_function() if self._signature else made
 
     def _is_faster(self, args: Any) -> bool:
         """Whether XLA makes the function faster, and its draws are not others."""

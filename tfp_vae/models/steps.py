@@ -97,7 +97,8 @@ class Steps:
         for chunk in chunks:
             flat = keras.tree.flatten(chunk.arrays)
             tensors = [tensor for tensor in flat if tensor is not None]
-            logs = self._program(chunk.spec)(tensors, chunk.rows, chunk.number)
+            rows, number = tf.constant(chunk.rows), tf.constant(chunk.number)
+            logs = self._program(chunk.spec)(tensors, rows, number)
         return logs
 
     def _chunks(self, iterator: Any) -> Iterator[Chunk] | None:

@@ -5,7 +5,7 @@ import contextvars
 import dataclasses
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -502,9 +502,30 @@ class Training(Passes, keras.Model):
 
     def reset_metrics(self) -> None:
         """Resets all metrics, as Keras does where a pass over data begins."""
-        super().reset_metrics()
+        self._of_metrics("reset", super().reset_metrics)
         if not self._feed.testing:
             self._feed.steps.begin()
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """The value of each metric, by name."""
+        return self._of_metrics("results", super().get_metrics_result)
+
+    def _of_metrics(self, key: str, fn: Callable[[], Any]) -> Any:
+        """Does something with all metrics; with plain means in one call of a function.
+
+        Keras resets and reads them once in a pass over data, with a few operations for
+        each, together 1 % of the time that a pass over 20,000 small images takes. As a
+        function they take a third of that. Other metrics may have a state that is no
+        variable, which a trace would not reset.
+        """
+        metrics = self.metrics
+        means = all(type(metric) is keras.metrics.Mean for metric in metrics)
+        if not (means and tf.executing_eagerly() and self._runs_steps()):
+            return fn()
+        made = self._functions.once(
+            (key, *map(id, metrics)), lambda: tf.function(fn, autograph=False)
+        )
+        return made()
 
     @contextlib.contextmanager
     def _fed(self, steps: int, feed: "Feed") -> Iterator[None]:
