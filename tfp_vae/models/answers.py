@@ -76,8 +76,10 @@ class Answers(Passes):
         most = rows_at_once(self.encoder, _MANY_ROWS)
         if parts is None or count <= min(most, _ROWS):
             return self.posterior(inputs)
-        # Fewer where many would be computed in vain, to fill up the last piece.
-        while most > _ROWS and -(-count // most) * most > 1.125 * count:
+        # Fewer where many would be computed twice: the last piece is of the last rows.
+        while most > _ROWS and (
+            most > count or -(-count // most) * most > 1.125 * count
+        ):
             most //= 2
         body, layer = parts
         shapes = str(data.mapped(lambda part: part.shape[1:], inputs))
@@ -89,8 +91,16 @@ class Answers(Passes):
         function = self._functions.compiled(
             "encode", lambda given: body(self._given(given), training=False), "`encode`"
         )
-        found = [function(piece) for _, piece, _ in data.chunks(inputs, None, most)]
-        parameters = tf.concat(found, axis=0)[:count]
+
+        def piece(start: int) -> Any:
+            return data.mapped(
+                lambda part: tf.convert_to_tensor(part[start : start + most]), inputs
+            )
+
+        starts = [*range(0, count - most, most), count - most]
+        found = [function(piece(start)) for start in starts]
+        found[-1] = found[-1][len(starts) * most - count :]
+        parameters = tf.concat(found, axis=0)
         return layer.make_distribution(tf.cast(parameters, layer.compute_dtype))
 
     def decode(self, z: Any, y: Any = None) -> Any:
