@@ -40,29 +40,37 @@ def test_density_and_gradient_keep_their_digits(x, dtype, jit_compile):
     )
 
 
-def test_xla_computes_the_density_in_one_loop_and_the_gradient_in_another():
-    shape = [64, 96]
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_logarithm_is_right_to_the_last_digits(jit_compile):
+    logits = -np.geomspace(1e-7, 80.0, 20_001).astype("float32")
 
-    def loops(fn):
-        args = tf.zeros(shape), tf.zeros(shape)
-        ir = tf.function(fn, jit_compile=True).experimental_get_compiler_ir(*args)
-        program = ir(stage="optimized_hlo").split("ENTRY", 1)[1]
-        return len(re.findall(r"= f32\[64,96\]\S* fusion\(", program))
+    @tf.function(jit_compile=jit_compile)
+    def log_prob(logits):
+        return Bernoulli(logits, dtype="float32").log_prob(tf.zeros_like(logits))
 
-    def value(logits, x):
-        law = tfd.Independent(Bernoulli(logits, dtype="float32"), 1)
-        return law.log_prob(x)
+    expected = special.log_expit(-logits.astype("float64"))
+    np.testing.assert_allclose(log_prob(logits), expected, rtol=3e-7)
 
-    def value_and_gradient(logits, x):
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="of a CPU")
+@pytest.mark.parametrize(("gradient", "loops"), [(False, 1), (True, 3)])
+def test_xla_goes_over_the_values_as_often_as_it_must(gradient, loops):
+    # Once for the density; with the gradient also for the exponential that both use,
+    # and for the gradient.
+    def fn(logits, x):
         with tf.GradientTape() as tape:
             tape.watch(logits)
-            log_prob = value(logits, x)
-        return log_prob, tape.gradient(log_prob, logits)
+            law = tfd.Independent(Bernoulli(logits, dtype="float32"), 1)
+            log_prob = law.log_prob(x)
+        return (log_prob, tape.gradient(log_prob, logits)) if gradient else log_prob
 
-    # Behind the loop of the density, one may add the values up.
-    assert loops(value) <= 1
-    # Both read the exponential, which has a loop of its own.
-    assert loops(value_and_gradient) <= 3
+    args = tf.zeros([64, 96]), tf.zeros([64, 96])
+    ir = tf.function(fn, jit_compile=True).experimental_get_compiler_ir(*args)
+    before, program = ir(stage="optimized_hlo").split("ENTRY", 1)
+    assert "exponential(" in before + program
+    made = re.findall(r"= .*f32\[64,96\]\{1,0\}.* (\S+)\(", program)
+    made = [name for name in made if name not in ("parameter", "tuple")]
+    assert len(made) == loops
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

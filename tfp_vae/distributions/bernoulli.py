@@ -73,9 +73,9 @@ def _log1p_exp(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tf.Tensor]]:
 
         log(1 + e) = e (c[0] + c[1] e + ... + c[9] e^9),    e = exp(x) <= 1
 
-    In float32 as near to it as NumPy's log1p. XLA computes the density and its gradient
-    in a loop over the values each; a logarithm, or a quotient that is used twice, it
-    would write to memory first.
+    In float32 within 3e-7 of it. XLA computes the density in one loop over the values;
+    with the gradient in three, of the exponential, of the density and of the gradient.
+    A logarithm, or a quotient that is used twice, would take loops of their own.
     """
     e = tf.exp(x)
 

@@ -76,7 +76,8 @@ class Answers(Passes):
         most = rows_at_once(self.encoder, _MANY_ROWS)
         if parts is None or count <= min(most, _ROWS):
             return self.posterior(inputs)
-        # Fewer where many would be computed twice: the last piece is of the last rows.
+        # The last piece is of the last rows: no more than there are, and fewer where
+        # many would be computed twice.
         while most > _ROWS and (
             most > count or -(-count // most) * most > 1.125 * count
         ):

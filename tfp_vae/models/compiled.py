@@ -96,6 +96,8 @@ class _Function:
         self._shapes: set[Any] = set()
 
     def __call__(self, *args: Any) -> Any:
+        if tf.config.functions_run_eagerly():
+            return self._traced(*args)
         asked = self._compiler.jit_compile
         if self._function is None:
             self._jit = bool(asked) and self._is_faster(args)

@@ -97,7 +97,8 @@ class Steps:
         for chunk in chunks:
             flat = keras.tree.flatten(chunk.arrays)
             tensors = [tensor for tensor in flat if tensor is not None]
-            rows, number = tf.constant(chunk.rows), tf.constant(chunk.number)
+            rows = tf.constant(chunk.rows, tf.int32)
+            number = tf.constant(chunk.number, tf.int32)
             logs = self._program(chunk.spec)(tensors, rows, number)
         return logs
 

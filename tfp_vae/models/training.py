@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -522,8 +523,10 @@ class Training(Passes, keras.Model):
         means = all(type(metric) is keras.metrics.Mean for metric in metrics)
         if not (means and tf.executing_eagerly() and self._runs_steps()):
             return fn()
+        # A partial, as of a method TensorFlow counts the traces of all models together.
         made = self._functions.once(
-            (key, *map(id, metrics)), lambda: tf.function(fn, autograph=False)
+            (key, *metrics),
+            lambda: tf.function(functools.partial(fn), autograph=False),
         )
         return made()
 
