@@ -86,5 +86,5 @@ def answering(case: Case, data: Data, k: int) -> tuple[float, float]:
 
     vae, x = model(case), data.load(case)[:ROWS]
     before = worker.peak_memory()
-    vae.log_prob(x, num_samples=k)
+    vae.log_prob(x, num_samples=k, verbose=0)
     return before, worker.peak_memory()
