@@ -453,6 +453,18 @@ def test_convolutions_run_without_xla_on_a_cpu(asked, recwarn):
     assert plain._jit
 
 
+@pytest.mark.parametrize("asked", ["auto", True, False])
+def test_a_network_alone_is_left_to_tensorflow_unless_xla_is_asked_for(asked):
+    model, x = fresh("plain", asked), models.digits(4)
+    model.log_prob(x, 3)
+    image = model.generate(3, seed=1, statistics="sample")
+    assert set(np.unique(image)) <= {0.0, 1.0}
+    made = {
+        function._name: function._jit for function in model._functions._made.values()
+    }
+    assert made == {"`log_prob`": bool(asked), "`generate`": asked is True}
+
+
 def test_what_was_chosen_by_itself_stays_open_in_a_saved_model(tmp_path):
     model = fresh("plain", "auto")
     model.fit(models.digits(20), verbose=0)
@@ -521,9 +533,14 @@ def test_the_posterior_of_many_rows_is_that_of_few(monkeypatch):
     from tfp_vae.models import answers
 
     monkeypatch.setattr(answers, "_ROWS", 8)
-    monkeypatch.setattr(answers, "_MANY_ROWS", 16)
-    # Of 15 rows, a piece of 16 would be no more than an eighth too long.
-    for kind, n in [(kind, N) for kind in POSTERIORS] + [("plain", 15), ("plain", 16)]:
+    # 70 rows in one call, in pieces of 8 and one of 6; then in calls of 24 rows, of
+    # which the last has one or all.
+    for kind, n, handed in [
+        *((kind, N, 2**25) for kind in POSTERIORS),
+        *((kind, N, 1) for kind in POSTERIORS),
+        *(("plain", n, 3 * 8 * 64 * 4) for n in (25, 48)),
+    ]:
+        monkeypatch.setattr(answers, "_HANDED_BYTES", handed)
         x, y = vaes.inputs(kind, n)
         model = vaes.KINDS[kind]()
         many = model.encode(x, y)

@@ -11,6 +11,7 @@ import vaes
 
 import tfp_vae as tv
 from tfp_vae.latents import center, path, tempered
+from tfp_vae.models.progress import LongBar
 
 tfd = tfp.distributions
 
@@ -379,3 +380,20 @@ def test_a_model_without_weights_has_no_answers_yet():
             ask()
     model.fit(models.digits(8), verbose=0)
     assert model.generate(2).shape == (2, *models.PIXELS)
+
+
+def test_a_bar_comes_where_a_run_is_long_and_something_is_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    bar, shown = LongBar(3, "auto"), []
+    for now[0] in (1.0, 3.0, 4.0):
+        bar.step()
+        shown.append(capsys.readouterr().out)
+    assert not shown[0]
+    assert "2/3" in shown[1]
+    assert "3/3" in shown[2]
+    for verbose, text in (("auto", False), (1, True), (0, False)):
+        bar = LongBar(1, verbose)
+        now[0] += 3.0
+        bar.step()
+        assert ("1/1" in capsys.readouterr().out) == text

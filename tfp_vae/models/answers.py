@@ -11,17 +11,17 @@ import tfp_vae.models.inputs as data
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
-from tfp_vae.models.compiled import Functions
+from tfp_vae.models.compiled import Functions, in_pieces
 from tfp_vae.models.network_checks import check_inputs, check_rows
 from tfp_vae.models.passes import Passes, parted, rows_at_once
 from tfp_vae.models.progress import LongBar
 from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
-# Rows that go through the networks at once, of many through the encoder, and draws
-# between two looks at the clock.
+# Rows that go through the networks at once, draws between two looks at the clock, and
+# the memory of the arrays that one call of a function is given.
 _ROWS = 1024
-_MANY_ROWS = 4096
 _WORK = 2**18
+_HANDED_BYTES = 2**25
 
 
 class Held:
@@ -73,15 +73,9 @@ class Answers(Passes):
         """The posterior; of many rows its parameters are computed in pieces."""
         count = len(keras.tree.flatten(inputs)[0])
         parts = self._functions.once("encoder", lambda: parted(self.encoder))
-        most = rows_at_once(self.encoder, _MANY_ROWS)
-        if parts is None or count <= min(most, _ROWS):
+        rows = rows_at_once(self.encoder, _ROWS)
+        if parts is None or count <= rows:
             return self.posterior(inputs)
-        # The last piece is of the last rows: no more than there are, and fewer where
-        # many would be computed twice.
-        while most > _ROWS and (
-            most > count or -(-count // most) * most > 1.125 * count
-        ):
-            most //= 2
         body, layer = parts
         shapes = str(data.mapped(lambda part: part.shape[1:], inputs))
         # Of two rows: `posterior` looks at what the networks make of such inputs.
@@ -89,18 +83,24 @@ class Answers(Passes):
             ("encodes", shapes),
             lambda: self.posterior(data.mapped(lambda part: part[:2], inputs)),
         )
-        function = self._functions.compiled(
-            "encode", lambda given: body(self._given(given), training=False), "`encode`"
+        function = self._functions.once(
+            ("encode", rows),
+            lambda: in_pieces(
+                lambda given: body(self._given(given), training=False),
+                rows,
+                body.output.dtype,
+            ),
         )
-
-        def piece(start: int) -> Any:
-            return data.mapped(
-                lambda part: tf.convert_to_tensor(part[start : start + most]), inputs
+        # What is large goes in parts to where the model computes.
+        most = rows * max(1, _HANDED_BYTES // max(data.bytes_of(inputs, rows), 1))
+        found = [
+            function(
+                data.mapped(
+                    lambda part, i=i: tf.convert_to_tensor(part[i : i + most]), inputs
+                )
             )
-
-        starts = [*range(0, count - most, most), count - most]
-        found = [function(piece(start)) for start in starts]
-        found[-1] = found[-1][len(starts) * most - count :]
+            for i in range(0, count, most)
+        ]
         parameters = tf.concat(found, axis=0)
         return layer.make_distribution(tf.cast(parameters, layer.compute_dtype))
 
@@ -541,7 +541,10 @@ class Answers(Passes):
         def decode(z: Any, y: Any, seed: Any) -> Any:
             return statistics_of(self.likelihood(z, y), names, seed)
 
-        function = self._functions.compiled(("decode", names), decode, f"`{owner}`")
+        # Of one network XLA makes little, and of draws of x, bits that take it long.
+        function = self._functions.compiled(
+            ("decode", names), decode, f"`{owner}`", chooses_xla=False
+        )
         found = []
         most = min(rows_at_once(self.decoder, _ROWS), len(z))
         for i, (count, *piece) in enumerate(data.chunks(z, y, most)):

@@ -65,7 +65,8 @@ class LongBar:
 
     Args:
         steps: How many there will be.
-        verbose: 0 for no bar, 1 for one, `"auto"` for one after two seconds.
+        verbose: 0 for no bar, 1 for one, `"auto"` for one after two seconds, where
+            there are steps left then.
 
     Example:
         >>> bar = LongBar(2, "auto")
@@ -74,13 +75,16 @@ class LongBar:
 
     def __init__(self, steps: int, verbose: Any) -> None:
         self._bar = keras.utils.Progbar(steps)
-        self._verbose = verbose
+        self._shown = verbose == 1
+        self._may_show = verbose == "auto"
         self._began = time.monotonic()
-        self._done = 0
+        self._steps, self._done = steps, 0
 
     def step(self) -> None:
         """Counts a step that is done."""
         self._done += 1
-        long = time.monotonic() - self._began > _SECONDS_WITHOUT_BAR
-        if self._verbose == 1 or (self._verbose == "auto" and long):
+        if self._may_show and self._done < self._steps:
+            passed = time.monotonic() - self._began
+            self._shown = self._shown or passed > _SECONDS_WITHOUT_BAR
+        if self._shown:
             self._bar.update(self._done)
