@@ -12,8 +12,8 @@ import vaes
 
 import tfp_vae as tv
 import tfp_vae.models.inputs as data
-from tfp_vae.models import passes, progress, resident
-from tfp_vae.models.compiled import Compiler, operations
+from tfp_vae.models import answers, passes, progress, resident
+from tfp_vae.models.compiled import Compiler, in_pieces, operations
 from tfp_vae.models.passes import rows_at_once
 from tfp_vae.models.progress import StepsBar, with_bar
 from tfp_vae.models.resident import Residents
@@ -460,9 +460,12 @@ def test_a_network_alone_is_left_to_tensorflow_unless_xla_is_asked_for(asked):
     image = model.generate(3, seed=1, statistics="sample")
     assert set(np.unique(image)) <= {0.0, 1.0}
     made = {
-        function._name: function._jit for function in model._functions._made.values()
+        getattr(function, "_name", None): getattr(function, "_jit", None)
+        for function in model._functions._made.values()
     }
-    assert made == {"`log_prob`": bool(asked), "`generate`": asked is True}
+    assert made["`log_prob`"] == bool(asked)
+    if not tf.config.list_logical_devices("GPU"):
+        assert made["`generate`"] == (asked is True)
 
 
 def test_what_was_chosen_by_itself_stays_open_in_a_saved_model(tmp_path):
@@ -526,32 +529,82 @@ def test_programs_take_few_steps_of_large_batches():
         assert overshoot < -(-batches // steps)
 
 
-POSTERIORS = ("plain", "conditional", "dictionary", "missing")
+def assert_many_are_as_few(model, x, y, rtol=1e-4):
+    """Compares the posterior of all rows with those of 8 at a time."""
+    many = model.encode(x, y)
+    count = many.batch_shape[0]
+    z = many.sample(seed=1)
+    found = []
+    for i in range(0, count, 8):
+        few = data.mapped(lambda a, i=i: a[i : i + 8], (x, y))
+        q = model.encode(*few)
+        assert q.dtype == many.dtype
+        found.append(q.log_prob(z[i : i + 8]))
+    assert sum(map(len, found)) == count
+    np.testing.assert_allclose(many.log_prob(z), np.concatenate(found), rtol=rtol)
 
 
-def test_the_posterior_of_many_rows_is_that_of_few(monkeypatch):
-    from tfp_vae.models import answers
-
+@pytest.fixture
+def eight_rows(monkeypatch):
+    """Rows that go through the networks together, so that N are many."""
     monkeypatch.setattr(answers, "_ROWS", 8)
-    # 70 rows in one call, in pieces of 8 and one of 6; then in calls of 24 rows, of
-    # which the last has one or all.
-    for kind, n, handed in [
-        *((kind, N, 2**25) for kind in POSTERIORS),
-        *((kind, N, 1) for kind in POSTERIORS),
-        *(("plain", n, 3 * 8 * 64 * 4) for n in (25, 48)),
-    ]:
-        monkeypatch.setattr(answers, "_HANDED_BYTES", handed)
-        x, y = vaes.inputs(kind, n)
-        model = vaes.KINDS[kind]()
-        many = model.encode(x, y)
-        z = many.sample(seed=1)
-        found = []
-        for i in range(0, n, 8):
-            few = data.mapped(lambda a, i=i: a[i : i + 8], (x, y))
-            found.append(model.encode(*few).log_prob(z[i : i + 8]))
-        assert many.batch_shape == (n,)
-        np.testing.assert_allclose(many.log_prob(z), np.concatenate(found), rtol=1e-4)
-        assert len(model.weights) == len(vaes.KINDS[kind]().weights)
+
+
+# 70 rows in one call, in pieces of 8 and one of 6, and in as many calls.
+@pytest.mark.parametrize("handed", [2**25, 1])
+@pytest.mark.parametrize("kind", ["plain", "conditional", "dictionary", "missing"])
+def test_the_posterior_of_many_rows_is_that_of_few(
+    kind, handed, eight_rows, monkeypatch
+):
+    monkeypatch.setattr(answers, "_HANDED_BYTES", handed)
+    model = vaes.KINDS[kind]()
+    assert_many_are_as_few(model, *vaes.inputs(kind, N))
+    assert len(model.weights) == len(vaes.KINDS[kind]().weights)
+
+
+# Calls of 24 rows, of which the last has one or all.
+@pytest.mark.parametrize("n", [25, 48])
+def test_the_last_call_for_the_posterior_may_be_short(n, eight_rows, monkeypatch):
+    monkeypatch.setattr(answers, "_HANDED_BYTES", 3 * 8 * 64 * 4)
+    assert_many_are_as_few(vaes.vae(), *vaes.inputs("plain", n))
+
+
+def test_the_posterior_of_many_rows_has_the_dtype_of_few(eight_rows):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    # Keras takes the output of a Lambda for one of the policy's dtype.
+    cast = keras.layers.Lambda(lambda h: tf.cast(h, "float32"))
+    for between in ([], [cast]):
+        q = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Conv2D(3, 3, strides=2),
+                keras.layers.Flatten(),
+                keras.layers.Dense(tv.IndependentNormal.params_size(vaes.LATENT)),
+                *between,
+                tv.IndependentNormal(vaes.LATENT),
+            ]
+        )
+        assert_many_are_as_few(vaes.vae(q=q), models.digits(N), None, rtol=5e-2)
+
+
+def test_the_posterior_of_many_rows_in_eager_functions(eight_rows):
+    tf.config.run_functions_eagerly(True)
+    try:
+        assert_many_are_as_few(vaes.vae(), models.digits(N), None)
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def test_pieces_have_the_rows_that_were_asked():
+    lengths = in_pieces(
+        lambda x: tf.fill([len(x)], len(x)), 8, "int32", tf.TensorSpec([None])
+    )
+    tf.config.run_functions_eagerly(True)
+    try:
+        found = lengths(tf.zeros(N))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    np.testing.assert_array_equal(found, [8] * 64 + [6] * 6)
 
 
 def test_wide_layers_are_given_fewer_rows_at_once():

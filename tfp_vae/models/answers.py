@@ -17,8 +17,8 @@ from tfp_vae.models.passes import Passes, parted, rows_at_once
 from tfp_vae.models.progress import LongBar
 from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
-# Rows that go through the networks at once, draws between two looks at the clock, and
-# the memory of the arrays that one call of a function is given.
+# Rows that go through the networks together, draws between two looks at the clock, and
+# the bytes of the arrays that one call of `encode`'s program is given.
 _ROWS = 1024
 _WORK = 2**18
 _HANDED_BYTES = 2**25
@@ -77,32 +77,32 @@ class Answers(Passes):
         if parts is None or count <= rows:
             return self.posterior(inputs)
         body, layer = parts
-        shapes = str(data.mapped(lambda part: part.shape[1:], inputs))
-        # Of two rows: `posterior` looks at what the networks make of such inputs.
-        self._functions.once(
-            ("encodes", shapes),
-            lambda: self.posterior(data.mapped(lambda part: part[:2], inputs)),
+        inputs = data.mapped(
+            lambda part: part if tf.is_tensor(part) else np.asarray(part), inputs
         )
-        function = self._functions.once(
-            ("encode", rows),
-            lambda: in_pieces(
-                lambda given: body(self._given(given), training=False),
-                rows,
-                body.output.dtype,
-            ),
-        )
+        spec = data.mapped(data.any_length, inputs)
+
+        def piece(given: Any) -> tf.Tensor:
+            parameters = body(self._given(given), training=False)
+            return tf.cast(parameters, layer.compute_dtype)
+
+        def function() -> Any:
+            # Of two rows: `posterior` looks at what the networks make of such inputs.
+            self.posterior(data.mapped(lambda part: part[:2], inputs))
+            return in_pieces(piece, rows, layer.compute_dtype, spec)
+
+        encode = self._functions.once(("encode", str(spec)), function)
         # What is large goes in parts to where the model computes.
         most = rows * max(1, _HANDED_BYTES // max(data.bytes_of(inputs, rows), 1))
         found = [
-            function(
+            encode(
                 data.mapped(
                     lambda part, i=i: tf.convert_to_tensor(part[i : i + most]), inputs
                 )
             )
             for i in range(0, count, most)
         ]
-        parameters = tf.concat(found, axis=0)
-        return layer.make_distribution(tf.cast(parameters, layer.compute_dtype))
+        return layer.make_distribution(tf.concat(found, axis=0))
 
     def decode(self, z: Any, y: Any = None) -> Any:
         """The likelihood p(x | z).
@@ -541,9 +541,9 @@ class Answers(Passes):
         def decode(z: Any, y: Any, seed: Any) -> Any:
             return statistics_of(self.likelihood(z, y), names, seed)
 
-        # Of one network XLA makes little, and of draws of x, bits that take it long.
+        # On a CPU XLA gains little on one network, and is slow at the bits of draws.
         function = self._functions.compiled(
-            ("decode", names), decode, f"`{owner}`", chooses_xla=False
+            ("decode", names), decode, f"`{owner}`", xla_on_cpu=False
         )
         found = []
         most = min(rows_at_once(self.decoder, _ROWS), len(z))

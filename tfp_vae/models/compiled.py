@@ -53,7 +53,7 @@ class Compiler:
         fn: Callable[..., Any],
         name: str,
         input_signature: Any = None,
-        chooses_xla: bool = True,
+        xla_on_cpu: bool = True,
     ) -> Callable[..., Any]:
         """A function as one program.
 
@@ -61,12 +61,12 @@ class Compiler:
             fn: Of tensors, and structures of them.
             name: What it does, for the message.
             input_signature: As in `tf.function`.
-            chooses_xla: Whether `"auto"` may mean XLA for it.
+            xla_on_cpu: Whether `"auto"` means XLA on a CPU too.
 
         Returns:
             A callable that traces and compiles when it is first called.
         """
-        return _Function(fn, name, input_signature, self, chooses_xla)
+        return _Function(fn, name, input_signature, self, xla_on_cpu)
 
     def gave_up(self, name: str, why: str) -> None:
         """Says that something runs without XLA, the first time."""
@@ -88,10 +88,10 @@ class _Function:
         name: str,
         input_signature: Any,
         compiler: Compiler,
-        chooses_xla: bool,
+        xla_on_cpu: bool,
     ) -> None:
         self._name, self._compiler = name, compiler
-        self._chooses_xla = chooses_xla and compiler.chooses_xla
+        self._xla_on_cpu = xla_on_cpu
         # TensorFlow refuses to relax what a signature fixes.
         self._options: dict[str, Any] = {"autograph": False, "reduce_retracing": True}
         self._signature = input_signature
@@ -150,15 +150,18 @@ class _Function:
 
     def _is_faster(self, args: Any) -> bool:
         """Whether XLA makes the function faster, and its draws are not others."""
+        by_itself = self._compiler.jit_compile == "auto"
+        on_a_gpu = bool(tf.config.list_logical_devices("GPU"))
+        chosen = self._compiler.chooses_xla and (self._xla_on_cpu or on_a_gpu)
+        if by_itself and not chosen:
+            return False
         graph = self._traced.get_concrete_function(*args).graph.as_graph_def()
         found = set(operations(graph))
-        by_itself = self._compiler.jit_compile == "auto"
-        if by_itself and (not self._chooses_xla or found & set(_RANDOM)):
+        if by_itself and found & set(_RANDOM):
             return False
-        on_a_gpu = bool(tf.config.list_logical_devices("GPU"))
         if on_a_gpu or not any("Conv" in operation for operation in found):
             return True
-        if self._compiler.jit_compile != "auto":
+        if not by_itself:
             self._compiler.gave_up(
                 self._name,
                 "convolutions, which XLA computes about 50 times slower in a loop on "
@@ -168,24 +171,25 @@ class _Function:
 
 
 def in_pieces(
-    fn: Callable[[Any], tf.Tensor], rows: int, dtype: str
+    fn: Callable[[Any], tf.Tensor], rows: int, dtype: str, spec: Any
 ) -> Callable[[Any], tf.Tensor]:
     """A function of arrays as one program that computes it in pieces of rows.
 
-    XLA does not compile it: pieces are independent, and TensorFlow works at several,
-    one's element-wise operations beside another's matrix products. On two CPU cores the
-    networks of a few dense layers take 0.6 to 0.9 of the time that they take with XLA.
+    XLA does not compile it: pieces are independent, and TensorFlow works at up to four
+    at the same time, one's element-wise operations beside another's matrix products. On
+    two CPU cores, dense networks take 0.6 to 0.9 of the time that they take with XLA.
 
     Args:
         fn: From a structure of tensors to a tensor with a row for each of theirs.
         rows: Length of a piece; the last may be shorter.
-        dtype: That of the results.
+        dtype: That of the tensor.
+        spec: Structure of the `tf.TensorSpec` of the arrays, of any length.
 
     Returns:
         A callable that traces when it is first called.
 
     Example:
-        >>> squares = in_pieces(lambda x: x**2, 2, "float32")
+        >>> squares = in_pieces(lambda x: x**2, 2, "float32", tf.TensorSpec([None]))
         >>> squares(tf.constant([1.0, 2.0, 3.0])).numpy()
         array([1., 4., 9.], dtype=float32)
     """
@@ -208,7 +212,9 @@ def in_pieces(
         )[1].concat()
 
     # A partial: see `_Function`.
-    return tf.function(functools.partial(whole), autograph=False, reduce_retracing=True)
+    return tf.function(
+        functools.partial(whole), autograph=False, input_signature=[spec]
+    )
 
 
 def operations(graph: Any) -> Iterator[str]:
@@ -251,7 +257,7 @@ class Functions:
         self.predict: dict[Any, Any] = {}
 
     def compiled(
-        self, key: Any, fn: Callable[..., Any], name: str, chooses_xla: bool = True
+        self, key: Any, fn: Callable[..., Any], name: str, xla_on_cpu: bool = True
     ) -> Any:
         """The function compiled, the same object at each call.
 
@@ -259,14 +265,14 @@ class Functions:
             key: What tells it from others of the model.
             fn: The function.
             name: What it does, for messages.
-            chooses_xla: Whether `"auto"` may mean XLA for it.
+            xla_on_cpu: Whether `"auto"` means XLA on a CPU too.
 
         Returns:
             A callable.
         """
         return self.once(
             key,
-            lambda: self._compiler.function(fn, name, chooses_xla=chooses_xla),
+            lambda: self._compiler.function(fn, name, xla_on_cpu=xla_on_cpu),
         )
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:

@@ -215,6 +215,22 @@ def stackable(batch: Any) -> bool:
     )
 
 
+def any_length(array: Any) -> tf.TensorSpec:
+    """What is known of a batch of any length.
+
+    Args:
+        array: Array or tensor of shape `(n, ...)`.
+
+    Returns:
+        A spec that leaves the length open.
+
+    Example:
+        >>> any_length(np.zeros([5, 3], "float32"))
+        TensorSpec(shape=(None, 3), dtype=tf.float32, name=None)
+    """
+    return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
+
+
 def bytes_of(batch: Any, rows: int | None) -> int:
     """The memory that rows of arrays take.
 

@@ -20,7 +20,7 @@ from tfp_vae.objectives import GradientScale, Terms
 from tfp_vae.priors.prior import needs_inputs, prior_distribution
 from tfp_vae.statistics import default_statistic
 
-# Numbers that the widest layer of a network may put out at once.
+# Numbers that the widest layer of a network may put out for rows that go together.
 _WIDTH = 2**22
 
 

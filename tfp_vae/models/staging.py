@@ -59,7 +59,7 @@ class Rows:
         self._arrays, self._rows, self._size = arrays, rows, int(batch_size)
         self._shuffle: Any = False
         self._seeds: Seeds | None = None
-        self._spec = data.mapped(_any, arrays)
+        self._spec = data.mapped(data.any_length, arrays)
         self._order = np.arange(rows.start, rows.stop, dtype="int32")
         self.num_batches = math.ceil(len(rows) / self._size)
         self._taken: Any = weakref.WeakKeyDictionary()
@@ -264,14 +264,9 @@ def of_batch(batch: Any, spec: Any = None) -> Chunk:
                 "Give NumPy arrays or tensors."
             )
         tensors = data.mapped(as_tensor, batch)
-        spec = data.mapped(_any, tensors)
+        spec = data.mapped(data.any_length, tensors)
     count = len(keras.tree.flatten(tensors)[0])
     return Chunk(tensors, np.arange(count, dtype="int32")[None], 1, spec)
-
-
-def _any(array: Any) -> tf.TensorSpec:
-    """The spec of a batch of any length."""
-    return tf.TensorSpec([None, *array.shape[1:]], array.dtype)
 
 
 def _pull(iterator: Any, most: tf.Tensor, steps: int) -> tuple[Any, tf.Tensor, Any]:
