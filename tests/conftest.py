@@ -1,5 +1,6 @@
 """Two CPU devices, XLA only where asked; seed and policy anew per test."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -37,6 +38,14 @@ def fresh_keras():
     keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_stays_is_not_looked_at_again():
+    """TensorFlow keeps millions of objects of graphs, which collections go through."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
