@@ -545,6 +545,13 @@ def assert_many_are_as_few(model, x, y, rtol=1e-4):
 
 
 @pytest.fixture
+def eager_functions():
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def eight_rows(monkeypatch):
     """Rows that go through the networks together, so that N are many."""
     monkeypatch.setattr(answers, "_ROWS", 8)
@@ -587,24 +594,15 @@ def test_the_posterior_of_many_rows_has_the_dtype_of_few(eight_rows):
         assert_many_are_as_few(vaes.vae(q=q), models.digits(N), None, rtol=5e-2)
 
 
-def test_the_posterior_of_many_rows_in_eager_functions(eight_rows):
-    tf.config.run_functions_eagerly(True)
-    try:
-        assert_many_are_as_few(vaes.vae(), models.digits(N), None)
-    finally:
-        tf.config.run_functions_eagerly(False)
+def test_the_posterior_of_many_rows_in_eager_functions(eight_rows, eager_functions):
+    assert_many_are_as_few(vaes.vae(), models.digits(N), None)
 
 
 def test_pieces_have_the_rows_that_were_asked():
     lengths = in_pieces(
-        lambda x: tf.fill([len(x)], len(x)), 8, "int32", tf.TensorSpec([None])
+        lambda x: tf.repeat(tf.size(x), tf.size(x)), 8, "int32", tf.TensorSpec([None])
     )
-    tf.config.run_functions_eagerly(True)
-    try:
-        found = lengths(tf.zeros(N))
-    finally:
-        tf.config.run_functions_eagerly(False)
-    np.testing.assert_array_equal(found, [8] * 64 + [6] * 6)
+    np.testing.assert_array_equal(lengths(tf.zeros(N)), [8] * 64 + [6] * 6)
 
 
 def test_wide_layers_are_given_fewer_rows_at_once():

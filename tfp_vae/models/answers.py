@@ -86,12 +86,12 @@ class Answers(Passes):
             parameters = body(self._given(given), training=False)
             return tf.cast(parameters, layer.compute_dtype)
 
-        def function() -> Any:
+        def program() -> Any:
             # Of two rows: `posterior` looks at what the networks make of such inputs.
             self.posterior(data.mapped(lambda part: part[:2], inputs))
             return in_pieces(piece, rows, layer.compute_dtype, spec)
 
-        encode = self._functions.once(("encode", str(spec)), function)
+        encode = self._functions.once(("encode", str(spec)), program)
         # What is large goes in parts to where the model computes.
         most = rows * max(1, _HANDED_BYTES // max(data.bytes_of(inputs, rows), 1))
         found = [

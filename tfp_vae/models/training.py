@@ -92,8 +92,8 @@ class Training(Passes, keras.Model):
             jit_compile: Whether XLA compiles. `"auto"`: it does, on a CPU too, unless
                 a layer forbids it, the model runs eagerly or under a strategy of
                 `tf.distribute`; what XLA refuses runs without it, with a warning.
-                `encode` does without XLA whatever is given; on a CPU, `generate` and
-                its like do unless True is.
+                `encode` never uses XLA; on a CPU, `generate`, `traverse` and
+                `interpolate` use it with True only.
             steps_per_execution: How many steps make one program, at whose end batch
                 callbacks are called and the progress bar moves. By default up to 64,
                 in `evaluate` up to 256; 1 under a strategy of `tf.distribute`.
