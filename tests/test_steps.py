@@ -12,7 +12,7 @@ import vaes
 
 import tfp_vae as tv
 import tfp_vae.models.inputs as data
-from tfp_vae.models import answers, passes, progress, resident
+from tfp_vae.models import answers, compiled, passes, progress, resident, staging
 from tfp_vae.models.compiled import Compiler, in_pieces, operations
 from tfp_vae.models.passes import rows_at_once
 from tfp_vae.models.progress import StepsBar, with_bar
@@ -643,6 +643,58 @@ def test_losses_with_xla_are_those_without():
         history = model.fit(x, batch_size=BATCH, epochs=3, verbose=0).history
         found.append(history["loss"] + model.evaluate(x, verbose=0)[:1])
     np.testing.assert_allclose(*found, rtol=1e-4)
+
+
+@pytest.mark.parametrize("full", [4, 5])
+@pytest.mark.parametrize("pairs", [True, False])
+def test_steps_of_evaluation_side_by_side_keep_their_order(full, pairs, monkeypatch):
+    class Own(tv.VAE):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.seen = keras.Variable(0.0, trainable=False)
+
+        def test_step(self, batch):
+            logs = super().test_step(batch)
+            self.seen.assign(self.seen / 2 + tf.reduce_mean(batch))
+            return logs
+
+    monkeypatch.setattr(staging, "_STEPS_TO_PAIR", 2 if pairs else 100)
+    x, found = models.digits(BATCH * full + 6), []
+    batches = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
+    for by_hand in (False, True):
+        keras.utils.set_random_seed(3)
+        model = Own(vaes.encoder(), models.decoder(), tv.StandardNormal(vaes.LATENT))
+        model.compile("adam", jit_compile=True)
+        if by_hand:
+            for batch in batches:
+                logs = model.test_step(tf.constant(batch))
+        else:
+            logs = model.evaluate(x, batch_size=BATCH, verbose=0, return_dict=True)
+            made = {together for _, together in model.test_function._programs}
+            assert made == ({1, 2} if pairs else {1})
+        found.append([float(logs[name]) for name in ("loss", "nll", "kl")])
+        seen = 0.0
+        for batch in batches:
+            seen = seen / 2 + batch.mean()
+        np.testing.assert_allclose(model.seen, seen, rtol=1e-5)
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+def test_steps_are_side_by_side_where_that_is_soon_compiled_and_faster(monkeypatch):
+    def graph(fn):
+        spec = tf.TensorSpec([1, 1, 1, 1])
+        return tf.function(fn).get_concrete_function(spec).graph
+
+    plain = graph(lambda x: x + 1)
+    if not tf.config.list_logical_devices("GPU"):
+        assert Compiler("auto").overlaps(plain, 2)
+        convolution = graph(lambda x: tf.nn.conv2d(x, x, 1, "SAME"))
+        assert not Compiler(True).overlaps(convolution, 2)
+        assert not Compiler("auto").overlaps(plain, 1000)
+    assert not Compiler(False).overlaps(plain, 2)
+    monkeypatch.setattr(compiled, "_on_a_gpu", lambda: True)
+    assert Compiler(True).compiles(plain)
+    assert not Compiler(True).overlaps(plain, 2)
 
 
 def test_integer_data_stay_integers():

@@ -11,6 +11,7 @@ import vaes
 
 import tfp_vae as tv
 from tfp_vae.latents import center, path, tempered
+from tfp_vae.models import answers
 from tfp_vae.models.progress import LongBar
 
 tfd = tfp.distributions
@@ -53,8 +54,6 @@ def test_log_prob_of_pieces_is_that_of_the_whole(rng):
 
 
 def test_long_sums_are_cut_into_blocks(rng, monkeypatch):
-    from tfp_vae.models import answers
-
     monkeypatch.setattr(answers, "_WORK", 16)
     x = linear_gaussian.data(3, rng)
     model = linear_gaussian.vae(linear_gaussian.exact_encoder())
@@ -64,6 +63,23 @@ def test_long_sums_are_cut_into_blocks(rng, monkeypatch):
     whole = np.mean([rough.elbo(x, seed=i) for i in range(200)], axis=0)
     # Standard errors of up to 0.3 on both sides.
     np.testing.assert_allclose(rough.elbo(x, 200), whole, atol=1.8)
+
+
+@pytest.mark.xla
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("num_samples", [1, 8, 11])
+def test_draws_side_by_side_are_those_one_by_one(
+    num_samples, jit_compile, rng, monkeypatch
+):
+    x, model = linear_gaussian.data(5, rng), linear_gaussian.vae()
+    model.compile("sgd", jit_compile=jit_compile)
+    found = []
+    for work in (1, 2**23):
+        monkeypatch.setattr(answers, "_LONG_WORK", work)
+        estimates = model.log_prob(x, num_samples, seed=1, batch_size=5)
+        found.append([estimates, model.elbo(x, num_samples, seed=2)])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+    assert {key[-1] for key in model._functions._made if "log_sum" in key} == {1, 4}
 
 
 def test_seeds_make_answers_reproducible():

@@ -11,16 +11,18 @@ import tfp_vae.models.inputs as data
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
-from tfp_vae.models.compiled import Functions, in_pieces
+from tfp_vae.models.compiled import Compiler, Functions, in_pieces
 from tfp_vae.models.network_checks import check_inputs, check_rows
 from tfp_vae.models.passes import Passes, parted, rows_at_once
 from tfp_vae.models.progress import LongBar
 from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
-# Rows that go through the networks together, draws between two looks at the clock, and
-# the bytes of the arrays that one call of `encode`'s program is given.
+# Rows that go through the networks together, draws between two looks at the clock,
+# draws that are worth the compilation of several to be computed side by side, and the
+# bytes of the arrays that one call of `encode`'s program is given.
 _ROWS = 1024
 _WORK = 2**18
+_LONG_WORK, _TOGETHER = 2**23, 4
 _HANDED_BYTES = 2**25
 
 
@@ -49,6 +51,7 @@ class Answers(Passes):
     built: Any
     jit_compile: Any
     predict_function: Any
+    _compiler: Compiler
     _functions: Functions
     _predicting: Any
     _seeds: Any
@@ -402,8 +405,11 @@ class Answers(Passes):
         piece = min(rows, 1 << (count - 1).bit_length())
         draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
         block = max(draws, _WORK // piece)
+        together = _TOGETHER if count * num_samples >= _LONG_WORK else 1
         function = self._functions.compiled(
-            (fn.__name__, draws), lambda *given: fn(*given, draws), f"`{owner}`"
+            (fn.__name__, draws, together),
+            lambda *given: fn(*given, draws, together),
+            f"`{owner}`",
         )
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
@@ -423,7 +429,13 @@ class Answers(Passes):
         return np.concatenate(results)
 
     def log_sum(
-        self, inputs: Any, target: Any, seed: Any, num_samples: Any, draws: int = 1
+        self,
+        inputs: Any,
+        target: Any,
+        seed: Any,
+        num_samples: Any,
+        draws: int = 1,
+        together: int = 1,
     ) -> tf.Tensor:
         """Log sum_k w[k] over draws, as a loop in the graph.
 
@@ -433,6 +445,7 @@ class Answers(Passes):
             seed: Tensor of shape `(2,)`.
             num_samples: Scalar, the number of draws.
             draws: How many of them go through the decoder at once.
+            together: How many times that makes a turn; see `Compiler.loop`.
 
         Returns:
             A tensor of shape `(n,)`.
@@ -444,10 +457,17 @@ class Answers(Passes):
             weights = tf.where(surplus, tf.constant(-np.inf, weights.dtype), weights)
             return tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
 
-        return self._over_draws(inputs, target, seed, num_samples, draws, add, -np.inf)
+        rounds = (num_samples, draws, together)
+        return self._over_draws(inputs, target, seed, rounds, add, -np.inf)
 
     def _elbo_sum(
-        self, inputs: Any, target: Any, seed: Any, num_samples: Any, draws: int
+        self,
+        inputs: Any,
+        target: Any,
+        seed: Any,
+        num_samples: Any,
+        draws: int,
+        together: int,
     ) -> tf.Tensor:
         """The sum of one-draw ELBOs over `num_samples` draws, one at a time."""
 
@@ -457,32 +477,30 @@ class Answers(Passes):
             )
             return total + tf.cast(bound, total.dtype)
 
-        return self._over_draws(inputs, target, seed, num_samples, draws, add, 0.0)
+        rounds = (num_samples, draws, together)
+        return self._over_draws(inputs, target, seed, rounds, add, 0.0)
 
     def _over_draws(
         self,
         inputs: Any,
         target: Any,
         seed: Any,
-        num_samples: Any,
-        draws: int,
+        rounds: tuple[Any, int, int],
         add: Callable[..., tf.Tensor],
         start: float,
     ) -> tf.Tensor:
         """Encodes once, then loops over draws in one graph."""
         q, (_, y) = self.posterior(inputs), self._split(inputs)
+        num_samples, draws, together = rounds
 
-        def body(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def body(i: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
             key = tf.random.experimental.stateless_fold_in(seed, i)
             outcome = self.through(q, y, draws, key)
-            total = add(total, self.terms(outcome, target), num_samples - i * draws)
-            return i + 1, total
+            return add(total, self.terms(outcome, target), num_samples - i * draws)
 
-        rounds = (num_samples + draws - 1) // draws
+        count = (num_samples + draws - 1) // draws
         total = tf.fill([tf.shape(target)[0]], tf.constant(start, q.dtype))
-        return tf.while_loop(
-            lambda i, total: i < rounds, body, (tf.constant(0), total)
-        )[1]
+        return self._compiler.loop(body, total, count, together, parallel_iterations=10)
 
     def _inputs(self, x: Any, y: Any) -> Any:
         """What `call` takes: x, or the pair of x and y."""

@@ -54,10 +54,12 @@ class Steps:
         most: The number of steps in a program now, and those left in the pass.
         rows: What the numbers of batches stand for now, or `None`.
         otherwise: Runs the steps of a pipeline whose batches cannot be stacked.
+        together: How many steps of a chunk make a turn; see `Compiler.loop`.
 
     Example:
         >>> steps = Steps(lambda x: {"sum": tf.reduce_sum(x)}, "sums", Compiler("auto"),
-        ...     lambda: (2, Countdown(None)), lambda: None, lambda iterator: None)
+        ...     lambda: (2, Countdown(None)), lambda: None, lambda iterator: None,
+        ...     lambda chunk: 1)
         >>> batches = iter(tf.data.Dataset.range(5).batch(2))
         >>> int(steps(batches)["sum"]), int(steps(batches)["sum"])
         (5, 4)
@@ -71,9 +73,12 @@ class Steps:
         most: Callable[[], tuple[int, Countdown]],
         rows: Callable[[], Rows | None],
         otherwise: Callable[[Any], Any],
+        together: Callable[[Chunk], int],
     ) -> None:
-        self._step, self._name, self._compiler = step, name, compiler
+        self._name, self._compiler = name, compiler
         self._most, self._rows, self._otherwise = most, rows, otherwise
+        self._together = together
+        self._traced = tf.function(step, autograph=False)
         self._stack = Stack()
         self._programs: dict[Any, Any] = {}
 
@@ -99,7 +104,8 @@ class Steps:
             tensors = [tensor for tensor in flat if tensor is not None]
             rows = tf.constant(chunk.rows, tf.int32)
             number = tf.constant(chunk.number, tf.int32)
-            logs = self._program(chunk.spec)(tensors, rows, number)
+            program = self._program(chunk.spec, self._together(chunk))
+            logs = program(tensors, rows, number)
         return logs
 
     def _chunks(self, iterator: Any) -> Iterator[Chunk] | None:
@@ -112,10 +118,10 @@ class Steps:
             return None
         return self._stack.chunks(iterator, left.take(steps), steps)
 
-    def _program(self, spec: Any) -> Any:
+    def _program(self, spec: Any, together: int) -> Any:
         """The program for arrays of a structure."""
         leaves = keras.tree.flatten(spec)
-        key = str(spec)
+        key = (str(spec), together)
         if key not in self._programs:
             specs = [
                 tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype)
@@ -125,17 +131,18 @@ class Steps:
             rows = tf.TensorSpec([None, None], tf.int32)
             count = tf.TensorSpec([], tf.int32)
             self._programs[key] = self._compiler.function(
-                lambda tensors, rows, count: self._run(spec, tensors, rows, count),
+                lambda *given: self._run(spec, together, *given),
                 self._name,
                 [specs, rows, count],
             )
         return self._programs[key]
 
-    def _run(self, spec: Any, tensors: Any, rows: tf.Tensor, count: tf.Tensor) -> Any:
-        step = tf.function(self._step, autograph=False)
+    def _run(
+        self, spec: Any, together: int, tensors: Any, rows: tf.Tensor, count: tf.Tensor
+    ) -> Any:
+        step = self._traced
         # Traced once, here: what the loop carries must be known before its body is.
-        traced = step.get_concrete_function(spec)
-        outputs = traced.structured_outputs
+        outputs = step.get_concrete_function(spec).structured_outputs
 
         def batch(i: Any) -> Any:
             given = iter(tensors)
@@ -162,9 +169,6 @@ class Steps:
         logs = tf.nest.map_structure(
             lambda log: tf.zeros(log.shape, log.dtype), outputs
         )
-        return tf.while_loop(
-            lambda i, logs: i < count,
-            lambda i, logs: (i + 1, step(batch(i))),
-            (tf.constant(0), logs),
-            parallel_iterations=1,
-        )[1]
+        return self._compiler.loop(
+            lambda i, logs: step(batch(i)), logs, count, together
+        )

@@ -26,7 +26,7 @@ from tfp_vae.models.network_checks import (
 from tfp_vae.models.passes import Passes, split_weights, spread, tiled
 from tfp_vae.models.progress import with_bar
 from tfp_vae.models.resident import Residents
-from tfp_vae.models.staging import Rows, steps_at_once
+from tfp_vae.models.staging import Chunk, Rows, steps_at_once, steps_together
 from tfp_vae.models.steps import Countdown, Steps
 from tfp_vae.objectives import Terms
 from tfp_vae.seeds import Seeds
@@ -215,7 +215,14 @@ class Training(Passes, keras.Model):
             feed = self._feed
             return self.steps_per_execution, feed.steps if training else feed.test_steps
 
-        return Steps(step, name, self._compiler, most, rows, of_keras)
+        def together(chunk: Chunk) -> int:
+            if training:  # Each step needs the weights of the one before.
+                return 1
+            steps, size = chunk.rows.shape
+            described = data.bytes_of(chunk.arrays, size)
+            return steps_together(steps, self.objective.num_samples * described)
+
+        return Steps(step, name, self._compiler, most, rows, of_keras, together)
 
     def train_step(self, batch: Any) -> dict[str, Any]:
         """Keras' step, on x as its own target."""
