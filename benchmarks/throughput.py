@@ -40,7 +40,9 @@ def _sections(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     names = [name for name in SIDES if name == REFERENCE or name in args.sides]
     if "training" in args.only:
         for case in (CASES[name] for name in args.models):
-            found = training.measure(case, data, names, args.rounds, args.epochs)
+            found = training.measure(
+                case, data, names, args.rounds, args.epochs, settled=not args.quick
+            )
             about = (
                 f"{case.describe()}. {data.count(case):,} examples of "
                 f"{data.describe()}; {args.rounds} rounds of {args.epochs} epochs "

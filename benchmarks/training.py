@@ -40,7 +40,12 @@ class Outcome:
 
 
 def measure(
-    case: Case, data: Data, names: list[str], rounds: int, epochs: int
+    case: Case,
+    data: Data,
+    names: list[str],
+    rounds: int,
+    epochs: int,
+    settled: bool = True,
 ) -> dict[str, Outcome]:
     """Measures sides in one run, each in its process; only one works at a time.
 
@@ -50,6 +55,7 @@ def measure(
         names: Which of `SIDES`; the reference also multiplies the matrices.
         rounds: How often each has its turn.
         epochs: How many epochs, or passes over the data, a turn has.
+        settled: Whether to measure what a side does after long use.
 
     Returns:
         What each did, by name, and `"limit"`.
@@ -67,6 +73,8 @@ def measure(
                 examples[name] = workers[name].call(worker.build, name, case, data)
                 for job in TASKS.values():
                     workers[name].call(job, epochs)  # compiles
+                if settled:
+                    workers[name].call(worker.settle)
                 outcome.memory = workers[name].call(worker.peak_memory)
         limit = _Limit(workers.get(REFERENCE), case, data)
         for task, function in TASKS.items():

@@ -13,7 +13,7 @@ import vaes
 import tfp_vae as tv
 import tfp_vae.models.inputs as data
 from tfp_vae.models import answers, compiled, passes, progress, resident, staging
-from tfp_vae.models.compiled import Compiler, in_pieces, operations
+from tfp_vae.models.compiled import Compiler, in_pieces, loop, operations
 from tfp_vae.models.passes import rows_at_once
 from tfp_vae.models.progress import StepsBar, with_bar
 from tfp_vae.models.resident import Residents
@@ -645,9 +645,14 @@ def test_losses_with_xla_are_those_without():
     np.testing.assert_allclose(*found, rtol=1e-4)
 
 
-@pytest.mark.parametrize("full", [4, 5])
-@pytest.mark.parametrize("pairs", [True, False])
-def test_steps_of_evaluation_side_by_side_keep_their_order(full, pairs, monkeypatch):
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("after", [0, 3, 100])
+@pytest.mark.parametrize(
+    ("full", "form"), [(1, "array"), (7, "array"), (8, "pipeline")]
+)
+def test_steps_of_evaluation_side_by_side_keep_their_order(
+    full, form, after, monkeypatch
+):
     class Own(tv.VAE):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
@@ -658,20 +663,25 @@ def test_steps_of_evaluation_side_by_side_keep_their_order(full, pairs, monkeypa
             self.seen.assign(self.seen / 2 + tf.reduce_mean(batch))
             return logs
 
-    monkeypatch.setattr(staging, "_STEPS_TO_PAIR", 2 if pairs else 100)
+    monkeypatch.setattr(staging, "_STEPS_TO_PAIR", after)
+    monkeypatch.setattr(compiled, "_on_a_gpu", lambda: False)
     x, found = models.digits(BATCH * full + 6), []
     batches = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
     for by_hand in (False, True):
         keras.utils.set_random_seed(3)
         model = Own(vaes.encoder(), models.decoder(), tv.StandardNormal(vaes.LATENT))
-        model.compile("adam", jit_compile=True)
+        model.compile("adam", jit_compile=True, steps_per_execution=3)
         if by_hand:
             for batch in batches:
                 logs = model.test_step(tf.constant(batch))
         else:
-            logs = model.evaluate(x, batch_size=BATCH, verbose=0, return_dict=True)
+            given, how = x, {"batch_size": BATCH}
+            if form == "pipeline":  # Of unknown length.
+                given, how = tf.data.Dataset.from_tensor_slices(x).batch(BATCH), {}
+                given = given.filter(lambda batch: True)
+            logs = model.evaluate(given, verbose=0, return_dict=True, **how)
             made = {together for _, together in model.test_function._programs}
-            assert made == ({1, 2} if pairs else {1})
+            assert made == ({1, 2} if after < full - 1 else {1})
         found.append([float(logs[name]) for name in ("loss", "nll", "kl")])
         seen = 0.0
         for batch in batches:
@@ -680,21 +690,63 @@ def test_steps_of_evaluation_side_by_side_keep_their_order(full, pairs, monkeypa
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
-def test_steps_are_side_by_side_where_that_is_soon_compiled_and_faster(monkeypatch):
-    def graph(fn):
-        spec = tf.TensorSpec([1, 1, 1, 1])
-        return tf.function(fn).get_concrete_function(spec).graph
+def test_validation_side_by_side_is_that_one_by_one(monkeypatch):
+    monkeypatch.setattr(compiled, "_on_a_gpu", lambda: False)
+    x, found = models.digits(N), []
+    for after in (0, 5, 1000):
+        monkeypatch.setattr(staging, "_STEPS_TO_PAIR", after)
+        model = fresh()
+        model.fit(x, validation_data=(x,), batch_size=BATCH, epochs=3, verbose=0)
+        made = {together for _, together in model.test_function._programs}
+        assert made == ({1, 2} if after < 1000 else {1})
+        found.append(model.history.history["val_loss"])
+    np.testing.assert_allclose(found[:2], found[1:], rtol=1e-5)
 
-    plain = graph(lambda x: x + 1)
-    if not tf.config.list_logical_devices("GPU"):
-        assert Compiler("auto").overlaps(plain, 2)
-        convolution = graph(lambda x: tf.nn.conv2d(x, x, 1, "SAME"))
-        assert not Compiler(True).overlaps(convolution, 2)
-        assert not Compiler("auto").overlaps(plain, 1000)
-    assert not Compiler(False).overlaps(plain, 2)
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_loops_make_whole_turns_in_order(together, jit_compile):
+    traced = []
+
+    def body(i, state):
+        traced.append(i)
+        return 2 * state[0] + i, i
+
+    def whole(count):
+        state = tf.constant(1), tf.constant(-1)
+        return loop(body, state, count, together)
+
+    whole = tf.function(whole, jit_compile=jit_compile, autograph=False)
+    for count in (0, 1, 3, 4, 8):
+        total, rounds = 1, -(-count // together) * together
+        for i in range(rounds):
+            total = 2 * total + i
+        found = whole(tf.constant(count))
+        assert [int(part) for part in found] == [total, rounds - 1]
+    assert len(traced) == together
+
+
+def test_steps_are_side_by_side_where_that_is_soon_compiled_and_faster(monkeypatch):
+    def overlaps(asked, fn, times=2):
+        function = Compiler(asked).function(fn, "it")
+        return function.overlaps(times, tf.zeros([1, 1, 1, 1]))
+
+    def plain(x):
+        return x + 1
+
+    def convolution(x):
+        return tf.nn.conv2d(x, x, 1, "SAME")
+
+    monkeypatch.setattr(compiled, "_on_a_gpu", lambda: False)
+    assert overlaps("auto", plain)
+    assert overlaps(True, plain)
+    assert not overlaps("auto", plain, 1000)
+    assert not overlaps(False, plain)
+    assert not overlaps("auto", lambda x: x + tf.random.normal([1]))
+    with pytest.warns(UserWarning, match="convolutions"):
+        assert not overlaps(True, convolution)
     monkeypatch.setattr(compiled, "_on_a_gpu", lambda: True)
-    assert Compiler(True).compiles(plain)
-    assert not Compiler(True).overlaps(plain, 2)
+    assert not overlaps(True, plain)
 
 
 def test_integer_data_stay_integers():

@@ -16,7 +16,8 @@ class Side(Protocol):
     """A model of one library with its data; a side's module has `build(case, x, seed)`.
 
     `examples` is how many images an epoch goes over: a scan over whole batches leaves
-    out the rest of the division, and only what was processed counts.
+    out the rest of the division, and only what was processed counts. A side that is
+    faster after some use has `settle()` too, which uses it for so long.
     """
 
     examples: int

@@ -9,6 +9,9 @@ import tfp_vae as tv
 from benchmarks.cases import Case
 from benchmarks.sides.keras_networks import decoder_layers, encoder_layers
 
+# See "Speed" in docs/vae.md.
+SETTLED = 8192
+
 
 def networks(case: Case) -> tuple[Any, Any]:
     """Encoder and decoder that end in the distributions of tfp_vae; softplus scales.
@@ -62,7 +65,7 @@ class VAEFit:
     """See `benchmarks.sides.Side`."""
 
     def __init__(self, case: Case, x: np.ndarray) -> None:
-        self.vae = model(case)
+        self.vae, self._is_conv = model(case), case.network == "conv"
         self.examples = len(x)
         self._x, self._batch = keras.ops.convert_to_tensor(x), case.batch
 
@@ -80,6 +83,13 @@ class VAEFit:
     def encode(self) -> np.ndarray:
         """Encodes with `encode`, all at once."""
         return np.asarray(self.vae.encode(self._x).mean())
+
+    def settle(self) -> None:
+        """Evaluates until batches are computed side by side, where they will be."""
+        if self._is_conv:  # XLA does not compile it for a CPU.
+            return
+        for _ in range(SETTLED // max(1, self.examples // self._batch) + 1):
+            self.evaluate()
 
 
 def build(case: Case, x: np.ndarray, seed: int) -> VAEFit:

@@ -11,17 +11,18 @@ import tfp_vae.models.inputs as data
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
-from tfp_vae.models.compiled import Compiler, Functions, in_pieces
+from tfp_vae.models.compiled import Functions, in_pieces, loop
 from tfp_vae.models.network_checks import check_inputs, check_rows
 from tfp_vae.models.passes import Passes, parted, rows_at_once
 from tfp_vae.models.progress import LongBar
 from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
-# Rows that go through the networks together, draws between two looks at the clock,
-# draws that are worth the compilation of several to be computed side by side, and the
-# bytes of the arrays that one call of `encode`'s program is given.
+# Rows that go through the networks together, draws between two looks at the clock, and
+# the bytes of the arrays that one call of `encode`'s program is given.
 _ROWS = 1024
 _WORK = 2**18
+# So many draws, half a minute of a dense model on two CPU cores, pay for the second and
+# a half that it takes to compile a program of so many rounds side by side.
 _LONG_WORK, _TOGETHER = 2**23, 4
 _HANDED_BYTES = 2**25
 
@@ -51,7 +52,6 @@ class Answers(Passes):
     built: Any
     jit_compile: Any
     predict_function: Any
-    _compiler: Compiler
     _functions: Functions
     _predicting: Any
     _seeds: Any
@@ -323,7 +323,8 @@ class Answers(Passes):
             num_samples: The number K of draws for each example.
             y: Conditions, where the model is conditional; else what the decoder
                 describes where that is not x, as in `fit`.
-            batch_size: How many latents are decoded at once; bounds the memory.
+            batch_size: How many latents are decoded at once; bounds the memory, to
+                that of four such blocks where XLA computes them side by side.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
 
@@ -357,7 +358,7 @@ class Answers(Passes):
             num_samples: The number of draws for each example.
             y: Conditions, where the model is conditional; else what the decoder
                 describes where that is not x, as in `fit`.
-            batch_size: How many latents are decoded at once.
+            batch_size: As in `log_prob`.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
 
@@ -405,12 +406,9 @@ class Answers(Passes):
         piece = min(rows, 1 << (count - 1).bit_length())
         draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
         block = max(draws, _WORK // piece)
-        together = _TOGETHER if count * num_samples >= _LONG_WORK else 1
-        function = self._functions.compiled(
-            (fn.__name__, draws, together),
-            lambda *given: fn(*given, draws, together),
-            f"`{owner}`",
-        )
+        rounds = min(block, num_samples) // draws
+        is_long = count * num_samples >= _LONG_WORK and rounds >= _TOGETHER
+        function = self._sums(fn, owner, draws)
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
         bar = LongBar(pieces * len(starts), verbose)
@@ -422,11 +420,23 @@ class Answers(Passes):
                 key = tf.random.experimental.stateless_fold_in(
                     tf.random.experimental.stateless_fold_in(base, i), start
                 )
-                part = function(*parts, key, now).numpy()
+                given = *parts, key, now
+                if is_long and function.overlaps(_TOGETHER, *given):
+                    function = self._sums(fn, owner, draws, _TOGETHER)
+                is_long = False
+                part = function(*given).numpy()
                 total = part if total is None else merge(total, part)
                 bar.step()
             results.append(total[:count])
         return np.concatenate(results)
+
+    def _sums(self, fn: Any, owner: str, draws: int, together: int = 1) -> Any:
+        """A sum over draws, compiled."""
+        return self._functions.compiled(
+            (fn.__name__, draws, together),
+            lambda *given: fn(*given, draws=draws, together=together),
+            f"`{owner}`",
+        )
 
     def log_sum(
         self,
@@ -445,7 +455,7 @@ class Answers(Passes):
             seed: Tensor of shape `(2,)`.
             num_samples: Scalar, the number of draws.
             draws: How many of them go through the decoder at once.
-            together: How many times that makes a turn; see `Compiler.loop`.
+            together: How many times that makes a turn; see `loop`.
 
         Returns:
             A tensor of shape `(n,)`.
@@ -457,8 +467,9 @@ class Answers(Passes):
             weights = tf.where(surplus, tf.constant(-np.inf, weights.dtype), weights)
             return tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
 
-        rounds = (num_samples, draws, together)
-        return self._over_draws(inputs, target, seed, rounds, add, -np.inf)
+        return self._over_draws(
+            inputs, target, seed, num_samples, draws, together, add, -np.inf
+        )
 
     def _elbo_sum(
         self,
@@ -475,23 +486,26 @@ class Answers(Passes):
             bound = terms.log_likelihood[0] - tf.cast(
                 terms.kl, terms.log_likelihood.dtype
             )
+            bound = tf.where(number > 0, bound, tf.zeros_like(bound))
             return total + tf.cast(bound, total.dtype)
 
-        rounds = (num_samples, draws, together)
-        return self._over_draws(inputs, target, seed, rounds, add, 0.0)
+        return self._over_draws(
+            inputs, target, seed, num_samples, draws, together, add, 0.0
+        )
 
     def _over_draws(
         self,
         inputs: Any,
         target: Any,
         seed: Any,
-        rounds: tuple[Any, int, int],
+        num_samples: Any,
+        draws: int,
+        together: int,
         add: Callable[..., tf.Tensor],
         start: float,
     ) -> tf.Tensor:
         """Encodes once, then loops over draws in one graph."""
         q, (_, y) = self.posterior(inputs), self._split(inputs)
-        num_samples, draws, together = rounds
 
         def body(i: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
             key = tf.random.experimental.stateless_fold_in(seed, i)
@@ -500,7 +514,7 @@ class Answers(Passes):
 
         count = (num_samples + draws - 1) // draws
         total = tf.fill([tf.shape(target)[0]], tf.constant(start, q.dtype))
-        return self._compiler.loop(body, total, count, together, parallel_iterations=10)
+        return loop(body, total, count, together, parallel_iterations=10)
 
     def _inputs(self, x: Any, y: Any) -> Any:
         """What `call` takes: x, or the pair of x and y."""

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 # Shapes for which XLA compiles one function before it is left to TensorFlow.
 _SHAPES = 8
-# Operations of graphs that XLA compiles in a second or two, most of them.
-_OPERATIONS = 1600
+# Operations, those of all copies, of what is compiled several times over. A step of a
+# dense model has 650 to 730 and takes 2 to 3 s, with a gamma posterior 975 and 7 s.
+_OPERATIONS = 1900
 # Pieces of an array that are computed at the same time.
 _PIECES = 4
 # Draws that follow `tf.random.set_seed` only outside of XLA, which has others.
@@ -56,7 +57,7 @@ class Compiler:
         name: str,
         input_signature: Any = None,
         xla_on_cpu: bool = True,
-    ) -> Callable[..., Any]:
+    ) -> "_Function":
         """A function as one program.
 
         Args:
@@ -69,112 +70,6 @@ class Compiler:
             A callable that traces and compiles when it is first called.
         """
         return _Function(fn, name, input_signature, self, xla_on_cpu)
-
-    def compiles(self, graph: tf.Graph, xla_on_cpu: bool = True) -> bool:
-        """Whether XLA is to compile a graph: it is faster then, with the same draws.
-
-        Args:
-            graph: The graph.
-            xla_on_cpu: Whether `"auto"` means XLA on a CPU too.
-
-        Returns:
-            False also where XLA was asked for, and a CPU is to compute convolutions.
-        """
-        if not self.may_compile(xla_on_cpu):
-            return False
-        found = set(operations(graph.as_graph_def()))
-        if self.jit_compile == "auto" and found & set(_RANDOM):
-            return False
-        return _on_a_gpu() or not any("Conv" in operation for operation in found)
-
-    def may_compile(self, xla_on_cpu: bool = True) -> bool:
-        """Whether XLA may compile anything.
-
-        Args:
-            xla_on_cpu: As in `compiles`.
-
-        Returns:
-            True if it was asked for, or may be chosen.
-        """
-        if self.jit_compile != "auto":
-            return bool(self.jit_compile)
-        return self.chooses_xla and (xla_on_cpu or _on_a_gpu())
-
-    def loop(
-        self,
-        body: Callable[[tf.Tensor, Any], Any],
-        state: Any,
-        count: Any,
-        together: int = 1,
-        parallel_iterations: int = 1,
-    ) -> Any:
-        """Applies a function again and again, in the graph.
-
-        XLA ends one turn of a loop before it begins the next. Where a turn is two
-        rounds, it computes side by side what in them does not depend on each other,
-        one's element-wise operations beside another's matrix products. On two CPU
-        cores, the evaluation of a dense VAE then takes 0.84 of the time with batches of
-        128, and its compilation 0.8 s more; with draws of a beta law 10 s.
-
-        Args:
-            body: From the number of a round and the state to the next state.
-            state: Structure of tensors.
-            count: How many rounds.
-            together: How many make a turn, where that takes XLA little time to compile;
-                those that are left over are turns of their own.
-            parallel_iterations: As in `tf.while_loop`.
-
-        Returns:
-            The last state.
-
-        Example:
-            >>> compiler, zero = Compiler(True), tf.constant(0)
-            >>> int(compiler.loop(lambda i, total: total + i, zero, 7, together=2))
-            21
-        """
-        if together > 1:
-            traced = tf.function(body, autograph=False)
-            specs = tf.nest.map_structure(
-                lambda part: tf.TensorSpec(part.shape, part.dtype), state
-            )
-            number = tf.TensorSpec([], tf.int32)
-            graph = traced.get_concrete_function(number, specs).graph
-            if self.overlaps(graph, together):
-                body = traced
-            else:
-                together = 1
-
-        def turns(size: int, start: Any, state: Any) -> tuple[Any, Any]:
-            def turn(i: tf.Tensor, state: Any) -> tuple[Any, Any]:
-                for _ in range(size):
-                    i, state = i + 1, body(i, state)
-                return i, state
-
-            return tf.while_loop(
-                lambda i, state: i <= count - size,
-                turn,
-                (start, state),
-                parallel_iterations=parallel_iterations,
-            )
-
-        start = tf.constant(0)
-        if together > 1:
-            start, state = turns(together, start, state)
-        return turns(1, start, state)[1]
-
-    def overlaps(self, graph: tf.Graph, times: int) -> bool:
-        """Whether XLA is to compile a graph several times, to run them side by side.
-
-        Args:
-            graph: The graph.
-            times: How many times.
-
-        Returns:
-            True for small graphs on a CPU. A GPU has the whole of it for each of them.
-        """
-        size = sum(1 for _ in operations(graph.as_graph_def()))
-        small = times * size <= _OPERATIONS
-        return small and not _on_a_gpu() and self.compiles(graph)
 
     def gave_up(self, name: str, why: str) -> None:
         """Says that something runs without XLA, the first time."""
@@ -209,16 +104,14 @@ class _Function:
         # too, and warns; of a partial it counts each alone.
         self._traced = tf.function(functools.partial(fn), **self._options)
         self._function: Any = None
-        self._jit = False
+        self._jit, self._size = False, 0
         self._shapes: set[Any] = set()
 
     def __call__(self, *args: Any) -> Any:
         if tf.config.functions_run_eagerly():
             return self._traced(*args)
         asked = self._compiler.jit_compile
-        if self._function is None:
-            self._jit = self._is_faster(args)
-            self._function = self._made(self._jit)
+        self._decide(args)
         if not self._jit or asked != "auto":
             return self._function(*args)
         if not self._has_shapes_of(args):
@@ -232,6 +125,28 @@ class _Function:
             why = next(filter(None, lines), type(error).__name__)
             self._compiler.gave_up(self._name, why[:300])
             return result
+
+    def overlaps(self, times: int, *args: Any) -> bool:
+        """Whether rounds of its loop are worth compiling side by side; see `loop`.
+
+        Args:
+            times: How many rounds.
+            *args: What it is called with.
+
+        Returns:
+            True for small functions that XLA compiles for a CPU. A GPU has the whole of
+            it for each round.
+        """
+        if _on_a_gpu() or tf.config.functions_run_eagerly():
+            return False
+        self._decide(args)
+        return self._jit and times * self._size <= _OPERATIONS
+
+    def _decide(self, args: Any) -> None:
+        """Chooses who compiles, at the first call."""
+        if self._function is None:
+            self._jit = self._is_faster(args)
+            self._function = self._made(self._jit)
 
     def _has_shapes_of(self, args: Any) -> bool:
         """Whether XLA has compiled for such arguments, or shall."""
@@ -257,22 +172,71 @@ class _Function:
         return made.get_concrete_function() if self._signature else made
 
     def _is_faster(self, args: Any) -> bool:
-        """Whether XLA compiles the function; tells if it was asked for and does not."""
-        if not self._compiler.may_compile(self._xla_on_cpu):
+        """Whether XLA makes the function faster, and its draws are not others."""
+        by_itself = self._compiler.jit_compile == "auto"
+        chosen = self._compiler.chooses_xla and (self._xla_on_cpu or _on_a_gpu())
+        if not (chosen if by_itself else self._compiler.jit_compile):
             return False
-        graph = self._traced.get_concrete_function(*args).graph
-        compiles = self._compiler.compiles(graph, self._xla_on_cpu)
-        if not compiles and self._compiler.jit_compile != "auto":
+        graph = self._traced.get_concrete_function(*args).graph.as_graph_def()
+        found = list(operations(graph))
+        self._size = len(found)
+        if by_itself and set(found) & set(_RANDOM):
+            return False
+        if _on_a_gpu() or not any("Conv" in operation for operation in found):
+            return True
+        if not by_itself:
             self._compiler.gave_up(
                 self._name,
                 "convolutions, which XLA computes about 50 times slower in a loop on "
                 "a CPU.",
             )
-        return compiles
+        return False
 
 
 def _on_a_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
+
+
+def loop(
+    body: Callable[[tf.Tensor, Any], Any],
+    state: Any,
+    count: Any,
+    together: int = 1,
+    parallel_iterations: int = 1,
+) -> Any:
+    """Applies a function again and again, in the graph.
+
+    XLA ends one turn of a loop before it begins the next. Where a turn is two rounds,
+    it computes side by side what in them does not depend on each other, one's
+    element-wise operations beside another's matrix products. On two CPU cores the
+    evaluation of a dense VAE then takes 0.84 of the time with batches of 128.
+
+    Args:
+        body: From the number of a round and the state to the next state.
+        state: Structure of tensors.
+        count: How many rounds; there are more where the last turn is not full.
+        together: How many make a turn.
+        parallel_iterations: As in `tf.while_loop`.
+
+    Returns:
+        The last state.
+
+    Example:
+        >>> int(loop(lambda i, total: total + i, tf.constant(0), 6, together=2))
+        15
+    """
+
+    def turn(i: tf.Tensor, state: Any) -> tuple[Any, Any]:
+        for _ in range(together):
+            i, state = i + 1, body(i, state)
+        return i, state
+
+    return tf.while_loop(
+        lambda i, state: i < count,
+        turn,
+        (tf.constant(0), state),
+        parallel_iterations=parallel_iterations,
+    )[1]
 
 
 def in_pieces(

@@ -1,14 +1,16 @@
 """Many steps of training or of evaluation in one compiled program."""
 
+import collections
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import tfp_vae.models.inputs as data
-from tfp_vae.models.compiled import Compiler
+from tfp_vae.models.compiled import Compiler, loop
 from tfp_vae.models.staging import Chunk, Rows, Stack, of_batch, stacks
 
 
@@ -54,12 +56,13 @@ class Steps:
         most: The number of steps in a program now, and those left in the pass.
         rows: What the numbers of batches stand for now, or `None`.
         otherwise: Runs the steps of a pipeline whose batches cannot be stacked.
-        together: How many steps of a chunk make a turn; see `Compiler.loop`.
+        together: From a chunk and the number of steps made of its shapes to how many
+            make a turn; see `loop`.
 
     Example:
         >>> steps = Steps(lambda x: {"sum": tf.reduce_sum(x)}, "sums", Compiler("auto"),
         ...     lambda: (2, Countdown(None)), lambda: None, lambda iterator: None,
-        ...     lambda chunk: 1)
+        ...     lambda chunk, made: 1)
         >>> batches = iter(tf.data.Dataset.range(5).batch(2))
         >>> int(steps(batches)["sum"]), int(steps(batches)["sum"])
         (5, 4)
@@ -73,14 +76,15 @@ class Steps:
         most: Callable[[], tuple[int, Countdown]],
         rows: Callable[[], Rows | None],
         otherwise: Callable[[Any], Any],
-        together: Callable[[Chunk], int],
+        together: Callable[[Chunk, int], int],
     ) -> None:
-        self._name, self._compiler = name, compiler
+        self._step, self._name, self._compiler = step, name, compiler
         self._most, self._rows, self._otherwise = most, rows, otherwise
         self._together = together
-        self._traced = tf.function(step, autograph=False)
+        self._made: collections.Counter[Any] = collections.Counter()
         self._stack = Stack()
         self._programs: dict[Any, Any] = {}
+        self._traced: dict[str, Any] = {}
 
     def __call__(self, iterator: Any) -> Any:
         """Runs the next steps.
@@ -100,13 +104,28 @@ class Steps:
             return self._otherwise(iterator)
         logs = None
         for chunk in chunks:
-            flat = keras.tree.flatten(chunk.arrays)
-            tensors = [tensor for tensor in flat if tensor is not None]
-            rows = tf.constant(chunk.rows, tf.int32)
-            number = tf.constant(chunk.number, tf.int32)
-            program = self._program(chunk.spec, self._together(chunk))
-            logs = program(tensors, rows, number)
+            for part, together in self._parts(chunk):
+                flat = keras.tree.flatten(part.arrays)
+                tensors = [tensor for tensor in flat if tensor is not None]
+                rows = tf.constant(part.rows, tf.int32)
+                number = tf.constant(part.number, tf.int32)
+                logs = self._program(part.spec, together)(tensors, rows, number)
         return logs
+
+    def _parts(self, chunk: Chunk) -> Iterator[tuple[Chunk, int]]:
+        """The steps that are computed side by side, of so many, and those left over."""
+        shape = str(chunk.spec), chunk.rows.shape
+        together = self._together(chunk, self._made[shape])
+        self._made[shape] += chunk.number
+        if together > 1 and self._program(chunk.spec).overlaps(together):
+            rest = chunk.number % together
+            full = chunk.number - rest
+            if full:
+                yield chunk._replace(number=full), together
+            rows = np.roll(chunk.rows, -full, axis=0)
+            chunk = chunk._replace(rows=rows, number=rest)
+        if chunk.number:
+            yield chunk, 1
 
     def _chunks(self, iterator: Any) -> Iterator[Chunk] | None:
         (steps, left), rows = self._most(), self._rows()
@@ -118,7 +137,7 @@ class Steps:
             return None
         return self._stack.chunks(iterator, left.take(steps), steps)
 
-    def _program(self, spec: Any, together: int) -> Any:
+    def _program(self, spec: Any, together: int = 1) -> Any:
         """The program for arrays of a structure."""
         leaves = keras.tree.flatten(spec)
         key = (str(spec), together)
@@ -140,9 +159,10 @@ class Steps:
     def _run(
         self, spec: Any, together: int, tensors: Any, rows: tf.Tensor, count: tf.Tensor
     ) -> Any:
-        step = self._traced
+        step = self._traced.get(str(spec)) or tf.function(self._step, autograph=False)
         # Traced once, here: what the loop carries must be known before its body is.
         outputs = step.get_concrete_function(spec).structured_outputs
+        self._traced[str(spec)] = step
 
         def batch(i: Any) -> Any:
             given = iter(tensors)
@@ -169,6 +189,4 @@ class Steps:
         logs = tf.nest.map_structure(
             lambda log: tf.zeros(log.shape, log.dtype), outputs
         )
-        return self._compiler.loop(
-            lambda i, logs: step(batch(i)), logs, count, together
-        )
+        return loop(lambda i, logs: step(batch(i)), logs, count, together)

@@ -215,12 +215,12 @@ class Training(Passes, keras.Model):
             feed = self._feed
             return self.steps_per_execution, feed.steps if training else feed.test_steps
 
-        def together(chunk: Chunk) -> int:
+        def together(chunk: Chunk, made: int) -> int:
             if training:  # Each step needs the weights of the one before.
                 return 1
-            steps, size = chunk.rows.shape
-            described = data.bytes_of(chunk.arrays, size)
-            return steps_together(steps, self.objective.num_samples * described)
+            steps, rows = chunk.rows.shape
+            size = data.bytes_of(chunk.arrays, rows) * self.objective.num_samples
+            return steps_together(steps, size, made)
 
         return Steps(step, name, self._compiler, most, rows, of_keras, together)
 
