@@ -179,7 +179,7 @@ def steps_at_once(num_batches: int | None, size: int, training: bool = True) -> 
 def steps_together(steps: int, size: int, made: int) -> int:
     """How many steps of evaluation to compute side by side.
 
-    A program of two takes two seconds to compile, and saves 0.1 to 0.7 ms a step: a model
+    A program of two takes 2 to 3 s to compile, and saves 0.1 to 0.7 ms a step: a model
     that has made thousands will make more. Two take the memory of two, and steps of
     large batches keep all cores busy by themselves.
 
