@@ -208,8 +208,9 @@ def loop(
 
     XLA ends one turn of a loop before it begins the next. Where a turn is two rounds,
     it computes side by side what in them does not depend on each other, one's
-    element-wise operations beside another's matrix products. On two CPU cores the
-    evaluation of a dense VAE then takes 0.84 of the time with batches of 128.
+    element-wise operations beside another's matrix products. On two cores of an Intel
+    Xeon the evaluation of a dense VAE takes 0.84 of the time with batches of 128, of an
+    AMD EPYC 0.93.
 
     Args:
         body: From the number of a round and the state to the next state.
