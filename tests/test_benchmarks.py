@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from benchmarks import memory, report, sides, throughput, training, worker
 from benchmarks.cases import CASES, Data
-from benchmarks.sides import SIDES, Entry
+from benchmarks.sides import SIDES, Entry, tfp_vae_model
 from benchmarks.training import Outcome
 from benchmarks.worker import Failure, Worker
+from tfp_vae.models import compiled, staging
 
 TINY = {
     "batch": 64,
@@ -43,6 +44,18 @@ def test_side_trains_evaluates_and_encodes(name):
     assert side.evaluate() == pytest.approx(last, abs=15)
     assert side.encode().shape == (EXAMPLES, case.latent)
     assert side.examples == EXAMPLES
+
+
+@pytest.mark.xla
+def test_tfp_vae_settles_when_it_evaluates_side_by_side(monkeypatch):
+    monkeypatch.setattr(compiled, "_on_a_gpu", lambda: False)
+    assert tfp_vae_model.SETTLED == staging._STEPS_TO_PAIR
+    monkeypatch.setattr(tfp_vae_model, "SETTLED", 12)
+    monkeypatch.setattr(staging, "_STEPS_TO_PAIR", 12)
+    side = make("tfp_vae", case_of("mlp"))
+    side.settle()
+    made = {together for _, together in side.vae.test_function._programs}
+    assert made == {1, 2}
 
 
 @pytest.mark.slow

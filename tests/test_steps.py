@@ -8,6 +8,7 @@ import models
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 import vaes
 
 import tfp_vae as tv
@@ -19,6 +20,8 @@ from tfp_vae.models.progress import StepsBar, with_bar
 from tfp_vae.models.resident import Residents
 from tfp_vae.models.staging import Rows, Stack, steps_at_once
 from tfp_vae.seeds import Seeds
+
+tfd = tfp.distributions
 
 pytestmark = pytest.mark.xla
 
@@ -745,8 +748,64 @@ def test_steps_are_side_by_side_where_that_is_soon_compiled_and_faster(monkeypat
     assert not overlaps("auto", lambda x: x + tf.random.normal([1]))
     with pytest.warns(UserWarning, match="convolutions"):
         assert not overlaps(True, convolution)
+    tf.config.run_functions_eagerly(True)
+    try:
+        assert not overlaps(True, plain)
+    finally:
+        tf.config.run_functions_eagerly(False)
     monkeypatch.setattr(compiled, "_on_a_gpu", lambda: True)
     assert not overlaps(True, plain)
+
+
+@pytest.mark.parametrize("law", ["normal", "gamma"])
+def test_dense_models_are_small_enough_to_overlap_but_not_slow_laws(law, monkeypatch):
+    monkeypatch.setattr(compiled, "_on_a_gpu", lambda: False)
+    posterior, prior = tv.IndependentNormal, tv.StandardNormal(vaes.LATENT)
+    if law == "gamma":
+        ones = tf.ones(vaes.LATENT)
+        posterior, prior = (
+            tv.IndependentGamma,
+            tfd.Independent(tfd.Gamma(ones, ones), 1),
+        )
+    model = vaes.vae(q=vaes.encoder(posterior), prior=prior, jit_compile=True)
+    x = tf.constant(models.digits(BATCH))
+    model.make_test_function()
+    evaluation = model.test_function._program(data.any_length(x))
+    assert evaluation.overlaps(2) == (law == "normal")
+    given = x, x, tf.zeros([2], tf.int32), tf.constant(40)
+    for fn in (model.log_sum, model._elbo_sum):
+        assert model._sums(fn, "it", 1).overlaps(4, *given) == (law == "normal")
+
+
+def test_steps_whose_first_trace_failed_can_make_metrics_later():
+    class Own(tv.VAE):
+        fails = True
+
+        def test_step(self, batch):
+            if self.fails:
+                raise ValueError("not yet")
+            return super().test_step(batch)
+
+    model = Own(vaes.encoder(), models.decoder(), tv.StandardNormal(vaes.LATENT))
+    model.compile("adam", metrics=["mae"], jit_compile=True)
+    x = models.digits(N)
+    with pytest.raises(ValueError, match="not yet"):
+        model.evaluate(x, batch_size=BATCH, verbose=0)
+    model.fails = False
+    found = model.evaluate(x, batch_size=BATCH, verbose=0, return_dict=True)
+    assert 0 < found["mae"] < 1
+
+
+def test_evaluation_pairs_by_the_length_of_the_data(monkeypatch):
+    monkeypatch.setattr(compiled, "_on_a_gpu", lambda: False)
+    monkeypatch.setattr(staging, "_STEPS_TO_PAIR", 8)
+    x, model = models.digits(BATCH * 5), fresh()
+    pairs = []
+    for rows in (BATCH * 4, BATCH * 4, BATCH * 5, BATCH * 4):
+        before = len(model.test_function._programs) if model.test_function else 0
+        model.evaluate(x[:rows], batch_size=BATCH, steps=4, verbose=0)
+        pairs.append(len(model.test_function._programs) - before)
+    assert pairs == [1, 0, 0, 1]
 
 
 def test_integer_data_stay_integers():

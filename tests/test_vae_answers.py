@@ -1,5 +1,7 @@
 """What a VAE answers: shapes, identities, seeds, and errors."""
 
+import itertools
+
 import keras
 import linear_gaussian
 import models
@@ -68,23 +70,26 @@ def test_long_sums_are_cut_into_blocks(rng, monkeypatch):
 @pytest.mark.xla
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize(
-    ("num_samples", "batch_size"), [(1, 5), (8, 5), (11, 5), (11, 16)]
+    ("num_samples", "batch_size", "work"),
+    [(31, 5, 2**18), (32, 5, 2**18), (43, 5, 2**18), (70, 16, 2**18), (70, 5, 165)],
 )
 def test_draws_side_by_side_are_those_one_by_one(
-    num_samples, batch_size, jit_compile, rng, monkeypatch
+    num_samples, batch_size, work, jit_compile, rng, monkeypatch
 ):
     monkeypatch.setattr(compiled, "_on_a_gpu", lambda: False)
+    monkeypatch.setattr(answers, "_WORK", work)
     x, model = linear_gaussian.data(5, rng), linear_gaussian.vae()
     model.compile("sgd", jit_compile=jit_compile)
     found = []
-    for work in (2**23, 1):
-        monkeypatch.setattr(answers, "_LONG_WORK", work)
+    for is_long in (2**23, 1):
+        monkeypatch.setattr(answers, "_LONG_WORK", is_long)
         how = {"seed": 1, "batch_size": batch_size}
         estimates = [fn(x, num_samples, **how) for fn in (model.log_prob, model.elbo)]
         found.append(estimates)
     np.testing.assert_allclose(*found, rtol=1e-5)
-    made = {key[-1] for key in model._functions._made if "log_sum" in key}
-    assert made == ({1, 4} if jit_compile and num_samples > 1 else {1})
+    made = {(key[0], key[-1]) for key in model._functions._made}
+    together = {1, 4} if jit_compile and num_samples > 31 else {1}
+    assert made == set(itertools.product(["log_sum", "_elbo_sum"], together))
 
 
 def test_seeds_make_answers_reproducible():

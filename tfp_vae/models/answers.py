@@ -406,8 +406,9 @@ class Answers(Passes):
         piece = min(rows, 1 << (count - 1).bit_length())
         draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
         block = max(draws, _WORK // piece)
-        rounds = min(block, num_samples) // draws
-        is_long = count * num_samples >= _LONG_WORK and rounds >= _TOGETHER
+        # The last turn is not full, so there must be many.
+        many = min(block, num_samples) // draws >= 8 * _TOGETHER
+        is_long = many and count * num_samples >= _LONG_WORK
         function = self._sums(fn, owner, draws)
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)

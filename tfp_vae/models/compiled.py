@@ -10,8 +10,9 @@ import tensorflow as tf
 
 # Shapes for which XLA compiles one function before it is left to TensorFlow.
 _SHAPES = 8
-# Operations, those of all copies, of what is compiled several times over. A step of a
-# dense model has 650 to 730 and takes 2 to 3 s, with a gamma posterior 975 and 7 s.
+# Operations, those of all copies, of what is compiled several times over. One copy of a
+# dense model's evaluation has 650 to 730 and takes 2 to 3 s, with a gamma posterior 975
+# and 7 s.
 _OPERATIONS = 1900
 # Pieces of an array that are computed at the same time.
 _PIECES = 4
@@ -78,7 +79,7 @@ class Compiler:
             warnings.warn(
                 f"`VAE` expects that XLA compiles {name}. Received: {why} It runs "
                 "without XLA; give `compile(jit_compile=False)` where that is meant.",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 

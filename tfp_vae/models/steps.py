@@ -113,17 +113,20 @@ class Steps:
         return logs
 
     def _parts(self, chunk: Chunk) -> Iterator[tuple[Chunk, int]]:
-        """The steps that are computed side by side, of so many, and those left over."""
-        shape = str(chunk.spec), chunk.rows.shape
-        together = self._together(chunk, self._made[shape])
-        self._made[shape] += chunk.number
+        """Steps and how many of them make a turn: whole turns, then what is left over.
+
+        A turn that is not full would make steps that the data do not have.
+        """
+        length = len(keras.tree.flatten(chunk.arrays)[0])
+        shapes = str(chunk.spec), length, chunk.rows.shape
+        together = self._together(chunk, self._made[shapes])
+        self._made[shapes] += chunk.number
         if together > 1 and self._program(chunk.spec).overlaps(together):
-            rest = chunk.number % together
-            full = chunk.number - rest
+            full = chunk.number // together * together
             if full:
                 yield chunk._replace(number=full), together
             rows = np.roll(chunk.rows, -full, axis=0)
-            chunk = chunk._replace(rows=rows, number=rest)
+            chunk = chunk._replace(rows=rows, number=chunk.number - full)
         if chunk.number:
             yield chunk, 1
 
@@ -159,8 +162,9 @@ class Steps:
     def _run(
         self, spec: Any, together: int, tensors: Any, rows: tf.Tensor, count: tf.Tensor
     ) -> Any:
-        step = self._traced.get(str(spec)) or tf.function(self._step, autograph=False)
         # Traced once, here: what the loop carries must be known before its body is.
+        # Not kept after a failure: TensorFlow would let it make no variables then.
+        step = self._traced.get(str(spec)) or tf.function(self._step, autograph=False)
         outputs = step.get_concrete_function(spec).structured_outputs
         self._traced[str(spec)] = step
 
