@@ -88,7 +88,7 @@ class VAEFit:
         """Evaluates until batches are computed side by side, where they will be."""
         if self._is_conv:  # XLA does not compile it for a CPU.
             return
-        for _ in range(SETTLED // max(1, self.examples // self._batch) + 1):
+        for _ in range(SETTLED // max(1, self.examples // self._batch) + 2):
             self.evaluate()
 
 
