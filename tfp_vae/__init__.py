@@ -9,6 +9,7 @@ from tfp_vae.callbacks.kl_warmup import KLWarmup
 from tfp_vae.callbacks.nan_guard import NaNGuard
 from tfp_vae.callbacks.vae_tensorboard import VAETensorBoard
 from tfp_vae.distribution_tensor import DistributionTensor
+from tfp_vae.engine.model import Model, Sequential
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
 from tfp_vae.layers.autoregressive_transform import AutoregressiveTransform
 from tfp_vae.layers.blockwise import Blockwise
@@ -107,6 +108,7 @@ __all__ = [
     "MixtureNormal",
     "MixturePrior",
     "MixtureSameFamily",
+    "Model",
     "Multinomial",
     "MultivariateNormalDiag",
     "MultivariateNormalTriL",
@@ -117,6 +119,7 @@ __all__ = [
     "QuantizedLogistic",
     "RelaxedOneHotCategorical",
     "RenyiBound",
+    "Sequential",
     "SphericalUniform",
     "StandardNormal",
     "UniformDirectionAndNorm",

@@ -7,6 +7,9 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.models.functional import Functional as Functional
+from keras.src.models.model import functional_init_arguments
 
 
 def called_model(layer: keras.layers.Layer) -> Any:
@@ -46,6 +49,24 @@ def nested_layers(layer: keras.layers.Layer) -> list[Any]:
         2
     """
     return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def in_training() -> bool:
+    """Whether the call that is under way is one with `training=True`.
+
+    Keras tells it to a layer whose `call` takes `training`, not to regularizers and
+    not to the layers of others. Noticed by
+    `test_validation_and_answers_leave_training_as_it_is`.
+
+    Returns:
+        False outside of calls.
+
+    Example:
+        >>> in_training()
+        False
+    """
+    context = global_state.get_global_attribute("current_call_ctx")
+    return context is not None and bool(context.training)
 
 
 def in_predict() -> bool:
@@ -129,3 +150,63 @@ def set_mask(tensor: Any, mask: Any) -> Any:
     if mask is not None:
         tensor._keras_mask = mask
     return tensor
+
+
+def functional_arguments(args: Any, kwargs: Any) -> bool:
+    """Whether arguments of `keras.Model` are those of a functional model.
+
+    Keras decides by them which class it makes, and `tv.Model` must decide alike; the
+    class, `Functional`, is private too. Noticed by
+    `test_models_of_every_kind_are_made_in_any_order`.
+
+    Args:
+        args: Positional arguments.
+        kwargs: Arguments by keyword.
+
+    Returns:
+        True for `(inputs, outputs)` in either form.
+
+    Example:
+        >>> functional_arguments((), {"name": "a"})
+        False
+    """
+    return bool(functional_init_arguments(args, kwargs))
+
+
+def resumed_epoch(model: Any) -> int:
+    """The epoch at which `BackupAndRestore` wants `fit` to begin.
+
+    Keras' callback writes it to an attribute of the model that is private. Noticed by
+    `test_a_resumed_training_goes_on_with_the_same_order_and_noise`.
+
+    Args:
+        model: A Keras model.
+
+    Returns:
+        A number, 0 where nothing was resumed.
+
+    Example:
+        >>> resumed_epoch(keras.Sequential())
+        0
+    """
+    return model._initial_epoch or 0
+
+
+def in_order(model: Any, logs: dict[str, Any]) -> Any:
+    """Logs as `evaluate` returns them without `return_dict`.
+
+    The names of the metrics that `compile` was given, and so their order, are known to
+    Keras alone. Noticed by `test_evaluate_returns_what_keras_returns`.
+
+    Args:
+        model: A Keras model.
+        logs: Numbers by name.
+
+    Returns:
+        A number, or a list of several.
+
+    Example:
+        >>> in_order(keras.Sequential(), {"loss": 1.0})
+        1.0
+    """
+    return model._flatten_metrics_in_order(logs)

@@ -49,20 +49,20 @@ class ActiveUnits(keras.metrics.Metric):
 
         Args:
             y_true: Ignored.
-            y_pred: What a `tv.VAE` puts out in a step, which carries its posterior.
+            y_pred: What a `tv.VAE` puts out in a step, with the draws it came from.
             sample_weight: Ignored.
         """
         if is_symbolic_placeholder(y_pred):
             return
-        outcome = getattr(y_pred, "vae_pass", None)
-        if outcome is None:
+        draws = getattr(y_pred, "draws", None)
+        if draws is None:
             raise ValueError(
                 "`ActiveUnits` expects to be a metric of a `tv.VAE`. Received: the "
                 f"output of another model, {type(y_pred).__name__}. Use "
                 "`tv.evaluation.active_units(encoder(x))` instead."
             )
         # In float64: the variance is a small difference of sums.
-        means = tf.cast(center(outcome.posterior), tf.float64)
+        means = tf.cast(center(draws.posterior), tf.float64)
         if self._sums is None:
             shapes = {"total": means.shape[1:], "squares": means.shape[1:], "count": ()}
             self._sums = [

@@ -12,10 +12,11 @@ import keras
 import numpy as np
 
 from tfp_vae.checks import integer, interval
+from tfp_vae.engine import data
 from tfp_vae.evaluation import kl_per_dimension
 from tfp_vae.latents import center, on_the_sphere
 from tfp_vae.models.answers import traversal_values
-from tfp_vae.models.inputs import NAN, as_arrays, chunks, mapped
+from tfp_vae.models.data_checks import NAN, as_arrays
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -273,10 +274,10 @@ def plot_latents(
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['a', 'b']
     """
-    x, y = as_arrays(x, y)
+    x, y = as_arrays(x, y, "plot_latents")
     y = y if vae.conditional else None
     z = latent_centers(vae, x, y)
-    sphere = on_the_sphere(vae.encode(*mapped(lambda array: array[:1], (x, y))))
+    sphere = on_the_sphere(vae.encode(*data.few((x, y), 1)))
     as_map = dimensions is None and sphere and z.shape[1:] == (3,)
     chosen = _checked_dimensions(dimensions, z.shape[1:])
     figure = _figure(6.4, 3.4 if as_map else 5.0)
@@ -416,15 +417,9 @@ def latent_centers(vae: Any, x: Any, y: Any = None) -> np.ndarray:
         >>> latent_centers(vae, np.eye(3)).shape
         (3, 2)
     """
-    x, y = as_arrays(x, y)
+    x, y = as_arrays(x, y, "latent_centers")
     y = y if vae.conditional else None
-    rows = min(_ROWS, len(keras.tree.flatten(x)[0]))
-    return np.concatenate(
-        [
-            np.asarray(center(vae.encode(*piece)))[:count]
-            for count, *piece in chunks(x, y, rows)
-        ]
-    )
+    return np.asarray(center(vae.encode(x, y)))
 
 
 def observed(vae: Any, x: Any) -> np.ndarray:

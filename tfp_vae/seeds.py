@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_vae.keras_internals import in_training
+
 
 class Seeds(keras.layers.Layer):
     """A `keras.random.SeedGenerator` whose state is saved, and that replicas share.
@@ -12,6 +14,8 @@ class Seeds(keras.layers.Layer):
     Keras tracks the state of a generator but does not write it to a file, so that a
     resumed training would draw the noise of its first steps again. And it mirrors the
     state over the replicas of a strategy, so that all of them would draw the same.
+    Draws outside of a call with `training=True` come from a second generator, so that
+    validation does not change what is trained.
 
     Args:
         seed: Integer, or `None` for one that `keras.utils.set_random_seed` governs.
@@ -26,11 +30,14 @@ class Seeds(keras.layers.Layer):
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.generator = keras.random.SeedGenerator(seed)
+        self.others = keras.random.SeedGenerator(seed)
         self.built = True
 
     def next(self) -> tf.Tensor:
         """The next seed: an int32 tensor of shape `(2,)`, another on each replica."""
-        seed = tf.cast(self.generator.next(), tf.int32)
+        # Draws outside of training leave those of training as they are.
+        generator = self.generator if in_training() else self.others
+        seed = tf.cast(generator.next(), tf.int32)
         # TFP scrambles a seed before it draws, and XLA does so again for each number
         # that is drawn, unless the seed comes out of a generator: that was 0.6 of the
         # 2.5 ms of a training step with 2,560 normal draws.
@@ -47,8 +54,10 @@ class Seeds(keras.layers.Layer):
     def save_own_variables(self, store: Any) -> None:
         """Writes the state."""
         store["0"] = self.generator.state.numpy()
+        store["1"] = self.others.state.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         """Reads the state, if there is one: older models have fewer seeds."""
-        if "0" in store.keys():  # noqa: SIM118, h5py's groups are no dictionaries
-            self.generator.state.assign(store["0"])
+        for name, generator in (("0", self.generator), ("1", self.others)):
+            if name in store.keys():  # noqa: SIM118, h5py's groups are no dictionaries
+                generator.state.assign(store[name])

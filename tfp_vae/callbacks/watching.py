@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfp_vae.models.inputs import is_arrays
+from tfp_vae.engine.data import is_arrays
 from tfp_vae.models.vae import VAE
 
 

@@ -1,61 +1,61 @@
 """What a trained VAE is asked for."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-import tfp_vae.models.inputs as data
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.engine import data
+from tfp_vae.engine.compiler import Functions
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
-from tfp_vae.models.compiled import Functions, in_pieces, loop
+from tfp_vae.models.bound import Bound
+from tfp_vae.models.data_checks import as_arrays, check_finite
 from tfp_vae.models.network_checks import check_inputs, check_rows
-from tfp_vae.models.passes import Passes, parted, rows_at_once
-from tfp_vae.models.progress import LongBar
+from tfp_vae.models.pieces import (
+    ROWS,
+    DistributionInPieces,
+    any_length,
+    pieces_of,
+    rows_at_once,
+)
 from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
 
-# Rows that go through the networks together, draws between two looks at the clock, and
-# the bytes of the arrays that one call of `encode`'s program is given.
-_ROWS = 1024
-_WORK = 2**18
-# So many draws, half a minute of a dense model on two CPU cores, pay for the second and
-# a half that it takes to compile a program of so many rounds side by side.
-_LONG_WORK, _TOGETHER = 2**23, 4
-_HANDED_BYTES = 2**25
 
+class Predictor(keras.Model):
+    """Chosen statistics of what a VAE puts out, in Keras' own `predict`.
 
-class Held:
-    """What a model is made of, and Keras and TensorFlow shall not track.
+    A model for each choice, so that each has a function of its own.
 
     Args:
-        prior: The prior that was given.
-        objective: The objective.
+        vae: A `tv.VAE`.
+        statistics: What `checked_statistics` returned.
 
     Example:
-        >>> Held(tfd.Normal(0.0, 1.0), tv.ELBO()).objective.num_samples
-        1
+        >>> Predictor(keras.Sequential(), "mean").name.startswith("predictor")
+        True
     """
 
-    def __init__(self, prior: Any, objective: Any) -> None:
-        self.prior = prior
-        self.objective = objective
+    def __init__(self, vae: Any, statistics: Any) -> None:
+        super().__init__()
+        self.vae, self._statistics = vae, statistics
+        self.built = True
+
+    def predict_step(self, batch: Any) -> Any:
+        """The statistics of a batch."""
+        return self.vae.statistics_of_batch(batch, self._statistics)
 
 
-class Answers(Passes):
+class Answers(Bound):
     """The methods of `tv.VAE` that answer questions; its training is in `vae`."""
 
     # What a Keras model has, for these methods to use.
     __call__: Any
     built: Any
-    jit_compile: Any
-    predict_function: Any
     _functions: Functions
-    _predicting: Any
     _seeds: Any
-    _statistics: Any
 
     def encode(self, x: Any, y: Any = None) -> Any:
         """The posterior q(z | x).
@@ -68,44 +68,18 @@ class Answers(Passes):
             A `tfd.Distribution` of batch shape `(n,)`.
         """
         if isinstance(x, tf.data.Dataset):
-            x, y = data.as_arrays(x, y)
+            x, y = as_arrays(x, y, "encode")
             y = y if self.conditional else None
-        return self._encoded(self._inputs(x, y))
-
-    def _encoded(self, inputs: Any) -> Any:
-        """The posterior; of many rows its parameters are computed in pieces."""
-        count = len(keras.tree.flatten(inputs)[0])
-        parts = self._functions.once("encoder", lambda: parted(self.encoder))
-        rows = rows_at_once(self.encoder, _ROWS)
-        if parts is None or count <= rows:
+        inputs = self._inputs(x, y, "encode")
+        rows = rows_at_once(self.encoder, ROWS)
+        if data.leaves_of(inputs)[0].shape[0] <= rows:
             return self.posterior(inputs)
-        body, layer = parts
-        inputs = data.mapped(
-            lambda part: part if tf.is_tensor(part) else np.asarray(part), inputs
+        spec = data.mapped(any_length, inputs)
+        in_pieces = self._functions.once(
+            ("encode", str(spec)),
+            lambda: DistributionInPieces(self.posterior, rows, spec),
         )
-        spec = data.mapped(data.any_length, inputs)
-
-        def piece(given: Any) -> tf.Tensor:
-            parameters = body(self._given(given), training=False)
-            return tf.cast(parameters, layer.compute_dtype)
-
-        def program() -> Any:
-            # Of two rows: `posterior` looks at what the networks make of such inputs.
-            self.posterior(data.mapped(lambda part: part[:2], inputs))
-            return in_pieces(piece, rows, layer.compute_dtype, spec)
-
-        encode = self._functions.once(("encode", str(spec)), program)
-        # What is large goes in parts to where the model computes.
-        most = rows * max(1, _HANDED_BYTES // max(data.bytes_of(inputs, rows), 1))
-        found = [
-            encode(
-                data.mapped(
-                    lambda part, i=i: tf.convert_to_tensor(part[i : i + most]), inputs
-                )
-            )
-            for i in range(0, count, most)
-        ]
-        return layer.make_distribution(tf.concat(found, axis=0))
+        return in_pieces(inputs)
 
     def decode(self, z: Any, y: Any = None) -> Any:
         """The likelihood p(x | z).
@@ -154,40 +128,44 @@ class Answers(Passes):
             ValueError: If a statistic is unknown.
         """
         statistics = checked_statistics(statistics, "predict")
-        if y is not None and not data.is_arrays(x):
-            raise ValueError(
-                "`predict` expects y beside arrays x. Received: y, and x of type "
-                f"{type(x).__name__}. Let the pipeline yield pairs (x, y)."
-            )
-        inputs = self._inputs(x, y) if data.is_arrays(x) else x
-        # A compiled function for each choice; `predict_on_batch` keeps the default.
-        default = self.predict_function
-        self._statistics = statistics
-        if statistics is not None:
-            self.predict_function = self._functions.predict.get(statistics)
-        try:
-            with self._predicting():
-                return keras.Model.predict(
-                    self,
-                    inputs,
-                    batch_size=batch_size,
-                    verbose=verbose,
-                    steps=steps,
-                    callbacks=callbacks,
+        if data.is_pipeline(x):
+            if y is not None:
+                raise ValueError(
+                    "`predict` expects y beside arrays x. Received: y, and x of type "
+                    f"{type(x).__name__}. Let the pipeline yield pairs (x, y)."
                 )
-        finally:
-            self._statistics = None
-            if statistics is not None:
-                self._functions.predict[statistics] = self.predict_function
-                self.predict_function = default
+            inputs = x
+        else:
+            inputs = self._inputs(x, y, "predict")
+        if statistics is None:
+            return super().predict(inputs, batch_size, verbose, steps, callbacks)  # type: ignore[misc]
+        (inputs, _, _), *_ = self._for_keras((inputs, None, None), batch_size, False)
+        predictor = self._functions.once(
+            ("predict", statistics), lambda: Predictor(self, statistics)
+        )
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = [*keras.tree.flatten([] if callbacks is None else callbacks)]
+        return predictor.predict(inputs, batch_size, verbose, steps, callbacks)
 
     def predict_step(self, batch: Any) -> Any:
-        """The statistics of a batch that `predict` was asked for."""
+        """The mean of p(x | z) for a batch."""
+        return self.statistics_of_batch(batch, None)
+
+    def statistics_of_batch(self, batch: Any, statistics: Any) -> Any:
+        """Statistics of p(x | z) at the posterior's mean z.
+
+        Args:
+            batch: x, or tuples that begin with it, as a pipeline yields them.
+            statistics: What `checked_statistics` returned.
+
+        Returns:
+            A tensor, or a dictionary of them.
+        """
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         p = self((x, y) if self.conditional and y is not None else x, training=False)
-        # Deterministic answers leave the draws of a later training as they are.
-        seed = self._seeds.next() if needs_seed(self._statistics) else None
-        return statistics_of(p, self._statistics, seed)
+        # Deterministic answers leave the seeds as they are.
+        seed = self._seeds.next() if needs_seed(statistics) else None
+        return statistics_of(p, statistics, seed)
 
     def reconstruct(self, x: Any, y: Any = None, batch_size: int | None = None) -> Any:
         """The mean of p(x | z) at the posterior's mean z.
@@ -303,228 +281,14 @@ class Answers(Passes):
         moved = _moved(z, dimensions, values, sphere)
         return self._grid(moved, 3, y, statistics, "traverse")
 
-    def log_prob(
-        self,
-        x: Any,
-        num_samples: int = 500,
-        y: Any = None,
-        batch_size: int | None = None,
-        seed: int | None = None,
-        verbose: Any = "auto",
-    ) -> np.ndarray:
-        """Log p(x), estimated by importance sampling from the posterior.
-
-            log p(x) ~ log(1/K sum_k p(x | z[k]) p(z[k]) / q(z[k] | x))
-
-        with z[k] ~ q(z | x): a lower bound in expectation, that rises to log p(x) in K.
-
-        Args:
-            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, which is joined.
-            num_samples: The number K of draws for each example.
-            y: Conditions, where the model is conditional; else what the decoder
-                describes where that is not x, as in `fit`.
-            batch_size: How many latents are decoded at once; bounds the memory, to
-                that of four such blocks where XLA computes them side by side.
-            seed: Integer for the same draws at each call.
-            verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
-
-        Returns:
-            An array of shape `(n,)`, nats per example.
-
-        Raises:
-            ValueError: If `num_samples` is below 1, there are no examples, or the
-                decoder cannot describe them.
-        """
-        num_samples = integer(num_samples, "num_samples", "log_prob")
-        merge = np.logaddexp
-        total = self._estimates(
-            self.log_sum, merge, x, y, num_samples, batch_size, seed, verbose
-        )
-        return total - np.log(num_samples).astype(total.dtype)
-
-    def elbo(
-        self,
-        x: Any,
-        num_samples: int = 1,
-        y: Any = None,
-        batch_size: int | None = None,
-        seed: int | None = None,
-        verbose: Any = "auto",
-    ) -> np.ndarray:
-        """E_q[log p(x | z)] - KL(q(z | x) || p(z)), the mean over draws of z.
-
-        Args:
-            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, which is joined.
-            num_samples: The number of draws for each example.
-            y: Conditions, where the model is conditional; else what the decoder
-                describes where that is not x, as in `fit`.
-            batch_size: As in `log_prob`.
-            seed: Integer for the same draws at each call.
-            verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
-
-        Returns:
-            An array of shape `(n,)`, nats per example.
-
-        Raises:
-            ValueError: If `num_samples` is below 1, there are no examples, or the
-                decoder cannot describe them.
-        """
-        num_samples = integer(num_samples, "num_samples", "elbo")
-        total = self._estimates(
-            self._elbo_sum, np.add, x, y, num_samples, batch_size, seed, verbose
-        )
-        return total / num_samples
-
-    def _estimates(
-        self,
-        fn: Any,
-        merge: Any,
-        x: Any,
-        y: Any,
-        num_samples: int,
-        batch_size: int | None,
-        seed: int | None,
-        verbose: Any,
-    ) -> np.ndarray:
-        """Sums over draws, computed in pieces of examples and of draws."""
-        owner = "elbo" if fn == self._elbo_sum else "log_prob"
-        self._check_built(owner)
-        x, y = data.as_arrays(x, y)
-        self._inputs(x, y if self.conditional else None)
-        inputs, target, _ = self._packed((x, y))
-        if len(target) != len(keras.tree.flatten(x)[0]):
-            raise ValueError(
-                f"`{owner}` expects y to have a row for each x. Received: {len(target)}"
-                f" rows for {len(keras.tree.flatten(x)[0])}. Leave y out to describe x."
-            )
-        data.check_observed(target, self.decoder, self.missing)
-        if batch_size is None:
-            batch_size = rows_at_once(self.decoder, _ROWS)
-        rows = integer(batch_size, "batch_size", owner)
-        # Powers of two, so that data of many lengths need few traces.
-        count = len(keras.tree.flatten(x)[0])
-        piece = min(rows, 1 << (count - 1).bit_length())
-        draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
-        block = max(draws, _WORK // piece)
-        # The last turn is not full, so there must be many.
-        many = min(block, num_samples) // draws >= 8 * _TOGETHER
-        is_long = many and count * num_samples >= _LONG_WORK
-        function = self._sums(fn, owner, draws)
-        starts = range(0, num_samples, block)
-        pieces = -(-count // piece)
-        bar = LongBar(pieces * len(starts), verbose)
-        base, results = self._seed(seed), []
-        for i, (count, *parts) in enumerate(data.chunks(inputs, target, piece)):
-            total: Any = None
-            for start in starts:
-                now = tf.constant(min(block, num_samples - start))
-                key = tf.random.experimental.stateless_fold_in(
-                    tf.random.experimental.stateless_fold_in(base, i), start
-                )
-                given = *parts, key, now
-                if is_long and function.overlaps(_TOGETHER, *given):
-                    function = self._sums(fn, owner, draws, _TOGETHER)
-                is_long = False
-                part = function(*given).numpy()
-                total = part if total is None else merge(total, part)
-                bar.step()
-            results.append(total[:count])
-        return np.concatenate(results)
-
-    def _sums(self, fn: Any, owner: str, draws: int, together: int = 1) -> Any:
-        """A sum over draws, compiled."""
-        return self._functions.compiled(
-            (fn.__name__, draws, together),
-            lambda *given: fn(*given, draws=draws, together=together),
-            f"`{owner}`",
-        )
-
-    def log_sum(
-        self,
-        inputs: Any,
-        target: Any,
-        seed: Any,
-        num_samples: Any,
-        draws: int = 1,
-        together: int = 1,
-    ) -> tf.Tensor:
-        """Log sum_k w[k] over draws, as a loop in the graph.
-
-        Args:
-            inputs: x, or the pair `(x, y)` where conditional.
-            target: What the decoder describes, of shape `(n, ...)`.
-            seed: Tensor of shape `(2,)`.
-            num_samples: Scalar, the number of draws.
-            draws: How many of them go through the decoder at once.
-            together: How many times that makes a turn; see `loop`.
-
-        Returns:
-            A tensor of shape `(n,)`.
-        """
-
-        def add(total: tf.Tensor, terms: Any, number: tf.Tensor) -> tf.Tensor:
-            weights = tf.cast(terms.log_weights(), total.dtype)
-            surplus = tf.range(draws)[:, None] >= number
-            weights = tf.where(surplus, tf.constant(-np.inf, weights.dtype), weights)
-            return tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
-
-        return self._over_draws(
-            inputs, target, seed, num_samples, draws, together, add, -np.inf
-        )
-
-    def _elbo_sum(
-        self,
-        inputs: Any,
-        target: Any,
-        seed: Any,
-        num_samples: Any,
-        draws: int,
-        together: int,
-    ) -> tf.Tensor:
-        """The sum of one-draw ELBOs over `num_samples` draws, one at a time."""
-
-        def add(total: tf.Tensor, terms: Any, number: tf.Tensor) -> tf.Tensor:
-            bound = terms.log_likelihood[0] - tf.cast(
-                terms.kl, terms.log_likelihood.dtype
-            )
-            bound = tf.where(number > 0, bound, tf.zeros_like(bound))
-            return total + tf.cast(bound, total.dtype)
-
-        return self._over_draws(
-            inputs, target, seed, num_samples, draws, together, add, 0.0
-        )
-
-    def _over_draws(
-        self,
-        inputs: Any,
-        target: Any,
-        seed: Any,
-        num_samples: Any,
-        draws: int,
-        together: int,
-        add: Callable[..., tf.Tensor],
-        start: float,
-    ) -> tf.Tensor:
-        """Encodes once, then loops over draws in one graph."""
-        q, (_, y) = self.posterior(inputs), self._split(inputs)
-
-        def body(i: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
-            key = tf.random.experimental.stateless_fold_in(seed, i)
-            outcome = self.through(q, y, draws, key)
-            return add(total, self.terms(outcome, target), num_samples - i * draws)
-
-        count = (num_samples + draws - 1) // draws
-        total = tf.fill([tf.shape(target)[0]], tf.constant(start, q.dtype))
-        return loop(body, total, count, together, parallel_iterations=10)
-
-    def _inputs(self, x: Any, y: Any) -> Any:
+    def _inputs(self, x: Any, y: Any, owner: str) -> Any:
         """What `call` takes: x, or the pair of x and y."""
         if self.conditional and y is None and isinstance(x, list | tuple):
             x, y = self._split(x)
-        data.check_not_empty(x)
+        x, y = data.read((x, y), owner)
+        rows = data.check_rows(x, owner)
         check_inputs(x, y, self.encoder)
-        data.check_finite(x, self.missing)
-        rows = len(keras.tree.flatten(x)[0])
+        check_finite(x, self.missing)
         y = self._condition(y, rows)
         return (x, y) if self.conditional else x
 
@@ -569,20 +333,21 @@ class Answers(Passes):
         """Statistics of p(x | z) as arrays, decoded in pieces."""
         names = checked_statistics(names, owner)
         if seed is None:
-            seed = self._seeds.next() if needs_seed(names) else tf.zeros([2], tf.int32)
+            new = needs_seed(names)
+            seed = self._seed(None) if new else tf.zeros([2], tf.int32)
 
         def decode(z: Any, y: Any, seed: Any) -> Any:
             return statistics_of(self.likelihood(z, y), names, seed)
 
-        # On a CPU XLA gains little on one network, and is slow at the bits of draws.
-        function = self._functions.compiled(
-            ("decode", names), decode, f"`{owner}`", xla_on_cpu=False
-        )
+        # XLA gains little on one network, and is slow at the bits of draws.
+        function = self._functions.compiled(("decode", names), decode, f"`{owner}`")
+        asked = self._functions.compiler.jit_compile is True
         found = []
-        most = min(rows_at_once(self.decoder, _ROWS), len(z))
-        for i, (count, *piece) in enumerate(data.chunks(z, y, most)):
+        most = min(rows_at_once(self.decoder, ROWS), len(z))
+        for i, (count, *piece) in enumerate(pieces_of(z, y, most)):
             key = tf.random.experimental.stateless_fold_in(seed, i + 1)
-            part = function(*piece, key)
+            given = *piece, key
+            part = function(*given, nothing=given if asked else None)
             rows = slice(count)
             found.append(data.mapped(lambda t, rows=rows: t.numpy()[rows], part))
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *found)

@@ -9,7 +9,6 @@ import tensorflow_probability as tfp
 
 from tfp_vae.closed_forms import family_name
 from tfp_vae.layers.distribution_layer import DistributionLayer
-from tfp_vae.models.inputs import NAN
 
 tfd = tfp.distributions
 
@@ -220,7 +219,7 @@ def checked_missing(missing: Any) -> Any:
         -1
     """
     number = isinstance(missing, int | float) and not isinstance(missing, bool)
-    if missing in (None, NAN) or (number and np.isfinite(missing)):
+    if missing in (None, "nan") or (number and np.isfinite(missing)):
         return missing
     raise ValueError(
         "`VAE` expects `missing` to be None, 'nan' or the number that marks missing "

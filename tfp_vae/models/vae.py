@@ -9,22 +9,19 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
-from tfp_vae.draws import draw
 from tfp_vae.keras_internals import mask_of, set_mask
 from tfp_vae.kl_schedule import KLSchedule
 from tfp_vae.latents import center
 from tfp_vae.layers.without_kl import without_kl
-from tfp_vae.models.answers import Answers, Held
+from tfp_vae.models.bound import LikelihoodTensor
 from tfp_vae.models.carried_kl import carried_kls, prior_of
-from tfp_vae.models.compiled import Compiler, Functions
+from tfp_vae.models.estimates import Estimates
 from tfp_vae.models.export import export_endpoints
 from tfp_vae.models.network_checks import (
     checked_missing,
     warn_of_activation,
 )
-from tfp_vae.models.passes import PassTensor
-from tfp_vae.models.resident import Residents
-from tfp_vae.models.training import Feed, Training, in_step
+from tfp_vae.models.training import Training
 from tfp_vae.objectives import ELBO, Objective
 from tfp_vae.priors.prior import (
     checked_prior,
@@ -39,8 +36,25 @@ tfd = tfp.distributions
 _OF_OBJECTIVES = {"alpha", "beta", "capacity", "free_bits", "gradient", "num_samples"}
 
 
+class Held:
+    """What a model is made of, and Keras and TensorFlow shall not track.
+
+    Args:
+        prior: The prior that was given.
+        objective: The objective.
+
+    Example:
+        >>> Held(tfd.Normal(0.0, 1.0), tv.ELBO()).objective.num_samples
+        1
+    """
+
+    def __init__(self, prior: Any, objective: Any) -> None:
+        self.prior = prior
+        self.objective = objective
+
+
 @keras.saving.register_keras_serializable("tfp_vae")
-class VAE(Answers, Training):
+class VAE(Estimates, Training):
     """A variational autoencoder: q(z | x), p(x | z) and p(z), and the bound they give.
 
         log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z))
@@ -81,6 +95,8 @@ class VAE(Answers, Training):
     Call arguments:
         inputs: x, or the pair `(x, y)` where conditional.
         training: Whether to draw one z from q(z | x), in place of its mean.
+        num_samples: How many z to draw in any case, folded into the batch, as a step
+            of training or of evaluation does.
 
     Returns:
         p(x | z), a `DistributionTensor`.
@@ -151,18 +167,10 @@ class VAE(Answers, Training):
         self._objective_variables = objective.variables
         self.kl_schedule = KLSchedule()
         self._seeds = Seeds()
-        self._order_seeds = Seeds(name="order")
         self._elbo_metric = keras.metrics.Mean("elbo")
         self._nll_metric = keras.metrics.Mean("nll")
         self._kl_metric = keras.metrics.Mean("kl")
         self._weight_metric = keras.metrics.Mean("kl_weight")
-        self._asked = {"jit_compile": "auto", "steps_per_execution": None}
-        self._compiler = Compiler("auto")
-        self._functions = Functions(self._compiler)
-        self._feed = Feed()
-        self._residents = Residents()
-        self._ranks: dict[str, Any] = {}
-        self._statistics: Any = None
         if all(map(_has_weights, (encoder, decoder))):
             self._build_prior()
             self.built = True
@@ -193,16 +201,17 @@ class VAE(Answers, Training):
         if self._prior_layer is not None and given:
             self.prior_distribution(y)
 
-    def call(self, inputs: Any, training: bool | None = None) -> DistributionTensor:
+    def call(
+        self, inputs: Any, training: bool | None = None, num_samples: int | None = None
+    ) -> DistributionTensor:
         """p(x | z) for a draw of z in training, for the posterior's mean otherwise."""
         q, (_, y) = self.posterior(inputs, training), self._split(inputs)
-        if in_step():
-            count = self.objective.num_samples
-            outcome = self.through(q, y, count, self._seeds.next(), training)
-            return set_mask(PassTensor(outcome.likelihood, outcome), outcome.mask)
-        z = draw(q, seed=self._seeds.next())[0] if training else center(q)
-        p = self.likelihood(z, y, training)
-        return set_mask(PassTensor(unwrap(p)), mask_of(p))
+        if training or num_samples:
+            seed = self._seeds.next()
+            draws = self.through(q, y, num_samples or 1, seed, training)
+            return set_mask(LikelihoodTensor(draws.likelihood, draws), draws.mask)
+        p = self.likelihood(center(q), y, training)
+        return set_mask(LikelihoodTensor(unwrap(p)), mask_of(p))
 
     def save(
         self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any

@@ -1,30 +1,25 @@
-"""One batch on its way through a VAE: the draws, the laws, the weights."""
+"""The bound of a batch: the draws, the distributions, the weights."""
 
-import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-import tfp_vae.models.inputs as data
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.draws import draw
+from tfp_vae.engine import data
 from tfp_vae.keras_internals import mask_of
 from tfp_vae.latents import center
-from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.without_kl import without_kl
 from tfp_vae.losses import weighted_log_prob
+from tfp_vae.models.data_checks import NAN
 from tfp_vae.models.network_checks import check_distribution, check_latent
 from tfp_vae.objectives import GradientScale, Terms
 from tfp_vae.priors.prior import needs_inputs, prior_distribution
 from tfp_vae.statistics import default_statistic
 
-# Numbers that the widest layer of a network may put out for rows that go together.
-_WIDTH = 2**22
 
-
-class Pass(NamedTuple):
+class Draws(NamedTuple):
     """A batch on its way through a VAE, with k draws for each example.
 
     Args:
@@ -32,7 +27,7 @@ class Pass(NamedTuple):
         mask: Keras' mask of the decoder's output, or `None`.
         posterior: q(z | x).
         prior: p(z).
-        draws: Latents of shape `(k, batch, *event_shape)`.
+        latents: Draws of shape `(k, batch, *event_shape)`.
         log_posterior: log q(z | x) where the draw knew it, else `None`.
         scale: What the draws went through.
     """
@@ -41,33 +36,33 @@ class Pass(NamedTuple):
     mask: Any
     posterior: Any
     prior: Any
-    draws: tf.Tensor
+    latents: tf.Tensor
     log_posterior: Any
     scale: GradientScale
 
 
-class PassTensor(DistributionTensor):
-    """p(x | z) as the output of a model, with the pass that it came from, if any.
+class LikelihoodTensor(DistributionTensor):
+    """p(x | z) as the output of a model, with the draws that it came from, if any.
 
-    As a tensor it is the mean, or the mode of a law without one, whatever the decoder's
-    layer converts to.
+    As a tensor it is the mean, or the mode of a distribution without one, whatever the
+    decoder's layer converts to.
 
     Args:
         likelihood: p(x | z).
-        vae_pass: What the objective needs, inside a step.
+        draws: What the objective needs; metrics see it too.
 
     Example:
-        >>> p = PassTensor(tfd.Bernoulli(logits=[0.0]))
-        >>> p.numpy(), p.vae_pass
+        >>> p = LikelihoodTensor(tfd.Bernoulli(logits=[0.0]))
+        >>> p.numpy(), p.draws
         (array([0.5], dtype=float32), None)
     """
 
-    def __init__(self, likelihood: Any, vae_pass: Pass | None = None) -> None:
+    def __init__(self, likelihood: Any, draws: Draws | None = None) -> None:
         super().__init__(likelihood, default_statistic(likelihood))
-        self.vae_pass = vae_pass
+        self.draws = draws
 
 
-class Passes:
+class Bound:
     """The methods of `tv.VAE` that send a batch through its networks."""
 
     # What the model has, for these methods to use.
@@ -119,7 +114,7 @@ class Passes:
 
     def through(
         self, posterior: Any, y: Any, num_samples: int, seed: Any, training: Any = False
-    ) -> Pass:
+    ) -> Draws:
         """Draws latents and decodes them, the draws folded into the batch.
 
         Args:
@@ -140,7 +135,7 @@ class Passes:
         folded = tf.reshape(z, tf.concat([[-1], tf.shape(z)[2:]], axis=0))
         folded = tf.ensure_shape(folded, [None, *posterior.event_shape])
         likelihood = self.likelihood(folded, tiled(y, num_samples), training)
-        return Pass(
+        return Draws(
             unwrap(likelihood),
             mask_of(likelihood),
             posterior,
@@ -150,36 +145,36 @@ class Passes:
             scale,
         )
 
-    def terms(self, outcome: Pass, target: Any, weights: Any = None) -> Terms:
+    def terms(self, draws: Draws, target: Any, weights: Any = None) -> Terms:
         """What objectives are made of.
 
         Args:
-            outcome: The result of `through`.
+            draws: The result of `through`.
             target: What the likelihood describes, of shape `(batch, *event_shape)`.
             weights: Numbers for entries of the target, or `None`.
 
         Returns:
             The terms of the batch.
         """
-        count = outcome.draws.shape[0]
+        count = draws.latents.shape[0]
         values = tiled(tf.convert_to_tensor(target), count)
         weights = tiled(weights, count)
-        values, present = self._filled(values, outcome.likelihood)
+        values, present = self._filled(values, draws.likelihood)
         if present is not None:
             weights = present if weights is None else present * spread(weights, present)
         log_prob, _, mask = weighted_log_prob(
-            outcome.likelihood, values, weights, outcome.mask
+            draws.likelihood, values, weights, draws.mask
         )
         if mask is not None:
             log_prob *= mask
         return Terms(
             tf.reshape(log_prob, [count, -1]),
-            outcome.posterior,
-            outcome.prior,
-            outcome.draws,
-            outcome.log_posterior,
+            draws.posterior,
+            draws.prior,
+            draws.latents,
+            draws.log_posterior,
             self.objective.use_exact_kl,
-            outcome.scale,
+            draws.scale,
         )
 
     def _filled(self, values: tf.Tensor, likelihood: Any) -> tuple[tf.Tensor, Any]:
@@ -236,7 +231,7 @@ class Passes:
     def _absent(self, values: tf.Tensor) -> Any:
         if self.missing is None:
             return None
-        if self.missing != data.NAN:
+        if self.missing != NAN:
             return tf.equal(values, tf.cast(self.missing, values.dtype))
         return tf.math.is_nan(values) if values.dtype.is_floating else None
 
@@ -245,7 +240,7 @@ class Passes:
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         if self.conditional:
             return self._split((x, y)), self.target_of(x), weights
-        given = y is not None and not data.is_place_holder(y)
+        given = y is not None and not is_place_holder(y)
         return x, y if given else self.target_of(x), weights
 
     def target_of(self, x: Any) -> Any:
@@ -276,6 +271,45 @@ class Passes:
                 "and `VAE(..., target=...)`, one of its names; or targets, `fit(x, y)`."
             )
         return x
+
+
+def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """Gives Keras something in the place of y, without which it drops the weights.
+
+    Args:
+        x: Inputs.
+        y: Targets or `None`; the inputs themselves need not be sent twice.
+        sample_weight: Weights or `None`.
+
+    Returns:
+        The three, with targets of no width where only the weights need one.
+
+    Example:
+        >>> x = np.zeros([5, 2])
+        >>> with_place_for_weights(x, x, np.ones(5))[1].shape
+        (5, 0)
+    """
+    y = None if y is x else y
+    if y is None and sample_weight is not None and data.is_arrays(x):
+        y = np.zeros((len(keras.tree.flatten(x)[0]), 0), "float32")
+    return x, y, sample_weight
+
+
+def is_place_holder(y: Any) -> bool:
+    """Whether targets are the ones of no width of `with_place_for_weights`.
+
+    Args:
+        y: Targets, or a structure of them.
+
+    Returns:
+        True for those.
+
+    Example:
+        >>> is_place_holder(np.zeros([5, 0])), is_place_holder(np.zeros([5, 1]))
+        (True, False)
+    """
+    shape = getattr(y, "shape", None)
+    return shape is not None and len(shape) == 2 and shape[1] == 0
 
 
 def tiled(values: Any, count: int) -> Any:
@@ -342,65 +376,3 @@ def spread(weights: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     missing = like.shape.rank - weights.shape.rank
     shape = tf.concat([tf.shape(weights), [1] * missing], axis=0)
     return tf.cast(tf.reshape(weights, shape), like.dtype)
-
-
-def parted(network: Any) -> tuple[Any, Any] | None:
-    """A network without its last layer, and that layer.
-
-    Args:
-        network: A Keras model.
-
-    Returns:
-        A model from the inputs to the parameters of a distribution, and the layer that
-        makes it; `None` where the network does not end in such a layer.
-
-    Example:
-        >>> body, layer = parted(keras.Sequential([
-        ...     keras.Input((8,)), keras.layers.Dense(4), tv.IndependentNormal(2)]))
-        >>> body.output_shape, layer.event_shape
-        ((None, 4), (2,))
-    """
-    layers = getattr(network, "layers", None)
-    if not layers or not getattr(network, "inputs", None):
-        return None
-    last = layers[-1]
-    if not isinstance(last, DistributionLayer) or len(network.outputs) != 1:
-        return None
-    if last.parameters_width is None:  # A flow, say, whose input is a distribution.
-        return None
-    try:
-        return keras.Model(network.inputs, last.input), last
-    except (AttributeError, ValueError):  # Called more than once, or on several inputs.
-        return None
-
-
-def rows_at_once(network: Any, most: int) -> int:
-    """How many rows go through a network at once without taking much memory.
-
-    Args:
-        network: A Keras model.
-        most: No more than these, and no fewer where the network tells no shapes.
-
-    Returns:
-        A power of two, or `most`: as far as the layers tell their shapes, none puts out
-        more than 2^22 numbers for so many rows, but for a single one.
-
-    Example:
-        >>> wide = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2**18)])
-        >>> rows_at_once(wide, 1024), rows_at_once(wide.layers[0], 1024)
-        (16, 1024)
-    """
-    widest = max([1, *_widths(network)])
-    return min(most, 2 ** max((_WIDTH // widest).bit_length() - 1, 0))
-
-
-def _widths(network: Any) -> Iterator[int]:
-    """How many numbers each layer puts out for a row, as far as it is known."""
-    for layer in network.layers if isinstance(network, keras.Model) else ():
-        yield from _widths(layer)
-        try:
-            outputs = keras.tree.flatten(layer.output)
-        except (AttributeError, ValueError):  # Not called yet, or inside another.
-            continue
-        for output in outputs:
-            yield math.prod(side for side in output.shape[1:] if side is not None)

@@ -1,0 +1,1 @@
+"""A fast `fit` for any Keras model: many steps in one program, batches in stacks."""

@@ -1,0 +1,282 @@
+"""Arrays or a pipeline as stacks of batches, of which a program takes one at a time."""
+
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae.engine import data
+
+# What a stack of batches may take, and how many steps one program makes at most, so
+# that a bar moves.
+_STACK_BYTES = 2**25
+_STEPS = 64
+
+
+class Stack(NamedTuple):
+    """Batches of one shape, stacked.
+
+    Args:
+        tensors: Tensors of shape `(room, batch, ...)`.
+        structure: Structure of a batch, with places in `tensors` and `None`.
+        count: How many of the batches there are.
+        is_full: Whether the batch is of the length that most have.
+    """
+
+    tensors: list[tf.Tensor]
+    structure: Any
+    count: int
+    is_full: bool
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    num_batches: int | None
+
+    def begin(self, epoch: int) -> None:
+        """Goes to the first batch of an epoch."""
+
+    def take(self, most: int, room: int) -> Stack | None:
+        """The next batches, in a stack with room for more; `None` at the end."""
+
+    def batch(self) -> tuple[int, Any]:
+        """The bytes of a batch of the usual length, and what tells its shapes."""
+
+
+class ArrayBatches:
+    """Batches of the rows of arrays, in another order in each epoch.
+
+    (After `keras.utils.set_random_seed`, Keras itself repeats the order of the first.)
+
+    Args:
+        arrays: Structure of arrays with one first axis, and `None`.
+        rows: Which of the rows.
+        batch_size: Length of a batch, but for the last.
+        shuffle: True, False, or `"batch"` for another order within each batch only.
+        seed: Integer that decides the orders.
+
+    Example:
+        >>> batches = ArrayBatches((tf.range(7), None), range(7), 2)
+        >>> batches.begin(epoch=0)
+        >>> stacks = [batches.take(most=2, room=2) for _ in range(4)]
+        >>> [stack and stack.tensors[0].numpy().tolist() for stack in stacks]
+        [[[0, 1], [2, 3]], [[4, 5], [5, 5]], [[6]], None]
+    """
+
+    def __init__(
+        self,
+        arrays: Any,
+        rows: range,
+        batch_size: int,
+        shuffle: Any = False,
+        seed: int = 0,
+    ) -> None:
+        arrays = data.resident(arrays)
+        unique = {id(leaf): leaf for leaf in data.leaves_of(arrays)}
+        places = {key: place for place, key in enumerate(unique)}
+        self._arrays = list(unique.values())
+        self._structure = data.mapped(lambda leaf: places[id(leaf)], arrays)
+        self._size, self._shuffle, self._seed = int(batch_size), shuffle, seed
+        self._rows = np.arange(rows.start, rows.stop, dtype="int32")
+        self._order, self._place = self._rows, 0
+        self.num_batches: int | None = math.ceil(len(rows) / self._size)
+
+    def begin(self, epoch: int) -> None:
+        """Puts the rows in the order of an epoch."""
+        self._place = 0
+        if not self._shuffle:
+            return
+        rng = np.random.default_rng([self._seed, epoch])
+        if self._shuffle == "batch":
+            cuts = range(self._size, len(self._rows), self._size)
+            parts = np.split(self._rows, cuts)
+            self._order = np.concatenate([rng.permutation(part) for part in parts])
+        else:
+            self._order = rng.permutation(self._rows)
+
+    def take(self, most: int, room: int) -> Stack | None:
+        """The next batches, in a stack with room for more; `None` at the end."""
+        full, rest = divmod(len(self._order), self._size)
+        if self._place == full + bool(rest):
+            return None
+        first = self._place * self._size
+        if self._place == full:
+            self._place += 1
+            return self._stack(self._order[first:][None], 1, is_full=full == 0)
+        count = min(most, full - self._place)
+        self._place += count
+        last = first + count * self._size - 1
+        room = max(room, count)
+        places = np.minimum(np.arange(first, first + room * self._size), last)
+        index = self._order[places].reshape(room, self._size)
+        return self._stack(index, count, is_full=True)
+
+    def batch(self) -> tuple[int, Any]:
+        """The bytes of a batch of the usual length, and what tells its shapes."""
+        rows = min(self._size, len(self._rows))
+        shapes = [(rows, *array.shape[1:]) for array in self._arrays]
+        return data.size_of(self._arrays, rows), str(shapes)
+
+    def _stack(self, index: np.ndarray, count: int, is_full: bool) -> Stack:
+        tensors = [data.rows_of(array, index) for array in self._arrays]
+        return Stack(tensors, self._structure, count, is_full)
+
+
+class PipelineBatches:
+    """Batches as a pipeline yields them; those of one shape that follow each other.
+
+    Args:
+        pipeline: A `tf.data.Dataset` or another iterable over batches.
+        num_batches: How many there are in a pass, or `None`.
+        owner: Name of the caller, for messages.
+
+    Example:
+        >>> batches = PipelineBatches(tf.data.Dataset.range(5).batch(2), 3, "fit")
+        >>> batches.begin(epoch=0)
+        >>> [batches.take(9, 2).count for _ in range(2)], batches.take(9, 2)
+        ([2, 1], None)
+    """
+
+    def __init__(self, pipeline: Any, num_batches: int | None, owner: str) -> None:
+        self._pipeline, self._owner = pipeline, owner
+        self.num_batches = num_batches
+        self._batches: Iterator[Any] = iter(pipeline)
+        self._is_fresh = True
+        self.first = self._waiting = self._next()
+        if self.first is None:
+            raise data.no_examples(owner, "a pipeline that yields no batch")
+        self._usual = _shapes(self.first)
+
+    def begin(self, epoch: int) -> None:
+        """Opens the pipeline for another pass; it is open for the first."""
+        if not self._is_fresh:
+            self._batches, self._waiting = iter(self._pipeline), None
+        self._is_fresh = False
+
+    def take(self, most: int, room: int) -> Stack | None:
+        """The next batches, in a stack with room for more; `None` at the end."""
+        first, self._waiting = self._waiting or self._next(), None
+        if first is None:
+            return None
+        shapes, found = _shapes(first), [first]
+        while len(found) < most:
+            batch = self._next()
+            if batch is None or _shapes(batch) != shapes:
+                self._waiting = batch
+                break
+            found.append(batch)
+        padded = [*found, *[first] * (room - len(found))]
+        columns = zip(*map(data.leaves_of, padded), strict=True)
+        places = itertools.count()
+        structure = data.mapped(lambda leaf: next(places), first)
+        tensors = [tf.stack(column) for column in columns]
+        return Stack(tensors, structure, len(found), shapes == self._usual)
+
+    def batch(self) -> tuple[int, Any]:
+        """The bytes of a batch of the usual length, and what tells its shapes."""
+        return data.size_of(self.first), str(self._usual)
+
+    def _next(self) -> Any:
+        batch = next(self._batches, None)
+        if batch is None:
+            return None
+        batch = tuple(batch) if isinstance(batch, list) else batch
+        batch = batch if isinstance(batch, tuple) else (batch,)
+        return data.mapped(data.as_tensor, data.read(batch, self._owner))
+
+
+def steps_at_once(num_batches: int | None, size: int) -> int:
+    """How many steps make one program, where the user does not say.
+
+    So many that calling it costs little beside them, so few that the progress bar
+    moves and their batches take little memory; and such that the last program of an
+    epoch is about as long as the others.
+
+    Args:
+        num_batches: The batches of an epoch, or `None` where not known.
+        size: Bytes of a batch.
+
+    Returns:
+        A number from 1 to 64.
+
+    Example:
+        >>> steps_at_once(391, 128 * 784 * 4), steps_at_once(3, 128 * 784 * 4)
+        (56, 3)
+        >>> steps_at_once(None, 2**24)
+        2
+    """
+    most = max(1, min(_STEPS, _STACK_BYTES // max(size, 1)))
+    if num_batches is None:
+        return most
+    return math.ceil(num_batches / math.ceil(num_batches / most))
+
+
+class Passes:
+    """The passes over data of one call, in epochs of so many steps.
+
+    Args:
+        source: Where batches come from.
+        steps: Of an epoch, or `None` for as many as there are.
+        owner: Name of the caller, for messages.
+
+    Example:
+        >>> passes = Passes(ArrayBatches(tf.range(6), range(6), 2), 2, "fit")
+        >>> [[s.count for s in passes.epoch(e, 1, 1)] for e in range(2)]
+        [[1, 1], [1, 1]]
+    """
+
+    def __init__(self, source: Source, steps: int | None, owner: str) -> None:
+        cap = keras.config.max_steps_per_epoch()
+        given = [int(number) for number in (steps, cap) if number]
+        self._source, self._owner = source, owner
+        self._steps = min(given) if given else None
+        self._is_open = False
+        self.first = getattr(source, "first", None)
+
+    @property
+    def num_batches(self) -> int | None:
+        """The steps of an epoch, or `None` where not known yet."""
+        return self._steps or self._source.num_batches
+
+    def epoch(self, epoch: int, most: int, room: int) -> Iterator[Stack]:
+        """The batches of an epoch.
+
+        Args:
+            epoch: Its number, which decides the order.
+            most: How many steps a stack has at most.
+                room: For how many steps it has room at least.
+
+        Yields:
+            Stacks of batches.
+        """
+        if not self._is_open:
+            self._source.begin(epoch)
+        self._is_open = self._steps is not None
+        made = 0
+        while self._steps is None or made < self._steps:
+            left = most if self._steps is None else min(most, self._steps - made)
+            stack = self._source.take(left, room)
+            if stack is None:
+                break
+            made += stack.count
+            yield stack
+        if self._steps is None:
+            self._source.num_batches = made or self._source.num_batches
+        elif made < self._steps:
+            self._is_open = False
+            warnings.warn(
+                f"`{self._owner}` expects data for {self._steps} steps in each pass. Received: "
+                f"{made} batches before the data ended. Give `steps_per_epoch` that "
+                "divides them, or `dataset.repeat()`.",
+                stacklevel=4,
+            )
+
+
+def _shapes(batch: Any) -> list[Any]:
+    return [leaf.shape for leaf in data.leaves_of(batch)]

@@ -1,0 +1,517 @@
+"""Reads what `fit`, `evaluate` and `predict` are given: arrays or a pipeline."""
+
+import math
+import mmap
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Arrays up to this size are brought where the model computes; larger ones are read
+# batch by batch.
+RESIDENT_BYTES = 2**30
+# TensorFlow has no kernel of some operations for the other integers.
+_INTEGERS = {
+    tf.int8: tf.int32,
+    tf.int16: tf.int32,
+    tf.uint16: tf.int32,
+    tf.uint32: tf.int64,
+    tf.uint64: tf.int64,
+}
+
+
+def is_pipeline(x: Any) -> bool:
+    """Whether data come batch by batch, and not as arrays.
+
+    Args:
+        x: What `fit` was given.
+
+    Returns:
+        True for a `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator and a
+        loader of another library.
+
+    Example:
+        >>> is_pipeline(tf.data.Dataset.range(5)), is_pipeline(np.zeros([5, 2]))
+        (True, False)
+    """
+    known = tf.data.Dataset | keras.utils.PyDataset | types.GeneratorType
+    if isinstance(x, known):
+        return True
+    plain = isinstance(x, list | tuple | dict | tf.RaggedTensor | tf.SparseTensor)
+    return not plain and not _has_rows(x) and hasattr(x, "__iter__")
+
+
+def is_arrays(x: Any) -> bool:
+    """Whether data are arrays, or a structure of arrays, and not a pipeline.
+
+    Args:
+        x: What `fit` was given.
+
+    Returns:
+        True where every leaf has a first axis of examples.
+
+    Example:
+        >>> is_arrays(np.zeros([5, 2])), is_arrays(tf.data.Dataset.range(5))
+        (True, False)
+    """
+    leaves = keras.tree.flatten(x)
+    return bool(leaves) and all(map(_has_rows, leaves))
+
+
+def mapped(fn: Any, structure: Any) -> Any:
+    """Applies a function to every array of a structure, and leaves `None` in place.
+
+    Args:
+        fn: From array to anything.
+        structure: Arrays, and lists, tuples and dictionaries of them.
+
+    Returns:
+        The same structure.
+
+    Example:
+        >>> mapped(len, (np.zeros(5), None))
+        (5, None)
+    """
+    return keras.tree.map_structure(fn, structure, none_is_leaf=False)
+
+
+def leaves_of(structure: Any) -> list[Any]:
+    """The arrays of a structure, without `None`.
+
+    Args:
+        structure: Arrays, and lists, tuples and dictionaries of them.
+
+    Returns:
+        A list.
+
+    Example:
+        >>> leaves_of((1, None, {"a": 2}))
+        [1, 2]
+    """
+    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
+
+
+def read(structure: Any, owner: str) -> Any:
+    """Arrays of every kind as arrays that can be cut by rows.
+
+    Lists of numbers and tables of pandas become NumPy arrays, variables tensors, sparse
+    matrices of SciPy have compressed rows; what has `shape`, `dtype` and slicing, such
+    as `np.memmap` or a dataset of HDF5, stays as it is. An array that occurs twice
+    stays one object.
+
+    Args:
+        structure: Arrays, and lists, tuples and dictionaries of them, and `None`.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        The same structure.
+
+    Raises:
+        ValueError: If there is something that is no dense array of numbers.
+
+    Example:
+        >>> read(([[1, 2], [3, 4]], None), "fit")[0].shape
+        (2, 2)
+    """
+    seen: dict[int, Any] = {}
+
+    def each(part: Any) -> Any:
+        if part is None:
+            return None
+        if isinstance(part, dict):
+            return {name: each(value) for name, value in part.items()}
+        if isinstance(part, list | tuple) and not _is_of_numbers(part):
+            parts = [each(value) for value in part]
+            if isinstance(part, list):
+                return parts
+            named = hasattr(part, "_fields")
+            return type(part)(*parts) if named else tuple(parts)
+        if id(part) not in seen:
+            seen[id(part)] = part, _as_array(part, owner)
+        return seen[id(part)][1]
+
+    return each(structure)
+
+
+def as_tensor(array: Any) -> tf.Tensor:
+    """Rows as Keras would hand them to a step, on the model's device.
+
+    Args:
+        array: NumPy array or tensor.
+
+    Returns:
+        A tensor, of Keras' default type where the array is of floating-point numbers,
+        of 32 or 64 bits where it is of integers of another width.
+
+    Example:
+        >>> as_tensor(np.zeros(5)).dtype, as_tensor(np.zeros(5, "uint16")).dtype
+        (tf.float32, tf.int32)
+    """
+    # Without `identity` an array stays in the host's memory, also beside a GPU.
+    return tf.identity(tf.cast(array, dtype_of(array)))
+
+
+def dtype_of(array: Any) -> tf.DType:
+    """The dtype of rows as a step sees them; see `as_tensor`.
+
+    Args:
+        array: An array.
+
+    Returns:
+        A `tf.DType`.
+
+    Example:
+        >>> dtype_of(np.zeros(5))
+        tf.float32
+    """
+    dtype = tf.as_dtype(array.dtype)
+    if dtype.is_floating:
+        return tf.as_dtype(keras.config.floatx())
+    return _INTEGERS.get(dtype, dtype)
+
+
+def size_of(structure: Any, rows: int | None = None) -> int:
+    """The memory that rows of arrays take as tensors.
+
+    Args:
+        structure: Arrays, and lists, tuples and dictionaries of them, and `None`.
+        rows: How many rows, at most those that there are; `None` for all.
+
+    Returns:
+        A number of bytes.
+
+    Example:
+        >>> size_of((np.zeros([100, 2]), None), 10)
+        80
+    """
+    unique = {id(leaf): leaf for leaf in leaves_of(structure)}.values()
+    return sum(
+        min(leaf.shape[0], leaf.shape[0] if rows is None else rows)
+        * math.prod(leaf.shape[1:])
+        * dtype_of(leaf).size
+        for leaf in unique
+    )
+
+
+def resident(structure: Any) -> Any:
+    """Arrays as tensors where the model computes, if they are small enough.
+
+    Args:
+        structure: As `read` returns it.
+
+    Returns:
+        The structure with tensors; as it was where it is larger than 1 GiB. Sparse
+        matrices are never made dense as a whole.
+
+    Example:
+        >>> resident((np.zeros(5), None))[0].dtype
+        tf.float32
+    """
+    if size_of(structure) > RESIDENT_BYTES:
+        return structure
+    made: dict[int, Any] = {}
+
+    def each(array: Any) -> Any:
+        if _is_sparse(array):
+            return array
+        if id(array) not in made:
+            dense = tf.is_tensor(array) or isinstance(array, np.ndarray)
+            made[id(array)] = as_tensor(array if dense else array[:])
+            _release(array)
+        return made[id(array)]
+
+    return mapped(each, structure)
+
+
+def rows_of(array: Any, index: Any) -> tf.Tensor:
+    """Some rows of an array, as a tensor.
+
+    Args:
+        array: What `read` or `resident` returned.
+        index: Integers of any shape.
+
+    Returns:
+        A tensor of shape `(*index.shape, *array.shape[1:])`.
+
+    Example:
+        >>> rows_of(np.arange(5), np.array([[3, 1]])).numpy()
+        array([[3, 1]])
+    """
+    if tf.is_tensor(array):
+        return tf.gather(array, index)
+    flat = index.ravel()
+    if isinstance(array, np.ndarray):
+        found = array[flat]
+        _release(array)
+    elif _is_sparse(array):
+        found = array[flat].toarray()
+    else:  # HDF5 takes rows in rising order, each once.
+        unique, places = np.unique(flat, return_inverse=True)
+        found = np.asarray(array[unique])[places]
+    return as_tensor(np.asarray(found).reshape(*index.shape, *array.shape[1:]))
+
+
+def blocks_of(array: Any, size: int = 2**20) -> Iterator[Any]:
+    """An array in blocks of rows, dense, so that a large one is never in memory.
+
+    Args:
+        array: What `read` returned.
+        size: How many numbers a block has, about.
+
+    Yields:
+        NumPy arrays.
+
+    Example:
+        >>> [len(block) for block in blocks_of(np.zeros([5, 2]), size=4)]
+        [2, 2, 1]
+    """
+    rows = max(size // max(math.prod(array.shape[1:]), 1), 1)
+    array = array.numpy() if isinstance(array, tf.Tensor) else array
+    for start in range(0, array.shape[0], rows):
+        block = array[start : start + rows]
+        yield np.asarray(block.toarray() if _is_sparse(array) else block)
+        _release(array)
+
+
+def few(structure: Any, rows: int) -> Any:
+    """The first rows of arrays, as tensors.
+
+    Args:
+        structure: As `read` returns it.
+        rows: How many.
+
+    Returns:
+        The same structure.
+
+    Example:
+        >>> few((np.zeros([5, 3]), None), 2)[0].shape
+        TensorShape([2, 3])
+    """
+    return mapped(
+        lambda array: rows_of(array, np.arange(min(rows, array.shape[0]))), structure
+    )
+
+
+def check_rows(structure: Any, owner: str) -> int:
+    """The number of examples, if all arrays agree on it and there is one.
+
+    Args:
+        structure: Arrays, and lists, tuples and dictionaries of them, and `None`.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: If arrays have unequal lengths, or there is no example.
+
+    Example:
+        >>> check_rows((np.zeros([5, 2]), None), "fit")
+        5
+    """
+    shapes = [tuple(leaf.shape) for leaf in leaves_of(structure)]
+    lengths = sorted({shape[0] for shape in shapes if shape})
+    if not shapes or 0 in lengths or any(0 in shape for shape in shapes[:1]):
+        raise no_examples(owner, f"x of shape {shapes[0] if shapes else None}")
+    if len(lengths) != 1 or not all(shapes):
+        raise ValueError(
+            f"`{owner}` expects arrays with one first axis, of examples. Received: "
+            f"arrays of shapes {shapes}. Give as many rows of each."
+        )
+    return int(lengths[0])
+
+
+def no_examples(owner: str, found: str) -> ValueError:
+    """The error of data without an example.
+
+    Args:
+        owner: Name of the caller.
+        found: What there was.
+
+    Returns:
+        The error, to be raised.
+
+    Example:
+        >>> no_examples("fit", "an empty list")
+        ValueError('`fit` expects at least one example. Received: an empty list. ...')
+    """
+    return ValueError(
+        f"`{owner}` expects at least one example. Received: {found}. Check what was "
+        "loaded."
+    )
+
+
+def split(rows: int, share: float, owner: str = "fit") -> tuple[range, range]:
+    """The first rows, and the last ones held out, as Keras splits them.
+
+    Args:
+        rows: How many there are.
+        share: Of the rows that are held out.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        Both.
+
+    Raises:
+        ValueError: If one of them has no rows.
+
+    Example:
+        >>> split(10, 0.25)
+        (range(0, 7), range(7, 10))
+    """
+    at = math.floor(rows * (1.0 - share)) if 0 < share < 1 else 0
+    if not 0 < at < rows:
+        raise ValueError(
+            f"`{owner}` expects `validation_split` to leave rows on both sides. "
+            f"Received: validation_split={share} of {rows} rows. Give another share, "
+            "or `validation_data`."
+        )
+    return range(at), range(at, rows)
+
+
+def class_weights(y: Any, class_weight: dict[int, float], owner: str) -> np.ndarray:
+    """The weight of each example, by its class.
+
+    Args:
+        y: Classes of shape `(n,)` or `(n, 1)`, or one-hot of shape `(n, classes)`.
+        class_weight: Weights by class; 1 for a class that is not named.
+        owner: Name of the caller, for the message.
+
+    Returns:
+        An array of shape `(n,)`.
+
+    Raises:
+        ValueError: If y is not one array of classes.
+
+    Example:
+        >>> class_weights(np.array([0, 2, 1]), {2: 5.0}, "fit")
+        array([1., 5., 1.], dtype=float32)
+    """
+    if y is None or not _has_rows(y) or len(y.shape) > 2:
+        raise ValueError(
+            f"`{owner}` expects `class_weight` beside one y, of classes. Received: "
+            f"{type(y).__name__} of shape {getattr(y, 'shape', None)}. Give "
+            "`sample_weight`, one number for each example."
+        )
+    y = np.asarray(y)
+    one_hot = y.ndim == 2 and y.shape[1] > 1
+    classes = y.argmax(axis=1) if one_hot else y.reshape(-1)
+    weights = np.ones(len(classes), keras.config.floatx())
+    for number, weight in class_weight.items():
+        weights[classes == number] = weight
+    return weights
+
+
+class Rows(keras.utils.PyDataset):
+    """Arrays as batches for Keras' own loops, which would copy them whole.
+
+    Args:
+        arrays: Structure of arrays, as `read` returns it; a batch has the same.
+        batch_size: Length of a batch, but for the last.
+        order: The numbers of the rows.
+
+    Example:
+        >>> rows = Rows((np.zeros([5, 2]),), 2, range(5))
+        >>> len(rows), rows[2][0].shape
+        (3, TensorShape([1, 2]))
+    """
+
+    def __init__(self, arrays: Any, batch_size: int, order: Any) -> None:
+        super().__init__()
+        self._arrays, self._size, self._order = arrays, batch_size, order
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return math.ceil(len(self._order) / self._size)
+
+    def __getitem__(self, number: int) -> Any:
+        """A batch."""
+        rows = self._order[number * self._size : (number + 1) * self._size]
+        return mapped(lambda array: rows_of(array, np.asarray(rows)), self._arrays)
+
+
+def is_streamed(structure: Any) -> bool:
+    """Whether arrays are read batch by batch, since they are large or sparse.
+
+    Args:
+        structure: As `read` returns it.
+
+    Returns:
+        True for those.
+
+    Example:
+        >>> is_streamed((np.zeros(5), None))
+        False
+    """
+    sparse = any(map(_is_sparse, leaves_of(structure)))
+    return sparse or size_of(structure) > RESIDENT_BYTES
+
+
+def _has_rows(array: Any) -> bool:
+    return hasattr(array, "shape") and (
+        hasattr(array, "dtype") or hasattr(array, "to_numpy")
+    )
+
+
+def _is_sparse(array: Any) -> bool:
+    """Whether an array is a sparse matrix of SciPy."""
+    return hasattr(array, "tocsr")
+
+
+def _is_of_numbers(part: Any) -> bool:
+    """Whether a list is one of numbers, or of lists of numbers."""
+    leaves = keras.tree.flatten(part)
+    return bool(leaves) and all(
+        isinstance(leaf, int | float | complex | np.number) for leaf in leaves
+    )
+
+
+def _as_array(part: Any, owner: str) -> Any:
+    if isinstance(part, list | tuple):
+        try:
+            part = np.asarray(part)
+        except ValueError:  # of unequal lengths
+            raise _not_numbers(owner, "a list of lists of unequal lengths") from None
+    if isinstance(part, tf.Variable | keras.Variable):
+        part = tf.convert_to_tensor(part)
+    if isinstance(part, tf.RaggedTensor | tf.SparseTensor | np.ma.MaskedArray):
+        raise _not_numbers(owner, f"a {type(part).__name__}")
+    if _is_sparse(part):
+        part = part.tocsr()
+    elif hasattr(part, "to_numpy"):
+        part = part.to_numpy()
+    elif not tf.is_tensor(part) and hasattr(part, "__array__"):
+        # Of another library, unless it is cut by rows itself.
+        known = isinstance(part, np.ndarray) or hasattr(part, "chunks")
+        part = part if known else np.asarray(part)
+    if not _has_rows(part) or len(part.shape) == 0:
+        raise _not_numbers(owner, f"{part!r:.60} of type {type(part).__name__}")
+    try:
+        dtype = tf.as_dtype(part.dtype)
+    except TypeError:
+        raise _not_numbers(owner, f"an array of dtype {part.dtype}") from None
+    if dtype.is_complex or np.dtype(dtype.as_numpy_dtype).kind == "O":
+        raise _not_numbers(owner, f"an array of dtype {part.dtype}")
+    return part
+
+
+def _not_numbers(owner: str, found: str) -> ValueError:
+    return ValueError(
+        f"`{owner}` expects dense arrays of real numbers. Received: {found}. Give a "
+        "NumPy array, a tensor, a table of numbers, a sparse matrix of SciPy, or a "
+        "pipeline of batches."
+    )
+
+
+def _release(array: Any) -> None:
+    """Has the pages of a mapped file leave the process, which they fill otherwise."""
+    if not isinstance(array, np.memmap) or array.mode == "c":  # "c": with own changes
+        return
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,672 @@
+"""`fit` and `evaluate` of any Keras model, many steps in one program."""
+
+import functools
+import math
+import random
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_vae import keras_internals
+from tfp_vae.engine import data
+from tfp_vae.engine.batches import (
+    ArrayBatches,
+    Passes,
+    PipelineBatches,
+    Source,
+    steps_at_once,
+)
+from tfp_vae.engine.compiler import Compiler, Functions
+from tfp_vae.engine.loss import with_output_kept
+from tfp_vae.engine.program import Program
+from tfp_vae.engine.progress import with_bar
+
+AUTO = "auto"
+
+
+class Run:
+    """One call of `fit` or `evaluate`: its batches, its program, its numbers of steps.
+
+    Args:
+        program: Runs the steps.
+        passes: The passes over the data.
+        most: How many steps a program has at most.
+        epochs: How many passes there will be.
+        pays: From a number of steps to whether XLA should compile them.
+    """
+
+    def __init__(
+        self, program: Program, passes: Passes, most: int, epochs: int, pays: Any
+    ) -> None:
+        self._program, self.passes = program, passes
+        self._most, self._epochs, self._pays = most, epochs, pays
+        self._use_xla: bool | None = None
+
+    def steps(self, epoch: int, begin: Any, end: Any) -> Any:
+        """Runs the steps of an epoch.
+
+        Args:
+            epoch: Its number.
+            begin: Called with the number of the first step of a program.
+            end: Called with the number of the last and its logs; tells whether to stop.
+
+        Returns:
+            The logs of the last step.
+        """
+        count = self.passes.num_batches
+        if self._use_xla is None and count:  # Nobody knows what pays before.
+            self._use_xla = self._pays(self._epochs * count)
+        # XLA compiles for one number of batches.
+        room = self._most if self._use_xla else 1
+        logs, done = {}, 0
+        for stack in self.passes.epoch(epoch, self._most, room):
+            begin(done)
+            logs = self._program(stack, bool(self._use_xla))
+            done += stack.count
+            if end(done - 1, logs):
+                break
+        return logs
+
+
+class CompiledFit:
+    """The methods of `tv.Model` that train and evaluate it; in front of `keras.Model`.
+
+    Nothing on the model changes for the length of a call: the data, the place in them
+    and the programs are those of a `Run`. Where a strategy of `tf.distribute` brings
+    the batches, the model runs eagerly, data are no dense arrays, or a subclass makes
+    its own `train_function`, Keras' own loop runs.
+    """
+
+    compiled: bool
+    distribute_strategy: Any
+    history: Any
+    metrics: list[Any]
+    optimizer: Any
+    reset_metrics: Any
+    run_eagerly: bool
+    stop_evaluating: bool
+    stop_training: bool
+    test_step: Any
+    train_step: Any
+    trainable_variables: list[Any]
+    _asked_jit: Any = AUTO
+    _asked_steps: Any = AUTO
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *args: Any,
+        jit_compile: Any = AUTO,
+        steps_per_execution: Any = AUTO,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training, as `keras.Model.compile`.
+
+        Args:
+            optimizer: As in `keras.Model.compile`.
+            loss: As there. A plain function gets the model's output as it is, also
+                where that is a distribution: `lambda y, p: -p.log_prob(y)`.
+            *args: As there.
+            jit_compile: Whether XLA compiles. `"auto"`: `fit` and `evaluate` use it
+                where it can and where the number of steps asked for pays for the
+                compilation; what XLA refuses runs without it, with a warning. Keras'
+                own functions take `"auto"` as Keras does.
+            steps_per_execution: How many steps make one program, at whose end batch
+                callbacks are called and the progress bar moves; `"auto"` for up to 64,
+                and for 1 where a batch callback that is not Keras' own does not say by
+                an attribute `steps_per_execution` that it needs fewer calls. 1 where
+                Keras' own loop runs.
+            **kwargs: As in `keras.Model.compile`.
+        """
+        keras_steps = 1 if steps_per_execution in (AUTO, None) else steps_per_execution
+        super().compile(  # type: ignore[misc]
+            optimizer,
+            with_output_kept(loss),
+            *args,
+            jit_compile=jit_compile,
+            steps_per_execution=keras_steps,
+            **kwargs,
+        )
+        self._asked_jit = jit_compile
+        self._asked_steps = AUTO if steps_per_execution is None else steps_per_execution
+        vars(self).pop("_functions", None)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """What `compile` was given; what it chose by itself stays open."""
+        config = super().get_compile_config()  # type: ignore[misc]
+        if config:
+            config |= {
+                "jit_compile": self._asked_jit,
+                "steps_per_execution": self._asked_steps,
+            }
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as the saved model was."""
+        if type(self).compile not in _COMPILES:  # with arguments of its own
+            super().compile_from_config(config)  # type: ignore[misc]
+            return
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and self.built:  # type: ignore[attr-defined]
+            self.optimizer.build(self.trainable_variables)
+
+    @property
+    def jit_compile(self) -> Any:
+        """Whether XLA compiles Keras' own functions of the model."""
+        return super().jit_compile  # type: ignore[misc]
+
+    @jit_compile.setter
+    def jit_compile(self, value: Any) -> None:
+        keras.Model.jit_compile.fset(self, value)
+        self._asked_jit = value
+        vars(self).pop("_functions", None)
+
+    @property
+    def steps_per_execution(self) -> int:
+        """How many steps make one program, where that was said; otherwise 1."""
+        return 1 if self._asked_steps == AUTO else int(self._asked_steps)
+
+    @steps_per_execution.setter
+    def steps_per_execution(self, value: Any) -> None:
+        self._asked_steps = value
+
+    @functools.cached_property
+    def _functions(self) -> Functions:
+        return Functions(Compiler(self._asked_jit, type(self).__name__))
+
+    def check_data(
+        self, x: Any, y: Any, sample_weight: Any, training: bool, owner: str
+    ) -> None:
+        """Looks at data before a compiled step cannot; here there is nothing to see.
+
+        Args:
+            x: Arrays, all of them, or the first batch of a pipeline.
+            y: What belongs to them, or `None`.
+            sample_weight: Likewise.
+            training: Whether the model will be trained on them.
+            owner: Name of the method, for messages.
+
+        Raises:
+            ValueError: If they cannot be right.
+        """
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: Any = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+    ) -> Any:
+        """Trains the model, as `keras.Model.fit`.
+
+        Args:
+            x: As in `keras.Model.fit`; also sparse matrices of SciPy, tables of pandas
+                and whatever has `shape`, `dtype` and slicing. Arrays above 1 GiB are
+                read batch by batch.
+            y: As there.
+            batch_size: As there.
+            epochs: As there.
+            verbose: As there.
+            callbacks: As there.
+            validation_split: As there.
+            validation_data: As there.
+            shuffle: As there; every epoch has another order.
+            class_weight: As there.
+            sample_weight: As there.
+            initial_epoch: As there.
+            steps_per_epoch: As there.
+            validation_steps: As there.
+            validation_batch_size: As there.
+            validation_freq: As there.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Raises:
+            ValueError: If the model is not compiled, there are no examples, or the data
+                are no arrays of numbers of one length.
+        """
+        self._check_compiled("fit")
+        given = self._read(x, y, sample_weight, "fit")
+        held = validation_data
+        if held is not None:
+            held = keras.utils.unpack_x_y_sample_weight(held)
+            held = self._read(*held, "fit")
+        if class_weight is not None and not data.is_pipeline(x):
+            if given[2] is not None:
+                raise ValueError(
+                    "`fit` expects `class_weight` or `sample_weight`. Received: both. "
+                    "Multiply them into `sample_weight`."
+                )
+            weights = data.class_weights(given[1], class_weight, "fit")
+            given, class_weight = (*given[:2], weights), None
+        if not self._makes_programs(given, held, class_weight):
+            given, validation_split, held = self._for_keras(
+                given, batch_size, shuffle, validation_split, held
+            )
+            return super().fit(  # type: ignore[misc]
+                given[0],
+                given[1],
+                batch_size,
+                epochs,
+                verbose,
+                callbacks,
+                validation_split,
+                held,
+                shuffle and not data.is_pipeline(given[0]),
+                class_weight,
+                given[2],
+                initial_epoch,
+                steps_per_epoch,
+                validation_steps,
+                validation_batch_size,
+                validation_freq,
+            )
+        epochs = _capped(int(epochs))
+        seed = random.getrandbits(32)
+        batches, rows = given, None
+        if validation_split and held is None:
+            count = data.check_rows(given, "fit")
+            rows, last = data.split(count, validation_split)
+            held = given
+        how = {"batch_size": batch_size, "steps": steps_per_epoch, "owner": "fit"}
+        train = self._source(batches, rows, shuffle=shuffle, seed=seed, **how)
+        self._look(given, train, training=True, owner="fit")
+        test: Any = None
+        if held is not None:
+            how = {
+                "batch_size": validation_batch_size or batch_size,
+                "steps": validation_steps,
+                "owner": "fit",
+            }
+            test = self._source(held, None if rows is None else last, **how)
+            if held is not given:
+                self._look(held, test, training=False, owner="fit")
+        run = self._run(train, steps_per_epoch, callbacks, epochs, training=True)
+        checks = [e for e in range(epochs) if _is_due(e, validation_freq)]
+        if test is not None:
+            test = self._run(test, validation_steps, callbacks, len(checks))
+        callbacks = self._callbacks(
+            callbacks, verbose, run, "the training step", epochs=epochs
+        )
+        return self._trained(run, test, checks, callbacks, epochs, initial_epoch)
+
+    def _trained(
+        self,
+        run: Run,
+        test: Run | None,
+        checks: list[int],
+        callbacks: Any,
+        epochs: int,
+        initial_epoch: int,
+    ) -> Any:
+        """Runs the epochs, and calls callbacks as Keras does."""
+        self.stop_training = False
+        callbacks.on_train_begin()
+
+        def ended(step: int, logs: Any) -> bool:
+            callbacks.on_train_batch_end(step, logs)
+            return self.stop_training
+
+        logs: Any = None
+        for epoch in range(
+            keras_internals.resumed_epoch(self) or initial_epoch, epochs
+        ):
+            self.reset_metrics()
+            callbacks.on_epoch_begin(epoch)
+            found = run.steps(epoch, callbacks.on_train_batch_begin, ended)
+            logs = dict(self._results(found))
+            if test is not None and epoch in checks:
+                found = self._evaluated(test, callbacks)
+                logs |= {f"val_{name}": value for name, value in found.items()}
+            callbacks.on_epoch_end(epoch, logs)
+            if self.stop_training:
+                break
+        if isinstance(self.optimizer, keras.optimizers.Optimizer) and epochs > 0:
+            self.optimizer.finalize_variable_values(self.trainable_variables)
+        callbacks.on_train_end(logs=logs)
+        return self.history
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """The loss and the metrics on data, as `keras.Model.evaluate`.
+
+        Args:
+            x: As in `fit`.
+            y: As in `fit`.
+            batch_size: As in `keras.Model.evaluate`.
+            verbose: As there.
+            sample_weight: As there.
+            steps: As there.
+            callbacks: As there.
+            return_dict: As there.
+            **kwargs: What Keras' own `fit` hands on.
+
+        Returns:
+            A number, a list of numbers, or a dictionary with `return_dict=True`.
+
+        Raises:
+            ValueError: As in `fit`.
+        """
+        self._check_compiled("evaluate")
+        if kwargs:  # inside Keras' own `fit`
+            return super().evaluate(  # type: ignore[misc]
+                x,
+                y,
+                batch_size,
+                verbose,
+                sample_weight,
+                steps,
+                callbacks,
+                return_dict,
+                **kwargs,
+            )
+        given = self._read(x, y, sample_weight, "evaluate")
+        if not self._makes_programs(given):
+            given, *_ = self._for_keras(given, batch_size, False)
+            return super().evaluate(  # type: ignore[misc]
+                given[0],
+                given[1],
+                batch_size,
+                verbose,
+                given[2],
+                steps,
+                callbacks,
+                return_dict,
+            )
+        how = {"batch_size": batch_size, "steps": steps, "owner": "evaluate"}
+        source = self._source(given, None, **how)
+        self._look(given, source, training=False, owner="evaluate")
+        run = self._run(source, steps, callbacks, 1, owner="evaluate")
+        callbacks = self._callbacks(callbacks, verbose, run, "the evaluation step")
+        logs = self._evaluated(run, callbacks)
+        return logs if return_dict else keras_internals.in_order(self, logs)
+
+    def _evaluated(self, run: Run, callbacks: Any) -> dict[str, Any]:
+        """Runs a pass of evaluation, and calls callbacks as Keras does."""
+        self.stop_evaluating = False
+        callbacks.on_test_begin()
+        self.reset_metrics()
+
+        def ended(step: int, logs: Any) -> bool:
+            callbacks.on_test_batch_end(step, logs)
+            return self.stop_evaluating
+
+        found = run.steps(0, callbacks.on_test_batch_begin, ended)
+        logs = _numbers(self._results(found))
+        callbacks.on_test_end(logs)
+        return logs
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """The model's output as arrays, as `keras.Model.predict`.
+
+        Args:
+            x: As in `fit`.
+            batch_size: As in `keras.Model.predict`.
+            verbose: As there.
+            steps: As there.
+            callbacks: As there.
+
+        Returns:
+            An array, or a structure of arrays.
+        """
+        (x, _, _), *_ = self._for_keras(
+            self._read(x, None, None, "predict"), batch_size, False
+        )
+        return super().predict(x, batch_size, verbose, steps, callbacks)  # type: ignore[misc]
+
+    def _read(self, x: Any, y: Any, sample_weight: Any, owner: str) -> Any:
+        """Data as arrays that can be cut by rows, or a pipeline as it is."""
+        if x is None:
+            raise ValueError(
+                f"`{owner}` expects data. Received: x=None. Give arrays or a pipeline."
+            )
+        if not data.is_pipeline(x):
+            given = data.read((x, y, sample_weight), owner)
+            data.check_rows(given, owner)
+            return given
+        if y is not None or sample_weight is not None:
+            raise ValueError(
+                f"`{owner}` expects y and weights beside arrays x. Received: them, and "
+                f"x of type {type(x).__name__}. Let the pipeline yield tuples "
+                "(x, y, sample_weight)."
+            )
+        return x, None, None
+
+    def _makes_programs(self, given: Any, held: Any = None, others: Any = None) -> bool:
+        """Whether several steps make a program here, and Keras' own loop does not."""
+        cls = type(self)
+        return (
+            not self.run_eagerly
+            and not tf.config.functions_run_eagerly()
+            and not self._is_distributed()
+            and others is None
+            and _can_be_stacked(given[0])
+            and (held is None or _can_be_stacked(held[0]))
+            and cls.make_train_function is keras.Model.make_train_function  # type: ignore[attr-defined]
+            and cls.make_test_function is keras.Model.make_test_function  # type: ignore[attr-defined]
+        )
+
+    def _is_distributed(self) -> bool:
+        """Whether a strategy of `tf.distribute` brings batches to replicas."""
+        strategy = self.distribute_strategy
+        return tf.distribute.has_strategy() or (
+            strategy is not tf.distribute.get_strategy()
+        )
+
+    def _for_keras(
+        self,
+        given: Any,
+        batch_size: int | None,
+        shuffle: Any,
+        share: float = 0.0,
+        held: Any = None,
+    ) -> Any:
+        """Data for Keras' own loops, which copy large arrays and know no sparse ones."""
+        if held is not None:
+            held = self._for_keras(held, batch_size, False)[0]
+            held = keras.utils.pack_x_y_sample_weight(*held)
+            held = held if isinstance(held, tuple) else (held,)
+        if data.is_pipeline(given[0]) or not data.is_streamed(given):
+            return given, share, held
+        count, size = data.check_rows(given, "fit"), batch_size or 32
+        rows, packed = range(count), keras.utils.pack_x_y_sample_weight(*given)
+        packed = packed if isinstance(packed, tuple) else (packed,)
+        if share and held is None:
+            rows, last = data.split(count, share)
+            held, share = data.Rows(packed, size, last), 0.0
+        order = random.Random(0).sample(rows, len(rows)) if shuffle else rows
+        return (data.Rows(packed, size, order), None, None), share, held
+
+    def _source(
+        self,
+        given: Any,
+        rows: range | None,
+        batch_size: int | None,
+        steps: int | None,
+        owner: str,
+        shuffle: Any = False,
+        seed: int = 0,
+    ) -> Source:
+        """Where the batches of a call come from."""
+        if not data.is_pipeline(given[0]):
+            rows = range(data.check_rows(given, owner)) if rows is None else rows
+            size = batch_size or (math.ceil(len(rows) / steps) if steps else 32)
+            return ArrayBatches(given, rows, size, shuffle, seed)
+        pipeline, count = given[0], None
+        if isinstance(pipeline, tf.data.Dataset):
+            count = int(pipeline.cardinality())
+            pipeline = pipeline.prefetch(tf.data.AUTOTUNE)
+        return PipelineBatches(pipeline, count if count and count > 0 else None, owner)
+
+    def _look(self, given: Any, source: Any, training: bool, owner: str) -> None:
+        """Shows the data to `check_data`: all of arrays, the first of a pipeline."""
+        first = getattr(source, "first", None)
+        if first is not None:
+            given = keras.utils.unpack_x_y_sample_weight(first)
+        self.check_data(*given, training=training, owner=owner)
+
+    def _run(
+        self,
+        source: Any,
+        steps: int | None,
+        callbacks: Any,
+        epochs: int,
+        training: bool = False,
+        owner: str = "fit",
+    ) -> Run:
+        """The steps of a call, and what decides whether XLA compiles them."""
+        name = "training" if training else "evaluation"
+        program = self._functions.once(
+            name,
+            lambda: Program(
+                self.train_step if training else self.test_step,
+                f"its {name}",
+                self._functions.compiler,
+            ),
+        )
+        passes = Passes(source, steps, owner)
+        size, shapes = source.batch()
+        most = self._steps_at_once(passes.num_batches, size, callbacks)
+        pays = functools.partial(self._functions.pays, (name, shapes))
+        optimizer = self.optimizer
+        if training and self.built and optimizer is not None and not optimizer.built:  # type: ignore[attr-defined]
+            # TensorFlow traces a function twice that makes variables.
+            optimizer.build(self.trainable_variables)
+        return Run(program, passes, most, epochs, pays)
+
+    def _steps_at_once(self, count: int | None, size: int, callbacks: Any) -> int:
+        """How many steps make one program, after which callbacks are called."""
+        callbacks = getattr(callbacks, "callbacks", callbacks)
+        asked = [_steps_between(c) for c in keras.tree.flatten(callbacks or [])]
+        most = self._asked_steps
+        most = steps_at_once(count, size) if most == AUTO else int(most)
+        return max(1, min([most, *(int(steps) for steps in asked if steps)]))
+
+    def _callbacks(
+        self, callbacks: Any, verbose: Any, run: Run, what: str, epochs: int = 1
+    ) -> Any:
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            return callbacks
+        return keras.callbacks.CallbackList(
+            with_bar(callbacks, verbose, what),
+            add_history=what == "the training step",
+            verbose=verbose,
+            epochs=epochs,
+            steps=run.passes.num_batches,
+            model=self,
+        )
+
+    def _results(self, logs: Any) -> Any:
+        """The metrics, or the logs of a step that has others."""
+        found = self.get_metrics_result()  # type: ignore[attr-defined]
+        same = isinstance(logs, dict) and logs.keys() == found.keys()
+        return found if same else logs
+
+    def _check_compiled(self, method: str) -> None:
+        if not self.compiled:
+            raise ValueError(
+                f"`{type(self).__name__}.{method}` expects a compiled model. Received: "
+                "one without an optimizer and a loss. Call `compile` before."
+            )
+
+
+_COMPILES = {CompiledFit.compile}
+
+
+def _can_be_stacked(x: Any) -> bool:
+    """Whether batches are dense tensors, of which several can be joined."""
+    if isinstance(x, tf.data.Dataset):
+        return all(
+            isinstance(spec, tf.TensorSpec) and bool(spec.shape.rank)
+            for spec in tf.nest.flatten(x.element_spec)
+        )
+    if data.is_pipeline(x):
+        return hasattr(x, "__next__")  # a generator
+    return all(tf.as_dtype(a.dtype) != tf.string for a in data.leaves_of(x))
+
+
+def _steps_between(callback: Any) -> int | None:
+    """How many steps a callback allows between two calls; `None` for any number.
+
+    One that is not Keras' own may do something at each step that it is called for.
+    """
+    if hasattr(callback, "steps_per_execution"):
+        return callback.steps_per_execution
+    methods = (getattr(callback, name, None) for name in _BATCH_METHODS)
+    modules = (getattr(method, "__module__", None) or "" for method in methods)
+    return None if all(name.split(".")[0] == "keras" for name in modules) else 1
+
+
+_BATCH_METHODS = {
+    f"on_{when}batch_{end}"
+    for when in ("", "train_", "test_")
+    for end in ("begin", "end")
+}
+
+
+def _is_due(epoch: int, validation_freq: Any) -> bool:
+    """Whether an epoch is followed by validation."""
+    if isinstance(validation_freq, int):
+        return (epoch + 1) % validation_freq == 0
+    if isinstance(validation_freq, list | tuple | set | range):
+        return epoch + 1 in validation_freq
+    raise ValueError(
+        "`fit` expects `validation_freq` to be an integer or a list of epochs. "
+        f"Received: validation_freq={validation_freq!r}. Give 1 for every epoch."
+    )
+
+
+def _capped(epochs: int) -> int:
+    """The number of epochs, of which Keras may allow fewer."""
+    most = keras.config.max_epochs()
+    if most and most < epochs:
+        warnings.warn(f"Keras limits `fit` to {most} epochs.", stacklevel=3)
+        return int(most)
+    return epochs
+
+
+def _numbers(logs: Any) -> dict[str, Any]:
+    """Logs as Python numbers, where they are scalars."""
+    found: dict[str, Any] = {}
+    for name, value in (logs or {}).items():
+        if isinstance(value, dict):
+            found |= _numbers(value)
+        else:
+            try:
+                found[name] = float(value)
+            except (TypeError, ValueError):
+                found[name] = value
+    return found

@@ -1,0 +1,110 @@
+"""Plain functions as losses, which get a model's output as it is."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class FunctionLoss(keras.losses.Loss):
+    """A function of targets and output as a Keras loss, whatever the output is.
+
+    Keras would make a plain tensor of every output, of the default dtype and of the
+    rank of the targets. Here only what is a plain tensor already is treated so; of
+    another output, such as a distribution, the targets take the rank, and the dtype if
+    it is one of floating-point numbers. Weights, masks and the reduction are Keras' own.
+
+    Args:
+        fn: From targets and output to the loss of each example.
+        **kwargs: Passed to `keras.losses.Loss`.
+
+    Example:
+        >>> loss = FunctionLoss(lambda y, p: -p.log_prob(y))
+        >>> layer = tv.DistributionLambda(lambda t: tfd.Bernoulli(logits=t[..., 0]))
+        >>> round(float(loss([[1], [0]], layer(tf.zeros([2, 1])))), 4)
+        0.6931
+    """
+
+    def __init__(self, fn: Any, **kwargs: Any) -> None:
+        name = getattr(fn, "__name__", "")
+        name = name if name.isidentifier() else "loss"  # not `<lambda>`
+        super().__init__(**{"name": name, **kwargs})
+        self.fn = fn
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, sample_weight: Any = None
+    ) -> tf.Tensor:
+        """Calls the function, weighs and reduces."""
+        if is_symbolic_placeholder(y_pred):  # It stands for any output.
+            values = tf.zeros(tf.shape(y_pred)[:1])
+        else:
+            values = tf.convert_to_tensor(self.fn(*self._fitted(y_true, y_pred)))
+            values = set_mask(tf.identity(values), mask_of(y_pred))
+        return super().__call__(values, values, sample_weight)
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """The loss of each example, which `__call__` has computed."""
+        return y_pred
+
+    def _fitted(self, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+        """Targets of the rank of the output, and the output."""
+        y_true = tf.convert_to_tensor(y_true)
+        if isinstance(y_pred, tf.Tensor):
+            y_true = tf.cast(y_true, self.dtype)
+            y_pred = tf.cast(y_pred, self.dtype)
+            rank = y_true.shape.rank
+            if rank is not None and y_pred.shape.rank == rank + 1:
+                if y_pred.shape[-1] == 1:
+                    return y_true, tf.squeeze(y_pred, axis=-1)
+                return y_true, y_pred
+        elif tf.as_dtype(y_pred.dtype).is_floating:
+            y_true = tf.cast(y_true, y_pred.dtype)
+        return _of_rank(y_true, tf.TensorShape(y_pred.shape)), y_pred
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        fn = keras.saving.serialize_keras_object(self.fn)
+        return {**super().get_config(), "fn": fn}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FunctionLoss":
+        """Restores the function."""
+        return cls(
+            **{**config, "fn": keras.saving.deserialize_keras_object(config["fn"])}
+        )
+
+
+def with_output_kept(loss: Any) -> Any:
+    """Losses for `keras.Model.compile`, of which plain functions get any output.
+
+    Args:
+        loss: What `compile` was given: a loss, a function, a name, or a structure.
+
+    Returns:
+        The same, with a `FunctionLoss` in the place of a function.
+
+    Example:
+        >>> with_output_kept("mse"), type(with_output_kept(lambda y, p: y)).__name__
+        ('mse', 'FunctionLoss')
+    """
+    if isinstance(loss, dict):
+        return {name: with_output_kept(part) for name, part in loss.items()}
+    if isinstance(loss, list | tuple):
+        return type(loss)([with_output_kept(part) for part in loss])
+    plain = callable(loss) and not isinstance(loss, keras.losses.Loss | type)
+    of_keras = str(getattr(loss, "__module__", "")).split(".")[0] == "keras"
+    return FunctionLoss(loss) if plain and not of_keras else loss
+
+
+def _of_rank(values: tf.Tensor, like: tf.TensorShape) -> tf.Tensor:
+    """Values with a last axis of 1 more or less, where the ranks differ by it."""
+    if values.shape.rank is None or like.rank is None:
+        return values
+    if values.shape.rank == like.rank + 1 and values.shape[-1] == 1:
+        return tf.squeeze(values, axis=-1)
+    if values.shape.rank == like.rank - 1 and like[-1] == 1:
+        return tf.expand_dims(values, axis=-1)
+    return values

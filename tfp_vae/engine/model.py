@@ -1,0 +1,94 @@
+"""`keras.Model` and `keras.Sequential` with the compiled `fit`."""
+
+from typing import Any
+
+import keras
+
+from tfp_vae.engine.fit import CompiledFit
+from tfp_vae.keras_internals import Functional, functional_arguments
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class Model(CompiledFit, keras.Model):
+    """`keras.Model` whose `fit` and `evaluate` run many steps in one program.
+
+        model = tv.Model(inputs, outputs)           as `keras.Model`
+        class MyModel(tv.Model): ...                likewise
+
+    A drop-in: constructors, `compile`, `fit`, `evaluate`, `predict`, callbacks, custom
+    steps, saving and export are Keras' own. Weights pass both ways, in files
+    `.weights.h5` and by `set_weights`; a whole model in one `.h5` is not supported.
+    `compile` says what is chosen by itself.
+
+    Args:
+        *args: As in `keras.Model`.
+        **kwargs: As there.
+
+    Example:
+        >>> x = keras.Input((8,))
+        >>> p = tv.IndependentNormal(1)(keras.layers.Dense(2)(x))
+        >>> model = Model(x, p)
+        >>> model.compile("adam", loss=lambda y, p: -p.log_prob(y))
+        >>> history = model.fit(np.eye(8), np.ones(8), verbose=0)
+        >>> model(np.eye(8)).mean().shape
+        TensorShape([8, 1])
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A functional model where the arguments are those of one."""
+        if cls is Model and functional_arguments(args, kwargs):
+            cls = FunctionalModel
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if functional_arguments(args, kwargs) and not isinstance(self, Functional):
+            _make_functional(type(self))
+        super().__init__(*args, **kwargs)
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class FunctionalModel(Model, Functional):
+    """What `tv.Model(inputs, outputs)` makes.
+
+    Args:
+        *args: As in `keras.Model`.
+        **kwargs: As there.
+
+    Example:
+        >>> x = keras.Input((8,))
+        >>> type(tv.Model(x, keras.layers.Dense(2)(x))).__name__
+        'FunctionalModel'
+    """
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class Sequential(CompiledFit, keras.Sequential):
+    """`keras.Sequential` whose `fit` and `evaluate` run many steps in one program.
+
+    Args:
+        *args: As in `keras.Sequential`.
+        **kwargs: As there.
+
+    Example:
+        >>> model = Sequential([keras.Input((8,)), keras.layers.Dense(2)])
+        >>> model.compile("adam", loss="mse")
+        >>> sorted(model.fit(np.eye(8), np.ones((8, 2)), verbose=0).history)
+        ['loss']
+    """
+
+
+def _make_functional(cls: type) -> type:
+    """Makes a subclass functional, as Keras does, but stops at `tv.Model`.
+
+    Keras would replace the bases of `tv.Model` itself, for good, and no other subclass
+    could be made afterwards.
+    """
+    cls.__bases__ = tuple(
+        FunctionalModel
+        if base is Model
+        else _make_functional(base)
+        if issubclass(base, Model)
+        else base
+        for base in cls.__bases__
+    )
+    return cls

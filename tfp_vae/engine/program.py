@@ -1,0 +1,112 @@
+"""Many steps of training or of evaluation in one program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfp_vae.engine import data
+from tfp_vae.engine.batches import Stack
+from tfp_vae.engine.compiler import Compiler, Function
+
+
+class Program:
+    """Runs a step on each batch of a stack, in one loop inside one program.
+
+    Keras compiles one step and pays at each for a call and for a batch of its
+    pipeline, of the order of a millisecond. Here a stack of batches is gathered first,
+    and one program runs the steps; logs are those of the last. The step is traced once
+    for batches of every length.
+
+    Args:
+        step: From a batch to logs.
+        name: What the steps do, for messages.
+        compiler: Compiles the program.
+
+    Example:
+        >>> from tfp_vae.engine.batches import ArrayBatches
+        >>> batches = ArrayBatches(tf.range(5), range(5), 2)
+        >>> program = Program(lambda x: {"sum": tf.reduce_sum(x)}, "it", Compiler(False))
+        >>> [int(program(batches.take(2, 2))["sum"]) for _ in range(2)]
+        [5, 4]
+    """
+
+    def __init__(
+        self, step: Callable[[Any], Any], name: str, compiler: Compiler
+    ) -> None:
+        self._step, self._name, self._compiler = step, name, compiler
+        self._functions: dict[str, Function] = {}
+        self._traced: dict[str, Any] = {}
+
+    def __call__(self, stack: Stack, use_xla: bool = False) -> Any:
+        """Runs the steps.
+
+        Args:
+            stack: The batches.
+            use_xla: Whether XLA compiles the program, if it can, for full batches.
+
+        Returns:
+            The logs of the last step.
+        """
+        specs = [
+            tf.TensorSpec([None, None, *tensor.shape[2:]], tensor.dtype)
+            for tensor in stack.tensors
+        ]
+        key = str((stack.structure, specs))
+        if key not in self._functions:
+            with self._compiler.lock:
+                self._functions.setdefault(key, self._function(key, stack, specs))
+        given = stack.tensors, tf.constant(stack.count, tf.int32)
+        nothing = None
+        if use_xla and stack.is_full:
+            nothing = stack.tensors, tf.constant(0, tf.int32)
+        return self._functions[key](*given, nothing=nothing)
+
+    def _function(self, key: str, stack: Stack, specs: list[Any]) -> Function:
+        structure = stack.structure
+        signature = [specs, tf.TensorSpec([], tf.int32)]
+        return self._compiler.function(
+            lambda tensors, count: self._run(key, structure, tensors, count),
+            self._name,
+            signature,
+        )
+
+    def _run(self, key: str, structure: Any, tensors: Any, count: tf.Tensor) -> Any:
+        specs = [tf.TensorSpec(tensor.shape[1:], tensor.dtype) for tensor in tensors]
+
+        def batch(leaves: Any) -> Any:
+            return data.mapped(lambda place: leaves[place], structure)
+
+        # Traced once, here: what the loop carries must be known before its body is.
+        # Not kept after a failure: TensorFlow would let it make no variables then.
+        step = self._traced.get(key) or tf.function(
+            lambda *leaves: self._step(batch(leaves)), autograph=False
+        )
+        outputs = step.get_concrete_function(*specs).structured_outputs
+        self._traced[key] = step
+
+        def run(i: Any) -> Any:
+            return step(*[tensor[i] for tensor in tensors])
+
+        def only(i: Any) -> Any:
+            with tf.control_dependencies(tf.nest.flatten(run(i))):
+                return (i + 1,)
+
+        if not all(log.shape.is_fully_defined() for log in tf.nest.flatten(outputs)):
+            # Logs that a loop cannot carry: those of the last step, behind it.
+            tf.while_loop(
+                lambda i: i < count - 1,
+                only,
+                (tf.constant(0),),
+                parallel_iterations=1,
+            )
+            return run(count - 1)
+        logs = tf.nest.map_structure(
+            lambda log: tf.zeros(log.shape, log.dtype), outputs
+        )
+        return tf.while_loop(
+            lambda i, logs: i < count,
+            lambda i, logs: (i + 1, run(i)),
+            (tf.constant(0), logs),
+            parallel_iterations=1,
+        )[1]

@@ -1,0 +1,105 @@
+"""Progress bars: of `fit` and `evaluate`, and of answers that take long."""
+
+import time
+from typing import Any
+
+import keras
+
+_SECONDS_WITHOUT_BAR = 2.0
+
+
+class EarlyBar(keras.callbacks.ProgbarLogger):
+    """Keras' bar of `fit` and `evaluate`, shown before the first step is compiled.
+
+    Keras shows its bar when the first step is over, seconds after the call.
+
+    Args:
+        what: What is compiled, or `None` where nothing is.
+
+    Example:
+        >>> bar = EarlyBar("the training step")
+        >>> bar.set_params({"verbose": 1, "epochs": 1, "steps": 5})
+        >>> bar.on_train_batch_begin(0)
+        Compiling the training step ...
+        ...0/5...
+    """
+
+    def __init__(self, what: str | None = None) -> None:
+        super().__init__()
+        self._what = what
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Shows an empty bar before the first batch of all."""
+        self._show()
+
+    def on_test_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Shows an empty bar before the first batch of `evaluate`."""
+        if not self._called_in_fit:
+            self._show()
+
+    def _show(self) -> None:
+        what, self._what = self._what, None
+        if what is None or self.verbose != 1:
+            return
+        print(f"Compiling {what} ...", flush=True)
+        self._maybe_init_progbar()
+        self.progbar.update(0)
+
+
+def with_bar(callbacks: Any, verbose: Any, what: str | None) -> list[Any]:
+    """The callbacks of a user, and the bar where Keras would add its own.
+
+    Args:
+        callbacks: What `fit` or `evaluate` was given.
+        verbose: Likewise.
+        what: What is compiled at the first step, or `None`.
+
+    Returns:
+        A list.
+
+    Example:
+        >>> [type(callback).__name__ for callback in with_bar(None, "auto", None)]
+        ['EarlyBar']
+        >>> with_bar([], 0, None)
+        []
+    """
+    given = keras.tree.flatten([] if callbacks is None else callbacks)
+    if not verbose:
+        return given
+    if any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in given):
+        return given
+    return [*given, EarlyBar(what)]
+
+
+class LongBar:
+    """Keras' progress bar, from when a run turns out to be long.
+
+    Args:
+        steps: How many there will be.
+        verbose: 0 for no bar, 1 for one, `"auto"` for one after two seconds, where
+            there are steps left then.
+
+    Example:
+        >>> bar = LongBar(2, "auto")
+        >>> bar.step()
+    """
+
+    def __init__(self, steps: int, verbose: Any) -> None:
+        self._bar = keras.utils.Progbar(steps)
+        self._shown = verbose == 1
+        self._may_show = verbose == "auto"
+        self._began = time.monotonic()
+        self._steps, self._done = steps, 0
+
+    def step(self) -> None:
+        """Counts a step that is done."""
+        self._done += 1
+        if self._may_show and self._done < self._steps:
+            passed = time.monotonic() - self._began
+            self._shown = self._shown or passed > _SECONDS_WITHOUT_BAR
+        if self._shown:
+            self._bar.update(self._done)

@@ -1,0 +1,212 @@
+"""Whether data are what a VAE can be trained on and asked about."""
+
+import dataclasses
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.engine import data
+from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
+from tfp_vae.values import check_values
+
+tfd = tfp.distributions
+
+NAN = "nan"
+
+
+def check_finite(x: Any, missing: Any) -> None:
+    """Checks that arrays have no NaN and no infinity, which a network may hide.
+
+    Args:
+        x: Array, or a structure of arrays.
+        missing: `"nan"` where NaN are allowed.
+
+    Raises:
+        ValueError: If there are some.
+
+    Example:
+        >>> check_finite(np.array([[1.0, np.nan]]), missing="nan")
+    """
+    for values in data.leaves_of(x):
+        if tf.as_dtype(values.dtype).is_floating:
+            _Range.of(values, missing)
+
+
+def check_observed(values: Any, decoder: Any, missing: Any) -> None:
+    """Checks what the decoder is to describe, before a compiled step cannot.
+
+    Args:
+        values: Array of shape `(n, ...)`.
+        decoder: Its last layer says what values there can be.
+        missing: `"nan"`, the number that marks missing entries, or `None`.
+
+    Raises:
+        ValueError: If some are NaN or infinite, or outside the support.
+
+    Example:
+        >>> check_observed(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
+    """
+    found, likelihood = _Range.of(values, missing), likelihood_of(decoder)
+    if found.low is None or likelihood is None or likelihood.parameters_width is None:
+        return
+    if isinstance(likelihood, IndependentBernoulli) and found.is_grey():
+        warnings.warn(
+            "A VAE expects of IndependentBernoulli that values are 0 or 1. Received: "
+            f"values between {found.low} and {found.high}, such as grey pixels, "
+            "for which its 'likelihood' is no density. Use "
+            "`IndependentContinuousBernoulli`, whose parameters are the same, or round "
+            "the values.",
+            stacklevel=4,
+        )
+        return
+    first = np.asarray(data.few(values, 1))
+    law = likelihood.distribution_for(tf.cast(first, likelihood.compute_dtype))
+    shape = tuple(values.shape[1:])
+    scalar = isinstance(law, tfd.Independent) and not law.distribution.event_shape.rank
+    if scalar and tuple(law.event_shape) == shape:
+        # The support of a number is an interval, of the integers where it is discrete.
+        few = np.array(found.numbers()).reshape(-1, *[1] * len(shape))
+        check_values(np.broadcast_to(few, (len(few), *shape)), likelihood)
+        return
+    for block in data.blocks_of(values):
+        if missing is not None:
+            block = _without_gaps(block, missing)
+        if len(block):
+            check_values(block, likelihood)
+
+
+@dataclasses.dataclass
+class _Range:
+    """The least and the greatest number that was observed, and one that is no integer.
+
+    `None` where there is none.
+    """
+
+    low: Any = None
+    high: Any = None
+    fraction: Any = None
+
+    @classmethod
+    def of(cls, values: Any, missing: Any) -> "_Range":
+        """Looks at all numbers, in blocks that stay in the cache."""
+        found = cls()
+        for block in data.blocks_of(values, size=2**18):
+            if missing is not None:
+                block = block[~_absent(block, missing)]
+            if not block.size:
+                continue
+            low, high = block.min(), block.max()
+            if not (np.isfinite(low) and np.isfinite(high)):
+                raise _not_finite(values, missing)
+            found.low = low if found.low is None else min(found.low, low)
+            found.high = high if found.high is None else max(found.high, high)
+            if found.fraction is None and block.dtype.kind == "f":
+                fractions = block[np.rint(block) != block]
+                found.fraction = fractions[0] if fractions.size else None
+        return found
+
+    def numbers(self) -> list[Any]:
+        """Those that there are."""
+        found = [self.low, self.high, self.fraction]
+        return [number for number in found if number is not None]
+
+    def is_grey(self) -> bool:
+        """Whether numbers lie between 0 and 1, and are not only these two."""
+        return self.fraction is not None and self.low >= 0 and self.high <= 1
+
+
+def _not_finite(values: Any, missing: Any) -> ValueError:
+    bad = total = 0
+    for block in data.blocks_of(values):
+        total += block.size
+        bad += block.size - np.count_nonzero(np.isfinite(block))
+        if missing == NAN:
+            bad -= np.count_nonzero(np.isnan(block))
+    return ValueError(
+        f"A VAE expects finite values. Received: {bad} NaN or infinite of {total}. "
+        "Replace them, or leave them out of the likelihood with "
+        "`VAE(..., missing='nan')`."
+    )
+
+
+def _absent(values: np.ndarray, missing: Any) -> np.ndarray:
+    return np.isnan(values) if missing == NAN else values == missing
+
+
+def _without_gaps(values: np.ndarray, missing: Any) -> np.ndarray:
+    """Values with others of the same entry, or any, in place of what is missing."""
+    absent = _absent(values, missing)
+    if absent.all():
+        return values[:0]
+    of_entry = np.take_along_axis(values, np.argmin(absent, axis=0)[None], axis=0)
+    fill = np.where(absent.all(axis=0), values[~absent][0], of_entry)
+    return np.where(absent, fill, values)
+
+
+def likelihood_of(decoder: Any) -> DistributionLayer | None:
+    """The distribution layer that a decoder ends with.
+
+    Args:
+        decoder: A layer or a model.
+
+    Returns:
+        The layer, or `None` where the decoder is made otherwise.
+
+    Example:
+        >>> likelihood_of(tv.IndependentNormal(3)).event_shape
+        (3,)
+    """
+    while not isinstance(decoder, DistributionLayer):
+        layers = getattr(decoder, "layers", None)
+        if not layers:
+            return None
+        decoder = layers[-1]
+    return decoder
+
+
+def as_arrays(x: Any, y: Any, owner: str) -> tuple[Any, Any]:
+    """Inputs and conditions as arrays; of a dataset all its batches, joined.
+
+    Args:
+        x: Arrays, or a `tf.data.Dataset` of x, or of pairs (x, y).
+        y: What belongs to arrays x, or `None`.
+        owner: Name of the caller, for messages.
+
+    Returns:
+        x and y.
+
+    Raises:
+        ValueError: If there are no examples, or not as many of both.
+
+    Example:
+        >>> pairs = tf.data.Dataset.from_tensors((np.zeros([5, 2]), np.zeros(5)))
+        >>> x, y = as_arrays(pairs.repeat(2), None, "log_prob")
+        >>> x.shape, y.shape
+        ((10, 2), (10,))
+    """
+    if isinstance(x, tf.data.Dataset):
+        batches = [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in x]
+        if not batches:
+            raise data.no_examples(owner, "a dataset that yields no batch")
+        parts = list(zip(*batches, strict=True))
+        x = _joined(parts[0])
+        y = y if parts[1][0] is None else _joined(parts[1])
+    if data.is_pipeline(x) or x is None:
+        raise ValueError(
+            f"`{owner}` expects arrays, or a `tf.data.Dataset`. Received: "
+            f"{type(x).__name__}. Collect the examples in a NumPy array."
+        )
+    x, y = data.read((x, y), owner)
+    data.check_rows(x, owner)
+    return x, y
+
+
+def _joined(batches: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda *arrays: np.concatenate([np.asarray(a) for a in arrays]), *batches
+    )

@@ -1,0 +1,218 @@
+"""Estimates of log p(x) and of the bound, over many draws."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae.checks import integer
+from tfp_vae.engine import data
+from tfp_vae.engine.progress import LongBar
+from tfp_vae.models.answers import Answers
+from tfp_vae.models.data_checks import as_arrays, check_observed
+from tfp_vae.models.pieces import ROWS, pieces_of, rows_at_once
+
+# Draws between two looks at the clock.
+_WORK = 2**18
+
+
+class Estimates(Answers):
+    """The methods of `tv.VAE` that estimate log p(x) and its bound."""
+
+    def log_prob(
+        self,
+        x: Any,
+        num_samples: int = 500,
+        y: Any = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        verbose: Any = "auto",
+    ) -> np.ndarray:
+        """Log p(x), estimated by importance sampling from the posterior.
+
+            log p(x) ~ log(1/K sum_k p(x | z[k]) p(z[k]) / q(z[k] | x))
+
+        with z[k] ~ q(z | x): a lower bound in expectation, that rises to log p(x) in K.
+
+        Args:
+            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, which is joined.
+            num_samples: The number K of draws for each example.
+            y: Conditions, where the model is conditional; else what the decoder
+                describes where that is not x, as in `fit`.
+            batch_size: How many latents are decoded at once; bounds the memory.
+            seed: Integer for the same draws at each call.
+            verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
+
+        Returns:
+            An array of shape `(n,)`, nats per example.
+
+        Raises:
+            ValueError: If `num_samples` is below 1, there are no examples, or the
+                decoder cannot describe them.
+        """
+        num_samples = integer(num_samples, "num_samples", "log_prob")
+        merge = np.logaddexp
+        total = self._estimates(
+            self.log_sum, merge, x, y, num_samples, batch_size, seed, verbose
+        )
+        return total - np.log(num_samples).astype(total.dtype)
+
+    def elbo(
+        self,
+        x: Any,
+        num_samples: int = 1,
+        y: Any = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        verbose: Any = "auto",
+    ) -> np.ndarray:
+        """E_q[log p(x | z)] - KL(q(z | x) || p(z)), the mean over draws of z.
+
+        Args:
+            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, which is joined.
+            num_samples: The number of draws for each example.
+            y: Conditions, where the model is conditional; else what the decoder
+                describes where that is not x, as in `fit`.
+            batch_size: As in `log_prob`.
+            seed: Integer for the same draws at each call.
+            verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
+
+        Returns:
+            An array of shape `(n,)`, nats per example.
+
+        Raises:
+            ValueError: If `num_samples` is below 1, there are no examples, or the
+                decoder cannot describe them.
+        """
+        num_samples = integer(num_samples, "num_samples", "elbo")
+        total = self._estimates(
+            self._elbo_sum, np.add, x, y, num_samples, batch_size, seed, verbose
+        )
+        return total / num_samples
+
+    def _estimates(
+        self,
+        fn: Any,
+        merge: Any,
+        x: Any,
+        y: Any,
+        num_samples: int,
+        batch_size: int | None,
+        seed: int | None,
+        verbose: Any,
+    ) -> np.ndarray:
+        """Sums over draws, computed in pieces of examples and of draws."""
+        owner = "elbo" if fn == self._elbo_sum else "log_prob"
+        self._check_built(owner)
+        x, y = as_arrays(x, y, owner)
+        self._inputs(x, y if self.conditional else None, owner)
+        inputs, target, _ = self._packed((x, y))
+        count = data.leaves_of(x)[0].shape[0]
+        if target.shape[0] != count:
+            raise ValueError(
+                f"`{owner}` expects y to have a row for each x. Received: "
+                f"{target.shape[0]} rows for {count}. Leave y out to describe x."
+            )
+        check_observed(target, self.decoder, self.missing)
+        if batch_size is None:
+            batch_size = rows_at_once(self.decoder, ROWS)
+        rows = integer(batch_size, "batch_size", owner)
+        # Powers of two, so that data of many lengths need few traces.
+        piece = min(rows, 1 << (count - 1).bit_length())
+        draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
+        block = max(draws, _WORK // piece)
+        function = self._functions.compiled(
+            (owner, draws), lambda *given: fn(*given, draws=draws), f"`{owner}`"
+        )
+        starts = range(0, num_samples, block)
+        pieces = -(-count // piece)
+        # XLA has to do as much as in as many steps of training.
+        pays = self._functions.pays((owner, piece), pieces * -(-num_samples // draws))
+        bar = LongBar(pieces * len(starts), verbose)
+        base, results = self._seed(seed), []
+        for i, (count, *parts) in enumerate(pieces_of(inputs, target, piece)):
+            total: Any = None
+            for start in starts:
+                now = tf.constant(min(block, num_samples - start))
+                key = tf.random.experimental.stateless_fold_in(
+                    tf.random.experimental.stateless_fold_in(base, i), start
+                )
+                nothing = (*parts, key, tf.zeros_like(now)) if pays else None
+                part = function(*parts, key, now, nothing=nothing).numpy()
+                total = part if total is None else merge(total, part)
+                bar.step()
+            results.append(total[:count])
+        return np.concatenate(results)
+
+    def log_sum(
+        self,
+        inputs: Any,
+        target: Any,
+        seed: Any,
+        num_samples: Any,
+        draws: int = 1,
+    ) -> tf.Tensor:
+        """Log sum_k w[k] over draws, as a loop in the graph.
+
+        Args:
+            inputs: x, or the pair `(x, y)` where conditional.
+            target: What the decoder describes, of shape `(n, ...)`.
+            seed: Tensor of shape `(2,)`.
+            num_samples: Scalar, the number of draws.
+            draws: How many of them go through the decoder at once.
+
+        Returns:
+            A tensor of shape `(n,)`.
+        """
+
+        def add(total: tf.Tensor, terms: Any, number: tf.Tensor) -> tf.Tensor:
+            weights = tf.cast(terms.log_weights(), total.dtype)
+            surplus = tf.range(draws)[:, None] >= number
+            weights = tf.where(surplus, tf.constant(-np.inf, weights.dtype), weights)
+            return tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
+
+        return self._over_draws(inputs, target, seed, num_samples, draws, add, -np.inf)
+
+    def _elbo_sum(
+        self,
+        inputs: Any,
+        target: Any,
+        seed: Any,
+        num_samples: Any,
+        draws: int,
+    ) -> tf.Tensor:
+        """The sum of one-draw ELBOs over `num_samples` draws, one at a time."""
+
+        def add(total: tf.Tensor, terms: Any, left: tf.Tensor) -> tf.Tensor:
+            bound = terms.log_likelihood[0] - tf.cast(
+                terms.kl, terms.log_likelihood.dtype
+            )
+            return total + tf.cast(bound, total.dtype)
+
+        return self._over_draws(inputs, target, seed, num_samples, draws, add, 0.0)
+
+    def _over_draws(
+        self,
+        inputs: Any,
+        target: Any,
+        seed: Any,
+        num_samples: Any,
+        draws: int,
+        add: Callable[..., tf.Tensor],
+        start: float,
+    ) -> tf.Tensor:
+        """Encodes once, then loops over draws in one graph."""
+        q, (_, y) = self.posterior(inputs), self._split(inputs)
+
+        def body(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            key = tf.random.experimental.stateless_fold_in(seed, i)
+            terms = self.terms(self.through(q, y, draws, key), target)
+            return i + 1, add(total, terms, num_samples - i * draws)
+
+        count = (num_samples + draws - 1) // draws
+        total = tf.fill([tf.shape(target)[0]], tf.constant(start, q.dtype))
+        return tf.while_loop(lambda i, total: i < count, body, (tf.constant(0), total))[
+            1
+        ]

@@ -1,0 +1,214 @@
+"""Networks on many rows, in pieces, so that memory does not grow with the data."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae.engine import data
+
+# Rows that go through the networks together, and the numbers that the widest layer may
+# put out for them.
+ROWS = 1024
+_WIDTH = 2**22
+# Bytes of the arrays that one call of a program is given.
+_HANDED_BYTES = 2**25
+# Pieces of an array that are computed at the same time.
+_AT_ONCE = 4
+
+
+class DistributionInPieces:
+    """A function from rows to a distribution, as one program in pieces of rows.
+
+    XLA does not compile it: pieces are independent, and TensorFlow works at up to four
+    at the same time, one's element-wise operations beside another's matrix products.
+    The parameters of the pieces are joined along the batch. Of a distribution that TFP
+    cannot take apart all rows are computed at once.
+
+    Args:
+        fn: From a structure of tensors to a distribution of batch shape `(rows,)`.
+        rows: Length of a piece; the last may be shorter.
+        spec: Structure of the `tf.TensorSpec` of the arrays, of any length.
+
+    Example:
+        >>> in_pieces = DistributionInPieces(
+        ...     lambda x: tfd.Independent(tfd.Normal(x, 1.0), 1), 2,
+        ...     tf.TensorSpec([None, 3]))
+        >>> in_pieces(tf.zeros([5, 3])).batch_shape
+        TensorShape([5])
+    """
+
+    def __init__(self, fn: Callable[[Any], Any], rows: int, spec: Any) -> None:
+        self._fn, self._rows = fn, rows
+        self._is_batched: list[bool] = []
+        self._distribution: Any = None
+        # A partial: TensorFlow counts the traces of equal code together, and warns.
+        options = {"autograph": False, "input_signature": [spec]}
+        self._piece = tf.function(functools.partial(self._parameters), **options)
+        self._program = tf.function(functools.partial(self._whole), **options)
+        self._piece.get_concrete_function()
+
+    def __call__(self, arrays: Any) -> Any:
+        """The distribution of all rows.
+
+        Args:
+            arrays: Structure of arrays with one first axis.
+
+        Returns:
+            A distribution.
+        """
+        if self._distribution is None:
+            return self._fn(data.mapped(tf.convert_to_tensor, arrays))
+        row = data.size_of(arrays, 1)
+        most = self._rows * max(1, _HANDED_BYTES // max(row * self._rows, 1))
+        count = data.leaves_of(arrays)[0].shape[0]
+        found = [
+            self._program(
+                data.mapped(lambda part, i=i: _cut(part, i, i + most), arrays)
+            )
+            for i in range(0, count, most)
+        ]
+        joined = [
+            tf.concat(parts, axis=0) if batched else parts[0]
+            for batched, parts in zip(
+                self._is_batched, zip(*found, strict=True), strict=True
+            )
+        ]
+        return _rebuilt(self._distribution, joined)
+
+    def _parameters(self, arrays: Any) -> list[tf.Tensor]:
+        """The tensors that a distribution is made of."""
+        distribution = self._fn(arrays)
+        tensors = tf.nest.flatten(distribution, expand_composites=True)
+        if _can_be_rebuilt(distribution, tensors):
+            self._distribution = distribution
+            # Of a length that is not known only what has the axis of the batch.
+            self._is_batched = [
+                bool(t.shape.rank) and t.shape[0] is None for t in tensors
+            ]
+            return tensors
+        return []
+
+    def _whole(self, arrays: Any) -> list[tf.Tensor]:
+        outputs = self._piece.get_concrete_function().structured_outputs
+        count = tf.shape(tf.nest.flatten(arrays)[0])[0]
+        pieces = -(-count // self._rows)
+        found = [
+            tf.TensorArray(output.dtype, pieces, infer_shape=False)
+            for output in outputs
+        ]
+
+        def body(i: tf.Tensor, found: Any) -> tuple[Any, Any]:
+            at = slice(i * self._rows, (i + 1) * self._rows)
+            tensors = self._piece(data.mapped(lambda array: array[at], arrays))
+            pairs = zip(found, tensors, strict=True)
+            return i + 1, [array.write(i, tensor) for array, tensor in pairs]
+
+        found = tf.while_loop(
+            lambda i, found: i < pieces,
+            body,
+            (tf.constant(0), found),
+            parallel_iterations=_AT_ONCE,
+        )[1]
+        pairs = zip(found, outputs, self._is_batched, strict=True)
+        return [
+            tf.ensure_shape(array.concat() if batched else array.read(0), output.shape)
+            for array, output, batched in pairs
+        ]
+
+
+def _rebuilt(distribution: Any, tensors: list[tf.Tensor]) -> Any:
+    return tf.nest.pack_sequence_as(distribution, tensors, expand_composites=True)
+
+
+def _can_be_rebuilt(distribution: Any, tensors: list[Any]) -> bool:
+    """Whether TFP can take a distribution apart, and put it together again."""
+    if not all(map(tf.is_tensor, tensors)):
+        return False
+    try:
+        return type(_rebuilt(distribution, tensors)) is type(distribution)
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
+def _cut(array: Any, start: int, stop: int) -> tf.Tensor:
+    if tf.is_tensor(array):
+        return array[start:stop]
+    return data.rows_of(array, np.arange(start, min(stop, array.shape[0])))
+
+
+def any_length(array: Any) -> tf.TensorSpec:
+    """What is known of a batch of any length.
+
+    Args:
+        array: Array or tensor of shape `(n, ...)`.
+
+    Returns:
+        A spec that leaves the length open.
+
+    Example:
+        >>> any_length(np.zeros([5, 3], "float32"))
+        TensorSpec(shape=(None, 3), dtype=tf.float32, name=None)
+    """
+    return tf.TensorSpec([None, *array.shape[1:]], data.dtype_of(array))
+
+
+def pieces_of(x: Any, y: Any, rows: int) -> Iterator[tuple[int, Any, Any]]:
+    """Cuts arrays into pieces of one length, the last filled up with the last row.
+
+    Args:
+        x: Array, or a structure of arrays.
+        y: What belongs to them, of the same length, or `None`.
+        rows: Length of a piece.
+
+    Yields:
+        How many rows of the piece are examples, and the piece of x and of y.
+
+    Example:
+        >>> [(n, len(part)) for n, part, _ in pieces_of(np.zeros([5, 2]), None, 3)]
+        [(3, 3), (2, 3)]
+    """
+    total = data.leaves_of(x)[0].shape[0]
+    for start in range(0, total, rows):
+        index = np.minimum(np.arange(start, start + rows), total - 1)
+
+        def piece(array: Any, index: Any = index) -> Any:
+            return data.rows_of(array, index)
+
+        yield min(rows, total - start), *(data.mapped(piece, part) for part in (x, y))
+
+
+def rows_at_once(network: Any, most: int) -> int:
+    """How many rows go through a network at once without taking much memory.
+
+    Args:
+        network: A Keras model.
+        most: No more than these, and no fewer where the network tells no shapes.
+
+    Returns:
+        A power of two, or `most`: as far as the layers tell their shapes, none puts out
+        more than 2^22 numbers for so many rows, but for a single one.
+
+    Example:
+        >>> wide = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2**18)])
+        >>> rows_at_once(wide, 1024), rows_at_once(wide.layers[0], 1024)
+        (16, 1024)
+    """
+    widest = max([1, *_widths(network)])
+    return min(most, 2 ** max((_WIDTH // widest).bit_length() - 1, 0))
+
+
+def _widths(network: Any) -> Iterator[int]:
+    """How many numbers each layer puts out for a row, as far as it is known."""
+    for layer in network.layers if isinstance(network, keras.Model) else ():
+        yield from _widths(layer)
+        try:
+            outputs = keras.tree.flatten(layer.output)
+        except (AttributeError, ValueError):  # Not called yet, or inside another.
+            continue
+        for output in outputs:
+            yield math.prod(side for side in output.shape[1:] if side is not None)
