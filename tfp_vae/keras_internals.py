@@ -66,7 +66,7 @@ def in_training() -> bool:
         False
     """
     context = global_state.get_global_attribute("current_call_ctx")
-    return context is not None and bool(context.training)
+    return bool(getattr(context, "training", False))
 
 
 def in_predict() -> bool:

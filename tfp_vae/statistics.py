@@ -16,30 +16,33 @@ tfd = tfp.distributions
 PARAMETERS = "params"
 
 
-def default_statistic(distribution: Any) -> Any:
-    """The mean; of a law without one the mode, and without either its `center`.
+class DefaultConversion(TensorConversion):
+    """The mean; of a distribution without one the mode, without either its `center`.
 
-    Args:
-        distribution: A `tfd.Distribution`.
-
-    Returns:
-        `"mean"`, `"mode"` or a function.
+    Which of them is found out when the value is needed.
 
     Example:
-        >>> default_statistic(tfd.Bernoulli(0.0))
-        'mean'
-        >>> default_statistic(tfd.OrderedLogistic([-1.0, 1.0], 0.0))
-        'mode'
+        >>> conversion = DefaultConversion()
+        >>> conversion(tfd.Bernoulli(0.0)).numpy()
+        np.float32(0.5)
+        >>> conversion(tfd.OrderedLogistic([-1.0, 1.0], 0.0)).numpy()
+        np.int32(1)
     """
-    if may_lack_a_mean(unwrap(distribution)):
-        return "mode"
-    for name in ("mean", "mode"):
-        try:
-            getattr(unwrap(distribution), name)()
-        except NotImplementedError:
-            continue
-        return name
-    return center
+
+    def __init__(self) -> None:
+        """Is shown, and has the shape, as the mean."""
+        super().__init__("mean")
+
+    def __call__(self, distribution: Any, seed: Any = None) -> Any:
+        """The value of a distribution."""
+        distribution = unwrap(distribution)
+        names = ("mode",) if may_lack_a_mean(distribution) else ("mean", "mode")
+        for name in names:
+            try:
+                return getattr(distribution, name)()
+            except NotImplementedError:
+                continue
+        return center(distribution)
 
 
 def checked_statistics(names: Any, owner: str) -> Any:
@@ -109,8 +112,8 @@ def statistics_of(distribution: Any, names: Any, seed: Any = None) -> Any:
         return {name: statistics_of(distribution, name, seed) for name in names}
     if names == PARAMETERS:
         return _parameters(distribution)
-    name = names or default_statistic(distribution)
-    return tf.convert_to_tensor(TensorConversion(name)(distribution, seed))
+    conversion = TensorConversion(names) if names else DefaultConversion()
+    return tf.convert_to_tensor(conversion(distribution, seed))
 
 
 def _parameters(distribution: Any) -> dict[str, Any]:

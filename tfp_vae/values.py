@@ -6,14 +6,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
-tfd = tfp.distributions
-
 _ROWS = 1024
-_MANY = 128
 
 
 def check_values(values: Any, layer: DistributionLayer) -> None:
@@ -108,58 +104,6 @@ def _can_draw(layer: DistributionLayer, values: np.ndarray) -> bool:
         if not np.isfinite(log_prob).all():
             return False
     return True
-
-
-def in_place_of(values: np.ndarray, layer: DistributionLayer) -> np.ndarray | None:
-    """Few values which are right only if many are, for laws of scalar coordinates.
-
-    All that occur, where they are small integers; else the least and the greatest, if
-    the law is continuous, since the support of such is an interval. A NaN is both.
-
-    Args:
-        values: Array of shape `(n, *event_shape)`.
-        layer: What is to have drawn them.
-
-    Returns:
-        An array of few rows, each of one number; `None` where there are no such.
-
-    Example:
-        >>> in_place_of(np.eye(200), tv.IndependentBernoulli(200))[:, :3]
-        array([[0., 0., 0.],
-               [1., 1., 1.]])
-    """
-    if len(values) < _MANY or values.dtype.kind not in "biuf":
-        return None
-    if layer.parameters_width is None:
-        return None
-    law = layer.distribution_for(_as(values[:1], layer))
-    scalar = isinstance(law, tfd.Independent) and not law.distribution.event_shape.rank
-    if not scalar or tuple(law.event_shape) != values.shape[1:]:
-        return None
-    numbers = _small_integers(values)
-    if numbers is None:
-        if law.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
-            return None
-        numbers = np.array([values.min(), values.max()])
-    few = numbers.astype(values.dtype).reshape(-1, *[1] * (values.ndim - 1))
-    return np.broadcast_to(few, (len(few), *values.shape[1:]))
-
-
-def _small_integers(values: np.ndarray) -> np.ndarray | None:
-    """Those that occur, where all are integers from 0 to 255."""
-    occurs = np.zeros(256, bool)
-    for start in range(0, len(values), _ROWS):
-        chunk = values[start : start + _ROWS]
-        with np.errstate(invalid="ignore"):
-            small = chunk.astype("uint8")
-        if not np.array_equal(small, chunk):
-            return None
-        least, greatest = small.min(), small.max()
-        if greatest - least <= 1:
-            occurs[[least, greatest]] = True
-        else:
-            occurs[small] = True
-    return np.flatnonzero(occurs)
 
 
 def _as(values: np.ndarray, layer: DistributionLayer) -> tf.Tensor:

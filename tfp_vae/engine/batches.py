@@ -24,13 +24,13 @@ class Stack(NamedTuple):
     Args:
         tensors: Tensors of shape `(room, batch, ...)`.
         structure: Structure of a batch, with places in `tensors` and `None`.
-        count: How many of the batches there are.
+        number: How many of the batches there are.
         is_full: Whether the batch is of the length that most have.
     """
 
     tensors: list[tf.Tensor]
     structure: Any
-    count: int
+    number: int
     is_full: bool
 
 
@@ -139,7 +139,7 @@ class PipelineBatches:
     Example:
         >>> batches = PipelineBatches(tf.data.Dataset.range(5).batch(2), 3, "fit")
         >>> batches.begin(epoch=0)
-        >>> [batches.take(9, 2).count for _ in range(2)], batches.take(9, 2)
+        >>> [batches.take(9, 2).number for _ in range(2)], batches.take(9, 2)
         ([2, 1], None)
     """
 
@@ -191,6 +191,45 @@ class PipelineBatches:
         return data.mapped(data.as_tensor, data.read(batch, self._owner))
 
 
+def source_of(
+    given: Any,
+    rows: range | None,
+    batch_size: int | None,
+    steps: int | None,
+    owner: str,
+    shuffle: Any = False,
+    seed: int = 0,
+) -> Source:
+    """Where the batches of a call come from.
+
+    Args:
+        given: The tuple of x, y and weights, or of a pipeline, `None` and `None`.
+        rows: Which rows of arrays; `None` for all.
+        batch_size: Of arrays, or `None` for 32, or as `steps` says.
+        steps: Of a pass, or `None`.
+        owner: Name of the caller, for messages.
+        shuffle: As in `ArrayBatches`.
+        seed: As there.
+
+    Returns:
+        The source.
+
+    Example:
+        >>> x = np.zeros([100, 2])
+        >>> source_of((x, None, None), None, None, 9, "fit").num_batches
+        9
+    """
+    if not data.is_pipeline(given[0]):
+        rows = range(data.check_rows(given, owner)) if rows is None else rows
+        size = batch_size or (math.ceil(len(rows) / steps) if steps else 32)
+        return ArrayBatches(given, rows, size, shuffle, seed)
+    pipeline, count = given[0], None
+    if isinstance(pipeline, tf.data.Dataset):
+        count = int(pipeline.cardinality())
+        pipeline = pipeline.prefetch(tf.data.AUTOTUNE)
+    return PipelineBatches(pipeline, count if count and count > 0 else None, owner)
+
+
 def steps_at_once(num_batches: int | None, size: int) -> int:
     """How many steps make one program, where the user does not say.
 
@@ -226,8 +265,8 @@ class Passes:
         owner: Name of the caller, for messages.
 
     Example:
-        >>> passes = Passes(ArrayBatches(tf.range(6), range(6), 2), 2, "fit")
-        >>> [[s.count for s in passes.epoch(e, 1, 1)] for e in range(2)]
+        >>> passes = Passes(ArrayBatches(tf.range(8), range(8), 2), 2, "fit")
+        >>> [[s.number for s in passes.epoch(e, 1, 1)] for e in range(2)]
         [[1, 1], [1, 1]]
     """
 
@@ -250,7 +289,7 @@ class Passes:
         Args:
             epoch: Its number, which decides the order.
             most: How many steps a stack has at most.
-                room: For how many steps it has room at least.
+            room: For how many steps it has room at least.
 
         Yields:
             Stacks of batches.
@@ -264,16 +303,16 @@ class Passes:
             stack = self._source.take(left, room)
             if stack is None:
                 break
-            made += stack.count
+            made += stack.number
             yield stack
         if self._steps is None:
             self._source.num_batches = made or self._source.num_batches
         elif made < self._steps:
             self._is_open = False
             warnings.warn(
-                f"`{self._owner}` expects data for {self._steps} steps in each pass. Received: "
-                f"{made} batches before the data ended. Give `steps_per_epoch` that "
-                "divides them, or `dataset.repeat()`.",
+                f"`{self._owner}` expects data for {self._steps} steps in each pass. "
+                f"Received: {made} batches before the data ended. Give fewer steps, or "
+                "`dataset.repeat()`.",
                 stacklevel=4,
             )
 

@@ -1,4 +1,4 @@
-"""Functions as one program: by XLA where it can and where it pays, else by TensorFlow."""
+"""Functions as one program: by XLA where it can and pays, else by TensorFlow."""
 
 import collections
 import functools
@@ -9,8 +9,10 @@ from typing import Any
 
 import tensorflow as tf
 
-# XLA takes seconds to compile a step of training, about as long as it saves in so many.
-_STEPS_THAT_PAY = 512
+EAGER, GRAPH, XLA = "eager", "graph", "XLA"
+# TensorFlow traces a step in about the time that so many take in eager execution; XLA
+# compiles one in about the time that it saves in so many.
+_EAGER_STEPS, _STEPS_THAT_PAY = 4, 512
 # Draws that follow `tf.random.set_seed` only outside of XLA, which has others.
 _RANDOM = ("RandomStandardNormal", "RandomUniform", "TruncatedNormal", "RandomShuffle")
 # What XLA raises of a graph that it cannot compile.
@@ -82,7 +84,7 @@ class Function:
         input_signature: As in `tf.function`.
 
     Example:
-        >>> Compiler(False).function(lambda x: x + 1, "a sum")(tf.constant(1)).numpy()
+        >>> int(Compiler(False).function(lambda x: x + 1, "a sum")(tf.constant(1)))
         2
     """
 
@@ -263,24 +265,27 @@ class Functions:
                     self._made[key] = make()
         return self._made[key]
 
-    def pays(self, key: Any, steps: int) -> bool:
-        """Whether XLA is worth its compilation, for the work asked for until now.
+    def way(self, key: Any, steps: int | None) -> str:
+        """How to run steps, by the number that calls have asked for until now.
 
-        A function of the numbers of steps that calls have asked for, never of a clock,
-        so that the same calls give the same numbers.
+        A function of numbers of steps, never of a clock, so that the same calls give
+        the same numbers.
 
         Args:
             key: What the steps do, and on batches of which shape.
-            steps: How many more are asked for now.
+            steps: How many more are asked for; `None` where nobody knows.
 
         Returns:
-            True with `jit_compile=True`, and by itself from 512 steps on.
+            `"eager"` for a few, `"graph"`, or `"XLA"`, if `jit_compile` allows it, for
+            hundreds; with `jit_compile=True` always `"XLA"`.
 
         Example:
             >>> functions = Functions(Compiler("auto"))
-            >>> functions.pays("training", 500), functions.pays("training", 20)
-            (False, True)
+            >>> [functions.way("training", steps) for steps in (3, 400, None, 200)]
+            ['eager', 'graph', 'graph', 'XLA']
         """
-        asked = self.compiler.jit_compile
-        self._steps[key] += steps
-        return bool(asked) and (asked != "auto" or self._steps[key] >= _STEPS_THAT_PAY)
+        self._steps[key] += steps or 0
+        asked, made = self.compiler.jit_compile, self._steps[key]
+        if asked and (asked != "auto" or made >= _STEPS_THAT_PAY):
+            return XLA
+        return EAGER if steps is not None and made <= _EAGER_STEPS else GRAPH

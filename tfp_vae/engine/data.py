@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import random
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -411,7 +412,8 @@ class Rows(keras.utils.PyDataset):
     Args:
         arrays: Structure of arrays, as `read` returns it; a batch has the same.
         batch_size: Length of a batch, but for the last.
-        order: The numbers of the rows.
+        rows: The numbers of the rows.
+        shuffle: Whether every epoch has another order.
 
     Example:
         >>> rows = Rows((np.zeros([5, 2]),), 2, range(5))
@@ -419,9 +421,18 @@ class Rows(keras.utils.PyDataset):
         (3, TensorShape([1, 2]))
     """
 
-    def __init__(self, arrays: Any, batch_size: int, order: Any) -> None:
+    def __init__(
+        self, arrays: Any, batch_size: int, rows: range, shuffle: bool = False
+    ) -> None:
         super().__init__()
-        self._arrays, self._size, self._order = arrays, batch_size, order
+        self._arrays, self._size, self._rows = arrays, batch_size, rows
+        self._shuffle, self._order = shuffle, list(rows)
+        self.on_epoch_end()
+
+    def on_epoch_end(self) -> None:
+        """Puts the rows in another order."""
+        if self._shuffle:
+            self._order = random.sample(self._rows, len(self._rows))
 
     def __len__(self) -> int:
         """The number of batches."""

@@ -1,7 +1,7 @@
 """`fit` and `evaluate` of any Keras model, many steps in one program."""
 
 import functools
-import math
+import inspect
 import random
 import warnings
 from typing import Any
@@ -11,63 +11,12 @@ import tensorflow as tf
 
 from tfp_vae import keras_internals
 from tfp_vae.engine import data
-from tfp_vae.engine.batches import (
-    ArrayBatches,
-    Passes,
-    PipelineBatches,
-    Source,
-    steps_at_once,
-)
-from tfp_vae.engine.compiler import Compiler, Functions
+from tfp_vae.engine.batches import Passes, Source, source_of
+from tfp_vae.engine.compiler import EAGER, Compiler, Functions
 from tfp_vae.engine.loss import with_output_kept
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import with_bar
-
-AUTO = "auto"
-
-
-class Run:
-    """One call of `fit` or `evaluate`: its batches, its program, its numbers of steps.
-
-    Args:
-        program: Runs the steps.
-        passes: The passes over the data.
-        most: How many steps a program has at most.
-        epochs: How many passes there will be.
-        pays: From a number of steps to whether XLA should compile them.
-    """
-
-    def __init__(
-        self, program: Program, passes: Passes, most: int, epochs: int, pays: Any
-    ) -> None:
-        self._program, self.passes = program, passes
-        self._most, self._epochs, self._pays = most, epochs, pays
-        self._use_xla: bool | None = None
-
-    def steps(self, epoch: int, begin: Any, end: Any) -> Any:
-        """Runs the steps of an epoch.
-
-        Args:
-            epoch: Its number.
-            begin: Called with the number of the first step of a program.
-            end: Called with the number of the last and its logs; tells whether to stop.
-
-        Returns:
-            The logs of the last step.
-        """
-        count = self.passes.num_batches
-        if self._use_xla is None and count:  # Nobody knows what pays before.
-            self._use_xla = self._pays(self._epochs * count)
-        # XLA compiles for one number of batches.
-        room = self._most if self._use_xla else 1
-        logs, done = {}, 0
-        for stack in self.passes.epoch(epoch, self._most, room):
-            begin(done)
-            logs = self._program(stack, bool(self._use_xla))
-            done += stack.count
-            if end(done - 1, logs):
-                break
-        return logs
+from tfp_vae.engine.run import AUTO, Run, steps_in_program
 
 
 class CompiledFit:
@@ -79,10 +28,10 @@ class CompiledFit:
     its own `train_function`, Keras' own loop runs.
     """
 
+    built: bool
     compiled: bool
     distribute_strategy: Any
     history: Any
-    metrics: list[Any]
     optimizer: Any
     reset_metrics: Any
     run_eagerly: bool
@@ -146,11 +95,13 @@ class CompiledFit:
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles as the saved model was."""
-        if type(self).compile not in _COMPILES:  # with arguments of its own
+        try:
+            inspect.signature(self.compile).bind(**config)
+        except TypeError:  # of a subclass, with arguments of its own
             super().compile_from_config(config)  # type: ignore[misc]
             return
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None and self.built:  # type: ignore[attr-defined]
+        if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
     @property
@@ -176,6 +127,26 @@ class CompiledFit:
     @functools.cached_property
     def _functions(self) -> Functions:
         return Functions(Compiler(self._asked_jit, type(self).__name__))
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves the model, as `keras.Model.save`, in a `.keras` file.
+
+        Args:
+            filepath: Path that ends in `.keras`.
+            *args: As in `keras.Model.save`.
+            **kwargs: As there.
+
+        Raises:
+            ValueError: If the path ends in `.h5`, which could not be loaded again.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                f"`{type(self).__name__}.save` expects a path that ends in `.keras`. "
+                f"Received: filepath={str(filepath)!r}, of a format in which Keras "
+                "finds no classes of other packages. Save the weights alone with "
+                "`save_weights('model.weights.h5')`, or the model as `.keras`."
+            )
+        super().save(filepath, *args, **kwargs)  # type: ignore[misc]
 
     def check_data(
         self, x: Any, y: Any, sample_weight: Any, training: bool, owner: str
@@ -242,19 +213,12 @@ class CompiledFit:
                 are no arrays of numbers of one length.
         """
         self._check_compiled("fit")
-        given = self._read(x, y, sample_weight, "fit")
-        held = validation_data
-        if held is not None:
-            held = keras.utils.unpack_x_y_sample_weight(held)
-            held = self._read(*held, "fit")
-        if class_weight is not None and not data.is_pipeline(x):
-            if given[2] is not None:
-                raise ValueError(
-                    "`fit` expects `class_weight` or `sample_weight`. Received: both. "
-                    "Multiply them into `sample_weight`."
-                )
-            weights = data.class_weights(given[1], class_weight, "fit")
-            given, class_weight = (*given[:2], weights), None
+        given = self._read((x, y, sample_weight), "fit")
+        given, class_weight = _weighted(given, class_weight)
+        held = None
+        if validation_data is not None:
+            unpacked = keras.utils.unpack_x_y_sample_weight(validation_data)
+            held = self._read(unpacked, "fit")
         if not self._makes_programs(given, held, class_weight):
             given, validation_split, held = self._for_keras(
                 given, batch_size, shuffle, validation_split, held
@@ -262,58 +226,67 @@ class CompiledFit:
             return super().fit(  # type: ignore[misc]
                 given[0],
                 given[1],
-                batch_size,
-                epochs,
-                verbose,
-                callbacks,
-                validation_split,
-                held,
-                shuffle and not data.is_pipeline(given[0]),
-                class_weight,
-                given[2],
-                initial_epoch,
-                steps_per_epoch,
-                validation_steps,
-                validation_batch_size,
-                validation_freq,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_split=validation_split,
+                validation_data=held,
+                shuffle=shuffle and not data.is_pipeline(given[0]),
+                class_weight=class_weight,
+                sample_weight=given[2],
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
             )
-        epochs = _capped(int(epochs))
-        seed = random.getrandbits(32)
-        batches, rows = given, None
+        rows = last = None
         if validation_split and held is None:
-            count = data.check_rows(given, "fit")
-            rows, last = data.split(count, validation_split)
-            held = given
-        how = {"batch_size": batch_size, "steps": steps_per_epoch, "owner": "fit"}
-        train = self._source(batches, rows, shuffle=shuffle, seed=seed, **how)
-        self._look(given, train, training=True, owner="fit")
-        test: Any = None
-        if held is not None:
-            how = {
-                "batch_size": validation_batch_size or batch_size,
-                "steps": validation_steps,
-                "owner": "fit",
-            }
-            test = self._source(held, None if rows is None else last, **how)
-            if held is not given:
-                self._look(held, test, training=False, owner="fit")
-        run = self._run(train, steps_per_epoch, callbacks, epochs, training=True)
-        checks = [e for e in range(epochs) if _is_due(e, validation_freq)]
-        if test is not None:
-            test = self._run(test, validation_steps, callbacks, len(checks))
-        callbacks = self._callbacks(
-            callbacks, verbose, run, "the training step", epochs=epochs
+            rows, last = data.split(data.check_rows(given, "fit"), validation_split)
+        # Every epoch has its order from this number, also in a training that is resumed
+        # after `keras.utils.set_random_seed`.
+        seed = random.getrandbits(32)
+        train = source_of(
+            given, rows, batch_size, steps_per_epoch, "fit", shuffle, seed
         )
-        return self._trained(run, test, checks, callbacks, epochs, initial_epoch)
+        self._look(given, train, training=True, owner="fit")
+        epochs = _capped(int(epochs))
+        run = self._run(train, steps_per_epoch, callbacks, epochs, "training", "fit")
+        due = [epoch for epoch in range(epochs) if _is_due(epoch, validation_freq)]
+        test = None
+        if held is not None or last is not None:
+            validation = source_of(
+                given if held is None else held,
+                last,
+                validation_batch_size or batch_size,
+                validation_steps,
+                "fit",
+            )
+            if held is not None:
+                self._look(held, validation, training=False, owner="fit")
+            test = self._run(
+                validation, validation_steps, callbacks, len(due), "evaluation", "fit"
+            )
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = keras.callbacks.CallbackList(
+                with_bar(callbacks, verbose, _compiled(run, "the training step")),
+                add_history=True,
+                verbose=verbose,
+                epochs=epochs,
+                steps=run.passes.num_batches,
+                model=self,
+            )
+        return self._trained(run, test, due, callbacks, initial_epoch, epochs)
 
     def _trained(
         self,
         run: Run,
         test: Run | None,
-        checks: list[int],
+        due: list[int],
         callbacks: Any,
-        epochs: int,
         initial_epoch: int,
+        epochs: int,
     ) -> Any:
         """Runs the epochs, and calls callbacks as Keras does."""
         self.stop_training = False
@@ -330,8 +303,16 @@ class CompiledFit:
             self.reset_metrics()
             callbacks.on_epoch_begin(epoch)
             found = run.steps(epoch, callbacks.on_train_batch_begin, ended)
+            if found is None:
+                warnings.warn(
+                    f"`fit` expects data for {epochs} epochs. Received: none for epoch "
+                    f"{epoch + 1}, at which training ends. Give a pipeline that can be "
+                    "opened again, or `steps_per_epoch`.",
+                    stacklevel=3,
+                )
+                break
             logs = dict(self._results(found))
-            if test is not None and epoch in checks:
+            if test is not None and epoch in due:
                 found = self._evaluated(test, callbacks)
                 logs |= {f"val_{name}": value for name, value in found.items()}
             callbacks.on_epoch_end(epoch, logs)
@@ -386,9 +367,9 @@ class CompiledFit:
                 return_dict,
                 **kwargs,
             )
-        given = self._read(x, y, sample_weight, "evaluate")
+        given = self._read((x, y, sample_weight), "evaluate")
         if not self._makes_programs(given):
-            given, *_ = self._for_keras(given, batch_size, False)
+            given, *_ = self._for_keras(given, batch_size)
             return super().evaluate(  # type: ignore[misc]
                 given[0],
                 given[1],
@@ -399,11 +380,17 @@ class CompiledFit:
                 callbacks,
                 return_dict,
             )
-        how = {"batch_size": batch_size, "steps": steps, "owner": "evaluate"}
-        source = self._source(given, None, **how)
+        source = source_of(given, None, batch_size, steps, "evaluate")
         self._look(given, source, training=False, owner="evaluate")
-        run = self._run(source, steps, callbacks, 1, owner="evaluate")
-        callbacks = self._callbacks(callbacks, verbose, run, "the evaluation step")
+        run = self._run(source, steps, callbacks, 1, "evaluation", "evaluate")
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = keras.callbacks.CallbackList(
+                with_bar(callbacks, verbose, _compiled(run, "the evaluation step")),
+                verbose=verbose,
+                epochs=1,
+                steps=run.passes.num_batches,
+                model=self,
+            )
         logs = self._evaluated(run, callbacks)
         return logs if return_dict else keras_internals.in_order(self, logs)
 
@@ -442,19 +429,19 @@ class CompiledFit:
         Returns:
             An array, or a structure of arrays.
         """
-        (x, _, _), *_ = self._for_keras(
-            self._read(x, None, None, "predict"), batch_size, False
-        )
+        given = self._read((x, None, None), "predict")
+        (x, _, _), *_ = self._for_keras(given, batch_size)
         return super().predict(x, batch_size, verbose, steps, callbacks)  # type: ignore[misc]
 
-    def _read(self, x: Any, y: Any, sample_weight: Any, owner: str) -> Any:
-        """Data as arrays that can be cut by rows, or a pipeline as it is."""
+    def _read(self, given: Any, owner: str) -> Any:
+        """x, y and weights as arrays that can be cut by rows; a pipeline as it is."""
+        x, y, sample_weight = given
         if x is None:
             raise ValueError(
                 f"`{owner}` expects data. Received: x=None. Give arrays or a pipeline."
             )
         if not data.is_pipeline(x):
-            given = data.read((x, y, sample_weight), owner)
+            given = data.read(given, owner)
             data.check_rows(given, owner)
             return given
         if y is not None or sample_weight is not None:
@@ -463,7 +450,7 @@ class CompiledFit:
                 f"x of type {type(x).__name__}. Let the pipeline yield tuples "
                 "(x, y, sample_weight)."
             )
-        return x, None, None
+        return given
 
     def _makes_programs(self, given: Any, held: Any = None, others: Any = None) -> bool:
         """Whether several steps make a program here, and Keras' own loop does not."""
@@ -490,104 +477,55 @@ class CompiledFit:
         self,
         given: Any,
         batch_size: int | None,
-        shuffle: Any,
+        shuffle: Any = False,
         share: float = 0.0,
         held: Any = None,
     ) -> Any:
-        """Data for Keras' own loops, which copy large arrays and know no sparse ones."""
+        """Data for Keras' own loops, which copy large arrays, and sparse ones."""
         if held is not None:
-            held = self._for_keras(held, batch_size, False)[0]
-            held = keras.utils.pack_x_y_sample_weight(*held)
-            held = held if isinstance(held, tuple) else (held,)
+            held = _packed(self._for_keras(held, batch_size)[0])
         if data.is_pipeline(given[0]) or not data.is_streamed(given):
             return given, share, held
         count, size = data.check_rows(given, "fit"), batch_size or 32
-        rows, packed = range(count), keras.utils.pack_x_y_sample_weight(*given)
-        packed = packed if isinstance(packed, tuple) else (packed,)
+        rows: Any = range(count)
         if share and held is None:
             rows, last = data.split(count, share)
-            held, share = data.Rows(packed, size, last), 0.0
-        order = random.Random(0).sample(rows, len(rows)) if shuffle else rows
-        return (data.Rows(packed, size, order), None, None), share, held
+            held, share = data.Rows(_packed(given), size, last), 0.0
+        batches = data.Rows(_packed(given), size, rows, bool(shuffle))
+        return (batches, None, None), share, held
 
-    def _source(
-        self,
-        given: Any,
-        rows: range | None,
-        batch_size: int | None,
-        steps: int | None,
-        owner: str,
-        shuffle: Any = False,
-        seed: int = 0,
-    ) -> Source:
-        """Where the batches of a call come from."""
-        if not data.is_pipeline(given[0]):
-            rows = range(data.check_rows(given, owner)) if rows is None else rows
-            size = batch_size or (math.ceil(len(rows) / steps) if steps else 32)
-            return ArrayBatches(given, rows, size, shuffle, seed)
-        pipeline, count = given[0], None
-        if isinstance(pipeline, tf.data.Dataset):
-            count = int(pipeline.cardinality())
-            pipeline = pipeline.prefetch(tf.data.AUTOTUNE)
-        return PipelineBatches(pipeline, count if count and count > 0 else None, owner)
-
-    def _look(self, given: Any, source: Any, training: bool, owner: str) -> None:
+    def _look(self, given: Any, source: Source, training: bool, owner: str) -> None:
         """Shows the data to `check_data`: all of arrays, the first of a pipeline."""
         first = getattr(source, "first", None)
         if first is not None:
             given = keras.utils.unpack_x_y_sample_weight(first)
-        self.check_data(*given, training=training, owner=owner)
+        x, y, sample_weight = given
+        self.check_data(x, y, sample_weight, training=training, owner=owner)
 
     def _run(
         self,
-        source: Any,
+        source: Source,
         steps: int | None,
         callbacks: Any,
         epochs: int,
-        training: bool = False,
-        owner: str = "fit",
+        name: str,
+        owner: str,
     ) -> Run:
         """The steps of a call, and what decides whether XLA compiles them."""
-        name = "training" if training else "evaluation"
-        program = self._functions.once(
-            name,
-            lambda: Program(
-                self.train_step if training else self.test_step,
-                f"its {name}",
-                self._functions.compiler,
-            ),
+        functions, training = self._functions, name == "training"
+        step = self.train_step if training else self.test_step
+        program = functions.once(
+            name, lambda: Program(step, f"its {name}", functions.compiler)
         )
         passes = Passes(source, steps, owner)
         size, shapes = source.batch()
-        most = self._steps_at_once(passes.num_batches, size, callbacks)
-        pays = functools.partial(self._functions.pays, (name, shapes))
+        most = steps_in_program(self._asked_steps, passes.num_batches, size, callbacks)
         optimizer = self.optimizer
-        if training and self.built and optimizer is not None and not optimizer.built:  # type: ignore[attr-defined]
+        if training and self.built and optimizer is not None and not optimizer.built:
             # TensorFlow traces a function twice that makes variables.
             optimizer.build(self.trainable_variables)
-        return Run(program, passes, most, epochs, pays)
-
-    def _steps_at_once(self, count: int | None, size: int, callbacks: Any) -> int:
-        """How many steps make one program, after which callbacks are called."""
-        callbacks = getattr(callbacks, "callbacks", callbacks)
-        asked = [_steps_between(c) for c in keras.tree.flatten(callbacks or [])]
-        most = self._asked_steps
-        most = steps_at_once(count, size) if most == AUTO else int(most)
-        return max(1, min([most, *(int(steps) for steps in asked if steps)]))
-
-    def _callbacks(
-        self, callbacks: Any, verbose: Any, run: Run, what: str, epochs: int = 1
-    ) -> Any:
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            return callbacks
-        return keras.callbacks.CallbackList(
-            with_bar(callbacks, verbose, what),
-            add_history=what == "the training step",
-            verbose=verbose,
-            epochs=epochs,
-            steps=run.passes.num_batches,
-            model=self,
-        )
+        way = functools.partial(functions.way, (name, shapes))
+        return Run(program, passes, most, epochs, way)
 
     def _results(self, logs: Any) -> Any:
         """The metrics, or the logs of a step that has others."""
@@ -603,9 +541,6 @@ class CompiledFit:
             )
 
 
-_COMPILES = {CompiledFit.compile}
-
-
 def _can_be_stacked(x: Any) -> bool:
     """Whether batches are dense tensors, of which several can be joined."""
     if isinstance(x, tf.data.Dataset):
@@ -618,23 +553,28 @@ def _can_be_stacked(x: Any) -> bool:
     return all(tf.as_dtype(a.dtype) != tf.string for a in data.leaves_of(x))
 
 
-def _steps_between(callback: Any) -> int | None:
-    """How many steps a callback allows between two calls; `None` for any number.
-
-    One that is not Keras' own may do something at each step that it is called for.
-    """
-    if hasattr(callback, "steps_per_execution"):
-        return callback.steps_per_execution
-    methods = (getattr(callback, name, None) for name in _BATCH_METHODS)
-    modules = (getattr(method, "__module__", None) or "" for method in methods)
-    return None if all(name.split(".")[0] == "keras" for name in modules) else 1
+def _compiled(run: Run, what: str) -> str | None:
+    """What is compiled before the first step of a call, for its bar."""
+    return None if run.way == EAGER else what
 
 
-_BATCH_METHODS = {
-    f"on_{when}batch_{end}"
-    for when in ("", "train_", "test_")
-    for end in ("begin", "end")
-}
+def _packed(given: Any) -> tuple[Any, ...]:
+    """A batch as Keras' pipelines yield it."""
+    packed = keras.utils.pack_x_y_sample_weight(*given)
+    return packed if isinstance(packed, tuple) else (packed,)
+
+
+def _weighted(given: Any, class_weight: Any) -> tuple[Any, Any]:
+    """Weights of classes as weights of examples, where the classes are known."""
+    x, y, sample_weight = given
+    if class_weight is None or data.is_pipeline(x):
+        return given, class_weight
+    if sample_weight is not None:
+        raise ValueError(
+            "`fit` expects `class_weight` or `sample_weight`. Received: both. Multiply "
+            "them into `sample_weight`."
+        )
+    return (x, y, data.class_weights(y, class_weight, "fit")), None
 
 
 def _is_due(epoch: int, validation_freq: Any) -> bool:

@@ -15,7 +15,7 @@ class FunctionLoss(keras.losses.Loss):
     Keras would make a plain tensor of every output, of the default dtype and of the
     rank of the targets. Here only what is a plain tensor already is treated so; of
     another output, such as a distribution, the targets take the rank, and the dtype if
-    it is one of floating-point numbers. Weights, masks and the reduction are Keras' own.
+    it is one of floating-point numbers. Keras weighs, masks and reduces as ever.
 
     Args:
         fn: From targets and output to the loss of each example.

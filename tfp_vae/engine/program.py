@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfp_vae.engine import data
 from tfp_vae.engine.batches import Stack
-from tfp_vae.engine.compiler import Compiler, Function
+from tfp_vae.engine.compiler import EAGER, GRAPH, XLA, Compiler, Function
 
 
 class Program:
@@ -26,7 +26,8 @@ class Program:
     Example:
         >>> from tfp_vae.engine.batches import ArrayBatches
         >>> batches = ArrayBatches(tf.range(5), range(5), 2)
-        >>> program = Program(lambda x: {"sum": tf.reduce_sum(x)}, "it", Compiler(False))
+        >>> program = Program(
+        ...     lambda x: {"sum": tf.reduce_sum(x)}, "sums", Compiler(False))
         >>> [int(program(batches.take(2, 2))["sum"]) for _ in range(2)]
         [5, 4]
     """
@@ -38,16 +39,18 @@ class Program:
         self._functions: dict[str, Function] = {}
         self._traced: dict[str, Any] = {}
 
-    def __call__(self, stack: Stack, use_xla: bool = False) -> Any:
+    def __call__(self, stack: Stack, way: str = GRAPH) -> Any:
         """Runs the steps.
 
         Args:
             stack: The batches.
-            use_xla: Whether XLA compiles the program, if it can, for full batches.
+            way: `"eager"`, `"graph"`, or `"XLA"` for full batches, if it can.
 
         Returns:
             The logs of the last step.
         """
+        if way == EAGER:
+            return self._run_eagerly(stack)
         specs = [
             tf.TensorSpec([None, None, *tensor.shape[2:]], tensor.dtype)
             for tensor in stack.tensors
@@ -56,11 +59,18 @@ class Program:
         if key not in self._functions:
             with self._compiler.lock:
                 self._functions.setdefault(key, self._function(key, stack, specs))
-        given = stack.tensors, tf.constant(stack.count, tf.int32)
+        given = stack.tensors, tf.constant(stack.number, tf.int32)
         nothing = None
-        if use_xla and stack.is_full:
+        if way == XLA and stack.is_full:
             nothing = stack.tensors, tf.constant(0, tf.int32)
         return self._functions[key](*given, nothing=nothing)
+
+    def _run_eagerly(self, stack: Stack) -> Any:
+        logs = None
+        for i in range(stack.number):
+            leaves = [tensor[i] for tensor in stack.tensors]
+            logs = self._step(_batch(stack.structure, leaves))
+        return logs
 
     def _function(self, key: str, stack: Stack, specs: list[Any]) -> Function:
         structure = stack.structure
@@ -74,13 +84,10 @@ class Program:
     def _run(self, key: str, structure: Any, tensors: Any, count: tf.Tensor) -> Any:
         specs = [tf.TensorSpec(tensor.shape[1:], tensor.dtype) for tensor in tensors]
 
-        def batch(leaves: Any) -> Any:
-            return data.mapped(lambda place: leaves[place], structure)
-
         # Traced once, here: what the loop carries must be known before its body is.
         # Not kept after a failure: TensorFlow would let it make no variables then.
         step = self._traced.get(key) or tf.function(
-            lambda *leaves: self._step(batch(leaves)), autograph=False
+            lambda *leaves: self._step(_batch(structure, leaves)), autograph=False
         )
         outputs = step.get_concrete_function(*specs).structured_outputs
         self._traced[key] = step
@@ -110,3 +117,8 @@ class Program:
             (tf.constant(0), logs),
             parallel_iterations=1,
         )[1]
+
+
+def _batch(structure: Any, leaves: Any) -> Any:
+    """A batch of a structure of places in a list."""
+    return data.mapped(lambda place: leaves[place], structure)

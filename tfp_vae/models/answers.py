@@ -53,6 +53,7 @@ class Answers(Bound):
 
     # What a Keras model has, for these methods to use.
     __call__: Any
+    _for_keras: Any
     built: Any
     _functions: Functions
     _seeds: Any
@@ -139,7 +140,7 @@ class Answers(Bound):
             inputs = self._inputs(x, y, "predict")
         if statistics is None:
             return super().predict(inputs, batch_size, verbose, steps, callbacks)  # type: ignore[misc]
-        (inputs, _, _), *_ = self._for_keras((inputs, None, None), batch_size, False)
+        (inputs, _, _), *_ = self._for_keras((inputs, None, None), batch_size)
         predictor = self._functions.once(
             ("predict", statistics), lambda: Predictor(self, statistics)
         )

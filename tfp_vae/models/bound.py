@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
@@ -16,7 +17,7 @@ from tfp_vae.models.data_checks import NAN
 from tfp_vae.models.network_checks import check_distribution, check_latent
 from tfp_vae.objectives import GradientScale, Terms
 from tfp_vae.priors.prior import needs_inputs, prior_distribution
-from tfp_vae.statistics import default_statistic
+from tfp_vae.statistics import DefaultConversion
 
 
 class Draws(NamedTuple):
@@ -58,7 +59,7 @@ class LikelihoodTensor(DistributionTensor):
     """
 
     def __init__(self, likelihood: Any, draws: Draws | None = None) -> None:
-        super().__init__(likelihood, default_statistic(likelihood))
+        super().__init__(likelihood, DefaultConversion())
         self.draws = draws
 
 

@@ -1,0 +1,109 @@
+"""One call of `fit` or `evaluate`: its batches, its program, its numbers of steps."""
+
+from typing import Any
+
+import keras
+
+from tfp_vae.engine.batches import Passes, steps_at_once
+from tfp_vae.engine.compiler import XLA
+from tfp_vae.engine.program import Program
+
+AUTO = "auto"
+_BATCH_METHODS = {
+    f"on_{when}batch_{end}"
+    for when in ("", "train_", "test_")
+    for end in ("begin", "end")
+}
+
+
+class Run:
+    """One call of `fit` or `evaluate`: its batches, its program, its numbers of steps.
+
+    Args:
+        program: Runs the steps.
+        passes: The passes over the data.
+        most: How many steps a program has at most.
+        epochs: How many passes there will be.
+        way: From a number of steps to how they run; see `Functions.way`.
+    """
+
+    def __init__(
+        self, program: Program, passes: Passes, most: int, epochs: int, way: Any
+    ) -> None:
+        self._program, self.passes = program, passes
+        self._most, self._epochs, self._way_of = most, epochs, way
+        count = passes.num_batches
+        self._is_decided = count is not None
+        self.way = way(None if count is None else epochs * count)
+
+    def steps(self, epoch: int, begin: Any, end: Any) -> Any:
+        """Runs the steps of an epoch.
+
+        Args:
+            epoch: Its number.
+            begin: Called with the number of the first step of a program.
+            end: Called with the number of the last and its logs; tells whether to stop.
+
+        Returns:
+            The logs of the last step, or `None` where there was no batch.
+        """
+        count = self.passes.num_batches
+        if not self._is_decided and count:  # The first epoch has told the number.
+            self._is_decided, self.way = True, self._way_of(self._epochs * count)
+        # XLA compiles for one number of batches.
+        room = self._most if self.way == XLA else 1
+        logs, done = None, 0
+        for stack in self.passes.epoch(epoch, self._most, room):
+            begin(done)
+            logs = self._program(stack, self.way)
+            done += stack.number
+            if end(done - 1, logs):
+                break
+        return logs
+
+
+def steps_in_program(asked: Any, count: int | None, size: int, callbacks: Any) -> int:
+    """How many steps make one program, after which callbacks are called.
+
+    Args:
+        asked: The number that `compile` was given, or `"auto"`.
+        count: The batches of an epoch, or `None` where not known.
+        size: Bytes of a batch.
+        callbacks: What `fit` or `evaluate` was given.
+
+    Returns:
+        A positive number.
+
+    Example:
+        >>> steps_in_program("auto", 100, 2**10, None)
+        50
+        >>> seen = keras.callbacks.LambdaCallback(on_train_batch_end=print)
+        >>> steps_in_program("auto", 100, 2**10, [seen])
+        1
+    """
+    callbacks = getattr(callbacks, "callbacks", callbacks)
+    allowed = map(steps_between, keras.tree.flatten(callbacks or []))
+    most = steps_at_once(count, size) if asked == AUTO else int(asked)
+    return max(1, min([most, *(int(steps) for steps in allowed if steps)]))
+
+
+def steps_between(callback: Any) -> int | None:
+    """How many steps a callback allows between two calls.
+
+    One that is not Keras' own may do something at each step that it is called for.
+
+    Args:
+        callback: A Keras callback.
+
+    Returns:
+        A number, or `None` for any.
+
+    Example:
+        >>> steps_between(keras.callbacks.EarlyStopping()) is None
+        True
+    """
+    if hasattr(callback, "steps_per_execution"):
+        return callback.steps_per_execution
+    methods = (getattr(callback, name, None) for name in _BATCH_METHODS)
+    modules = (getattr(method, "__module__", None) or "" for method in methods)
+    return None if all(name.split(".")[0] == "keras" for name in modules) else 1
