@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput
     python -m benchmarks.throughput --only training --models mlp --data-dir PATH
+    python -m benchmarks.throughput --only result --cells 1000x1 1000x10
     python -m benchmarks.throughput --quick
 
 Each run renews its sections of benchmarks/README.md, and leaves the others as they are.
@@ -14,11 +15,14 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
-from benchmarks import memory, report, scaling, serving, startup, training
+from benchmarks import memory, report, result, scaling, serving, startup, training
 from benchmarks.cases import CASES, Data
 from benchmarks.sides import REFERENCE, SIDES
+from benchmarks.waits import CACHED, Cell
 
-SECTIONS = ("training", "scaling", "serving", "startup", "memory")
+SECTIONS = ("training", "result", "scaling", "serving", "startup", "memory")
+# Whose values, directories, are elsewhere for others.
+PATHS = ("--data-dir", "--output", "--beside")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,7 +45,7 @@ def _sections(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     if "training" in args.only:
         for case in (CASES[name] for name in args.models):
             found = training.measure(
-                case, data, names, args.rounds, args.epochs, settled=not args.quick
+                case, data, names, args.rounds, args.epochs, args.beside
             )
             about = (
                 f"{case.describe()}. {data.count(case):,} examples of "
@@ -49,6 +53,10 @@ def _sections(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
                 "after as many to compile."
             )
             yield f"training {case.name}", f"{about}\n\n{training.lines(found)}"
+    if "result" in args.only:
+        cached = [CACHED] if CACHED in args.sides else []
+        rounds = 1 if args.quick else args.rounds
+        yield from result.sections(args.cells, [*names, *cached], rounds)
     if "scaling" in args.only:
         yield "scaling", scaling.measure(data, args.rounds, args.epochs)
     if "serving" in args.only:
@@ -60,11 +68,11 @@ def _sections(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def _without_paths(argv: Sequence[str]) -> list[str]:
-    """The command line as others would type it: their directories are elsewhere."""
+    """The command line as others would type it."""
     told = list(argv)
     for place, word in enumerate(told):
         option, equals, _ = word.partition("=")
-        if option in ("--data-dir", "--output"):
+        if option in PATHS:
             if equals:
                 told[place] = f"{option}=PATH"
             elif place + 1 < len(told):
@@ -80,7 +88,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections")
     add("--models", nargs="+", choices=CASES, default=list(CASES), help="of training")
     sides = f"beside {REFERENCE}, which is always there"
-    add("--sides", nargs="*", choices=SIDES, default=list(SIDES), help=sides)
+    known = [*SIDES, CACHED]
+    add("--sides", nargs="*", choices=known, default=known, help=sides)
+    beside = "another checkout, whose tfp_vae trains too, as sides of their own"
+    add("--beside", type=_checkout, metavar="PATH", help=beside)
+    cells = "rows and epochs of a time to result, default all of benchmarks/README.md"
+    add("--cells", nargs="+", type=_cell, default=result.CELLS, help=cells)
     add("--rounds", type=_positive, default=5, help="turns of each side, default 5")
     add("--epochs", type=_positive, default=3, help="of each turn, default 3")
     add("--examples", type=_positive, help="default 20,000; of convolutions fewer")
@@ -88,12 +101,28 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--data-dir", default=os.environ.get("TFP_VAE_DATA"), help=directory)
     page = f"page to write the sections to, default {report.README.name} beside this"
     add("--output", type=pathlib.Path, default=report.README, help=page)
-    quick = "1,024 examples, 2 rounds of 1 epoch, prints only: to see that all works"
+    quick = "few examples, 1 or 2 rounds of 1 epoch, prints only: to see that all works"
     add("--quick", action="store_true", help=quick)
     args = parser.parse_args(argv)
     if args.quick:
         args.examples, args.rounds, args.epochs, args.output = 1024, 2, 1, None
+        args.cells = [result.QUICK]
     return args
+
+
+def _cell(text: str) -> Cell:
+    rows, _, epochs = text.partition("x")
+    return Cell(_positive(rows), _positive(epochs))
+
+
+def _checkout(text: str) -> pathlib.Path:
+    path = pathlib.Path(text).resolve()
+    if not (path / "tfp_vae").is_dir():
+        raise argparse.ArgumentTypeError(
+            f"expects the directory of a checkout. Received: {text!r}, without "
+            "tfp_vae. Make one with `git worktree add`."
+        )
+    return path
 
 
 def _positive(text: str) -> int:

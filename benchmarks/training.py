@@ -2,17 +2,21 @@
 
 import contextlib
 import dataclasses
+import pathlib
 import statistics
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from benchmarks import worker
 from benchmarks.cases import Case, Data
 from benchmarks.report import number, spread, table
+from benchmarks.rounds import noted, turns
 from benchmarks.sides import REFERENCE, SIDES
-from benchmarks.worker import Failure, Worker
+from benchmarks.worker import Worker
 
 LIMIT = "limit"
+OF = " of "  # between a side and the commit of another checkout
 TASKS: dict[str, Callable[[int], tuple[float, float | None]]] = {
     "train": worker.train,
     "evaluate": worker.evaluate,
@@ -45,7 +49,7 @@ def measure(
     names: list[str],
     rounds: int,
     epochs: int,
-    settled: bool = True,
+    beside: pathlib.Path | None = None,
 ) -> dict[str, Outcome]:
     """Measures sides in one run, each in its process; only one works at a time.
 
@@ -55,35 +59,42 @@ def measure(
         names: Which of `SIDES`; the reference also multiplies the matrices.
         rounds: How often each has its turn.
         epochs: How many epochs, or passes over the data, a turn has.
-        settled: Whether to measure what a side does after long use.
+        beside: Another checkout, with whose tfp_vae the sides of tfp_vae take turns of
+            their own.
 
     Returns:
-        What each did, by name, and `"limit"`.
+        What each did, by name, and `"limit"`. Of the other checkout the name has the
+        commit too.
     """
-    outcomes = {name: Outcome(SIDES[name].title) for name in names}
+    if beside:
+        names = _with_those_of(commit(beside), names)
+    outcomes: dict[str, Outcome] = {}
     workers: dict[str, Worker] = {}
     examples: dict[str, int] = {}
     with contextlib.ExitStack() as stack:
-        for name, outcome in outcomes.items():
-            outcome.reason = SIDES[name].reason(case)
+        for name in names:
+            side, of, other = name.partition(OF)
+            entry = SIDES[side]
+            outcome = outcomes[name] = Outcome(f"{entry.title}{of}{other}")
+            outcome.reason = entry.reason(case)
             if outcome.reason:
                 continue
             workers[name] = stack.enter_context(Worker())
-            with _noted(outcome):
-                examples[name] = workers[name].call(worker.build, name, case, data)
+            with noted(outcome):
+                if other:
+                    workers[name].call(worker.import_from, str(beside))
+                examples[name] = workers[name].call(worker.build, side, case, data)
                 for job in TASKS.values():
                     workers[name].call(job, epochs)  # compiles
-                if settled:
-                    workers[name].call(worker.settle)
                 outcome.memory = workers[name].call(worker.peak_memory)
         limit = _Limit(workers.get(REFERENCE), case, data)
         for task, function in TASKS.items():
             for number_of_round in range(rounds):
-                for name in _turns(names, number_of_round):
+                for name in turns(names, number_of_round):
                     outcome = outcomes[name]
                     if outcome.reason:
                         continue
-                    with _noted(outcome):
+                    with noted(outcome):
                         time.sleep(worker.REST)
                         seconds, loss = workers[name].call(function, epochs)
                         speed = epochs * examples[name] / seconds
@@ -140,6 +151,31 @@ def ratio(outcomes: dict[str, Outcome], name: str, to: str, task: str) -> float 
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
+def commit(checkout: pathlib.Path) -> str:
+    """The commit of a checkout, or the name of its directory where git knows none.
+
+    Args:
+        checkout: Its directory.
+
+    Returns:
+        The abbreviated hash; `-dirty` after it says that files differ.
+    """
+    git = ["git", "--no-optional-locks", "-C", str(checkout)]
+    describe = ["describe", "--always", "--dirty", "--exclude=*"]
+    told = subprocess.run(
+        [*git, *describe], capture_output=True, text=True, check=False
+    )
+    return told.stdout.strip() or checkout.name
+
+
+def _with_those_of(other: str, names: list[str]) -> list[str]:
+    """The sides, those of tfp_vae each followed by that of another checkout."""
+    both = []
+    for name in names:
+        both += [name, f"{name}{OF}{other}"] if name.startswith(REFERENCE) else [name]
+    return both
+
+
 class _Limit:
     """The matrix products of the steps, in the process of the reference."""
 
@@ -150,7 +186,7 @@ class _Limit:
         if reference is None:
             self._outcome.reason = f"missing: {REFERENCE}"
             return
-        with _noted(self._outcome):
+        with noted(self._outcome):
             self._examples, ways = reference.call(worker.build_limit, case, data)
             self._speeds = {way: [] for way in ways}
             for way in ways:
@@ -160,7 +196,7 @@ class _Limit:
         """Multiplies in every way."""
         if self._worker is None or self._outcome.reason:
             return
-        with _noted(self._outcome):
+        with noted(self._outcome):
             for way, speeds in self._speeds.items():
                 time.sleep(worker.REST)
                 seconds, _ = self._worker.call(worker.multiply, way, epochs)
@@ -174,20 +210,6 @@ class _Limit:
             self._outcome.title += f" ({fastest})"
             self._outcome.speeds["train"] = self._speeds[fastest]
         return self._outcome
-
-
-def _turns(names: list[str], number_of_round: int) -> list[str]:
-    """The order of a round: each begins with another side."""
-    first = number_of_round % len(names)
-    return [*names[first:], *names[:first]]
-
-
-@contextlib.contextmanager
-def _noted(outcome: Outcome) -> Iterator[None]:
-    try:
-        yield
-    except Failure as failure:
-        outcome.reason = f"failed: {failure}"
 
 
 def _row(outcomes: dict[str, Outcome], name: str, width: int) -> list[str]:

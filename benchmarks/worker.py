@@ -94,6 +94,15 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
+def import_from(path: str) -> None:
+    """Makes this process import first what a directory has.
+
+    Args:
+        path: The directory, of another checkout.
+    """
+    sys.path.insert(0, path)
+
+
 # What lives in a worker's process between calls.
 _held: dict[str, Any] = {}
 
@@ -126,12 +135,6 @@ def evaluate(times: int) -> tuple[float, float]:
 def encode(times: int) -> tuple[float, None]:
     """Encodes the data some times; returns seconds."""
     return timed(lambda: [_held["side"].encode() for _ in range(times)])[0], None
-
-
-def settle() -> None:
-    """Uses it until it is as fast as it becomes."""
-    if hasattr(_held["side"], "settle"):
-        _held["side"].settle()
 
 
 def build_limit(case: Case, data: Data) -> tuple[int, list[str]]:

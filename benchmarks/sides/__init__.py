@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,8 +17,7 @@ class Side(Protocol):
     """A model of one library with its data; a side's module has `build(case, x, seed)`.
 
     `examples` is how many images an epoch goes over: a scan over whole batches leaves
-    out the rest of the division, and only what was processed counts. A side that is
-    faster after some use has `settle()` too, which uses it for so long.
+    out the rest of the division, and only what was processed counts.
     """
 
     examples: int
@@ -60,7 +60,9 @@ _NO_IWAE = {"iwae": "-: layers have one draw, no importance-weighted bound"}
 
 SIDES = {
     REFERENCE: Entry("tfp_vae, `VAE.fit`", "tfp_vae_model"),
-    "tfp_vae_layers": Entry("tfp_vae, layers", "tfp_vae_layers", without=_NO_IWAE),
+    "tfp_vae_layers": Entry(
+        "tfp_vae, layers (`tv.Model`)", "tfp_vae_layers", without=_NO_IWAE
+    ),
     "tfp_layers": Entry(
         "tf_keras + tfp.layers", "tfp_layers", ("tf_keras",), without=_NO_IWAE
     ),
@@ -85,3 +87,23 @@ def build(name: str, case: Case, x: np.ndarray, seed: int = 0) -> Side:
     """
     module: Any = importlib.import_module(f"{__name__}.{SIDES[name].module}")
     return module.build(case, x, seed)
+
+
+def prepare(
+    name: str, case: Case, x: np.ndarray, seed: int = 0, **settings: Any
+) -> Callable[[int], float]:
+    """Builds the model of a side, and neither compiles it nor touches the data.
+
+    Args:
+        name: One of `SIDES` whose module has `prepare(case, x, seed)`.
+        case: The model.
+        x: Images of shape `(n, *case.shape)`; the last tenth is for validation.
+        seed: Seed of weights, shuffling and draws.
+        **settings: Of `compile`, where the side has it.
+
+    Returns:
+        Function that compiles the model, fits it for some epochs, evaluates it after
+        each, and returns the last loss of that.
+    """
+    module: Any = importlib.import_module(f"{__name__}.{SIDES[name].module}")
+    return module.prepare(case, x, seed, **settings)

@@ -5,6 +5,7 @@ rows in every epoch. Of convolutions the steps alone are compiled.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,15 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, split
 from benchmarks.sides import stax_networks
 from benchmarks.sides.jax_loops import loop, ordered, shuffled
 
 
-class Scan:
-    """See `benchmarks.sides.Side`."""
+class Trainer:
+    """The networks, their Adam and the functions to compile.
 
-    def __init__(self, case: Case, x: np.ndarray, seed: int) -> None:
+    Args:
+        case: The model.
+        seed: Seed.
+    """
+
+    def __init__(self, case: Case, seed: int) -> None:
         self._case = case
         init_encoder, self._encoder = stax_networks.encoder(case)
         init_decoder, self._decoder = stax_networks.decoder(case)
@@ -32,31 +38,48 @@ class Scan:
         self._adam = optax.adam(case.learning_rate)
         self._state = (parameters, self._adam.init(parameters), keys[2])
         self._key = keys[3]
-        self._x = jnp.asarray(x)
-        self._ordered = ordered(jnp.arange(len(x)), case)
-        self.examples = self._ordered.size
-        self._shuffled = jax.jit(lambda key: shuffled(key, len(x), case))
+        self._shuffled = jax.jit(shuffled, static_argnames=("num", "case"))
         self._epoch = loop(self._step, case, donate=True)
         self._pass = loop(self._test_step, case, donate=False)
         self._means = jax.jit(self._means_of)
 
-    def train(self, epochs: int) -> float:
-        """Runs the compiled epoch."""
-        loss: Any = 0.0
-        for _ in range(epochs):
-            self._key, key = jax.random.split(self._key)
-            rows = self._shuffled(key)
-            self._state, loss = self._epoch(self._state, self._x, rows)
-        return float(loss)
+    def epoch(self, x: jax.Array) -> jax.Array:
+        """Trains on a new permutation of the rows.
 
-    def evaluate(self) -> float:
-        """Goes over batches in order."""
+        Args:
+            x: Images.
+
+        Returns:
+            The mean loss.
+        """
+        self._key, key = jax.random.split(self._key)
+        rows = self._shuffled(key, num=len(x), case=self._case)
+        self._state, loss = self._epoch(self._state, x, rows)
+        return loss
+
+    def mean_loss(self, x: jax.Array, rows: jax.Array) -> jax.Array:
+        """Goes over batches.
+
+        Args:
+            x: Images.
+            rows: Those of each batch, of shape `(steps, batch)`.
+
+        Returns:
+            The mean loss.
+        """
         parameters, _, key = self._state
-        return float(self._pass((parameters, key), self._x, self._ordered)[1])
+        return self._pass((parameters, key), x, rows)[1]
 
-    def encode(self) -> np.ndarray:
-        """Encodes all at once."""
-        return np.asarray(self._means(self._state[0], self._x))
+    def means(self, x: jax.Array) -> jax.Array:
+        """Encodes all at once.
+
+        Args:
+            x: Images.
+
+        Returns:
+            The means of q(z|x).
+        """
+        return self._means(self._state[0], x)
 
     def _step(self, state: Any, x: jax.Array, rows: jax.Array) -> Any:
         parameters, adam, key = state
@@ -90,6 +113,28 @@ class Scan:
         return -bounds.mean()
 
 
+class Scan:
+    """See `benchmarks.sides.Side`."""
+
+    def __init__(self, case: Case, x: np.ndarray, seed: int) -> None:
+        self._trainer = Trainer(case, seed)
+        self._x = jnp.asarray(x)
+        self._ordered = ordered(jnp.arange(len(x)), case)
+        self.examples = self._ordered.size
+
+    def train(self, epochs: int) -> float:
+        """Runs the compiled epoch."""
+        return float([self._trainer.epoch(self._x) for _ in range(epochs)][-1])
+
+    def evaluate(self) -> float:
+        """Goes over batches in order."""
+        return float(self._trainer.mean_loss(self._x, self._ordered))
+
+    def encode(self) -> np.ndarray:
+        """Encodes all at once."""
+        return np.asarray(self._trainer.means(self._x))
+
+
 def build(case: Case, x: np.ndarray, seed: int) -> Scan:
     """Builds the side.
 
@@ -102,3 +147,33 @@ def build(case: Case, x: np.ndarray, seed: int) -> Scan:
         The side.
     """
     return Scan(case, x, seed)
+
+
+def prepare(case: Case, x: np.ndarray, seed: int) -> Callable[[int], float]:
+    """Builds the model and its Adam; see `benchmarks.sides.prepare`.
+
+    Args:
+        case: The model.
+        x: Images.
+        seed: Seed.
+
+    Returns:
+        Function of the number of epochs.
+    """
+    trainer = Trainer(case, seed)
+
+    def fit(epochs: int) -> float:
+        trained, held_out = map(jnp.asarray, split(x))
+        rows = jnp.arange(len(held_out)).reshape(-1, _batch(len(held_out), case))
+        history = []
+        for _ in range(epochs):
+            loss = trainer.epoch(trained)
+            history.append([float(loss), float(trainer.mean_loss(held_out, rows))])
+        return history[-1][1]
+
+    return fit
+
+
+def _batch(num: int, case: Case) -> int:
+    """The size of the largest batches that leave no row out."""
+    return max(size for size in range(1, case.batch + 1) if num % size == 0)

@@ -1,10 +1,11 @@
 """Keras 3 by hand: a `Sampling` layer and a `train_step`, as the VAE of keras.io.
 
-Compiled with XLA and fed as Keras is fed fastest, which that example leaves to its
-reader.
+For its pace it is compiled with XLA and fed as Keras is fed fastest, which that example
+leaves to its reader; for the time to a result it is fitted on arrays, as there.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.cases import Case
-from benchmarks.sides.keras_data import STEPS_PER_EXECUTION, batches
+from benchmarks.sides.keras_data import STEPS_PER_EXECUTION, batches, fit
 from benchmarks.sides.keras_networks import decoder_layers, encoder_layers
 
 
@@ -141,3 +142,50 @@ def build(case: Case, x: np.ndarray, seed: int) -> HandWritten:
     """
     keras.utils.set_random_seed(seed)
     return HandWritten(case, x)
+
+
+def prepare(
+    case: Case,
+    x: np.ndarray,
+    seed: int,
+    jit_compile: Any = "auto",
+    steps_per_execution: int = 1,
+) -> Callable[[int], float]:
+    """Builds the model; see `benchmarks.sides.prepare`.
+
+    Args:
+        case: The model.
+        x: Images.
+        seed: Seed.
+        jit_compile: As in `compile`.
+        steps_per_execution: As in `compile`.
+
+    Returns:
+        Function of the number of epochs.
+    """
+    keras.utils.set_random_seed(seed)
+    model = HandWrittenVAE(case)
+
+    def compile_and_fit(epochs: int) -> float:
+        model.compile(
+            keras.optimizers.Adam(case.learning_rate),
+            jit_compile=jit_compile,
+            steps_per_execution=steps_per_execution,
+        )
+        return fit(model, x, epochs=epochs, batch=case.batch)
+
+    return compile_and_fit
+
+
+def chooses_xla(case: Case) -> bool:
+    """Whether `jit_compile="auto"` means XLA here.
+
+    Args:
+        case: The model.
+
+    Returns:
+        What Keras decides.
+    """
+    model = HandWrittenVAE(case)
+    model.compile()
+    return bool(model.jit_compile)

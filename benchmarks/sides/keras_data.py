@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.cases import HELD_OUT
+
 STEPS_PER_EXECUTION = 32
 
 
@@ -33,3 +35,21 @@ def batches(x: np.ndarray, batch: int, shuffle: bool, pairs: bool) -> Any:
     rows = tf.data.Dataset.range(len(x))
     rows = rows.shuffle(len(x)) if shuffle else rows
     return rows.batch(batch).map(gathered).prefetch(tf.data.AUTOTUNE)
+
+
+def fit(model: Any, *arrays: np.ndarray, epochs: int, batch: int) -> float:
+    """Keras' `fit` on arrays, which evaluates the last tenth after each epoch.
+
+    Args:
+        model: The compiled model.
+        *arrays: x, or x and its target.
+        epochs: How many.
+        batch: Size of a batch.
+
+    Returns:
+        The last validation loss.
+    """
+    history = model.fit(
+        *arrays, epochs=epochs, batch_size=batch, validation_split=HELD_OUT, verbose=0
+    ).history
+    return float(history["val_loss"][-1])

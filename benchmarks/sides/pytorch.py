@@ -1,13 +1,14 @@
 """PyTorch, eager: tensors in memory, batches by index, a fused Adam."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, split
 
 
 def networks(case: Case) -> tuple[nn.Module, nn.Module]:
@@ -58,44 +59,76 @@ def networks(case: Case) -> tuple[nn.Module, nn.Module]:
     return encoder, decoder
 
 
-class Eager:
-    """See `benchmarks.sides.Side`."""
+class Trainer:
+    """The networks and their Adam.
 
-    def __init__(self, case: Case, x: np.ndarray) -> None:
+    Args:
+        case: The model.
+    """
+
+    def __init__(self, case: Case) -> None:
         self._encoder, self._decoder = networks(case)
         parameters = [*self._encoder.parameters(), *self._decoder.parameters()]
         self._adam = torch.optim.Adam(parameters, lr=case.learning_rate, fused=True)
-        # One channel: (n, 28, 28, 1) and (n, 1, 28, 28) are the same numbers.
-        shape = case.shape if case.network == "mlp" else (1, *case.shape[:2])
-        self._x = torch.from_numpy(x).reshape(-1, *shape)
         self._case = case
-        self.examples = len(x)
 
-    def train(self, epochs: int) -> float:
-        """Trains on a new permutation of the rows in each epoch."""
+    def tensor(self, x: np.ndarray) -> torch.Tensor:
+        """Images as the networks take them, not copied.
+
+        Args:
+            x: Images.
+
+        Returns:
+            The tensor.
+        """
+        # One channel: (n, 28, 28, 1) and (n, 1, 28, 28) are the same numbers.
+        flat, shape = self._case.network == "mlp", self._case.shape
+        return torch.from_numpy(x).reshape(-1, *(shape if flat else (1, *shape[:2])))
+
+    def epoch(self, x: torch.Tensor) -> float:
+        """Trains on a new permutation of the rows.
+
+        Args:
+            x: Images.
+
+        Returns:
+            The mean loss.
+        """
         total = torch.zeros(())
-        for _ in range(epochs):
-            total = torch.zeros(())
-            for rows in torch.randperm(len(self._x)).split(self._case.batch):
-                self._adam.zero_grad(set_to_none=True)
-                loss = self._loss(self._x[rows])
-                loss.backward()
-                self._adam.step()
-                total += loss.detach() * len(rows)
-        return total.item() / len(self._x)
+        for rows in torch.randperm(len(x)).split(self._case.batch):
+            self._adam.zero_grad(set_to_none=True)
+            loss = self._loss(x[rows])
+            loss.backward()
+            self._adam.step()
+            total += loss.detach() * len(rows)
+        return total.item() / len(x)
 
     @torch.inference_mode()
-    def evaluate(self) -> float:
-        """Sums the losses of the batches in order."""
+    def mean_loss(self, x: torch.Tensor) -> float:
+        """Sums the losses of the batches in order.
+
+        Args:
+            x: Images.
+
+        Returns:
+            The mean loss.
+        """
         total = torch.zeros(())
-        for x in self._x.split(self._case.batch):
-            total += self._loss(x) * len(x)
-        return total.item() / len(self._x)
+        for batch in x.split(self._case.batch):
+            total += self._loss(batch) * len(batch)
+        return total.item() / len(x)
 
     @torch.inference_mode()
-    def encode(self) -> np.ndarray:
-        """Encodes all at once."""
-        return self._encoder(self._x)[:, : self._case.latent].numpy()
+    def means(self, x: torch.Tensor) -> np.ndarray:
+        """Encodes all at once.
+
+        Args:
+            x: Images.
+
+        Returns:
+            The means of q(z|x).
+        """
+        return self._encoder(x)[:, : self._case.latent].numpy()
 
     def _loss(self, x: torch.Tensor) -> torch.Tensor:
         k = self._case.draws
@@ -118,6 +151,27 @@ class Eager:
         return (math.log(k) - torch.logsumexp(log_ratio - nll, dim=0)).mean()
 
 
+class Eager:
+    """See `benchmarks.sides.Side`."""
+
+    def __init__(self, case: Case, x: np.ndarray) -> None:
+        self._trainer = Trainer(case)
+        self._x = self._trainer.tensor(x)
+        self.examples = len(x)
+
+    def train(self, epochs: int) -> float:
+        """Trains."""
+        return [self._trainer.epoch(self._x) for _ in range(epochs)][-1]
+
+    def evaluate(self) -> float:
+        """Goes over batches in order."""
+        return self._trainer.mean_loss(self._x)
+
+    def encode(self) -> np.ndarray:
+        """Encodes all at once."""
+        return self._trainer.means(self._x)
+
+
 def build(case: Case, x: np.ndarray, seed: int) -> Eager:
     """Builds the side.
 
@@ -131,3 +185,27 @@ def build(case: Case, x: np.ndarray, seed: int) -> Eager:
     """
     torch.manual_seed(seed)
     return Eager(case, x)
+
+
+def prepare(case: Case, x: np.ndarray, seed: int) -> Callable[[int], float]:
+    """Builds the model and its Adam; see `benchmarks.sides.prepare`.
+
+    Args:
+        case: The model.
+        x: Images.
+        seed: Seed.
+
+    Returns:
+        Function of the number of epochs.
+    """
+    torch.manual_seed(seed)
+    trainer = Trainer(case)
+
+    def fit(epochs: int) -> float:
+        trained, held_out = map(trainer.tensor, split(x))
+        history = [
+            (trainer.epoch(trained), trainer.mean_loss(held_out)) for _ in range(epochs)
+        ]
+        return history[-1][1]
+
+    return fit

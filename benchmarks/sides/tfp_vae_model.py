@@ -1,5 +1,10 @@
-"""tfp_vae: `VAE.fit` on an array, with the settings that nobody has to set."""
+"""tfp_vae: `VAE.fit` on an array.
 
+For its pace it is compiled with XLA, as the sides on JAX are: by itself it decides by
+the number of steps. For the time to a result nothing is set.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -7,10 +12,8 @@ import numpy as np
 
 import tfp_vae as tv
 from benchmarks.cases import Case
+from benchmarks.sides.keras_data import fit
 from benchmarks.sides.keras_networks import decoder_layers, encoder_layers
-
-# See "Speed" in docs/vae.md.
-SETTLED = 8192
 
 
 def networks(case: Case) -> tuple[Any, Any]:
@@ -40,6 +43,18 @@ def networks(case: Case) -> tuple[Any, Any]:
     return encoder, decoder
 
 
+def jit_compile(case: Case) -> bool | str:
+    """XLA, but where there are convolutions: its loops of them are slow on a CPU.
+
+    Args:
+        case: The model.
+
+    Returns:
+        What `compile` is given.
+    """
+    return True if case.network == "mlp" else "auto"
+
+
 def model(case: Case, together: int = 1) -> Any:
     """The compiled `tv.VAE` of a case.
 
@@ -50,13 +65,13 @@ def model(case: Case, together: int = 1) -> Any:
     Returns:
         The VAE.
     """
-    objective = None if case.draws == 1 else tv.ImportanceWeightedBound(case.draws)
-    vae = tv.VAE(*networks(case), tv.StandardNormal(case.latent), objective=objective)
+    vae = _vae(case)
     accumulated = together if together > 1 else None
     vae.compile(
         keras.optimizers.Adam(
             case.learning_rate, gradient_accumulation_steps=accumulated
-        )
+        ),
+        jit_compile=jit_compile(case),
     )
     return vae
 
@@ -65,31 +80,24 @@ class VAEFit:
     """See `benchmarks.sides.Side`."""
 
     def __init__(self, case: Case, x: np.ndarray) -> None:
-        self.vae, self._is_conv = model(case), case.network == "conv"
+        self._vae = model(case)
         self.examples = len(x)
         self._x, self._batch = keras.ops.convert_to_tensor(x), case.batch
 
     def train(self, epochs: int) -> float:
         """Trains with `fit`."""
         options = {"epochs": epochs, "batch_size": self._batch, "verbose": 0}
-        history = self.vae.fit(self._x, **options).history
+        history = self._vae.fit(self._x, **options).history
         return float(history["loss"][-1])
 
     def evaluate(self) -> float:
         """Evaluates with `evaluate`."""
         options = {"batch_size": self._batch, "verbose": 0, "return_dict": True}
-        return float(self.vae.evaluate(self._x, **options)["loss"])
+        return float(self._vae.evaluate(self._x, **options)["loss"])
 
     def encode(self) -> np.ndarray:
         """Encodes with `encode`, all at once."""
-        return np.asarray(self.vae.encode(self._x).mean())
-
-    def settle(self) -> None:
-        """Evaluates until batches are computed side by side, where they will be."""
-        if self._is_conv:  # XLA does not compile it for a CPU.
-            return
-        for _ in range(SETTLED // max(1, self.examples // self._batch) + 2):
-            self.evaluate()
+        return np.asarray(self._vae.encode(self._x).mean())
 
 
 def build(case: Case, x: np.ndarray, seed: int) -> VAEFit:
@@ -105,3 +113,30 @@ def build(case: Case, x: np.ndarray, seed: int) -> VAEFit:
     """
     keras.utils.set_random_seed(seed)
     return VAEFit(case, x)
+
+
+def prepare(case: Case, x: np.ndarray, seed: int) -> Callable[[int], float]:
+    """Builds the model; see `benchmarks.sides.prepare`.
+
+    Args:
+        case: The model.
+        x: Images.
+        seed: Seed.
+
+    Returns:
+        Function of the number of epochs.
+    """
+    keras.utils.set_random_seed(seed)
+    vae = _vae(case)
+
+    def compile_and_fit(epochs: int) -> float:
+        vae.compile(keras.optimizers.Adam(case.learning_rate))
+        return fit(vae, x, epochs=epochs, batch=case.batch)
+
+    return compile_and_fit
+
+
+def _vae(case: Case) -> Any:
+    objective = None if case.draws == 1 else tv.ImportanceWeightedBound(case.draws)
+    prior = tv.StandardNormal(case.latent)
+    return tv.VAE(*networks(case), prior, objective=objective)
