@@ -173,7 +173,7 @@ def test_a_bad_batch_gives_back_the_weights_of_the_last_good_epoch():
     assert len(caught) == 1
     message = str(caught[0].message)
     assert (
-        "by batch 3 of epoch 2, elbo=nan, kl=nan, loss=nan, nll=nan, weights" in message
+        "by batch 1 of epoch 2, elbo=nan, kl=nan, loss=nan, nll=nan, weights" in message
     )
     assert "the weights of the end of epoch 1" in message
     assert (guard.epoch, guard.layer_name) == (2, vae.encoder.layers[1].name)

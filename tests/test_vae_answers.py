@@ -1,7 +1,5 @@
 """What a VAE answers: shapes, identities, seeds, and errors."""
 
-import itertools
-
 import keras
 import linear_gaussian
 import models
@@ -12,11 +10,15 @@ import tensorflow_probability as tfp
 import vaes
 
 import tfp_vae as tv
+from tfp_vae.engine import data
+from tfp_vae.engine.progress import LongBar
 from tfp_vae.latents import center, path, tempered
-from tfp_vae.models import answers, compiled
-from tfp_vae.models.progress import LongBar
+from tfp_vae.models import answers, estimates, pieces
+from tfp_vae.models.pieces import DistributionInPieces, rows_at_once
 
 tfd = tfp.distributions
+
+N = 70
 
 
 @pytest.mark.parametrize("kind", vaes.KINDS)
@@ -56,7 +58,7 @@ def test_log_prob_of_pieces_is_that_of_the_whole(rng):
 
 
 def test_long_sums_are_cut_into_blocks(rng, monkeypatch):
-    monkeypatch.setattr(answers, "_WORK", 16)
+    monkeypatch.setattr(estimates, "_WORK", 16)
     x = linear_gaussian.data(3, rng)
     model = linear_gaussian.vae(linear_gaussian.exact_encoder())
     truth = linear_gaussian.log_evidence(x)
@@ -67,29 +69,128 @@ def test_long_sums_are_cut_into_blocks(rng, monkeypatch):
     np.testing.assert_allclose(rough.elbo(x, 200), whole, atol=1.8)
 
 
-@pytest.mark.xla
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize(
-    ("num_samples", "batch_size", "work"),
-    [(31, 5, 2**18), (32, 5, 2**18), (43, 5, 2**18), (70, 16, 2**18), (70, 5, 165)],
-)
-def test_draws_side_by_side_are_those_one_by_one(
-    num_samples, batch_size, work, jit_compile, rng, monkeypatch
-):
-    monkeypatch.setattr(compiled, "_on_a_gpu", lambda: False)
-    monkeypatch.setattr(answers, "_WORK", work)
-    x, model = linear_gaussian.data(5, rng), linear_gaussian.vae()
-    model.compile("sgd", jit_compile=jit_compile)
+def assert_many_are_as_few(model, x, y, rtol=1e-4):
+    """Compares the posterior of all rows with those of 8 at a time."""
+    many = model.encode(x, y)
+    count = many.batch_shape[0]
+    z = many.sample(seed=1)
     found = []
-    for is_long in (2**23, 1):
-        monkeypatch.setattr(answers, "_LONG_WORK", is_long)
-        how = {"seed": 1, "batch_size": batch_size}
-        estimates = [fn(x, num_samples, **how) for fn in (model.log_prob, model.elbo)]
-        found.append(estimates)
-    np.testing.assert_allclose(*found, rtol=1e-5)
-    made = {(key[0], key[-1]) for key in model._functions._made}
-    together = {1, 4} if jit_compile and num_samples > 31 else {1}
-    assert made == set(itertools.product(["log_sum", "_elbo_sum"], together))
+    for i in range(0, count, 8):
+        few = data.mapped(lambda a, i=i: a[i : i + 8], (x, y))
+        q = model.encode(*few)
+        assert q.dtype == many.dtype
+        found.append(q.log_prob(z[i : i + 8]))
+    assert sum(map(len, found)) == count
+    np.testing.assert_allclose(many.log_prob(z), np.concatenate(found), rtol=rtol)
+
+
+@pytest.fixture
+def eager_functions():
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def eight_rows(monkeypatch):
+    """Rows that go through the networks together, so that N are many."""
+    monkeypatch.setattr(answers, "ROWS", 8)
+
+
+# 70 rows in one call, in pieces of 8 and one of 6, and in as many calls.
+@pytest.mark.parametrize("handed", [2**25, 1])
+@pytest.mark.parametrize("kind", ["plain", "conditional", "dictionary", "missing"])
+def test_the_posterior_of_many_rows_is_that_of_few(
+    kind, handed, eight_rows, monkeypatch
+):
+    monkeypatch.setattr(pieces, "_HANDED_BYTES", handed)
+    model = vaes.KINDS[kind]()
+    assert_many_are_as_few(model, *vaes.inputs(kind, N))
+    assert len(model.weights) == len(vaes.KINDS[kind]().weights)
+
+
+# Calls of 24 rows, of which the last has one or all.
+@pytest.mark.parametrize("n", [25, 48])
+def test_the_last_call_for_the_posterior_may_be_short(n, eight_rows, monkeypatch):
+    monkeypatch.setattr(pieces, "_HANDED_BYTES", 3 * 8 * 64 * 4)
+    assert_many_are_as_few(vaes.vae(), *vaes.inputs("plain", n))
+
+
+def test_the_posterior_of_many_rows_has_the_dtype_of_few(eight_rows):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    # Keras takes the output of a Lambda for one of the policy's dtype.
+    cast = keras.layers.Lambda(lambda h: tf.cast(h, "float32"))
+    for between in ([], [cast]):
+        q = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Conv2D(3, 3, strides=2),
+                keras.layers.Flatten(),
+                keras.layers.Dense(tv.IndependentNormal.params_size(vaes.LATENT)),
+                *between,
+                tv.IndependentNormal(vaes.LATENT),
+            ]
+        )
+        assert_many_are_as_few(vaes.vae(q=q), models.digits(N), None, rtol=5e-2)
+
+
+def test_the_posterior_of_many_rows_in_eager_functions(eight_rows, eager_functions):
+    assert_many_are_as_few(vaes.vae(), models.digits(N), None)
+
+
+def test_pieces_have_the_rows_that_were_asked():
+    def lengths(x):
+        rows = tf.fill([tf.size(x)], tf.cast(tf.size(x), tf.float32))
+        return tfd.Normal(rows, 1.0)
+
+    found = DistributionInPieces(lengths, 8, tf.TensorSpec([None]))(tf.zeros(N))
+    np.testing.assert_array_equal(found.mean(), [8] * 64 + [6] * 6)
+
+
+def test_what_cannot_be_taken_apart_is_computed_at_once():
+    class Opaque(tfd.Distribution):
+        def __init__(self, x):
+            self.x = x
+            super().__init__(
+                tf.float32,
+                tfd.NOT_REPARAMETERIZED,
+                validate_args=False,
+                allow_nan_stats=True,
+            )
+
+    found = DistributionInPieces(Opaque, 8, tf.TensorSpec([None]))(tf.zeros(N))
+    assert found.x.shape == (N,)
+
+
+def test_wide_layers_are_given_fewer_rows_at_once():
+    deep = keras.Sequential([keras.layers.Dense(2**15), keras.layers.Dense(3)])
+    shared = keras.layers.Dense(8)
+    x = keras.Input((8,))
+    network = keras.Model(x, [shared(shared(x)), deep(x)])
+    assert rows_at_once(network, 1024) == 2**22 // 2**15
+    assert rows_at_once(network, 64) == 64
+    huge = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2**23)])
+    assert rows_at_once(huge, 1024) == 1
+
+    class Block(keras.layers.Layer):
+        layers = 4
+
+    assert rows_at_once(keras.Sequential([keras.Input((8,)), Block()]), 64) == 64
+    images = keras.Input((None, None, 3))  # of any size: nothing is known
+    any_size = keras.Model(images, keras.layers.Conv2D(4, 3)(images))
+    assert rows_at_once(any_size, 1024) == 1024
+
+
+def test_a_wide_decoder_gives_the_same_log_prob(monkeypatch):
+    x = models.digits(40)
+    model = vaes.vae()
+    narrow = model.log_prob(x, 2000, seed=1, verbose=0)
+    monkeypatch.setattr(pieces, "_WIDTH", 2**9)
+    wide = model.log_prob(x, 2000, seed=1, verbose=0)
+    assert not np.array_equal(wide, narrow)  # of other draws
+    # One of them has a standard deviation of about 0.2 between two estimates.
+    assert abs(np.mean(wide - narrow)) < 0.1
+    assert np.std(wide - narrow) < 0.5
 
 
 def test_seeds_make_answers_reproducible():
@@ -333,7 +434,7 @@ def test_long_runs_show_a_bar(capsys):
         (lambda m, x: m.log_prob(x, 0), r"`log_prob` expects `num_samples`.*least 1"),
         (lambda m, x: m.elbo(x, -1), "`elbo` expects `num_samples`"),
         (lambda m, x: m.log_prob(x[:0]), "at least one example"),
-        (lambda m, x: m.log_prob(list("abc")), "arrays here"),
+        (lambda m, x: m.log_prob(list("abc")), "arrays of real numbers"),
         (lambda m, x: m.generate(0), "`generate` expects `n`"),
         (lambda m, x: m.generate(3, temperature=0), "`temperature`"),
         (lambda m, x: m.generate(3, y=x), "expects no y"),
@@ -379,7 +480,7 @@ def test_conditional_models_need_conditions():
             lambda y=y: model.log_prob(x[:3], 5, y=y),
             lambda y=y: model.decode(np.zeros((3, 3), "float32"), y),
         ):
-            with pytest.raises(ValueError, match=r"one condition for .*np\.repeat"):
+            with pytest.raises(ValueError, match=r"a row for each example.*np\.repeat"):
                 ask()
 
 

@@ -26,12 +26,14 @@ class Stack(NamedTuple):
         structure: Structure of a batch, with places in `tensors` and `None`.
         number: How many of the batches there are.
         is_full: Whether the batch is of the length that most have.
+        length: The length of every batch, where the pipeline tells it.
     """
 
     tensors: list[tf.Tensor]
     structure: Any
     number: int
     is_full: bool
+    length: int | None = None
 
 
 class Source(Protocol):
@@ -152,6 +154,7 @@ class PipelineBatches:
         if self.first is None:
             raise data.no_examples(owner, "a pipeline that yields no batch")
         self._usual = _shapes(self.first)
+        self._length = _length(pipeline)
 
     def begin(self, epoch: int) -> None:
         """Opens the pipeline for another pass; it is open for the first."""
@@ -161,7 +164,8 @@ class PipelineBatches:
 
     def take(self, most: int, room: int) -> Stack | None:
         """The next batches, in a stack with room for more; `None` at the end."""
-        first, self._waiting = self._waiting or self._next(), None
+        first, self._waiting = self._waiting, None
+        first = self._next() if first is None else first
         if first is None:
             return None
         shapes, found = _shapes(first), [first]
@@ -176,7 +180,8 @@ class PipelineBatches:
         places = itertools.count()
         structure = data.mapped(lambda leaf: next(places), first)
         tensors = [tf.stack(column) for column in columns]
-        return Stack(tensors, structure, len(found), shapes == self._usual)
+        full = shapes == self._usual
+        return Stack(tensors, structure, len(found), full, self._length)
 
     def batch(self) -> tuple[int, Any]:
         """The bytes of a batch of the usual length, and what tells its shapes."""
@@ -187,8 +192,9 @@ class PipelineBatches:
         if batch is None:
             return None
         batch = tuple(batch) if isinstance(batch, list) else batch
-        batch = batch if isinstance(batch, tuple) else (batch,)
-        return data.mapped(data.as_tensor, data.read(batch, self._owner))
+        parts = batch if isinstance(batch, tuple) else (batch,)
+        parts = data.mapped(data.as_tensor, data.read(parts, self._owner))
+        return parts if isinstance(batch, tuple) else parts[0]
 
 
 def source_of(
@@ -222,7 +228,7 @@ def source_of(
     if not data.is_pipeline(given[0]):
         rows = range(data.check_rows(given, owner)) if rows is None else rows
         size = batch_size or (math.ceil(len(rows) / steps) if steps else 32)
-        return ArrayBatches(given, rows, size, shuffle, seed)
+        return ArrayBatches(data.packed(*given), rows, size, shuffle, seed)
     pipeline, count = given[0], None
     if isinstance(pipeline, tf.data.Dataset):
         count = int(pipeline.cardinality())
@@ -262,6 +268,8 @@ class Passes:
     Args:
         source: Where batches come from.
         steps: Of an epoch, or `None` for as many as there are.
+        goes_on: Whether an epoch of fewer steps is followed by the rest of the data,
+            as in training.
         owner: Name of the caller, for messages.
 
     Example:
@@ -270,13 +278,15 @@ class Passes:
         [[1, 1], [1, 1]]
     """
 
-    def __init__(self, source: Source, steps: int | None, owner: str) -> None:
+    def __init__(
+        self, source: Source, steps: int | None, owner: str, goes_on: bool = True
+    ) -> None:
         cap = keras.config.max_steps_per_epoch()
         given = [int(number) for number in (steps, cap) if number]
         self._source, self._owner = source, owner
         self._steps = min(given) if given else None
-        self._is_open = False
-        self.first = getattr(source, "first", None)
+        self._goes_on = goes_on and self._steps is not None
+        self._is_open, self._taken = False, 0
 
     @property
     def num_batches(self) -> int | None:
@@ -295,15 +305,18 @@ class Passes:
             Stacks of batches.
         """
         if not self._is_open:
-            self._source.begin(epoch)
-        self._is_open = self._steps is not None
+            self._begin(epoch)
         made = 0
         while self._steps is None or made < self._steps:
             left = most if self._steps is None else min(most, self._steps - made)
             stack = self._source.take(left, room)
+            if stack is None and self._is_open and not made:
+                self._begin(epoch)  # The data ended with the last epoch.
+                stack = self._source.take(left, room)
             if stack is None:
                 break
             made += stack.number
+            self._taken += stack.number
             yield stack
         if self._steps is None:
             self._source.num_batches = made or self._source.num_batches
@@ -315,6 +328,20 @@ class Passes:
                 "`dataset.repeat()`.",
                 stacklevel=4,
             )
+        else:
+            self._is_open = self._goes_on and self._taken != self._source.num_batches
+
+    def _begin(self, epoch: int) -> None:
+        self._source.begin(epoch)
+        self._is_open, self._taken = False, 0
+
+
+def _length(pipeline: Any) -> int | None:
+    """The length of all batches, where a dataset tells it."""
+    if not isinstance(pipeline, tf.data.Dataset):
+        return None
+    lengths = {spec.shape[0] for spec in tf.nest.flatten(pipeline.element_spec)}
+    return lengths.pop() if len(lengths) == 1 else None
 
 
 def _shapes(batch: Any) -> list[Any]:

@@ -14,6 +14,9 @@ import tensorflow as tf
 # Arrays up to this size are brought where the model computes; larger ones are read
 # batch by batch.
 RESIDENT_BYTES = 2**30
+# Random rows of a mapped file after which its pages are released: each brings more of
+# them into the process than it has.
+_MAPPED_ROWS = 64
 # TensorFlow has no kernel of some operations for the other integers.
 _INTEGERS = {
     tf.int8: tf.int32,
@@ -41,7 +44,8 @@ def is_pipeline(x: Any) -> bool:
     known = tf.data.Dataset | keras.utils.PyDataset | types.GeneratorType
     if isinstance(x, known):
         return True
-    plain = isinstance(x, list | tuple | dict | tf.RaggedTensor | tf.SparseTensor)
+    sparse = tf.RaggedTensor | tf.SparseTensor
+    plain = isinstance(x, list | tuple | dict | str | bytes | sparse)
     return not plain and not _has_rows(x) and hasattr(x, "__iter__")
 
 
@@ -95,7 +99,7 @@ def leaves_of(structure: Any) -> list[Any]:
     return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
 
 
-def read(structure: Any, owner: str) -> Any:
+def read(parts: tuple[Any, ...], owner: str) -> Any:
     """Arrays of every kind as arrays that can be cut by rows.
 
     Lists of numbers and tables of pandas become NumPy arrays, variables tensors, sparse
@@ -104,11 +108,11 @@ def read(structure: Any, owner: str) -> Any:
     stays one object.
 
     Args:
-        structure: Arrays, and lists, tuples and dictionaries of them, and `None`.
+        parts: x, y and weights: arrays, lists, tuples and dictionaries of them, `None`.
         owner: Name of the caller, for the message.
 
     Returns:
-        The same structure.
+        The same parts.
 
     Raises:
         ValueError: If there is something that is no dense array of numbers.
@@ -134,7 +138,7 @@ def read(structure: Any, owner: str) -> Any:
             seen[id(part)] = part, _as_array(part, owner)
         return seen[id(part)][1]
 
-    return each(structure)
+    return tuple(map(each, parts))
 
 
 def as_tensor(array: Any) -> tf.Tensor:
@@ -244,9 +248,16 @@ def rows_of(array: Any, index: Any) -> tf.Tensor:
     if tf.is_tensor(array):
         return tf.gather(array, index)
     flat = index.ravel()
-    if isinstance(array, np.ndarray):
+    if isinstance(array, np.memmap):
+        pieces = range(0, len(flat), _MAPPED_ROWS)
+        found = np.empty((len(flat), *array.shape[1:]), array.dtype)
+        for start in pieces:
+            found[start : start + _MAPPED_ROWS] = array[
+                flat[start : start + _MAPPED_ROWS]
+            ]
+            _release(array)
+    elif isinstance(array, np.ndarray):
         found = array[flat]
-        _release(array)
     elif _is_sparse(array):
         found = array[flat].toarray()
     else:  # HDF5 takes rows in rising order, each once.
@@ -406,6 +417,26 @@ def class_weights(y: Any, class_weight: dict[int, float], owner: str) -> np.ndar
     return weights
 
 
+def packed(x: Any, y: Any, sample_weight: Any) -> Any:
+    """A batch as Keras hands it to a step, with weights also where there is no y.
+
+    Args:
+        x: Inputs.
+        y: Targets or `None`.
+        sample_weight: Weights or `None`.
+
+    Returns:
+        x, `(x, y)` or `(x, y, sample_weight)`.
+
+    Example:
+        >>> packed(1, None, None), packed(1, 2, None), packed(1, None, 3)
+        (1, (1, 2), (1, None, 3))
+    """
+    if sample_weight is not None:
+        return x, y, sample_weight
+    return keras.utils.pack_x_y_sample_weight(x, y)
+
+
 class Rows(keras.utils.PyDataset):
     """Arrays as batches for Keras' own loops, which would copy them whole.
 
@@ -445,20 +476,21 @@ class Rows(keras.utils.PyDataset):
 
 
 def is_streamed(structure: Any) -> bool:
-    """Whether arrays are read batch by batch, since they are large or sparse.
+    """Whether arrays are read batch by batch.
 
     Args:
         structure: As `read` returns it.
 
     Returns:
-        True for those.
+        True for those that are large, sparse, or of another library.
 
     Example:
         >>> is_streamed((np.zeros(5), None))
         False
     """
-    sparse = any(map(_is_sparse, leaves_of(structure)))
-    return sparse or size_of(structure) > RESIDENT_BYTES
+    leaves = leaves_of(structure)
+    plain = all(tf.is_tensor(a) or isinstance(a, np.ndarray) for a in leaves)
+    return not plain or size_of(structure) > RESIDENT_BYTES
 
 
 def _has_rows(array: Any) -> bool:
@@ -498,13 +530,19 @@ def _as_array(part: Any, owner: str) -> Any:
         # Of another library, unless it is cut by rows itself.
         known = isinstance(part, np.ndarray) or hasattr(part, "chunks")
         part = part if known else np.asarray(part)
-    if not _has_rows(part) or len(part.shape) == 0:
+    if _has_rows(part) and len(part.shape) == 0:
+        raise ValueError(
+            f"`{owner}` expects a row for each example. Received: one number, "
+            f"{part!r:.60}. Repeat it, `np.repeat(value, n)`."
+        )
+    if not _has_rows(part):
         raise _not_numbers(owner, f"{part!r:.60} of type {type(part).__name__}")
     try:
         dtype = tf.as_dtype(part.dtype)
     except TypeError:
         raise _not_numbers(owner, f"an array of dtype {part.dtype}") from None
-    if dtype.is_complex or np.dtype(dtype.as_numpy_dtype).kind == "O":
+    numpy_text = isinstance(part, np.ndarray) and part.dtype.kind in "OSU"
+    if dtype.is_complex or numpy_text:
         raise _not_numbers(owner, f"an array of dtype {part.dtype}")
     return part
 

@@ -17,9 +17,11 @@ from tfp_vae.engine.loss import with_output_kept
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import with_bar
 from tfp_vae.engine.run import AUTO, Run, steps_in_program
+from tfp_vae.engine.strategies import check_strategy, has_workers
+from tfp_vae.engine.workers import MultiWorkerTrainer
 
 
-class CompiledFit:
+class CompiledFit(MultiWorkerTrainer):
     """The methods of `tv.Model` that train and evaluate it; in front of `keras.Model`.
 
     Nothing on the model changes for the length of a call: the data, the place in them
@@ -71,17 +73,19 @@ class CompiledFit:
             **kwargs: As in `keras.Model.compile`.
         """
         keras_steps = 1 if steps_per_execution in (AUTO, None) else steps_per_execution
-        super().compile(  # type: ignore[misc]
-            optimizer,
-            with_output_kept(loss),
-            *args,
-            jit_compile=jit_compile,
-            steps_per_execution=keras_steps,
-            **kwargs,
-        )
+        with self.distribute_strategy.scope():
+            super().compile(  # type: ignore[misc]
+                optimizer,
+                with_output_kept(loss),
+                *args,
+                jit_compile=jit_compile,
+                steps_per_execution=keras_steps,
+                **kwargs,
+            )
         self._asked_jit = jit_compile
         self._asked_steps = AUTO if steps_per_execution is None else steps_per_execution
-        vars(self).pop("_functions", None)
+        check_strategy(self)
+        vars(self).pop("_compiled_functions", None)
 
     def get_compile_config(self) -> dict[str, Any]:
         """What `compile` was given; what it chose by itself stays open."""
@@ -91,6 +95,8 @@ class CompiledFit:
                 "jit_compile": self._asked_jit,
                 "steps_per_execution": self._asked_steps,
             }
+            if self._asked_steps == AUTO:  # no word of Keras' own
+                del config["steps_per_execution"]
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -113,7 +119,7 @@ class CompiledFit:
     def jit_compile(self, value: Any) -> None:
         keras.Model.jit_compile.fset(self, value)
         self._asked_jit = value
-        vars(self).pop("_functions", None)
+        vars(self).pop("_compiled_functions", None)
 
     @property
     def steps_per_execution(self) -> int:
@@ -124,9 +130,35 @@ class CompiledFit:
     def steps_per_execution(self, value: Any) -> None:
         self._asked_steps = value
 
-    @functools.cached_property
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute, also one that seems to have the value already.
+
+        TensorFlow sets nothing then, and what was chosen by itself would stay open.
+        """
+        if name in ("jit_compile", "steps_per_execution"):
+            getattr(CompiledFit, name).fset(self, value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
     def _functions(self) -> Functions:
-        return Functions(Compiler(self._asked_jit, type(self).__name__))
+        """What the model has compiled, out of Keras' sight; one for all threads."""
+        made = vars(self).get("_compiled_functions")
+        if made is not None:
+            return made
+        new = Functions(Compiler(self._asked_jit, type(self).__name__))
+        return vars(self).setdefault("_compiled_functions", new)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model, when no other thread traces or makes a step of it.
+
+        Keras keeps the losses that layers add on the layers themselves, and forgets
+        them at each call. Replicas of a strategy are threads that wait for each other.
+        """
+        if tf.distribute.has_strategy():
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        with self._functions.compiler.lock:
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Saves the model, as `keras.Model.save`, in a `.keras` file.
@@ -146,7 +178,7 @@ class CompiledFit:
                 "finds no classes of other packages. Save the weights alone with "
                 "`save_weights('model.weights.h5')`, or the model as `.keras`."
             )
-        super().save(filepath, *args, **kwargs)  # type: ignore[misc]
+        super().save(filepath, *args, **kwargs)
 
     def check_data(
         self, x: Any, y: Any, sample_weight: Any, training: bool, owner: str
@@ -164,7 +196,7 @@ class CompiledFit:
             ValueError: If they cannot be right.
         """
 
-    def fit(
+    def fit(  # type: ignore[override]
         self,
         x: Any = None,
         y: Any = None,
@@ -213,7 +245,9 @@ class CompiledFit:
                 are no arrays of numbers of one length.
         """
         self._check_compiled("fit")
+        check_strategy(self)
         given = self._read((x, y, sample_weight), "fit")
+        unweighted = given
         given, class_weight = _weighted(given, class_weight)
         held = None
         if validation_data is not None:
@@ -223,7 +257,7 @@ class CompiledFit:
             given, validation_split, held = self._for_keras(
                 given, batch_size, shuffle, validation_split, held
             )
-            return super().fit(  # type: ignore[misc]
+            return super().fit(
                 given[0],
                 given[1],
                 batch_size=batch_size,
@@ -257,7 +291,7 @@ class CompiledFit:
         test = None
         if held is not None or last is not None:
             validation = source_of(
-                given if held is None else held,
+                unweighted if held is None else held,
                 last,
                 validation_batch_size or batch_size,
                 validation_steps,
@@ -355,8 +389,9 @@ class CompiledFit:
             ValueError: As in `fit`.
         """
         self._check_compiled("evaluate")
+        check_strategy(self)
         if kwargs:  # inside Keras' own `fit`
-            return super().evaluate(  # type: ignore[misc]
+            return super().evaluate(
                 x,
                 y,
                 batch_size,
@@ -370,7 +405,7 @@ class CompiledFit:
         given = self._read((x, y, sample_weight), "evaluate")
         if not self._makes_programs(given):
             given, *_ = self._for_keras(given, batch_size)
-            return super().evaluate(  # type: ignore[misc]
+            return super().evaluate(
                 given[0],
                 given[1],
                 batch_size,
@@ -484,7 +519,9 @@ class CompiledFit:
         """Data for Keras' own loops, which copy large arrays, and sparse ones."""
         if held is not None:
             held = _packed(self._for_keras(held, batch_size)[0])
-        if data.is_pipeline(given[0]) or not data.is_streamed(given):
+        # Workers have to share out the rows of arrays.
+        whole = has_workers(self.distribute_strategy) or data.is_pipeline(given[0])
+        if whole or not data.is_streamed(given):
             return given, share, held
         count, size = data.check_rows(given, "fit"), batch_size or 32
         rows: Any = range(count)
@@ -517,7 +554,7 @@ class CompiledFit:
         program = functions.once(
             name, lambda: Program(step, f"its {name}", functions.compiler)
         )
-        passes = Passes(source, steps, owner)
+        passes = Passes(source, steps, owner, goes_on=training)
         size, shapes = source.batch()
         most = steps_in_program(self._asked_steps, passes.num_batches, size, callbacks)
         optimizer = self.optimizer

@@ -43,6 +43,12 @@ class FunctionLoss(keras.losses.Loss):
         else:
             values = tf.convert_to_tensor(self.fn(*self._fitted(y_true, y_pred)))
             values = set_mask(tf.identity(values), mask_of(y_pred))
+        if sample_weight is not None:
+            sample_weight = tf.convert_to_tensor(sample_weight)
+            if sample_weight.shape.rank is not None:
+                axes = (values.shape.rank or 0) - sample_weight.shape.rank
+                for _ in range(axes):
+                    sample_weight = sample_weight[..., None]
         return super().__call__(values, values, sample_weight)
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:

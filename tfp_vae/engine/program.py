@@ -52,7 +52,7 @@ class Program:
         if way == EAGER:
             return self._run_eagerly(stack)
         specs = [
-            tf.TensorSpec([None, None, *tensor.shape[2:]], tensor.dtype)
+            tf.TensorSpec([None, stack.length, *tensor.shape[2:]], tensor.dtype)
             for tensor in stack.tensors
         ]
         key = str((stack.structure, specs))
@@ -69,7 +69,8 @@ class Program:
         logs = None
         for i in range(stack.number):
             leaves = [tensor[i] for tensor in stack.tensors]
-            logs = self._step(_batch(stack.structure, leaves))
+            with self._compiler.lock:
+                logs = self._step(_batch(stack.structure, leaves))
         return logs
 
     def _function(self, key: str, stack: Stack, specs: list[Any]) -> Function:

@@ -73,8 +73,9 @@ class Answers(Bound):
             y = y if self.conditional else None
         inputs = self._inputs(x, y, "encode")
         rows = rows_at_once(self.encoder, ROWS)
-        if data.leaves_of(inputs)[0].shape[0] <= rows:
-            return self.posterior(inputs)
+        count = data.leaves_of(inputs)[0].shape[0]
+        if count <= rows:
+            return self.posterior(data.few(inputs, count))
         spec = data.mapped(any_length, inputs)
         in_pieces = self._functions.once(
             ("encode", str(spec)),

@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from tfp_vae.engine import data
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
+from tfp_vae.models.network_checks import check_event
 from tfp_vae.values import check_values
 
 tfd = tfp.distributions
@@ -66,6 +67,7 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
         return
     first = np.asarray(data.few(values, 1))
     law = likelihood.distribution_for(tf.cast(first, likelihood.compute_dtype))
+    check_event(law, values)
     shape = tuple(values.shape[1:])
     scalar = isinstance(law, tfd.Independent) and not law.distribution.event_shape.rank
     if scalar and tuple(law.event_shape) == shape:

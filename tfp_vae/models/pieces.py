@@ -62,7 +62,8 @@ class DistributionInPieces:
             A distribution.
         """
         if self._distribution is None:
-            return self._fn(data.mapped(tf.convert_to_tensor, arrays))
+            count = data.leaves_of(arrays)[0].shape[0]
+            return self._fn(data.few(arrays, count))
         row = data.size_of(arrays, 1)
         most = self._rows * max(1, _HANDED_BYTES // max(row * self._rows, 1))
         count = data.leaves_of(arrays)[0].shape[0]

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tfp_vae.layers.annealed as annealed
 from tfp_vae.engine import data
 from tfp_vae.engine.model import Model
+from tfp_vae.engine.workers import of_all_rows
 from tfp_vae.keras_internals import set_mask
 from tfp_vae.layers.kl_metric import KLMetric
 from tfp_vae.models.bound import (
@@ -93,7 +94,7 @@ class Training(Bound, Model):
     def _loss_of(self, x: Any, y: Any, weights: Any, training: bool) -> Any:
         """The loss, which is noted, and p(x | z) of every draw."""
         p = self(x, training=training, num_samples=self.objective.num_samples)
-        loss = self.compute_loss(x, y, p, weights, training)
+        loss = of_all_rows(self.compute_loss(x, y, p, weights, training), x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         rows = tf.shape(keras.tree.flatten(x)[0])[0]
         self.metrics[0].update_state(loss * replicas, sample_weight=rows)

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
+from tfp_vae.engine.strategies import is_chief
 from tfp_vae.keras_internals import mask_of, set_mask
 from tfp_vae.kl_schedule import KLSchedule
 from tfp_vae.latents import center
@@ -224,6 +225,8 @@ class VAE(Estimates, Training):
             zipped: As in `keras.Model.save`.
             **kwargs: As there.
         """
+        if not is_chief(self.distribute_strategy):
+            return
         local = "://" not in str(filepath)
         path = pathlib.Path(filepath).resolve()
         whole = path.suffix == ".keras" and zipped in (None, True) and overwrite
@@ -256,6 +259,8 @@ class VAE(Estimates, Training):
             ValueError: If the model has no weights yet.
         """
         self._check_built("export")
+        if not is_chief(self.distribute_strategy):
+            return
         if format != "tf_saved_model":
             super().export(filepath, format=format, **kwargs)
             return
