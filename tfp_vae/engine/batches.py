@@ -40,6 +40,8 @@ class Source(Protocol):
     """Where batches come from."""
 
     num_batches: int | None
+    # Whether all are known to have one length.
+    is_even: bool
 
     def begin(self, epoch: int) -> None:
         """Goes to the first batch of an epoch."""
@@ -88,6 +90,7 @@ class ArrayBatches:
         self._rows = np.arange(rows.start, rows.stop, dtype="int32")
         self._order, self._place = self._rows, 0
         self.num_batches: int | None = math.ceil(len(rows) / self._size)
+        self.is_even = self.num_batches == 1 or len(rows) % self._size == 0
 
     def begin(self, epoch: int) -> None:
         """Puts the rows in the order of an epoch."""
@@ -155,6 +158,7 @@ class PipelineBatches:
             raise data.no_examples(owner, "a pipeline that yields no batch")
         self._usual = _shapes(self.first)
         self._length = _length(pipeline)
+        self.is_even = self._length is not None
 
     def begin(self, epoch: int) -> None:
         """Opens the pipeline for another pass; it is open for the first."""

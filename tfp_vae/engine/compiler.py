@@ -265,7 +265,7 @@ class Functions:
                     self._made[key] = make()
         return self._made[key]
 
-    def way(self, key: Any, steps: int | None) -> str:
+    def way(self, key: Any, steps: int | None, may_be_eager: bool = True) -> str:
         """How to run steps, by the number that calls have asked for until now.
 
         A function of numbers of steps, never of a clock, so that the same calls give
@@ -274,6 +274,9 @@ class Functions:
         Args:
             key: What the steps do, and on batches of which shape.
             steps: How many more are asked for; `None` where nobody knows.
+            may_be_eager: Whether eager steps compute the same as those of a graph.
+                Keras weighs the losses of several outputs by the length of a batch
+                where that is known.
 
         Returns:
             `"eager"` for a few, `"graph"`, or `"XLA"`, if `jit_compile` allows it, for
@@ -288,4 +291,5 @@ class Functions:
         asked, made = self.compiler.jit_compile, self._steps[key]
         if asked and (asked != "auto" or made >= _STEPS_THAT_PAY):
             return XLA
-        return EAGER if steps is not None and made <= _EAGER_STEPS else GRAPH
+        few = steps is not None and made <= _EAGER_STEPS
+        return EAGER if few and may_be_eager else GRAPH

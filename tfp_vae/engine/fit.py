@@ -561,7 +561,9 @@ class CompiledFit(MultiWorkerTrainer):
         if training and self.built and optimizer is not None and not optimizer.built:
             # TensorFlow traces a function twice that makes variables.
             optimizer.build(self.trainable_variables)
-        way = functools.partial(functions.way, (name, shapes))
+        way = functools.partial(
+            functions.way, (name, shapes), may_be_eager=source.is_even
+        )
         return Run(program, passes, most, epochs, way)
 
     def _results(self, logs: Any) -> Any:
