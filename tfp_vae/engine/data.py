@@ -215,7 +215,7 @@ def resident(structure: Any) -> Any:
         >>> resident((np.zeros(5), None))[0].dtype
         tf.float32
     """
-    if size_of(structure) > RESIDENT_BYTES:
+    if is_pipeline(leaves_of(structure)[0]) or size_of(structure) > RESIDENT_BYTES:
         return structure
     made: dict[int, Any] = {}
 

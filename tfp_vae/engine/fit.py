@@ -254,6 +254,7 @@ class CompiledFit(MultiWorkerTrainer):
             unpacked = keras.utils.unpack_x_y_sample_weight(validation_data)
             held = self._read(unpacked, "fit")
         if not self._makes_programs(given, held, class_weight):
+            self._look(given, True, "fit")
             given, validation_split, held = self._for_keras(
                 given, batch_size, shuffle, validation_split, held
             )
@@ -275,6 +276,8 @@ class CompiledFit(MultiWorkerTrainer):
                 validation_batch_size=validation_batch_size,
                 validation_freq=validation_freq,
             )
+        # Once for both, training and the share that validates.
+        given, unweighted = data.resident((given, unweighted))
         rows = last = None
         if validation_split and held is None:
             rows, last = data.split(data.check_rows(given, "fit"), validation_split)
@@ -284,7 +287,7 @@ class CompiledFit(MultiWorkerTrainer):
         train = source_of(
             given, rows, batch_size, steps_per_epoch, "fit", shuffle, seed
         )
-        self._look(given, train, training=True, owner="fit")
+        self._look(given, True, "fit", train)
         epochs = _capped(int(epochs))
         run = self._run(train, steps_per_epoch, callbacks, epochs, "training", "fit")
         due = [epoch for epoch in range(epochs) if _is_due(epoch, validation_freq)]
@@ -298,7 +301,7 @@ class CompiledFit(MultiWorkerTrainer):
                 "fit",
             )
             if held is not None:
-                self._look(held, validation, training=False, owner="fit")
+                self._look(held, False, "fit", validation)
             test = self._run(
                 validation, validation_steps, callbacks, len(due), "evaluation", "fit"
             )
@@ -404,6 +407,7 @@ class CompiledFit(MultiWorkerTrainer):
             )
         given = self._read((x, y, sample_weight), "evaluate")
         if not self._makes_programs(given):
+            self._look(given, False, "evaluate")
             given, *_ = self._for_keras(given, batch_size)
             return super().evaluate(
                 given[0],
@@ -416,7 +420,7 @@ class CompiledFit(MultiWorkerTrainer):
                 return_dict,
             )
         source = source_of(given, None, batch_size, steps, "evaluate")
-        self._look(given, source, training=False, owner="evaluate")
+        self._look(given, False, "evaluate", source)
         run = self._run(source, steps, callbacks, 1, "evaluation", "evaluate")
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = keras.callbacks.CallbackList(
@@ -531,10 +535,14 @@ class CompiledFit(MultiWorkerTrainer):
         batches = data.Rows(_packed(given), size, rows, bool(shuffle))
         return (batches, None, None), share, held
 
-    def _look(self, given: Any, source: Source, training: bool, owner: str) -> None:
+    def _look(
+        self, given: Any, training: bool, owner: str, source: Source | None = None
+    ) -> None:
         """Shows the data to `check_data`: all of arrays, the first of a pipeline."""
-        first = getattr(source, "first", None)
-        if first is not None:
+        if data.is_pipeline(given[0]):
+            first = getattr(source, "first", None)
+            if first is None:  # Keras opens it.
+                return
             given = keras.utils.unpack_x_y_sample_weight(first)
         x, y, sample_weight = given
         self.check_data(x, y, sample_weight, training=training, owner=owner)
