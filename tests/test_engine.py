@@ -451,6 +451,7 @@ def test_a_bar_is_added_where_keras_would_add_its_own():
 def test_the_bar_is_there_before_the_first_step_is_over(capsys):
     bar = EarlyBar("a step")
     bar.set_params({"verbose": 1, "epochs": 1, "steps": 5})
+    bar.on_epoch_begin(0)
     bar.on_train_batch_begin(0)
     shown = capsys.readouterr().out
     assert shown.startswith("Compiling a step ...\n")
@@ -463,6 +464,7 @@ def test_the_bar_is_there_before_the_first_step_is_over(capsys):
 def test_nothing_is_said_before_a_step_where_keras_says_nothing(what, verbose, capsys):
     bar = EarlyBar(what)
     bar.set_params({"verbose": verbose, "epochs": 1, "steps": 5})
+    bar.on_epoch_begin(0)
     bar.on_train_batch_begin(0)
     assert not capsys.readouterr().out
 

@@ -19,6 +19,7 @@ class EarlyBar(keras.callbacks.ProgbarLogger):
     Example:
         >>> bar = EarlyBar("the training step")
         >>> bar.set_params({"verbose": 1, "epochs": 1, "steps": 5})
+        >>> bar.on_epoch_begin(0)
         >>> bar.on_train_batch_begin(0)
         Compiling the training step ...
         ...0/5...
@@ -38,16 +39,13 @@ class EarlyBar(keras.callbacks.ProgbarLogger):
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Shows an empty bar before the first batch of `evaluate`."""
-        if not self._called_in_fit:
-            self._show()
+        self._show()
 
     def _show(self) -> None:
         what, self._what = self._what, None
-        if what is None or self.verbose != 1:
-            return
-        print(f"Compiling {what} ...", flush=True)
-        self._maybe_init_progbar()
-        self.progbar.update(0)
+        if what is not None and self.verbose == 1 and self.progbar is not None:
+            print(f"Compiling {what} ...", flush=True)
+            self.progbar.update(0)
 
 
 def with_bar(callbacks: Any, verbose: Any, what: str | None) -> list[Any]:
