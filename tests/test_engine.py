@@ -520,3 +520,58 @@ def test_a_structure_keeps_none_and_one_object_in_two_places():
     assert found[0] is found[1]["a"]
     assert found[1]["b"] is None
     assert data.size_of(found) == 5 * 2 * 4
+
+
+def test_logs_that_a_loop_cannot_carry_make_no_step_more_with_xla(monkeypatch):
+    monkeypatch.setattr(compiler, "_STEPS_THAT_PAY", 1)
+    total = tf.Variable(0)
+
+    def step(x):
+        total.assign_add(1)
+        return {"x": x}
+
+    program = Program(step, "steps", Compiler("auto"))
+    batches = ArrayBatches(tf.range(12), range(12), 2)
+    for epoch in range(2):
+        batches.begin(epoch)
+        for stack in stacks_of(batches, 3):
+            program(stack, "XLA")
+    assert int(total) == 12
+
+
+@pytest.mark.parametrize("name", ["RandomUniformInt", "Multinomial"])
+def test_draws_that_follow_the_global_seed_are_left_to_tensorflow(name):
+    def draw(x):
+        if name == "Multinomial":
+            return x + tf.cast(tf.random.categorical([[0.0, 0.0]], 1)[0, 0], tf.float32)
+        return x + tf.cast(tf.random.uniform([], 0, 9, tf.int32), tf.float32)
+
+    x = tf.constant(1.0)
+    assert not Compiler("auto").function(draw, "draws").can_use_xla(x)
+    assert Compiler(True).function(draw, "draws").can_use_xla(x)
+
+
+class Slices:
+    """An array that can be cut by slices alone."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __getitem__(self, rows):
+        if not isinstance(rows, slice):
+            raise TypeError("slices alone")
+        return self.array[rows]
+
+
+def test_arrays_that_can_be_sliced_alone_are_read_by_rows():
+    x = np.arange(20.0).reshape(10, 2)
+    index = np.array([[7, 1], [1, 0]])
+    np.testing.assert_array_equal(data.rows_of(Slices(x), index), x[index])
+
+
+def test_a_dataset_keeps_its_dtypes_and_a_generator_has_keras_own():
+    x = np.zeros([4, 2])
+    dataset = PipelineBatches(tf.data.Dataset.from_tensors(x), 1, "fit")
+    assert dataset.first.dtype == tf.float64
+    generator = PipelineBatches((x for _ in range(2)), None, "fit")
+    assert generator.first.dtype == tf.float32

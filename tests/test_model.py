@@ -1601,3 +1601,51 @@ def test_kl_layers_show_the_kl_beside_a_plain_loss():
     model.compile("adam", loss=nll)
     history = model.fit(X, X, verbose=0, validation_split=0.2).history
     assert set(history) == {"loss", "kl", "val_loss", "val_kl"}
+
+
+@pytest.mark.parametrize("shapes", [((50,), (50, 1)), ((50, 1), (50,))])
+def test_a_function_as_loss_sees_the_axes_that_keras_gives_it(shapes, rng):
+    y, p = (tf.constant(rng.normal(size=shape), tf.float32) for shape in shapes)
+    weights = rng.uniform(size=50).astype("float32")
+
+    def loss(y, p):
+        return keras.ops.mean(keras.ops.square(y - p), axis=-1)
+
+    found = []
+    for lib in (keras, tv):
+        model = lib.Sequential([keras.Input(shapes[1][1:]), keras.layers.Identity()])
+        model.compile("sgd", loss=loss)
+        found.append(model.evaluate(p, y, sample_weight=weights, verbose=0))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_batches_of_a_pydataset_come_in_another_order():
+    class Numbered(keras.utils.PyDataset):
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, i):
+            seen.append(i)
+            return X[:2], Y[:2]
+
+    seen, model = [], functional(tv)
+    model.compile("sgd", "mse")
+    model.fit(Numbered(), verbose=0)
+    assert set(seen) == set(range(20))
+    assert seen[-20:] != list(range(20))
+
+
+def test_a_share_of_a_pipeline_cannot_be_held_out():
+    model = functional(tv)
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="beside arrays.*validation_data"):
+        model.fit(pipeline(X, Y), validation_split=0.2, verbose=0)
+
+
+def test_xla_is_decided_by_the_epochs_that_are_left():
+    model = functional(tv)
+    model.compile("sgd", "mse")
+    for epoch in range(6):
+        model.fit(X, Y, initial_epoch=epoch, epochs=epoch + 1, verbose=0)
+    (asked,) = model._functions._steps.values()
+    assert asked == 6 * 2

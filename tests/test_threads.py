@@ -328,11 +328,11 @@ class Meeting(keras.layers.Layer):
         return x
 
 
-def of_two_parts(meeting, kl, **options):
+def of_two_parts(meeting, kl, regularizer=None, **options):
     q = keras.Sequential(
         [
             keras.Input((8,)),
-            keras.layers.Dense(4),
+            keras.layers.Dense(4, activity_regularizer=regularizer),
             tv.IndependentNormal(2, convert_to_tensor_fn="mean"),
             *([tv.KLDivergenceAddLoss(tv.StandardNormal(2))] if kl else []),
         ]
@@ -357,12 +357,8 @@ MEANWHILE = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}], ids=str)
-@pytest.mark.parametrize("meanwhile", MEANWHILE)
-@pytest.mark.parametrize("kl", [False, True])
-def test_an_answer_in_the_middle_of_a_first_step_leaves_it_whole(
-    kl, meanwhile, options
-):
+def weights_of_training_beside(meanwhile, kl, **options):
+    """The weights of training alone, and beside an answer in its first step."""
     found = []
     for asked in (False, True):
         keras.utils.set_random_seed(13)
@@ -371,9 +367,7 @@ def test_an_answer_in_the_middle_of_a_first_step_leaves_it_whole(
 
         def answer(model=model, meeting=meeting):
             assert meeting.inside.wait(timeout=20)
-            thread = threading.Thread(
-                target=MEANWHILE[meanwhile], args=(model,), daemon=True
-            )
+            thread = threading.Thread(target=meanwhile, args=(model,), daemon=True)
             thread.start()
             thread.join(timeout=1.0)  # It may have to wait for the step.
             meeting.answered.set()
@@ -386,8 +380,31 @@ def test_an_answer_in_the_middle_of_a_first_step_leaves_it_whole(
             lambda m=model: m.fit(X, X, epochs=3, batch_size=96, verbose=0), *others
         )
         found.append(model.get_weights())
-    for ours, alone in zip(found[1], found[0], strict=True):
-        np.testing.assert_allclose(ours, alone, rtol=1e-4, atol=1e-6)
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}], ids=str)
+@pytest.mark.parametrize("meanwhile", MEANWHILE)
+@pytest.mark.parametrize("kl", [False, True])
+def test_an_answer_in_the_middle_of_a_first_step_leaves_it_whole(
+    kl, meanwhile, options
+):
+    alone, beside = weights_of_training_beside(MEANWHILE[meanwhile], kl, **options)
+    for ours, expected in zip(beside, alone, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["encode", "decode", "elbo"])
+def test_what_a_layer_adds_to_the_loss_is_not_that_of_an_answer(name):
+    ask = {
+        "encode": lambda m: m.encode(X[:8]),
+        "decode": lambda m: m.decode(X[:8, :2]),
+        "elbo": lambda m: m.elbo(X[:8], verbose=0),
+    }[name]
+    regularizer = keras.regularizers.L2(1.0)
+    alone, beside = weights_of_training_beside(ask, False, regularizer=regularizer)
+    for ours, expected in zip(beside, alone, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
 
 
 # Callbacks

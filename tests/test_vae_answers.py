@@ -526,3 +526,20 @@ def test_a_bar_comes_where_a_run_is_long_and_something_is_left(monkeypatch, caps
         now[0] += 3.0
         bar.step()
         assert ("1/1" in capsys.readouterr().out) == text
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int16"])
+def test_many_rows_of_a_tensor_of_any_dtype_are_encoded(dtype, monkeypatch):
+    monkeypatch.setattr(answers, "ROWS", 8)
+    model, x = vaes.vae(), models.digits(20)
+    found = model.encode(tf.constant(x, dtype)).mean()
+    np.testing.assert_allclose(found, model.encode(x).mean(), rtol=1e-6)
+
+
+def test_conditions_are_read_as_x_is():
+    sparse = pytest.importorskip("scipy.sparse")
+    model = vaes.KINDS["conditional"]()
+    x, y = vaes.inputs("conditional", 6)
+    expected = model.predict(x, y=y, verbose=0)
+    for given in (sparse.csr_matrix(y), y.astype("float64"), y.tolist()):
+        np.testing.assert_allclose(model.predict(x, y=given, verbose=0), expected)

@@ -1,6 +1,7 @@
 """What Keras tells nobody in public, asked for here and nowhere else.
 
-Each function says why it is needed, and which test notices when Keras changes.
+Each function says why it is needed, and which test notices when Keras changes. What
+several workers override of Keras' trainer is in `engine/workers.py`.
 """
 
 from typing import Any

@@ -197,7 +197,10 @@ class PipelineBatches:
             return None
         batch = tuple(batch) if isinstance(batch, list) else batch
         parts = batch if isinstance(batch, tuple) else (batch,)
-        parts = data.mapped(data.as_tensor, data.read(parts, self._owner))
+        # Keras casts arrays, never what a dataset yields.
+        is_dataset = isinstance(self._pipeline, tf.data.Dataset)
+        convert = tf.convert_to_tensor if is_dataset else data.as_tensor
+        parts = data.mapped(convert, data.read(parts, self._owner))
         return parts if isinstance(batch, tuple) else parts[0]
 
 

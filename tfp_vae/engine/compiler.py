@@ -14,7 +14,14 @@ EAGER, GRAPH, XLA = "eager", "graph", "XLA"
 # compiles one in about the time that it saves in so many.
 _EAGER_STEPS, _STEPS_THAT_PAY = 4, 512
 # Draws that follow `tf.random.set_seed` only outside of XLA, which has others.
-_RANDOM = ("RandomStandardNormal", "RandomUniform", "TruncatedNormal", "RandomShuffle")
+_RANDOM = {
+    "Multinomial",
+    "RandomShuffle",
+    "RandomStandardNormal",
+    "RandomUniform",
+    "RandomUniformInt",
+    "TruncatedNormal",
+}
 # What XLA raises of a graph that it cannot compile.
 _REFUSALS = (
     tf.errors.InvalidArgumentError,
@@ -107,6 +114,7 @@ class Function:
         self._plain: Any = None
         self._compiled: Any = None
         self._can: bool | None = None
+        self._ready: set[str] = set()
 
     def __call__(self, *args: Any, nothing: Any = None) -> Any:
         """Calls the program.
@@ -130,7 +138,8 @@ class Function:
                 self._plain = traced.get_concrete_function() if self._is_fixed else None
         if self._plain is None:
             with self._compiler.lock:
-                return self._traced(*args)
+                self._traced.get_concrete_function(*args)  # traces, if it has to
+            return self._traced(*args)
         return self._plain(*args)
 
     def can_use_xla(self, *args: Any) -> bool:
@@ -154,7 +163,7 @@ class Function:
         given = () if self._is_fixed else args
         graph = self._traced.get_concrete_function(*given).graph.as_graph_def()
         found = set(operations(graph))
-        if asked == "auto" and found & set(_RANDOM):
+        if asked == "auto" and found & _RANDOM:
             return False
         if _on_a_gpu() or not any("Conv" in operation for operation in found):
             return True
@@ -180,8 +189,12 @@ class Function:
                 return self._compiled
             # Compiles and computes nothing, so that an error of this call is a refusal,
             # and one of a later call is never taken for one.
+            shapes = str(tf.nest.map_structure(lambda t: t.shape, nothing))
+            if shapes in self._ready:
+                return self._compiled
             try:
                 self._compiled(*nothing)
+                self._ready.add(shapes)
             except _REFUSALS as error:
                 self._can = False
                 lines = map(

@@ -262,7 +262,11 @@ def rows_of(array: Any, index: Any) -> tf.Tensor:
         found = array[flat].toarray()
     else:  # HDF5 takes rows in rising order, each once.
         unique, places = np.unique(flat, return_inverse=True)
-        found = np.asarray(array[unique])[places]
+        try:
+            found = np.asarray(array[unique])[places]
+        except (IndexError, TypeError):  # It can be sliced alone.
+            rows = [np.asarray(array[i : i + 1]) for i in unique.tolist()]
+            found = np.concatenate(rows)[places]
     return as_tensor(np.asarray(found).reshape(*index.shape, *array.shape[1:]))
 
 
@@ -456,14 +460,15 @@ class Rows(keras.utils.PyDataset):
         self, arrays: Any, batch_size: int, rows: range, shuffle: bool = False
     ) -> None:
         super().__init__()
-        self._arrays, self._size, self._rows = arrays, batch_size, rows
-        self._shuffle, self._order = shuffle, list(rows)
+        self._arrays, self._size = arrays, batch_size
+        self._shuffle, self._order = shuffle, np.arange(rows.start, rows.stop)
         self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
         """Puts the rows in another order."""
         if self._shuffle:
-            self._order = random.sample(self._rows, len(self._rows))
+            rng = np.random.default_rng(random.getrandbits(32))
+            self._order = rng.permutation(self._order)
 
     def __len__(self) -> int:
         """The number of batches."""

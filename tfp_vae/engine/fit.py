@@ -26,8 +26,9 @@ class CompiledFit(MultiWorkerTrainer):
 
     Nothing on the model changes for the length of a call: the data, the place in them
     and the programs are those of a `Run`. Where a strategy of `tf.distribute` brings
-    the batches, the model runs eagerly, data are no dense arrays, or a subclass makes
-    its own `train_function`, Keras' own loop runs.
+    the batches, the model runs eagerly, data are a `PyDataset`, a loader of another
+    library, texts or batches that cannot be stacked, `class_weight` comes with a
+    pipeline, or a subclass makes its own `train_function`, Keras' own loop runs.
     """
 
     built: bool
@@ -150,7 +151,7 @@ class CompiledFit(MultiWorkerTrainer):
         return vars(self).setdefault("_compiled_functions", new)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the model, when no other thread traces or makes a step of it.
+        """Calls the model while no other thread calls it or traces or runs a step.
 
         Keras keeps the losses that layers add on the layers themselves, and forgets
         them at each call. Replicas of a strategy are threads that wait for each other.
@@ -159,6 +160,21 @@ class CompiledFit(MultiWorkerTrainer):
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
         with self._functions.compiler.lock:
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def _make_function(self, step_function: Any) -> Any:
+        """Makes what Keras' own loops call: a step while no other thread has one.
+
+        Private to Keras, as in `MultiWorkerTrainer`; noticed by
+        `test_an_answer_in_the_middle_of_a_first_step_leaves_it_whole`.
+        """
+        if self._is_distributed():
+            return super()._make_function(step_function)
+
+        def step(batch: Any) -> Any:
+            with self._functions.compiler.lock:
+                return step_function(batch)
+
+        return super()._make_function(step)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Saves the model, as `keras.Model.save`, in a `.keras` file.
@@ -253,11 +269,25 @@ class CompiledFit(MultiWorkerTrainer):
         if validation_data is not None:
             unpacked = keras.utils.unpack_x_y_sample_weight(validation_data)
             held = self._read(unpacked, "fit")
+        elif validation_split and data.is_pipeline(x):
+            raise ValueError(
+                "`fit` expects `validation_split` beside arrays. Received: it, and x "
+                f"of type {type(x).__name__}. Give `validation_data`."
+            )
         if not self._makes_programs(given, held, class_weight):
             self._look(given, True, "fit")
+            if held is not None:
+                self._look(held, False, "fit")
             given, validation_split, held = self._for_keras(
-                given, batch_size, shuffle, validation_split, held
+                given,
+                batch_size,
+                shuffle,
+                validation_split,
+                held,
+                validation_batch_size,
             )
+            if not isinstance(x, keras.utils.PyDataset):
+                shuffle = shuffle and not data.is_pipeline(given[0])
             return super().fit(
                 given[0],
                 given[1],
@@ -267,7 +297,7 @@ class CompiledFit(MultiWorkerTrainer):
                 callbacks=callbacks,
                 validation_split=validation_split,
                 validation_data=held,
-                shuffle=shuffle and not data.is_pipeline(given[0]),
+                shuffle=shuffle,
                 class_weight=class_weight,
                 sample_weight=given[2],
                 initial_epoch=initial_epoch,
@@ -289,7 +319,8 @@ class CompiledFit(MultiWorkerTrainer):
         )
         self._look(given, True, "fit", train)
         epochs = _capped(int(epochs))
-        run = self._run(train, steps_per_epoch, callbacks, epochs, "training", "fit")
+        left = range(int(initial_epoch), epochs)
+        run = self._run(train, steps_per_epoch, callbacks, len(left), "training", "fit")
         due = [epoch for epoch in range(epochs) if _is_due(epoch, validation_freq)]
         test = None
         if held is not None or last is not None:
@@ -303,7 +334,12 @@ class CompiledFit(MultiWorkerTrainer):
             if held is not None:
                 self._look(held, False, "fit", validation)
             test = self._run(
-                validation, validation_steps, callbacks, len(due), "evaluation", "fit"
+                validation,
+                validation_steps,
+                callbacks,
+                len({*due} & {*left}),
+                "evaluation",
+                "fit",
             )
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = keras.callbacks.CallbackList(
@@ -519,19 +555,26 @@ class CompiledFit(MultiWorkerTrainer):
         shuffle: Any = False,
         share: float = 0.0,
         held: Any = None,
+        held_size: int | None = None,
     ) -> Any:
         """Data for Keras' own loops, which copy large arrays, and sparse ones."""
+        held_size = held_size or batch_size
         if held is not None:
-            held = _packed(self._for_keras(held, batch_size)[0])
-        # Workers have to share out the rows of arrays.
-        whole = has_workers(self.distribute_strategy) or data.is_pipeline(given[0])
-        if whole or not data.is_streamed(given):
+            held = _packed(self._for_keras(held, held_size)[0])
+        if data.is_pipeline(given[0]) or not data.is_streamed(given):
             return given, share, held
+        if has_workers(self.distribute_strategy):
+            raise ValueError(
+                "Training on several workers expects dense arrays of at most 1 GiB, or "
+                f"a `tf.data.Dataset`. Received: {type(given[0]).__name__} of shape "
+                f"{getattr(given[0], 'shape', None)}. Make a dataset that yields the "
+                "same on each worker."
+            )
         count, size = data.check_rows(given, "fit"), batch_size or 32
         rows: Any = range(count)
         if share and held is None:
             rows, last = data.split(count, share)
-            held, share = data.Rows(_packed(given), size, last), 0.0
+            held, share = data.Rows(_packed(given), held_size or 32, last), 0.0
         batches = data.Rows(_packed(given), size, rows, bool(shuffle))
         return (batches, None, None), share, held
 

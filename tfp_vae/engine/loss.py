@@ -56,17 +56,12 @@ class FunctionLoss(keras.losses.Loss):
         return y_pred
 
     def _fitted(self, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
-        """Targets of the rank of the output, and the output."""
+        """Targets and output of one rank, where an axis of 1 makes the difference."""
         y_true = tf.convert_to_tensor(y_true)
         if isinstance(y_pred, tf.Tensor):
             y_true = tf.cast(y_true, self.dtype)
-            y_pred = tf.cast(y_pred, self.dtype)
-            rank = y_true.shape.rank
-            if rank is not None and y_pred.shape.rank == rank + 1:
-                if y_pred.shape[-1] == 1:
-                    return y_true, tf.squeeze(y_pred, axis=-1)
-                return y_true, y_pred
-        elif tf.as_dtype(y_pred.dtype).is_floating:
+            return _of_one_rank(y_true, tf.cast(y_pred, self.dtype))
+        if tf.as_dtype(y_pred.dtype).is_floating:
             y_true = tf.cast(y_true, y_pred.dtype)
         return _of_rank(y_true, tf.TensorShape(y_pred.shape)), y_pred
 
@@ -105,11 +100,26 @@ def with_output_kept(loss: Any) -> Any:
     return FunctionLoss(loss) if plain and not of_keras else loss
 
 
-def _of_rank(values: tf.Tensor, like: tf.TensorShape) -> tf.Tensor:
+def _of_one_rank(y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Both with the same axes: Keras adds one to numbers, and takes it from others."""
+    ranks = y_true.shape.rank, y_pred.shape.rank
+    if 1 in ranks:
+        return _of_rank(y_true, y_pred.shape, False), _of_rank(
+            y_pred, y_true.shape, False
+        )
+    if None in ranks or ranks[0] > ranks[1]:
+        return _of_rank(y_true, y_pred.shape), y_pred
+    squeezed = _of_rank(y_pred, y_true.shape)
+    return y_true, squeezed
+
+
+def _of_rank(
+    values: tf.Tensor, like: tf.TensorShape, may_squeeze: bool = True
+) -> tf.Tensor:
     """Values with a last axis of 1 more or less, where the ranks differ by it."""
     if values.shape.rank is None or like.rank is None:
         return values
-    if values.shape.rank == like.rank + 1 and values.shape[-1] == 1:
+    if values.shape.rank == like.rank + 1 and values.shape[-1] == 1 and may_squeeze:
         return tf.squeeze(values, axis=-1)
     if values.shape.rank == like.rank - 1 and like[-1] == 1:
         return tf.expand_dims(values, axis=-1)

@@ -38,6 +38,7 @@ class Program:
         self._step, self._name, self._compiler = step, name, compiler
         self._functions: dict[str, Function] = {}
         self._traced: dict[str, Any] = {}
+        self._carries: dict[str, bool] = {}
 
     def __call__(self, stack: Stack, way: str = GRAPH) -> Any:
         """Runs the steps.
@@ -59,11 +60,14 @@ class Program:
         if key not in self._functions:
             with self._compiler.lock:
                 self._functions.setdefault(key, self._function(key, stack, specs))
+        function = self._functions[key]
         given = stack.tensors, tf.constant(stack.number, tf.int32)
-        nothing = None
-        if way == XLA and stack.is_full:
-            nothing = stack.tensors, tf.constant(0, tf.int32)
-        return self._functions[key](*given, nothing=nothing)
+        nothing = stack.tensors, tf.constant(0, tf.int32)
+        use_xla = way == XLA and stack.is_full and function.can_use_xla(*given)
+        if use_xla and self._compiler.jit_compile == "auto":
+            # Logs behind the loop are of a step that is made in any case.
+            use_xla = self._carries[key]
+        return function(*given, nothing=nothing if use_xla else None)
 
     def _run_eagerly(self, stack: Stack) -> Any:
         logs = None
@@ -100,7 +104,9 @@ class Program:
             with tf.control_dependencies(tf.nest.flatten(run(i))):
                 return (i + 1,)
 
-        if not all(log.shape.is_fully_defined() for log in tf.nest.flatten(outputs)):
+        known = [log.shape.is_fully_defined() for log in tf.nest.flatten(outputs)]
+        self._carries[key] = all(known)
+        if not all(known):
             # Logs that a loop cannot carry: those of the last step, behind it.
             tf.while_loop(
                 lambda i: i < count - 1,

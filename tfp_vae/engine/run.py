@@ -84,6 +84,7 @@ def steps_in_program(asked: Any, count: int | None, size: int, callbacks: Any) -
     callbacks = getattr(callbacks, "callbacks", callbacks)
     allowed = map(steps_between, keras.tree.flatten(callbacks or []))
     most = steps_at_once(count, size) if asked == AUTO else int(asked)
+    most = most if count is None else min(most, count)
     return max(1, min([most, *(int(steps) for steps in allowed if steps)]))
 
 

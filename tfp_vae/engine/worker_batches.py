@@ -36,7 +36,7 @@ def batches(arrays: Any, batch_size: int, shuffle: Any, seed: int) -> tf.data.Da
         (3, [0, 1, 2, 3, 4])
     """
     packed = keras.tree.lists_to_tuples(keras.utils.pack_x_y_sample_weight(*arrays))
-    given = tuple(tf.convert_to_tensor(leaf) for leaf in data.leaves_of(packed))
+    given = tuple(data.as_tensor(leaf) for leaf in data.leaves_of(packed))
     count = len(given[0])
     rng = np.random.default_rng(seed)
 

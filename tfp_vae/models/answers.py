@@ -41,6 +41,8 @@ class Predictor(keras.Model):
     def __init__(self, vae: Any, statistics: Any) -> None:
         super().__init__()
         self.vae, self._statistics = vae, statistics
+        self.run_eagerly = getattr(vae, "run_eagerly", False)
+        self.jit_compile = getattr(vae, "jit_compile", False)
         self.built = True
 
     def predict_step(self, batch: Any) -> Any:
@@ -54,6 +56,8 @@ class Answers(Bound):
     # What a Keras model has, for these methods to use.
     __call__: Any
     _for_keras: Any
+    jit_compile: Any
+    run_eagerly: Any
     built: Any
     _functions: Functions
     _seeds: Any
@@ -75,13 +79,17 @@ class Answers(Bound):
         rows = rows_at_once(self.encoder, ROWS)
         count = data.leaves_of(inputs)[0].shape[0]
         if count <= rows:
-            return self.posterior(data.few(inputs, count))
+            with self._functions.compiler.lock:
+                return self.posterior(data.few(inputs, count))
         spec = data.mapped(any_length, inputs)
         in_pieces = self._functions.once(
             ("encode", str(spec)),
             lambda: DistributionInPieces(self.posterior, rows, spec),
         )
-        return in_pieces(inputs)
+        if in_pieces.can_take_apart:
+            return in_pieces(inputs)
+        with self._functions.compiler.lock:
+            return self.posterior(data.few(inputs, count))
 
     def decode(self, z: Any, y: Any = None) -> Any:
         """The likelihood p(x | z).
@@ -96,7 +104,9 @@ class Answers(Bound):
         """
         self._check_built("decode")
         z = center(z) if hasattr(z, "log_prob") else tf.convert_to_tensor(z)
-        return unwrap(self.likelihood(z, self._condition(y, len(z))))
+        y = self._condition(y, len(z))
+        with self._functions.compiler.lock:
+            return unwrap(self.likelihood(z, y))
 
     def predict(
         self,
@@ -143,7 +153,8 @@ class Answers(Bound):
             return super().predict(inputs, batch_size, verbose, steps, callbacks)  # type: ignore[misc]
         (inputs, _, _), *_ = self._for_keras((inputs, None, None), batch_size)
         predictor = self._functions.once(
-            ("predict", statistics), lambda: Predictor(self, statistics)
+            ("predict", statistics, self.run_eagerly, self.jit_compile),
+            lambda: Predictor(self, statistics),
         )
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = [*keras.tree.flatten([] if callbacks is None else callbacks)]
@@ -296,7 +307,9 @@ class Answers(Bound):
 
     def _condition(self, y: Any, rows: int | None = None) -> Any:
         if self.conditional == (y is not None):
-            y = data.mapped(tf.convert_to_tensor, y)
+            if y is not None:
+                (y,) = data.read((y,), "VAE")
+                y = data.few(y, data.leaves_of(y)[0].shape[0])
             check_rows(y, rows)
             return y
         expected, advice = (

@@ -26,8 +26,8 @@ class DistributionInPieces:
 
     XLA does not compile it: pieces are independent, and TensorFlow works at up to four
     at the same time, one's element-wise operations beside another's matrix products.
-    The parameters of the pieces are joined along the batch. Of a distribution that TFP
-    cannot take apart all rows are computed at once.
+    The parameters of the pieces are joined along the batch, if TFP can take such a
+    distribution apart.
 
     Args:
         fn: From a structure of tensors to a distribution of batch shape `(rows,)`.
@@ -52,6 +52,11 @@ class DistributionInPieces:
         self._program = tf.function(functools.partial(self._whole), **options)
         self._piece.get_concrete_function()
 
+    @property
+    def can_take_apart(self) -> bool:
+        """Whether the distribution can be made in pieces."""
+        return self._distribution is not None
+
     def __call__(self, arrays: Any) -> Any:
         """The distribution of all rows.
 
@@ -61,9 +66,6 @@ class DistributionInPieces:
         Returns:
             A distribution.
         """
-        if self._distribution is None:
-            count = data.leaves_of(arrays)[0].shape[0]
-            return self._fn(data.few(arrays, count))
         row = data.size_of(arrays, 1)
         most = self._rows * max(1, _HANDED_BYTES // max(row * self._rows, 1))
         count = data.leaves_of(arrays)[0].shape[0]
@@ -138,7 +140,7 @@ def _can_be_rebuilt(distribution: Any, tensors: list[Any]) -> bool:
 
 def _cut(array: Any, start: int, stop: int) -> tf.Tensor:
     if tf.is_tensor(array):
-        return array[start:stop]
+        return data.as_tensor(array[start:stop])
     return data.rows_of(array, np.arange(start, min(stop, array.shape[0])))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import threading
 from typing import Any
 
 import keras
@@ -233,7 +234,8 @@ class VAE(Estimates, Training):
         if not (whole and local) or path.is_dir():
             super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
             return
-        new = path.with_name(f".{path.stem}-{os.getpid()}.keras")
+        process, thread = os.getpid(), threading.get_ident()
+        new = path.with_name(f".{path.stem}-{process}-{thread}.keras")
         try:
             super().save(new, zipped=zipped, **kwargs)
             new.replace(path)
