@@ -22,12 +22,12 @@ def networks(kl=False):
             keras.Input((8,)),
             keras.layers.Dense(6, activation="tanh"),
             keras.layers.Dense(4),
-            tv.IndependentNormal(2),
+            tv.IndependentNormal(2, "mean"),
             *after,
         ]
     )
     p = keras.Sequential(
-        [keras.Input((2,)), keras.layers.Dense(8), tv.IndependentBernoulli(8)]
+        [keras.Input((2,)), keras.layers.Dense(8), tv.IndependentBernoulli(8, "mean")]
     )
     return q, p
 
