@@ -245,9 +245,13 @@ def rows_of(array: Any, index: Any) -> tf.Tensor:
         >>> rows_of(np.arange(5), np.array([[3, 1]])).numpy()
         array([[3, 1]])
     """
-    if tf.is_tensor(array):
-        return tf.gather(array, index)
     flat = index.ravel()
+    if tf.is_tensor(array):
+        count, first = len(flat), flat[0] if len(flat) else 0
+        if np.array_equal(flat, np.arange(first, first + count)):  # nothing to gather
+            rows = array[first : first + count]
+            return tf.reshape(rows, [*index.shape, *array.shape[1:]])
+        return tf.gather(array, index)
     if isinstance(array, np.memmap):
         pieces = range(0, len(flat), _MAPPED_ROWS)
         found = np.empty((len(flat), *array.shape[1:]), array.dtype)
