@@ -44,6 +44,11 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
     plain = type(inner) is tfd.Normal and not inner.validate_args
     if plain and stateless and inner.dtype == tf.float32:
         return _normal_draw(inner, sample_shape, seed), None
+    if stateless:
+        # TFP mixes the bits of a seed, and XLA does so again for each number that is
+        # drawn unless the seed comes out of a generator: a quarter of a training step
+        # with 2,560 draws.
+        seed = _random_bits([2], seed, tf.int32)
     return distribution.sample(sample_shape, seed=seed), None
 
 
@@ -89,14 +94,26 @@ def standard_normal(shape: Any, seed: Any) -> tf.Tensor:
     # The last axis, if it is not the only one, however many there are.
     width = tf.reduce_prod(shape[1:][-1:])
     rows = tf.reduce_prod(shape[:1]) * tf.reduce_prod(shape[1:-1])
-    # XLA and TensorFlow extend a sign differently, and then draw other numbers.
-    seed = tf.bitwise.bitwise_and(tf.cast(seed, tf.int32), tf.int32.max)
-    pairs = tf.random.stateless_uniform(
-        [(rows + 1) // 2, width], seed, minval=None, maxval=None, dtype=tf.int64
-    )
+    pairs = _random_bits([(rows + 1) // 2, width], seed, tf.int64)
     # In float32: on a GPU many operations on int32 are the host's.
     halves = tf.unstack(_normal(tf.bitcast(pairs, tf.int32)), axis=-1)
     return tf.reshape(tf.concat(halves, axis=0)[:rows], shape)
+
+
+def _random_bits(shape: Any, seed: Any, dtype: tf.DType) -> tf.Tensor:
+    """Random integers of all bits, by the Philox generator with a seed as its key.
+
+    `tf.random.stateless_uniform` first draws a key and a counter with the seed, for
+    which XLA compiles three generators in place of one.
+    """
+    key = tf.bitcast(tf.cast(seed, tf.int32), tf.uint64)
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=shape,
+        key=key[None],
+        counter=tf.zeros([2], tf.uint64),
+        alg=tf.random.Algorithm.PHILOX.value,
+        dtype=dtype,
+    )
 
 
 def _normal(bits: tf.Tensor) -> tf.Tensor:

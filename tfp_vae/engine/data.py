@@ -289,7 +289,7 @@ def blocks_of(array: Any, size: int = 2**20) -> Iterator[Any]:
         [2, 2, 1]
     """
     rows = max(size // max(math.prod(array.shape[1:]), 1), 1)
-    array = array.numpy() if isinstance(array, tf.Tensor) else array
+    array = np.asarray(array) if isinstance(array, tf.Tensor) else array  # no copy
     for start in range(0, array.shape[0], rows):
         block = array[start : start + rows]
         yield np.asarray(block.toarray() if _is_sparse(array) else block)
