@@ -18,7 +18,7 @@ QUICK = Cell(500, 1)
 # Rows times epochs from which a cell has one round.
 LONG = 6_000_000
 # Settings of Keras that took so many times as long as its best have one round.
-SLOWER = 1.5
+SLOWER = 1.25
 STEPS_PER_EXECUTION = {1: "1 step", 16: "16 steps"}
 
 
