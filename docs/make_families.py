@@ -19,8 +19,8 @@ import tensorflow_probability as tfp
 
 import tfp_vae as tv
 from tfp_vae.distribution_tensor import unwrap
-from tfp_vae.divergences import kl_divergence
 from tfp_vae.draws import draw
+from tfp_vae.kl.divergence import kl_divergence
 
 tfd = tfp.distributions
 

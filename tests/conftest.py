@@ -35,3 +35,12 @@ def what_stays_is_not_looked_at_again():
 @pytest.fixture
 def rng():
     return np.random.default_rng(7)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Shows what a test has recorded, where few files run."""
+    if len(terminalreporter.config.args) == 1:
+        for report in terminalreporter.getreports("passed"):
+            for title, text in report.user_properties:
+                terminalreporter.section(title)
+                terminalreporter.write_line(text)

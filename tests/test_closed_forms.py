@@ -8,9 +8,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import integrate, special, stats
 
-from tfp_vae.closed_forms import as_independent
 from tfp_vae.distributions import PowerSpherical, TruncatedNormal, VonMisesFisher
-from tfp_vae.divergences import kl_divergence
+from tfp_vae.kl.closed_forms import as_independent
+from tfp_vae.kl.divergence import kl_divergence
 
 tfd = tfp.distributions
 D = 4

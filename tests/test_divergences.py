@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 from tfp_vae import DistributionTensor
-from tfp_vae.divergences import as_independent, kl_divergence
+from tfp_vae.kl.divergence import as_independent, kl_divergence
 
 tfd = tfp.distributions
 D = 3

@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 import tfp_vae as tv
 from tfp_vae.keras_internals import set_mask
-from tfp_vae.layers.kl_target import KLTarget
+from tfp_vae.kl.target import KLTarget
 
 tfd = tfp.distributions
 X = models.digits()

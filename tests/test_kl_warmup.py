@@ -8,7 +8,7 @@ import tensorflow as tf
 import vaes
 
 import tfp_vae as tv
-from tfp_vae.kl_schedule import KLSchedule
+from tfp_vae.kl.schedule import KLSchedule
 
 
 def curve(steps, **options):

@@ -9,8 +9,8 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 import tfp_vae as tv
-from tfp_vae.divergences import kl_divergence
-from tfp_vae.layers.without_kl import without_kl
+from tfp_vae.kl.divergence import kl_divergence
+from tfp_vae.kl.without_kl import without_kl
 
 tfd = tfp.distributions
 X = models.digits()

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_vae as tv
-from tfp_vae.divergences import kl_divergence
+from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.supports import Support, support_of
 
 tfd, tfb = tfp.distributions, tfp.bijectors

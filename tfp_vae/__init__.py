@@ -10,6 +10,8 @@ from tfp_vae.callbacks.nan_guard import NaNGuard
 from tfp_vae.callbacks.vae_tensorboard import VAETensorBoard
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.engine.model import Model, Sequential
+from tfp_vae.kl.layer import KLDivergenceAddLoss, KLDivergenceRegularizer
+from tfp_vae.kl.prior import prior_distribution
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
 from tfp_vae.layers.autoregressive_transform import AutoregressiveTransform
 from tfp_vae.layers.blockwise import Blockwise
@@ -25,7 +27,6 @@ from tfp_vae.layers.independent_continuous_bernoulli import (
 )
 from tfp_vae.layers.independent_student_t import IndependentStudentT
 from tfp_vae.layers.independent_truncated_normal import IndependentTruncatedNormal
-from tfp_vae.layers.kl_divergence import KLDivergenceAddLoss, KLDivergenceRegularizer
 from tfp_vae.layers.location_scale import (
     IndependentLaplace,
     IndependentLogistic,
@@ -57,7 +58,6 @@ from tfp_vae.priors.autoregressive_prior import AutoregressivePrior
 from tfp_vae.priors.flow_prior import FlowPrior
 from tfp_vae.priors.learned_normal import LearnedNormal
 from tfp_vae.priors.mixture_prior import MixturePrior
-from tfp_vae.priors.prior import prior_distribution
 from tfp_vae.priors.spherical_uniform import SphericalUniform
 from tfp_vae.priors.standard_normal import StandardNormal
 from tfp_vae.priors.uniform_direction_and_norm import UniformDirectionAndNorm

@@ -13,11 +13,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer
-from tfp_vae.closed_forms import family_name
 from tfp_vae.distribution_tensor import unwrap
-from tfp_vae.divergences import kl_divergence
 from tfp_vae.draws import draw
-from tfp_vae.priors.prior import prior_distribution
+from tfp_vae.kl.closed_forms import family_name
+from tfp_vae.kl.divergence import kl_divergence
+from tfp_vae.kl.prior import prior_distribution
 from tfp_vae.seeds import Seeds
 
 tfd = tfp.distributions

@@ -8,9 +8,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer
-from tfp_vae.closed_forms import as_independent
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
+from tfp_vae.kl.closed_forms import as_independent
 
 tfd = tfp.distributions
 

@@ -14,10 +14,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-import tfp_vae.layers.annealed as annealed
+import tfp_vae.kl.annealed as annealed
 from tfp_vae.checks import integer
-from tfp_vae.divergences import kl_divergence
-from tfp_vae.layers.kl_target import DIMENSION, KLTarget
+from tfp_vae.kl.divergence import kl_divergence
+from tfp_vae.kl.target import DIMENSION, KLTarget
 
 GRADIENTS = ("total", "stl", "dreg")
 

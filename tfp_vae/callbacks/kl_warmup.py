@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfp_vae.checks import integer, positive_number
-from tfp_vae.kl_schedule import KLSchedule, checked_schedule
+from tfp_vae.kl.schedule import KLSchedule, checked_schedule
 
 
 class KLWarmup(keras.callbacks.Callback):

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from tfp_vae.callbacks.watching import check_vae, checked_examples, undisturbed
 from tfp_vae.checks import integer
-from tfp_vae.closed_forms import as_independent
-from tfp_vae.divergences import kl_divergence
 from tfp_vae.draws import draw
+from tfp_vae.kl.closed_forms import as_independent
+from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.plots import (
     image_grid,
     is_image,

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfp_vae.checks import Shape, canonical_event_shape, integer
 from tfp_vae.constraints import float_policy
-from tfp_vae.events import batch_axes
+from tfp_vae.layers.events import batch_axes
 from tfp_vae.serialization import revive_arguments
 
 _ORDERS = ("left-to-right", "right-to-left", "random")

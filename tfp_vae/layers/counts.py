@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import Shape
 from tfp_vae.constraints import LOG_LIMIT, bounded, positive
-from tfp_vae.events import event_size, independent, split_event
+from tfp_vae.layers.events import event_size, independent, split_event
 from tfp_vae.layers.independent_layer import IndependentLayer
 
 tfd = tfp.distributions

@@ -11,7 +11,7 @@ from tfp_vae.checks import canonical_event_shape, parameters_width
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
 from tfp_vae.keras_internals import in_predict, set_mask
-from tfp_vae.layers.kl_divergence import KLDivergenceRegularizer, track_kl
+from tfp_vae.kl.layer import KLDivergenceRegularizer, track_kl
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import revive_arguments
 
@@ -51,7 +51,7 @@ class DistributionLayer(keras.layers.Layer):
             inputs has the wrong width.
 
     Example:
-        >>> from tfp_vae.events import event_size
+        >>> from tfp_vae.layers.events import event_size
         >>> class Directions(DistributionLayer):
         ...     @staticmethod
         ...     def params_size(event_shape):

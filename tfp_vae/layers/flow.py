@@ -8,12 +8,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer
-from tfp_vae.events import batch_axes
 from tfp_vae.layers.autoregressive_network import (
     AutoregressiveNetwork,
     checked_hidden_units,
 )
 from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.events import batch_axes
 from tfp_vae.layers.flow_layer import FlowLayer, masked_autoregressive, soft_clip
 from tfp_vae.serialization import (
     deserialize_distribution,

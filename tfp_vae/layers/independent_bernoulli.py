@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from tfp_vae.checks import Shape
 from tfp_vae.distributions.bernoulli import Bernoulli
-from tfp_vae.events import event_size, independent, split_event
 from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.events import event_size, independent, split_event
 
 
 @keras.saving.register_keras_serializable("tfp_vae")

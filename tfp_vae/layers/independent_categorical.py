@@ -7,8 +7,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import Shape, integer
-from tfp_vae.events import event_size, independent, split_event
 from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.events import event_size, independent, split_event
 
 tfd: Any = tfp.distributions
 

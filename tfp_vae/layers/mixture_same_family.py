@@ -10,8 +10,8 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import Shape, integer, parameters_width, positive_number
 from tfp_vae.constraints import SCALE_FLOOR
 from tfp_vae.distribution_tensor import unwrap
-from tfp_vae.events import batch_axes
 from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.events import batch_axes
 from tfp_vae.layers.location_scale import (
     IndependentLogistic,
     IndependentNormal,

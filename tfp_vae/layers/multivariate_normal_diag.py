@@ -8,8 +8,8 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.constraints import SCALE_FLOOR, positive
-from tfp_vae.events import split_event
 from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.events import split_event
 
 tfd = tfp.distributions
 

@@ -11,8 +11,8 @@ from tfp_vae.constraints import SCALE_FLOOR, positive
 from tfp_vae.distributions.quantized_logistic import (
     QuantizedLogistic as QuantizedLogisticLaw,
 )
-from tfp_vae.events import event_size, independent, split_event
 from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.events import event_size, independent, split_event
 
 tfd = tfp.distributions
 

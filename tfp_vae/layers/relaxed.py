@@ -6,10 +6,10 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-import tfp_vae.layers.annealed as annealed
+import tfp_vae.kl.annealed as annealed
 from tfp_vae.checks import Shape, integer
-from tfp_vae.events import event_size, independent, split_event
 from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.events import event_size, independent, split_event
 from tfp_vae.serialization import revive_arguments
 
 tfd = tfp.distributions

@@ -21,7 +21,7 @@ from tfp_vae.models.pieces import (
     pieces_of,
     rows_at_once,
 )
-from tfp_vae.statistics import checked_statistics, needs_seed, statistics_of
+from tfp_vae.models.statistics import checked_statistics, needs_seed, statistics_of
 
 
 class Predictor(keras.Model):

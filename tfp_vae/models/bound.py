@@ -10,14 +10,14 @@ from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.draws import draw
 from tfp_vae.engine import data
 from tfp_vae.keras_internals import mask_of
+from tfp_vae.kl.prior import needs_inputs, prior_distribution
+from tfp_vae.kl.without_kl import without_kl
 from tfp_vae.latents import center
-from tfp_vae.layers.without_kl import without_kl
 from tfp_vae.losses import weighted_log_prob
 from tfp_vae.models.data_checks import NAN
 from tfp_vae.models.network_checks import check_distribution, check_latent
+from tfp_vae.models.statistics import DefaultConversion
 from tfp_vae.objectives import GradientScale, Terms
-from tfp_vae.priors.prior import needs_inputs, prior_distribution
-from tfp_vae.statistics import DefaultConversion
 
 
 class Draws(NamedTuple):

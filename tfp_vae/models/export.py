@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfp_vae.draws import draw
 from tfp_vae.latents import center
-from tfp_vae.statistics import statistics_of
+from tfp_vae.models.statistics import statistics_of
 
 
 def export_endpoints(

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow_probability as tfp
 
-from tfp_vae.closed_forms import family_name
+from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
 tfd = tfp.distributions

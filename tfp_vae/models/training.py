@@ -5,12 +5,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-import tfp_vae.layers.annealed as annealed
+import tfp_vae.kl.annealed as annealed
 from tfp_vae.engine import data
 from tfp_vae.engine.model import Model
 from tfp_vae.engine.workers import of_all_rows
 from tfp_vae.keras_internals import set_mask
-from tfp_vae.layers.kl_metric import KLMetric
+from tfp_vae.kl.metric import KLMetric
 from tfp_vae.models.bound import (
     Bound,
     split_weights,

@@ -12,11 +12,16 @@ import tensorflow_probability as tfp
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.engine.strategies import is_chief
 from tfp_vae.keras_internals import mask_of, set_mask
-from tfp_vae.kl_schedule import KLSchedule
+from tfp_vae.kl.carried import carried_kls, prior_of
+from tfp_vae.kl.prior import (
+    checked_prior,
+    needs_inputs,
+    serialize_prior,
+)
+from tfp_vae.kl.schedule import KLSchedule
+from tfp_vae.kl.without_kl import without_kl
 from tfp_vae.latents import center
-from tfp_vae.layers.without_kl import without_kl
 from tfp_vae.models.bound import LikelihoodTensor
-from tfp_vae.models.carried_kl import carried_kls, prior_of
 from tfp_vae.models.estimates import Estimates
 from tfp_vae.models.export import export_endpoints
 from tfp_vae.models.network_checks import (
@@ -25,11 +30,6 @@ from tfp_vae.models.network_checks import (
 )
 from tfp_vae.models.training import Training
 from tfp_vae.objectives import ELBO, Objective
-from tfp_vae.priors.prior import (
-    checked_prior,
-    needs_inputs,
-    serialize_prior,
-)
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import deserialize_distribution, is_distribution_config
 

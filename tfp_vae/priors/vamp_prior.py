@@ -9,8 +9,8 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import Shape, canonical_event_shape, integer
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.kl.without_kl import without_kl
 from tfp_vae.layers.variable_layer import VariableLayer
-from tfp_vae.layers.without_kl import without_kl
 
 tfd = tfp.distributions
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tfp_vae.keras_internals import nested_layers
-from tfp_vae.layers.kl_divergence import KLDivergenceAddLoss, KLDivergenceRegularizer
+from tfp_vae.kl.layer import KLDivergenceAddLoss, KLDivergenceRegularizer
 
 
 def carried_kls(network: Any) -> list[KLDivergenceRegularizer]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-import tfp_vae.layers.annealed as annealed
+import tfp_vae.kl.annealed as annealed
 
 DIMENSION, TOTAL = "dimension", "total"
 

@@ -12,9 +12,9 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.closed_forms import as_independent, family_name
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import draw
+from tfp_vae.kl.closed_forms import as_independent, family_name
 from tfp_vae.supports import support_of
 
 tfd = tfp.distributions

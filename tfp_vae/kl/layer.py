@@ -7,17 +7,17 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-import tfp_vae.layers.annealed as annealed
+import tfp_vae.kl.annealed as annealed
 from tfp_vae.checks import integer
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import held_draw, holds_draws, unwrap
-from tfp_vae.divergences import kl_divergence
 from tfp_vae.draws import draw
 from tfp_vae.keras_internals import mask_of
-from tfp_vae.layers.kl_metric import KLMetric
-from tfp_vae.layers.kl_target import DIMENSION, KLTarget
-from tfp_vae.layers.without_kl import kl_is_off
-from tfp_vae.priors.prior import checked_prior, prior_distribution, serialize_prior
+from tfp_vae.kl.divergence import kl_divergence
+from tfp_vae.kl.metric import KLMetric
+from tfp_vae.kl.prior import checked_prior, prior_distribution, serialize_prior
+from tfp_vae.kl.target import DIMENSION, KLTarget
+from tfp_vae.kl.without_kl import kl_is_off
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import (
     deserialize_distribution,

@@ -1,0 +1,1 @@
+"""The KL from a posterior to its prior."""
