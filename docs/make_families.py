@@ -54,8 +54,8 @@ FAMILIES: dict[str, Any] = {
     "IndependentNegativeBinomial, zero-inflated": (
         lambda: tv.IndependentNegativeBinomial(D, zero_inflated=True)
     ),
-    "Multinomial": lambda: tv.Multinomial(D, 100),
-    "DirichletMultinomial": lambda: tv.DirichletMultinomial(D, 100),
+    "Multinomial": lambda: tv.Multinomial(D, total_count=100),
+    "DirichletMultinomial": lambda: tv.DirichletMultinomial(D, total_count=100),
     "OneHotCategorical": lambda: tv.OneHotCategorical(D),
     "CategoricalMixtureOfOneHotCategorical": (
         lambda: tv.CategoricalMixtureOfOneHotCategorical(D, 3)
@@ -95,7 +95,7 @@ PRIORS: dict[str, Any] = {
         np.eye(D, dtype="float32")[0], 3.0
     ),
     "`UniformDirectionAndNorm`": lambda: tv.UniformDirectionAndNorm(D)(),
-    "mixture": lambda: tv.MixturePrior(D, 3)(),
+    "mixture": lambda: tv.MixturePrior(D, num_components=3)(),
     "normal and spherical blocks": lambda: tfd.Blockwise(
         [
             tfd.Sample(tfd.Normal(0.0, 1.0), D // 2),

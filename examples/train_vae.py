@@ -46,8 +46,10 @@ PRIORS: dict[str, Any] = {
     "standard": lambda size, network, k: tv.StandardNormal(size),
     "learned": lambda size, network, k: tv.LearnedNormal(size),
     "laplace": lambda size, network, k: tfd.Sample(tfd.Laplace(0.0, 1.0), size),
-    "mixture": lambda size, network, k: tv.MixturePrior(size, k),
-    "vamp": lambda size, network, k: tv.VampPrior(network, k, activation="sigmoid"),
+    "mixture": lambda size, network, k: tv.MixturePrior(size, num_components=k),
+    "vamp": lambda size, network, k: tv.VampPrior(
+        network, num_components=k, activation="sigmoid"
+    ),
     "flow": lambda size, network, k: tv.FlowPrior(size),
     "sphere": lambda size, network, k: tv.SphericalUniform(size),
 }

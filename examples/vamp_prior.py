@@ -94,7 +94,7 @@ def build(kind: str, x: np.ndarray, components: int) -> tv.VAE:
     encoder = keras.Model(image, gated(keras.layers.Flatten()(image), posterior))
     prior: Any = tv.StandardNormal(LATENT)
     if kind == VAMP:
-        prior = tv.VampPrior(encoder, components, activation="sigmoid")
+        prior = tv.VampPrior(encoder, num_components=components, activation="sigmoid")
         # Through the sigmoid they are 0.05 and 0.95 where the images are 0 and 1.
         prior.pseudo_inputs.constant.assign(6 * x[:components] - 3)
     return tv.VAE(encoder, keras.Model(z, gated(z, likelihood)), prior)

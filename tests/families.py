@@ -226,10 +226,14 @@ FAMILIES = {
         xla_draws=False,
     ),
     "Multinomial": Family(
-        lambda **kw: tv.Multinomial(3, 6, **kw), 3, (3,), sixes, reference.multinomial
+        lambda **kw: tv.Multinomial(3, total_count=6, **kw),
+        3,
+        (3,),
+        sixes,
+        reference.multinomial,
     ),
     "DirichletMultinomial": Family(
-        lambda **kw: tv.DirichletMultinomial(3, 6, **kw),
+        lambda **kw: tv.DirichletMultinomial(3, total_count=6, **kw),
         3,
         (3,),
         sixes,

@@ -375,7 +375,7 @@ def test_a_mixture_of_any_family(name, rng):
     assert layer(parameters).sample(3).shape == (3, 5, *family.event)
 
 
-REAL = [lambda: tv.StandardNormal(3), lambda: tv.MixturePrior(3, 4)]
+REAL = [lambda: tv.StandardNormal(3), lambda: tv.MixturePrior(3, num_components=4)]
 REAL += [lambda: tv.LearnedNormal(3, "full"), lambda: tv.FlowPrior(3)]
 REAL += [lambda: tfd.Sample(tfd.StudentT(3.0, 0.0, 1.0), 3)]
 UNIT = [lambda: tfd.Sample(tfd.Beta(2.0, 1.0), 3), lambda: tfd.Sample(tfd.Uniform(), 3)]

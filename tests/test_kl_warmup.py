@@ -18,10 +18,10 @@ def curve(steps, **options):
 
 
 def test_linear_and_sigmoid_rise_from_the_start_to_one():
-    linear = curve(10, shape="linear", start=0.2)
+    linear = curve(10, schedule="linear", start=0.2)
     np.testing.assert_allclose(linear[:11], 0.2 + 0.8 * np.arange(11) / 10, atol=1e-6)
     assert linear[10:] == [1.0] * 3
-    sigmoid = curve(10, shape="sigmoid")
+    sigmoid = curve(10, schedule="sigmoid")
     logistic = 1 / (1 + np.exp(-6 * (2 * np.arange(11) / 10 - 1)))
     stretched = (logistic - logistic[0]) / (logistic[-1] - logistic[0])
     np.testing.assert_allclose(sigmoid[:11], stretched, atol=1e-6)
@@ -29,7 +29,7 @@ def test_linear_and_sigmoid_rise_from_the_start_to_one():
 
 
 def test_cycles_begin_anew_and_end_at_one():
-    cyclical = curve(20, shape="cyclical", cycles=2, ratio=0.5)
+    cyclical = curve(20, schedule="cyclical", cycles=2, ratio=0.5)
     rise = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0, 1.0]
     np.testing.assert_allclose(cyclical, rise * 2 + [1.0] * 3, atol=1e-6)
 

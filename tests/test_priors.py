@@ -32,7 +32,7 @@ def trunk():
 
 def vamp():
     encoder = trunk()
-    return encoder, tv.VampPrior(encoder, 5, activation="sigmoid")
+    return encoder, tv.VampPrior(encoder, num_components=5, activation="sigmoid")
 
 
 def of(prior):
@@ -43,7 +43,7 @@ def of(prior):
 LEARNED = {
     "diagonal": of(lambda: tv.LearnedNormal(D)),
     "full": of(lambda: tv.LearnedNormal(D, covariance="full")),
-    "mixture": of(lambda: tv.MixturePrior(D, 4)),
+    "mixture": of(lambda: tv.MixturePrior(D, num_components=4)),
     "vamp": vamp,
     "realnvp": of(lambda: tv.FlowPrior(D, num_transforms=2, hidden_units=(8,))),
     "maf": of(lambda: tv.FlowPrior(D, "maf", num_transforms=2, hidden_units=(8,))),
@@ -165,7 +165,9 @@ def test_a_learned_normal_finds_the_aggregate_posterior(rng):
 
 
 def test_a_mixture_prior_breaks_the_symmetry_of_its_components():
-    first, second = (tv.MixturePrior(3, 5, seed=seed)() for seed in (1, 2))
+    first, second = (
+        tv.MixturePrior(3, num_components=5, seed=seed)() for seed in (1, 2)
+    )
     locs = first.components_distribution.mean().numpy()
     assert len(np.unique(locs.round(4), axis=0)) == 5
     assert not np.array_equal(locs, second.components_distribution.mean())
@@ -187,7 +189,7 @@ def test_the_vamp_prior_is_the_mixture_of_posteriors(rng):
 
 def test_pseudo_inputs_add_no_kl_to_loss_or_history():
     encoder = models.encoder()  # with a KL layer of its own, to the standard normal
-    prior = tv.VampPrior(encoder, 5)
+    prior = tv.VampPrior(encoder, num_components=5)
     inputs = keras.Input(models.PIXELS)
     model = keras.Model(inputs, models.decoder()(encoder(inputs)))
     model.compile("adam", loss=tv.NegativeLogLikelihood())
@@ -219,14 +221,16 @@ def test_the_encoder_of_a_vamp_prior_is_one_after_loading(tmp_path):
 
 def test_a_vamp_prior_says_what_it_needs():
     with pytest.raises(ValueError, match="Keras model or layer. Received: encoder="):
-        tv.VampPrior(tfd.Normal(0.0, 1.0), 5)
+        tv.VampPrior(tfd.Normal(0.0, 1.0), num_components=5)
     unbuilt = keras.Sequential([keras.layers.Dense(2 * D), tv.IndependentNormal(D)])
     with pytest.raises(ValueError, match="shape of the encoder's input. Received"):
-        tv.VampPrior(unbuilt, 5)
-    assert tv.VampPrior(unbuilt, 5, input_shape=(8,))().event_shape == (D,)
+        tv.VampPrior(unbuilt, num_components=5)
+    assert tv.VampPrior(unbuilt, num_components=5, input_shape=(8,))().event_shape == (
+        D,
+    )
     plain = keras.Sequential([keras.Input((8,)), keras.layers.Dense(D)])
     with pytest.raises(ValueError, match="returns a distribution of batch"):
-        tv.VampPrior(plain, 5)()
+        tv.VampPrior(plain, num_components=5)()
 
 
 SEQUENCE = (4, 3)
@@ -415,7 +419,10 @@ def test_a_hyperspherical_vae_trains_saves_and_exports(
     [
         (lambda: tv.LearnedNormal(0), "integer of at least 1. Received: event_size"),
         (lambda: tv.LearnedNormal(3, "round"), "'diagonal' or 'full'. Received"),
-        (lambda: tv.MixturePrior(3, 0), "at least 1. Received: num_components=0"),
+        (
+            lambda: tv.MixturePrior(3, num_components=0),
+            "at least 1. Received: num_components=0",
+        ),
         (lambda: tv.AutoregressivePrior(3), r"to be \(T, d\). Received: event_shape=3"),
         (lambda: tv.FlowPrior(3, "glow"), "Received"),
     ],
@@ -433,7 +440,7 @@ def test_priors_of_float64():
 
 def test_a_vamp_prior_inside_its_own_encoder_is_an_error():
     encoder = trunk()
-    prior = tv.VampPrior(encoder, 5)
+    prior = tv.VampPrior(encoder, num_components=5)
     with pytest.raises(ValueError, match="in front of the KL layer of this prior"):
         encoder.add(tv.KLDivergenceAddLoss(prior))
 

@@ -365,7 +365,7 @@ def test_a_temperature_multiplies_the_scale(prior):
 
 
 def test_a_temperature_of_mixtures_and_flows_is_that_of_their_parts():
-    mixture = tv.MixturePrior(2, 3)()
+    mixture = tv.MixturePrior(2, num_components=3)()
     cool = tempered(mixture, 1e-4).sample(100, seed=1)
     centers = mixture.components_distribution.mean().numpy()
     away = np.linalg.norm(cool.numpy()[:, None] - centers, axis=-1).min(1)

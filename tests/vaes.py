@@ -117,7 +117,9 @@ KINDS = {
     "flow posterior and prior": lambda **options: with_flow(
         prior=tv.FlowPrior(LATENT, num_transforms=1, hidden_units=(8,)), **options
     ),
-    "mixture": lambda **options: vae(prior=tv.MixturePrior(LATENT, 3), **options),
+    "mixture": lambda **options: vae(
+        prior=tv.MixturePrior(LATENT, num_components=3), **options
+    ),
     "beta": lambda **options: vae(objective=tv.ELBO(beta=4.0), **options),
     "missing": lambda **options: vae(missing="nan", **options),
 }

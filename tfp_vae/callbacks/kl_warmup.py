@@ -37,7 +37,7 @@ class KLWarmup(keras.callbacks.Callback):
     Args:
         epochs: Number of epochs after which the weight stays at 1.
         steps: The same in steps of the optimizer; one of the two.
-        shape: `"linear"`, `"sigmoid"` or `"cyclical"`.
+        schedule: `"linear"`, `"sigmoid"` or `"cyclical"`.
         start: Weight at the first step.
         cycles: Number of cycles, where cyclical.
         ratio: Share of a cycle in which the weight rises, where cyclical.
@@ -48,7 +48,7 @@ class KLWarmup(keras.callbacks.Callback):
             know how many steps an epoch has.
 
     Example:
-        >>> KLWarmup(epochs=10).shape
+        >>> KLWarmup(epochs=10).schedule
         'linear'
     """
 
@@ -56,7 +56,7 @@ class KLWarmup(keras.callbacks.Callback):
         self,
         epochs: float | None = None,
         steps: int | None = None,
-        shape: str = "linear",
+        schedule: str = "linear",
         start: float = 0.0,
         cycles: int = 4,
         ratio: float = 0.5,
@@ -71,9 +71,9 @@ class KLWarmup(keras.callbacks.Callback):
         if epochs is not None:
             self.epochs = positive_number(epochs, "epochs", "KLWarmup")
         self.steps = steps if steps is None else integer(steps, "steps", "KLWarmup")
-        self.shape = shape
+        self.schedule = schedule
         self._unchecked: int | None = None
-        self._rest = checked_schedule(shape, start, cycles, ratio, "KLWarmup")
+        self._rest = checked_schedule(schedule, start, cycles, ratio, "KLWarmup")
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Sets the schedule of the model."""

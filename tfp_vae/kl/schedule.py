@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfp_vae.checks import integer
 
-SHAPES = ("linear", "sigmoid", "cyclical")
+SCHEDULES = ("linear", "sigmoid", "cyclical")
 # Where the logistic curve is cut off on both sides, before it is stretched to [0, 1].
 _STEEPNESS = 6.0
 
@@ -55,7 +55,7 @@ class KLSchedule(keras.layers.Layer):
 
     def set(
         self,
-        shape: str,
+        schedule: str,
         steps: int,
         start: float = 0.0,
         cycles: int = 4,
@@ -65,18 +65,18 @@ class KLSchedule(keras.layers.Layer):
         """Sets the schedule; one of the same numbers goes on.
 
         Args:
-            shape: `"linear"`, `"sigmoid"` or `"cyclical"`.
+            schedule: `"linear"`, `"sigmoid"` or `"cyclical"`.
             steps: Number of steps until the weight stays at 1.
             start: Weight at the first step.
             cycles: Number of cycles, where cyclical.
             ratio: Share of a cycle in which the weight rises, where cyclical.
             now: The step at which another schedule begins.
         """
-        cyclical = shape == "cyclical"
+        cyclical = schedule == "cyclical"
         numbers = {
             "steps": steps,
             "start": start,
-            "sigmoid": float(shape == "sigmoid"),
+            "sigmoid": float(schedule == "sigmoid"),
             "cycles": cycles if cyclical else 1,
             "ratio": ratio if cyclical else 1.0,
         }
@@ -110,12 +110,12 @@ def _value(variable: Any) -> Any:
 
 
 def checked_schedule(
-    shape: str, start: float, cycles: int, ratio: float, owner: str
+    schedule: str, start: float, cycles: int, ratio: float, owner: str
 ) -> dict[str, Any]:
     """The arguments of `KLSchedule.set` but for `steps`, if they can be such.
 
     Args:
-        shape: `"linear"`, `"sigmoid"` or `"cyclical"`.
+        schedule: `"linear"`, `"sigmoid"` or `"cyclical"`.
         start: Weight at the first step, from 0 to below 1.
         cycles: Number of cycles.
         ratio: Share of a cycle in which the weight rises, above 0 and up to 1.
@@ -128,13 +128,13 @@ def checked_schedule(
         ValueError: If one cannot.
 
     Example:
-        >>> checked_schedule("linear", 0.0, 4, 0.5, "KLWarmup")["shape"]
+        >>> checked_schedule("linear", 0.0, 4, 0.5, "KLWarmup")["schedule"]
         'linear'
     """
-    if shape not in SHAPES:
+    if schedule not in SCHEDULES:
         raise ValueError(
-            f"`{owner}` expects `shape` to be one of {SHAPES}. Received: "
-            f"shape={shape!r}. 'linear' is the usual one."
+            f"`{owner}` expects `schedule` to be one of {SCHEDULES}. Received: "
+            f"schedule={schedule!r}. 'linear' is the usual one."
         )
     if not (_is_number(start) and 0 <= start < 1):
         raise ValueError(
@@ -148,7 +148,7 @@ def checked_schedule(
             f"ratio={ratio!r}. It is the share of a cycle in which the weight rises."
         )
     cycles = integer(cycles, "cycles", owner)
-    return {"shape": shape, "start": start, "cycles": cycles, "ratio": ratio}
+    return {"schedule": schedule, "start": start, "cycles": cycles, "ratio": ratio}
 
 
 def _is_number(value: Any) -> bool:

@@ -72,11 +72,6 @@ class Blockwise(DistributionLayer):
         return sum(_widths(_checked_layers(layers)))
 
     @property
-    def parameters_width(self) -> int:
-        """The sum over the layers."""
-        return sum(_widths(self.layers))
-
-    @property
     def description(self) -> str:
         """The layer as error messages show it."""
         return f"Blockwise([{', '.join(layer.description for layer in self.layers)}])"

@@ -66,11 +66,6 @@ class CountsLayer(IndependentLayer):
         parts = cls.parts + bool(zero_inflated)
         return parts * event_size(event_shape, name or "params_size")
 
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer."""
-        return self.params_size(self.event_shape, None, self.zero_inflated)
-
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
         parts = self.parts + self.zero_inflated
@@ -84,10 +79,6 @@ class CountsLayer(IndependentLayer):
                 validate_args=self.validate_args,
             )
         return independent(base, self.event_shape, self.validate_args)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {**super().get_config(), "zero_inflated": self.zero_inflated}
 
 
 @keras.saving.register_keras_serializable("tfp_vae")

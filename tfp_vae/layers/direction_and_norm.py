@@ -5,15 +5,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_vae.checks import integer, positive_number
+from tfp_vae.checks import positive_number
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm as Law
 from tfp_vae.distributions.sphere import unit_vector
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
-from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.vector_layer import VectorLayer
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class DirectionAndNorm(DistributionLayer):
+class DirectionAndNorm(VectorLayer):
     """A vector z = r u around that of the inputs: the posterior of the neural editor.
 
         u ~ VonMisesFisher(raw / |raw|, concentration)
@@ -60,6 +60,8 @@ class DirectionAndNorm(DistributionLayer):
         array([27.78, 27.78, 27.78, 27.78, 27.78], dtype=float32)
     """
 
+    smallest = 2
+
     def __init__(
         self,
         event_size: int,
@@ -70,13 +72,8 @@ class DirectionAndNorm(DistributionLayer):
         validate_args: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            convert_to_tensor_fn=convert_to_tensor_fn,
-            validate_args=validate_args,
-            **kwargs,
-        )
+        super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
         owner = type(self).__name__
-        self.event_size = integer(event_size, "event_size", owner, minimum=2)
         self.concentration = positive_number(concentration, "concentration", owner)
         self.max_norm = positive_number(max_norm, "max_norm", owner)
         self.norm_width = positive_number(norm_width, "norm_width", owner)
@@ -86,21 +83,6 @@ class DirectionAndNorm(DistributionLayer):
                 f"norm_width={norm_width!r}, max_norm={max_norm!r}. The paper has 0.1 "
                 "and 14."
             )
-
-    @staticmethod
-    def params_size(event_size: int, name: str | None = None) -> int:
-        """The coordinates of a vector."""
-        return integer(event_size, "event_size", name or "params_size", minimum=2)
-
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer's event size."""
-        return self.params_size(self.event_size)
-
-    @property
-    def description(self) -> str:
-        """The layer as error messages show it."""
-        return f"{type(self).__name__}({self.event_size})"
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
@@ -114,13 +96,3 @@ class DirectionAndNorm(DistributionLayer):
         low = tf.minimum(norm, self.max_norm - self.norm_width)
         width = tf.constant(self.norm_width, dtype)
         return Law(direction, low, width, self.validate_args)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "event_size": self.event_size,
-            "concentration": self.concentration,
-            "max_norm": self.max_norm,
-            "norm_width": self.norm_width,
-        }

@@ -1,5 +1,7 @@
 """What every layer that outputs a distribution has in common."""
 
+import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -92,13 +94,18 @@ class DistributionLayer(keras.layers.Layer):
 
     @property
     def parameters_width(self) -> int | None:
-        """How wide the last axis of the inputs must be; `None` where any will do."""
-        return None if self.event_shape is None else self.params_size(self.event_shape)
+        """How wide the last axis of the inputs must be; `None` where any will do.
+
+        It is `params_size` of the attributes that are named as its arguments.
+        """
+        size = getattr(self, "params_size", None)
+        return None if size is None else size(**self._attributes_named_in(size))
 
     @property
     def description(self) -> str:
         """The layer as error messages show it."""
-        return f"{type(self).__name__}(event_shape={self.event_shape})"
+        size = getattr(self, "event_size", f"event_shape={self.event_shape}")
+        return f"{type(self).__name__}({size})"
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """From the output of the previous layer to a `tfd.Distribution`.
@@ -171,12 +178,16 @@ class DistributionLayer(keras.layers.Layer):
         return keras.Operation.compute_output_spec(self, inputs)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`, the conversion by name where it has one."""
+        """Arguments of `__init__`: the attributes that are named as they are.
+
+        A subclass adds arguments that are no attribute, or that Keras has to serialize.
+        """
+        classes = [c for c in type(self).__mro__ if issubclass(c, DistributionLayer)]
+        inits = [c.__init__ for c in classes]  # type: ignore[misc]
         fn = self.convert_to_tensor_fn
-        event = {} if self.event_shape is None else {"event_shape": self.event_shape}
         return {
+            **self._attributes_named_in(*inits),
             **super().get_config(),
-            **event,
             "convert_to_tensor_fn": keras.saving.serialize_keras_object(fn),
             "validate_args": self.validate_args,
             "seed": self.seed,
@@ -186,6 +197,15 @@ class DistributionLayer(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> "DistributionLayer":
         """Restores functions and nested layers before calling `__init__`."""
         return cls(**revive_arguments(config))
+
+    def _attributes_named_in(self, *functions: Any) -> dict[str, Any]:
+        """The layer's attributes that are named as arguments of functions."""
+        signatures = [inspect.signature(function).parameters for function in functions]
+        names = dict.fromkeys(itertools.chain(*signatures))
+        names.pop("name", None)
+        if self.event_shape is None:
+            names.pop("event_shape", None)
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def _refuse_draw_axes_in_predict(self, output: DistributionTensor) -> None:
         """`predict` joins batches along axis 0, which here would be the draws."""

@@ -140,10 +140,7 @@ class Flow(FlowLayer):
             "transform": self.transform
             if named
             else serialize_distribution(self.transform),
-            "num_transforms": self.num_transforms,
-            "hidden_units": self.hidden_units,
             "activation": keras.activations.serialize(self.activation),
-            "num_bins": self.num_bins,
         }
 
     @classmethod

@@ -7,12 +7,12 @@ import tensorflow as tf
 
 from tfp_vae.checks import Shape
 from tfp_vae.distributions.bernoulli import Bernoulli
-from tfp_vae.layers.distribution_layer import DistributionLayer
-from tfp_vae.layers.events import event_size, independent, split_event
+from tfp_vae.layers.events import independent, split_event
+from tfp_vae.layers.independent_layer import IndependentLayer
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class IndependentBernoulli(DistributionLayer):
+class IndependentBernoulli(IndependentLayer):
     """A coin for each coordinate, given its logit.
 
         log p(x) = sum_i x[i] log s(logits[i]) + (1 - x[i]) log(1 - s(logits[i]))
@@ -44,6 +44,8 @@ class IndependentBernoulli(DistributionLayer):
         (TensorShape([5, 28, 28, 1]), 0.5)
     """
 
+    parts = 1
+
     def __init__(
         self,
         event_shape: Shape = (),
@@ -54,11 +56,6 @@ class IndependentBernoulli(DistributionLayer):
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
         self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
-
-    @staticmethod
-    def params_size(event_shape: Shape = (), name: str | None = None) -> int:
-        """One logit per coordinate."""
-        return event_size(event_shape, name or "params_size")
 
     @staticmethod
     def new(
@@ -72,19 +69,14 @@ class IndependentBernoulli(DistributionLayer):
         owner = name or "IndependentBernoulli"
         with tf.name_scope(owner):
             (logits,) = split_event(params, event_shape, 1, owner)
-            base = Bernoulli(
-                logits,
-                dtype=tf.as_dtype(dtype or logits.dtype),
-                validate_args=validate_args,
-            )
+            base = _bernoulli(logits, dtype, validate_args)
             return independent(base, event_shape, validate_args)
 
-    def make_distribution(self, parameters: tf.Tensor) -> Any:
-        """Makes the distribution from the inputs."""
-        return self.new(
-            parameters, self.event_shape, self.sample_dtype, self.validate_args
-        )
+    def coordinates(self, *raw: tf.Tensor) -> Any:
+        """Bernoullis from logits."""
+        return _bernoulli(raw[0], self.sample_dtype, self.validate_args)
 
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {**super().get_config(), "sample_dtype": self.sample_dtype}
+
+def _bernoulli(logits: tf.Tensor, dtype: Any, validate_args: bool) -> Any:
+    dtype = tf.as_dtype(dtype or logits.dtype)
+    return Bernoulli(logits, dtype=dtype, validate_args=validate_args)

@@ -7,20 +7,20 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import Shape, integer
-from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.events import event_size, independent, split_event
+from tfp_vae.layers.independent_layer import IndependentLayer
 
 tfd: Any = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class IndependentCategorical(DistributionLayer):
+class IndependentCategorical(IndependentLayer):
     """One of K categories for each coordinate: a 256-way softmax over pixel values.
 
         log p(x) = sum_i log softmax(logits[i])[x[i]],  x[i] in {0, ..., K - 1}
 
     The inputs are the K logits of the first coordinate, then those of the second, and
-    so on: the flattened output of a convolution with K channels for each colour. Values
+    so on; with `parameters_axis=-1` K channels for each colour of a pixel. Values
     and draws are numbers of the parameters' dtype; the mean is that of the numbers.
 
     Reference:
@@ -71,10 +71,8 @@ class IndependentCategorical(DistributionLayer):
         categories = integer(num_categories, "num_categories", owner, 2)
         return categories * event_size(event_shape, owner)
 
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer."""
-        return self.params_size(self.event_shape, None, self.num_categories)
+    def _count(self) -> int:
+        return 1  # The logits of a coordinate stand together.
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
@@ -82,10 +80,6 @@ class IndependentCategorical(DistributionLayer):
         (logits,) = split_event(parameters, shape, 1, self.description)
         base = _NumberedCategorical(logits, self.validate_args)
         return independent(base, self.event_shape, self.validate_args)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {**super().get_config(), "num_categories": self.num_categories}
 
 
 class _NumberedCategorical(tfd.Categorical):

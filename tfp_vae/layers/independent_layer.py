@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import Shape
+from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.events import event_size, independent, split_event
 
@@ -17,24 +18,34 @@ class IndependentLayer(DistributionLayer):
 
         log p(x) = sum_i log p(x[i]; parameters[i])
 
-    The inputs are the first parameter of all coordinates, then the second of all, and
-    so on. A concrete layer names how many `parts` a coordinate has, and gives
-    `coordinates`, from the raw parts to a batch of scalar laws.
+    The inputs are one vector: the first parameter of all coordinates, then the second
+    of all, and so on. With `parameters_axis` they have the axes of the event, of which
+    that one is as many times as long as a coordinate has parameters: the channels of a
+    convolution, or the features of each step of a sequence.
+
+        loc, raw_scale = tf.split(inputs, 2, axis=parameters_axis)
+
+    A concrete layer names how many `parts` a coordinate has, and gives `coordinates`,
+    from the raw parts to a batch of scalar laws.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
+        parameters_axis: Axis of the event along which the inputs have the parameters,
+            a negative integer; -1 after convolutions and sequence layers. By default
+            all parameters are one vector.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
-        inputs: Tensor of shape `(..., params_size)`.
+        inputs: Tensor of shape `(..., params_size)`, or with `parameters_axis=-1` of
+            shape `(..., *event_shape[:-1], params_size(event_shape[-1]))`.
 
     Returns:
-        A `tfd.Independent` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.Independent`, whose batch shape is that of the inputs without these axes.
 
     Raises:
-        ValueError: If the last axis of the inputs is not `params_size`.
+        ValueError: If the inputs have another shape, or the event has no such axis.
 
     Example:
         >>> class Rayleighs(IndependentLayer):
@@ -43,6 +54,11 @@ class IndependentLayer(DistributionLayer):
         ...         return tfd.Weibull(2.0, tf.math.softplus(raw))
         >>> Rayleighs.params_size((2, 3)), Rayleighs((2, 3))(tf.zeros([5, 6])).shape
         (6, TensorShape([5, 2, 3]))
+
+        >>> pixels = keras.layers.Conv2D(tv.IndependentNormal.params_size(3), 1)
+        >>> images = tv.IndependentNormal((8, 8, 3), parameters_axis=-1)
+        >>> images(pixels(tf.zeros([5, 8, 8, 4]))).batch_shape
+        TensorShape([5])
     """
 
     parts: ClassVar[int]
@@ -52,9 +68,22 @@ class IndependentLayer(DistributionLayer):
         event_shape: Shape = (),
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
+        *,
+        parameters_axis: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
+        self.parameters_axis = parameters_axis
+        axes = range(-len(self.event_shape), 0)
+        if parameters_axis is not None and not (
+            type(parameters_axis) is int and parameters_axis in axes
+        ):
+            raise ValueError(
+                f"`{self.description}` expects `parameters_axis` to be None or an axis "
+                f"of the event, one of {list(axes)}. Received: "
+                f"parameters_axis={parameters_axis!r}. Give -1 where the parameters "
+                "are channels, or the features of each step."
+            )
 
     @classmethod
     def params_size(cls, event_shape: Shape = (), name: str | None = None) -> int:
@@ -72,9 +101,61 @@ class IndependentLayer(DistributionLayer):
         """
         raise NotImplementedError
 
+    def build(self, input_shape: Any) -> None:
+        """Checks the shape."""
+        super().build(self._shape_of_vector(input_shape))
+
+    def call(self, inputs: Any, mask: Any = None) -> DistributionTensor:
+        """Makes the distribution; its value is drawn when something first uses it."""
+        return super().call(self._as_vector(inputs), mask)
+
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
-        parts = (self.parameters_width or 1) // event_size(self.event_shape, self.name)
-        raw = split_event(parameters, self.event_shape, parts, self.description)
-        base = self.coordinates(*raw)
-        return independent(base, self.event_shape, self.validate_args)
+        shape = self.event_shape
+        raw = split_event(parameters, shape, self._count(), self.description)
+        return independent(self.coordinates(*raw), shape, self.validate_args)
+
+    def _count(self) -> int:
+        """How many parts the inputs have."""
+        return (self.parameters_width or 1) // event_size(self.event_shape, self.name)
+
+    def _shape_of_vector(self, shape: Any) -> Any:
+        """The shape of the inputs as vectors, if they have the axes of the event."""
+        if self.parameters_axis is None:
+            return shape
+        event, rank = list(self.event_shape), len(self.event_shape)
+        width = self.parameters_width or 0
+        event[self.parameters_axis] *= width // event_size(self.event_shape, self.name)
+        found = tuple(shape)[-rank:]
+        if len(shape) < rank or any(
+            size not in (None, expected)
+            for size, expected in zip(found, event, strict=True)
+        ):
+            raise ValueError(
+                f"`{self.description}` with parameters_axis={self.parameters_axis} "
+                f"expects inputs of shape (..., {', '.join(map(str, event))}). "
+                f"Received: inputs.shape={tuple(shape)}. Give the layer in front "
+                f"{event[self.parameters_axis]} filters or units along that axis, or "
+                "leave `parameters_axis` out where all parameters are one vector."
+            )
+        return (*tuple(shape)[:-rank], width)
+
+    def _as_vector(self, inputs: Any) -> Any:
+        """The inputs as vectors: all of the first part, then all of the second."""
+        axis = self.parameters_axis
+        if axis is None:
+            return inputs
+        *_, width = self._shape_of_vector(inputs.shape)
+        rank, parts = len(self.event_shape), self._count()
+        batch = list(range(inputs.shape.rank - rank))
+        vectors = []
+        for part in tf.split(inputs, parts, axis=axis):
+            sizes = tf.unstack(tf.shape(part))
+            sizes[axis : axis + 1 or None] = [self.event_shape[axis], -1]
+            # What one coordinate has of a part comes last.
+            own = len(batch) + rank + axis + 1
+            order = [i for i in range(len(batch) + rank + 1) if i != own]
+            of_each = tf.transpose(tf.reshape(part, sizes), [*order, own])
+            vectors.append(tf.reshape(of_each, [*sizes[: len(batch)], width // parts]))
+        vector = tf.concat(vectors, axis=-1)
+        return tf.ensure_shape(vector, [*inputs.shape[:-rank], width])

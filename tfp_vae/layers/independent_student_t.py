@@ -75,11 +75,6 @@ class IndependentStudentT(IndependentLayer):
         parts = 3 if df is None else 2
         return parts * event_size(event_shape, name or "params_size")
 
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer."""
-        return self.params_size(self.event_shape, df=self.df)
-
     def coordinates(self, *raw: tf.Tensor) -> Any:
         """Student's t from `loc`, raw scale and raw `df`."""
         loc, scale, *df = raw
@@ -89,11 +84,3 @@ class IndependentStudentT(IndependentLayer):
             positive(scale, self.scale_floor),
             validate_args=self.validate_args,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "scale_floor": self.scale_floor,
-            "df": self.df,
-        }

@@ -83,12 +83,3 @@ class IndependentTruncatedNormal(IndependentLayer):
             tf.constant(self.high, loc.dtype),
             validate_args=self.validate_args,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "low": self.low,
-            "high": self.high,
-            "scale_floor": self.scale_floor,
-        }

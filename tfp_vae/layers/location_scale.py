@@ -82,11 +82,6 @@ class LocationScaleLayer(IndependentLayer):
         parts = 2 if scale is None else 1
         return parts * event_size(event_shape, name or "params_size")
 
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer."""
-        return self.params_size(self.event_shape, scale=self.scale)
-
     @classmethod
     def new(
         cls,
@@ -129,14 +124,6 @@ class LocationScaleLayer(IndependentLayer):
             scale_floor=self.scale_floor,
             scale=scale,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "scale_floor": self.scale_floor,
-            "scale": self.scale,
-        }
 
 
 @keras.saving.register_keras_serializable("tfp_vae")

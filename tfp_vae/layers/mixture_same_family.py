@@ -155,12 +155,7 @@ class MixtureSameFamily(DistributionLayer):
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`, the component layer serialized."""
         layer = keras.saving.serialize_keras_object(self.component_layer)
-        return {
-            **super().get_config(),
-            "num_components": self.num_components,
-            "component_layer": layer,
-            "reparameterize": self.reparameterize,
-        }
+        return {**super().get_config(), "component_layer": layer}
 
 
 def _check_coordinates(components: Any) -> None:
@@ -230,16 +225,6 @@ class MixtureOfLocationScale(DistributionLayer):
             num_components, LocationScaleLayer.params_size(event_shape, name), name
         )
 
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer."""
-        return self.params_size(self.num_components, self.event_shape)
-
-    @property
-    def description(self) -> str:
-        """The layer as error messages show it."""
-        return f"{type(self).__name__}({self.num_components}, {self.event_shape})"
-
     @classmethod
     def new(
         cls,
@@ -273,14 +258,6 @@ class MixtureOfLocationScale(DistributionLayer):
             self.validate_args,
             scale_floor=self.scale_floor,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "num_components": self.num_components,
-            "scale_floor": self.scale_floor,
-        }
 
 
 @keras.saving.register_keras_serializable("tfp_vae")

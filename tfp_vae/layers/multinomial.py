@@ -8,14 +8,14 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer, parameters_width
 from tfp_vae.constraints import positive
-from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.vector_layer import VectorLayer
 
 tfd: Any = tfp.distributions
 
 INPUT = "input"
 
 
-class SharedTotalLayer(DistributionLayer):
+class SharedTotalLayer(VectorLayer):
     """Counts of d categories with a given total.
 
     The total is one number, or `"input"`: then the inputs have one more column, the
@@ -27,11 +27,11 @@ class SharedTotalLayer(DistributionLayer):
 
     Args:
         event_size: The number of categories d.
-        total_count: The total, an integer, or `"input"`.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time. Without it
             values of another total get a log-likelihood that is no probability:
             `check_values` looks for them.
+        total_count: The total, an integer, or `"input"`.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -46,7 +46,7 @@ class SharedTotalLayer(DistributionLayer):
             not positive.
 
     Example:
-        >>> p = Multinomial(3, "input")(tf.constant([[0.0, 0.0, 0.0, 6.0]]))
+        >>> p = Multinomial(3, total_count="input")(tf.constant([[0.0, 0.0, 0.0, 6.0]]))
         >>> p.mean().numpy()
         array([[2., 2., 2.]], dtype=float32)
     """
@@ -54,36 +54,22 @@ class SharedTotalLayer(DistributionLayer):
     def __init__(
         self,
         event_size: int,
-        total_count: int | str,
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
+        *,
+        total_count: int | str,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            convert_to_tensor_fn=convert_to_tensor_fn,
-            validate_args=validate_args,
-            **kwargs,
-        )
+        super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
         owner = type(self).__name__
-        self.event_size = integer(event_size, "event_size", owner)
         self.total_count: Any = INPUT
         if not isinstance(total_count, str) or total_count != INPUT:
             self.total_count = integer(total_count, "total_count", owner)
-
-    @staticmethod
-    def params_size(event_size: int, name: str | None = None) -> int:
-        """One parameter per category; a total that is an input comes on top."""
-        return integer(event_size, "event_size", name or "params_size")
 
     @property
     def parameters_width(self) -> int:
         """The number of categories, and the total where it is an input."""
         return self.event_size + (self.total_count == INPUT)
-
-    @property
-    def description(self) -> str:
-        """The layer as error messages show it."""
-        return f"{type(self).__name__}({self.event_size}, {self.total_count!r})"
 
     def from_total(self, total_count: Any, raw: tf.Tensor) -> Any:
         """From the total and a parameter per category to the distribution.
@@ -112,14 +98,6 @@ class SharedTotalLayer(DistributionLayer):
             total = tf.cast(self.total_count, values.dtype)
         return self.from_total(total, tf.zeros_like(values))
 
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "event_size": self.event_size,
-            "total_count": self.total_count,
-        }
-
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Multinomial(SharedTotalLayer):
@@ -132,9 +110,9 @@ class Multinomial(SharedTotalLayer):
 
     Args:
         event_size: The number of categories d.
-        total_count: The total n; `"input"` where it is the last column of the inputs.
         convert_to_tensor_fn: See `DistributionLayer`; also `"logits"` and `"probs"`.
         validate_args: Whether TFP checks parameters and values at run time.
+        total_count: The total n; `"input"` where it is the last column of the inputs.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -149,7 +127,7 @@ class Multinomial(SharedTotalLayer):
             not positive.
 
     Example:
-        >>> Multinomial(4, 100, "mean")(tf.zeros([1, 4])).numpy()
+        >>> Multinomial(4, "mean", total_count=100)(tf.zeros([1, 4])).numpy()
         array([[25., 25., 25., 25.]], dtype=float32)
     """
 
@@ -174,9 +152,9 @@ class DirichletMultinomial(SharedTotalLayer):
 
     Args:
         event_size: The number of categories d.
-        total_count: The total n; `"input"` where it is the last column of the inputs.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
+        total_count: The total n; `"input"` where it is the last column of the inputs.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -191,7 +169,7 @@ class DirichletMultinomial(SharedTotalLayer):
             not positive.
 
     Example:
-        >>> DirichletMultinomial(4, 100, "mean")(tf.zeros([1, 4])).numpy()
+        >>> DirichletMultinomial(4, "mean", total_count=100)(tf.zeros([1, 4])).numpy()
         array([[25., 25., 25., 25.]], dtype=float32)
     """
 

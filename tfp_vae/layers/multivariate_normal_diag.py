@@ -6,16 +6,16 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer, positive_number
+from tfp_vae.checks import positive_number
 from tfp_vae.constraints import SCALE_FLOOR, positive
-from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.events import split_event
+from tfp_vae.layers.vector_layer import VectorLayer
 
 tfd = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class MultivariateNormalDiag(DistributionLayer):
+class MultivariateNormalDiag(VectorLayer):
     """A multivariate normal with diagonal covariance.
 
         x ~ N(loc, diag(scale)^2),  scale = max(softplus(raw), scale_floor)
@@ -56,29 +56,15 @@ class MultivariateNormalDiag(DistributionLayer):
         scale_floor: float = SCALE_FLOOR,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            convert_to_tensor_fn=convert_to_tensor_fn,
-            validate_args=validate_args,
-            **kwargs,
+        super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
+        self.scale_floor = positive_number(
+            scale_floor, "scale_floor", type(self).__name__
         )
-        owner = type(self).__name__
-        self.event_size = integer(event_size, "event_size", owner)
-        self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
 
-    @staticmethod
-    def params_size(event_size: int, name: str | None = None) -> int:
+    @classmethod
+    def params_size(cls, event_size: int, name: str | None = None) -> int:
         """`loc` and a raw scale for each of the d."""
-        return 2 * integer(event_size, "event_size", name or "params_size")
-
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer's event size."""
-        return self.params_size(self.event_size)
-
-    @property
-    def description(self) -> str:
-        """The layer as error messages show it."""
-        return f"MultivariateNormalDiag({self.event_size})"
+        return 2 * super().params_size(event_size, name)
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
@@ -86,11 +72,3 @@ class MultivariateNormalDiag(DistributionLayer):
         return tfd.MultivariateNormalDiag(
             loc, positive(raw, self.scale_floor), validate_args=self.validate_args
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "event_size": self.event_size,
-            "scale_floor": self.scale_floor,
-        }

@@ -6,15 +6,15 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer, parameters_width, positive_number
+from tfp_vae.checks import parameters_width, positive_number
 from tfp_vae.constraints import SCALE_FLOOR, lower_triangular
-from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.vector_layer import VectorLayer
 
 tfd = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class MultivariateNormalTriL(DistributionLayer):
+class MultivariateNormalTriL(VectorLayer):
     """A multivariate normal, given `loc` and the factor of its covariance.
 
         x ~ N(loc, L L^T),  diag(L) = softplus(raw) + scale_floor
@@ -57,30 +57,16 @@ class MultivariateNormalTriL(DistributionLayer):
         scale_floor: float = SCALE_FLOOR,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            convert_to_tensor_fn=convert_to_tensor_fn,
-            validate_args=validate_args,
-            **kwargs,
+        super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
+        self.scale_floor = positive_number(
+            scale_floor, "scale_floor", type(self).__name__
         )
-        owner = type(self).__name__
-        self.event_size = integer(event_size, "event_size", owner)
-        self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
 
-    @staticmethod
-    def params_size(event_size: int, name: str | None = None) -> int:
+    @classmethod
+    def params_size(cls, event_size: int, name: str | None = None) -> int:
         """`d` for `loc`, and `d (d + 1) / 2` for the factor."""
-        d = integer(event_size, "event_size", name or "params_size")
+        d = super().params_size(event_size, name)
         return d + d * (d + 1) // 2
-
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer's event size."""
-        return self.params_size(self.event_size)
-
-    @property
-    def description(self) -> str:
-        """The layer as error messages show it."""
-        return f"MultivariateNormalTriL({self.event_size})"
 
     @staticmethod
     def new(
@@ -111,11 +97,3 @@ class MultivariateNormalTriL(DistributionLayer):
             self.validate_args,
             scale_floor=self.scale_floor,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "event_size": self.event_size,
-            "scale_floor": self.scale_floor,
-        }

@@ -7,14 +7,14 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer, parameters_width
-from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.mixture_same_family import MixtureSameFamily
+from tfp_vae.layers.vector_layer import VectorLayer
 
 tfd: Any = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class OneHotCategorical(DistributionLayer):
+class OneHotCategorical(VectorLayer):
     """A one-hot vector of length d, given the logits of its categories.
 
         log p(x) = sum_i x[i] log softmax(logits)[i]
@@ -52,29 +52,8 @@ class OneHotCategorical(DistributionLayer):
         validate_args: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            convert_to_tensor_fn=convert_to_tensor_fn,
-            validate_args=validate_args,
-            **kwargs,
-        )
-        owner = type(self).__name__
-        self.event_size = integer(event_size, "event_size", owner)
+        super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
         self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
-
-    @staticmethod
-    def params_size(event_size: int, name: str | None = None) -> int:
-        """One logit per category."""
-        return integer(event_size, "event_size", name or "params_size")
-
-    @property
-    def parameters_width(self) -> int:
-        """The number of categories."""
-        return self.event_size
-
-    @property
-    def description(self) -> str:
-        """The layer as error messages show it."""
-        return f"OneHotCategorical({self.event_size})"
 
     @staticmethod
     def new(
@@ -101,17 +80,9 @@ class OneHotCategorical(DistributionLayer):
             parameters, self.event_size, self.sample_dtype, self.validate_args
         )
 
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "event_size": self.event_size,
-            "sample_dtype": self.sample_dtype,
-        }
-
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class CategoricalMixtureOfOneHotCategorical(DistributionLayer):
+class CategoricalMixtureOfOneHotCategorical(VectorLayer):
     """A mixture of K one-hot categoricals, given logits of weights and categories.
 
         p(x) = sum_k softmax(weights)[k] prod_i softmax(logits[k])[i]^x[i]
@@ -154,13 +125,8 @@ class CategoricalMixtureOfOneHotCategorical(DistributionLayer):
         validate_args: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            convert_to_tensor_fn=convert_to_tensor_fn,
-            validate_args=validate_args,
-            **kwargs,
-        )
+        super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
         owner = type(self).__name__
-        self.event_size = integer(event_size, "event_size", owner)
         self.num_components = integer(num_components, "num_components", owner)
         self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
 
@@ -172,16 +138,6 @@ class CategoricalMixtureOfOneHotCategorical(DistributionLayer):
         return MixtureSameFamily.params_size(
             num_components, OneHotCategorical.params_size(event_size, name), name
         )
-
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer."""
-        return self.params_size(self.event_size, self.num_components)
-
-    @property
-    def description(self) -> str:
-        """The layer as error messages show it."""
-        return f"{type(self).__name__}({self.event_size}, {self.num_components})"
 
     @staticmethod
     def new(
@@ -217,15 +173,6 @@ class CategoricalMixtureOfOneHotCategorical(DistributionLayer):
             self.sample_dtype,
             self.validate_args,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "event_size": self.event_size,
-            "num_components": self.num_components,
-            "sample_dtype": self.sample_dtype,
-        }
 
 
 class _CategoricalMixture(tfd.MixtureSameFamily):

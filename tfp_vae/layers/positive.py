@@ -121,7 +121,3 @@ class IndependentGamma(IndependentLayer):
             positive(rate),
             validate_args=self.validate_args,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {**super().get_config(), "concentration_floor": self.concentration_floor}

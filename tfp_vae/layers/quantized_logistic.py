@@ -11,14 +11,14 @@ from tfp_vae.constraints import SCALE_FLOOR, positive
 from tfp_vae.distributions.quantized_logistic import (
     QuantizedLogistic as QuantizedLogisticLaw,
 )
-from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.events import event_size, independent, split_event
+from tfp_vae.layers.independent_layer import IndependentLayer
 
 tfd = tfp.distributions
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class QuantizedLogistic(DistributionLayer):
+class QuantizedLogistic(IndependentLayer):
     """A logistic rounded to an integer for each pixel, or a mixture of K such.
 
         log p(x) = sum_i log sum_k w[i, k] P(round(y) = x[i]),
@@ -71,6 +71,7 @@ class QuantizedLogistic(DistributionLayer):
         event_shape: Shape = (),
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
+        *,
         num_components: int = 1,
         low: int = 0,
         high: int = 255,
@@ -84,23 +85,21 @@ class QuantizedLogistic(DistributionLayer):
 
     @staticmethod
     def params_size(
-        event_shape: Shape = (), name: str | None = None, num_components: int = 1
+        event_shape: Shape = (), name: str | None = None, *, num_components: int = 1
     ) -> int:
         """Two per coordinate, or three per component of each."""
         count = integer(num_components, "num_components", name or "params_size")
         size = event_size(event_shape, name or "params_size")
         return size * (2 if count == 1 else 3 * count)
 
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer."""
-        return self.params_size(self.event_shape, None, self.num_components)
+    def _count(self) -> int:
+        return 2 + (self.num_components > 1)
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
         mixture = self.num_components > 1
         shape = (*self.event_shape, *[self.num_components] * mixture)
-        parts = split_event(parameters, shape, 2 + mixture, self.description)
+        parts = split_event(parameters, shape, self._count(), self.description)
         half = (self.high - self.low) / 2
         base = QuantizedLogisticLaw(
             self.low + half + half * parts[0],
@@ -113,12 +112,3 @@ class QuantizedLogistic(DistributionLayer):
             weights = tfd.Categorical(logits=parts[2])
             base = tfd.MixtureSameFamily(weights, base)
         return independent(base, self.event_shape, self.validate_args)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "num_components": self.num_components,
-            "low": self.low,
-            "high": self.high,
-        }

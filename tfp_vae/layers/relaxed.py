@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 
 import tfp_vae.kl.annealed as annealed
 from tfp_vae.checks import Shape, integer
-from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.distribution_layer import NO_EVENT_SHAPE, DistributionLayer
 from tfp_vae.layers.events import event_size, independent, split_event
 from tfp_vae.serialization import revive_arguments
 
@@ -50,7 +50,7 @@ class RelaxedLayer(DistributionLayer):
 
     def __init__(
         self,
-        event_shape: Shape,
+        event_shape: Any,
         temperature: Any,
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
@@ -188,25 +188,15 @@ class RelaxedOneHotCategorical(RelaxedLayer):
         validate_args: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.event_size = integer(event_size, "event_size", type(self).__name__, 2)
         super().__init__(
-            self.event_size, temperature, convert_to_tensor_fn, validate_args, **kwargs
+            NO_EVENT_SHAPE, temperature, convert_to_tensor_fn, validate_args, **kwargs
         )
+        self.event_size = integer(event_size, "event_size", type(self).__name__, 2)
 
     @staticmethod
     def params_size(event_size: int, name: str | None = None) -> int:
         """One logit per category."""
         return integer(event_size, "event_size", name or "params_size", 2)
-
-    @property
-    def parameters_width(self) -> int:
-        """The number of categories."""
-        return self.event_size
-
-    @property
-    def description(self) -> str:
-        """The layer as error messages show it."""
-        return f"RelaxedOneHotCategorical({self.event_size})"
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
@@ -214,9 +204,3 @@ class RelaxedOneHotCategorical(RelaxedLayer):
         return tfd.ExpRelaxedOneHotCategorical(
             temperature, logits=parameters, validate_args=self.validate_args
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        config = super().get_config()
-        config.pop("event_shape")
-        return {**config, "event_size": self.event_size}

@@ -5,14 +5,14 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tfp_vae.checks import integer, positive_number
+from tfp_vae.checks import positive_number
 from tfp_vae.distributions.power_spherical import PowerSpherical as PowerSphericalLaw
 from tfp_vae.distributions.sphere import unit_vector
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher as VonMisesFisherLaw
-from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.vector_layer import VectorLayer
 
 
-class SphericalLayer(DistributionLayer):
+class SphericalLayer(VectorLayer):
     """A direction in R^m and how concentrated the unit vectors are around it.
 
         mean_direction = raw[:m] / |raw[:m]|
@@ -47,6 +47,7 @@ class SphericalLayer(DistributionLayer):
         TensorShape([3])
     """
 
+    smallest = 2
     family: ClassVar[Any]
 
     def __init__(
@@ -58,36 +59,24 @@ class SphericalLayer(DistributionLayer):
         concentration_floor: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            convert_to_tensor_fn=convert_to_tensor_fn,
-            validate_args=validate_args,
-            **kwargs,
-        )
+        super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
         owner = type(self).__name__
-        self.event_size = integer(event_size, "event_size", owner, minimum=2)
         self.concentration = None
         if concentration is not None:
             self.concentration = _number(concentration, "concentration", owner)
         floor = _number(concentration_floor, "concentration_floor", owner)
         self.concentration_floor = floor
 
-    @staticmethod
+    @classmethod
     def params_size(
-        event_size: int, name: str | None = None, concentration: float | None = None
+        cls,
+        event_size: int,
+        name: str | None = None,
+        concentration: float | None = None,
     ) -> int:
         """The coordinates of a direction and, unless it is fixed, a concentration."""
-        m = integer(event_size, "event_size", name or "params_size", minimum=2)
+        m = super().params_size(event_size, name)
         return m if concentration is not None else m + 1
-
-    @property
-    def parameters_width(self) -> int:
-        """`params_size` of this layer's event size."""
-        return self.params_size(self.event_size, concentration=self.concentration)
-
-    @property
-    def description(self) -> str:
-        """The layer as error messages show it."""
-        return f"{type(self).__name__}({self.event_size})"
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
@@ -98,15 +87,6 @@ class SphericalLayer(DistributionLayer):
         else:
             concentration = tf.constant(self.concentration, parameters.dtype)
         return self.family(mean_direction, concentration, self.validate_args)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            **super().get_config(),
-            "event_size": self.event_size,
-            "concentration": self.concentration,
-            "concentration_floor": self.concentration_floor,
-        }
 
 
 def _number(value: Any, name: str, owner: str) -> float:

@@ -64,10 +64,6 @@ class TwoConcentrations(IndependentLayer):
         first, second = (self.concentration_floor + tf.math.softplus(x) for x in raw)
         return self.family(first, second, validate_args=self.validate_args)
 
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {**super().get_config(), "concentration_floor": self.concentration_floor}
-
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentBeta(TwoConcentrations):

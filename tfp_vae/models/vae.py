@@ -68,7 +68,7 @@ class VAE(Estimates, Training):
 
         tv.VAE(encoder, decoder, prior, objective=tv.ELBO(beta=4.0))       beta-VAE
         tv.VAE(..., objective=tv.ImportanceWeightedBound(50))              IWAE
-        tv.VAE(encoder, decoder, tv.VampPrior(encoder, 500))               VampPrior
+        tv.VAE(encoder, decoder, tv.VampPrior(encoder, num_components=500)) VampPrior
         tv.VAE(..., conditional=True)          q(z | x, y), p(x | z, y), p(z | y)
         tv.VAE(..., missing="nan")             NaN are not observed
 

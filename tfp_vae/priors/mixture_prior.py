@@ -41,13 +41,14 @@ class MixturePrior(keras.layers.Layer):
 
     Example:
         >>> p = MixturePrior(16, num_components=100)()
-        >>> p.event_shape, len(MixturePrior(16, 100).trainable_variables)
+        >>> p.event_shape, len(MixturePrior(16, num_components=100).trainable_variables)
         (TensorShape([16]), 1)
     """
 
     def __init__(
         self,
         event_size: int,
+        *,
         num_components: int,
         seed: int | None = None,
         **kwargs: Any,

@@ -65,6 +65,7 @@ class VampPrior(keras.layers.Layer):
     def __init__(
         self,
         encoder: keras.layers.Layer,
+        *,
         num_components: int,
         input_shape: Shape | None = None,
         activation: Any = None,
