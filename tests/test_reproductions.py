@@ -201,11 +201,18 @@ def test_no_file_is_of_a_system_that_is_gone():
     assert {path.stem for path in (ROOT / "results").glob("*.json")} == set(SYSTEMS)
 
 
-def test_the_readme_has_the_figures_of_the_files():
-    text = (ROOT / "README.md").read_text()
-    begin, end = (text.index(mark) for mark in reproduction.MARKS)
-    table = text[begin + len(reproduction.MARKS[0]) : end].strip()
-    assert table == reproduction.table()
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        (reproduction.README, reproduction.headlines()),
+        (reproduction.PAGE, reproduction.table()),
+    ],
+    ids=["README", "results"],
+)
+def test_pages_have_the_figures_of_the_files(page, text):
+    found = page.read_text()
+    begin, end = (found.index(mark) for mark in reproduction.MARKS)
+    assert found[begin + len(reproduction.MARKS[0]) : end].strip() == text
 
 
 def test_a_worse_figure_needs_a_reason():
