@@ -97,7 +97,7 @@ def test_kl_per_dimension_has_the_shape_of_the_event():
 
 def test_kl_per_dimension_of_a_law_that_does_not_factorise_is_an_error():
     q = tfd.MultivariateNormalTriL(LOC, tf.eye(3))
-    with pytest.raises(ValueError, match="expects laws that factorise"):
+    with pytest.raises(ValueError, match="expects distributions that factorise"):
         kl_per_dimension(q, tv.StandardNormal(3))
 
 

@@ -330,7 +330,7 @@ def test_kl_per_dimension_of_a_conditional_prior():
 
 @pytest.mark.parametrize("kind", ["vamp", "spherical", "flow posterior and prior"])
 def test_a_kl_that_does_not_factorise_has_no_bars(kind):
-    with pytest.raises(ValueError, match="KL per dimension expects laws that factor"):
+    with pytest.raises(ValueError, match="KL per dimension expects distributions that"):
         plot_kl_per_dimension(vaes.KINDS[kind](), models.digits(8))
 
 

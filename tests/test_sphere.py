@@ -188,7 +188,7 @@ def test_kl_shapes_and_errors():
         q = law(axis(3), 2.0)
         assert tfd.kl_divergence(q, u).shape == (4,)
         assert tfd.kl_divergence(u, q).shape == (4,)
-        with pytest.raises(ValueError, match="same sphere.*Received: event shapes"):
+        with pytest.raises(ValueError, match="one sphere.*Received: event shapes"):
             tfd.kl_divergence(q, tfd.SphericalUniform(4))
     with pytest.raises(NotImplementedError):
         tfd.kl_divergence(q, q)

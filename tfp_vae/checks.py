@@ -8,12 +8,12 @@ from typing import Any
 Shape = int | Sequence[int]
 
 
-def canonical_event_shape(event_shape: Any, owner: str) -> tuple[int, ...]:
+def canonical_event_shape(event_shape: Any, caller: str) -> tuple[int, ...]:
     """Turns an integer, tuple, list or `TensorShape` into a tuple of sizes.
 
     Args:
         event_shape: Shape of one draw; an integer `d` means `(d,)`.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         A tuple of positive integers.
@@ -35,20 +35,20 @@ def canonical_event_shape(event_shape: Any, owner: str) -> tuple[int, ...]:
             sizes = (-1,)
     if isinstance(event_shape, bool) or any(size < 1 for size in sizes):
         raise ValueError(
-            f"`{owner}` expects `event_shape` to be a positive integer or a sequence "
+            f"`{caller}` expects `event_shape` to be a positive integer or a sequence "
             f"of positive integers. Received: event_shape={event_shape!r}. Give the "
             "shape of one draw without the batch axis, such as 16 or (28, 28, 1)."
         )
     return sizes
 
 
-def integer(value: Any, name: str, owner: str, minimum: int = 1) -> int:
+def integer(value: Any, name: str, caller: str, minimum: int = 1) -> int:
     """Returns `value` as an `int`, or says that a larger or whole one is needed.
 
     Args:
         value: What the user gave.
         name: Name of the argument, for the message.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
         minimum: Smallest value allowed.
 
     Returns:
@@ -67,19 +67,19 @@ def integer(value: Any, name: str, owner: str, minimum: int = 1) -> int:
         number = minimum - 1
     if number < minimum:
         raise ValueError(
-            f"`{owner}` expects `{name}` to be an integer of at least {minimum}. "
+            f"`{caller}` expects `{name}` to be an integer of at least {minimum}. "
             f"Received: {name}={value!r}. Give a Python integer from {minimum} on."
         )
     return number
 
 
-def parameters_width(shape: Sequence[Any], width: int, owner: str) -> None:
+def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
     """Checks that the last axis of a layer's parameters is as wide as it needs.
 
     Args:
         shape: Static shape of the parameters, `None` where unknown.
         width: The layer's `params_size`.
-        owner: The layer as the message shall show it.
+        caller: The layer as the message shall show it.
 
     Raises:
         ValueError: If the rank is 0 or the last axis is known and not `width`.
@@ -92,18 +92,18 @@ def parameters_width(shape: Sequence[Any], width: int, owner: str) -> None:
         if None not in shape[1:] and math.prod(map(int, shape[1:])) == width:
             advice = "Put `keras.layers.Flatten()` in front."
         raise ValueError(
-            f"`{owner}` expects `parameters` of shape (..., {width}). "
+            f"`{caller}` expects `parameters` of shape (..., {width}). "
             f"Received: parameters.shape={tuple(shape)}. {advice}"
         )
 
 
-def positive_number(value: Any, name: str, owner: str) -> float:
+def positive_number(value: Any, name: str, caller: str) -> float:
     """Returns `value` as a `float`, or says that a positive number is needed.
 
     Args:
         value: What the user gave.
         name: Name of the argument, for the message.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         The value as a `float`.
@@ -121,19 +121,19 @@ def positive_number(value: Any, name: str, owner: str) -> float:
         number = -1.0
     if not 0.0 < number < float("inf"):
         raise ValueError(
-            f"`{owner}` expects `{name}` to be a finite number above 0. "
+            f"`{caller}` expects `{name}` to be a finite number above 0. "
             f"Received: {name}={value!r}. Give one Python number above 0."
         )
     return number
 
 
-def interval(low: Any, high: Any, owner: str) -> tuple[float, float]:
+def interval(low: Any, high: Any, caller: str) -> tuple[float, float]:
     """Returns both ends of an interval as `float`, or says how they must lie.
 
     Args:
         low: Lower end.
         high: Upper end.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         The ends.
@@ -151,7 +151,7 @@ def interval(low: Any, high: Any, owner: str) -> tuple[float, float]:
         ends = (math.nan, math.nan)
     if not -math.inf < ends[0] < ends[1] < math.inf:
         raise ValueError(
-            f"`{owner}` expects two finite numbers with low < high. Received: "
+            f"`{caller}` expects two finite numbers with low < high. Received: "
             f"low={low!r}, high={high!r}. Give the ends of the interval in which the "
             "values lie."
         )

@@ -208,7 +208,7 @@ def sap(codes: Any, factors: Any, seed: int | None = None) -> float:
     return _mean_gap(codes, columns, accuracy)
 
 
-def _scikit_learn(owner: str) -> Any:
+def _scikit_learn(caller: str) -> Any:
     # Imported here, since the package does without it but for these scores.
     try:
         import sklearn.ensemble
@@ -217,14 +217,14 @@ def _scikit_learn(owner: str) -> Any:
         import sklearn.tree
     except ImportError as error:
         raise ImportError(
-            f"`{owner}` expects scikit-learn. Received: {error}. Install it: "
+            f"`{caller}` expects scikit-learn. Received: {error}. Install it: "
             '`pip install "tfp-vae[examples]"`.'
         ) from error
     return sklearn
 
 
 def _codes_and_factors(
-    codes: Any, factors: Any, owner: str, fewest: int = 1
+    codes: Any, factors: Any, caller: str, fewest: int = 1
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Finite codes `(n, d)`, and of each factor its values as integers from 0."""
     codes, factors = np.asarray(codes), np.asarray(factors)
@@ -235,23 +235,23 @@ def _codes_and_factors(
         or not np.isfinite(codes).all()
     ):
         raise ValueError(
-            f"`{owner}` expects codes of shape (n, d), finite numbers in two "
+            f"`{caller}` expects codes of shape (n, d), finite numbers in two "
             f"coordinates or more. Received: codes of shape {codes.shape} and "
             f"dtype {codes.dtype}, or with NaN or infinity. Give the posterior means "
             "of n examples, `np.asarray(q.mean())`."
         )
     if factors.ndim != 2 or len(factors) != len(codes) or not factors.size:
         raise ValueError(
-            f"`{owner}` expects factors of shape ({len(codes)}, f), a row for each "
+            f"`{caller}` expects factors of shape ({len(codes)}, f), a row for each "
             f"row of the codes. Received: factors of shape {factors.shape}. Stack the "
             "labels: `np.stack([shape, colour], axis=1)`."
         )
-    columns = [_labels(column, k, owner) for k, column in enumerate(factors.T)]
+    columns = [_labels(column, k, caller) for k, column in enumerate(factors.T)]
     for k, labels in enumerate(columns):
         rarest = np.bincount(labels).min()
         if rarest < fewest:
             raise ValueError(
-                f"`{owner}` expects each value of a factor at least {fewest} times, to "
+                f"`{caller}` expects each value of a factor {fewest} times or more, to "
                 f"learn from some and be scored on others. Received: factor {k} with a "
                 f"value that occurs {rarest} times. Give more examples, or leave those "
                 "of rare values out."
@@ -259,14 +259,14 @@ def _codes_and_factors(
     return codes.astype("float64"), columns
 
 
-def _labels(column: np.ndarray, k: int, owner: str) -> np.ndarray:
+def _labels(column: np.ndarray, k: int, caller: str) -> np.ndarray:
     if column.dtype.kind == "O":
         column = np.array(column.tolist())
     kind = column.dtype.kind
     whole = kind != "f" or (np.isfinite(column).all() and not np.any(column % 1))
     if kind not in "biufSU" or not whole:
         raise ValueError(
-            f"`{owner}` expects factors of discrete values: integers, strings or whole "
+            f"`{caller}` expects factors of discrete values: integers, text or whole "
             f"numbers. Received: factor {k} of dtype {column.dtype}. Number its values "
             "by `np.unique(v, return_inverse=True)[1]`, or cut it into bins by "
             "`np.digitize`."
@@ -274,7 +274,7 @@ def _labels(column: np.ndarray, k: int, owner: str) -> np.ndarray:
     values, labels = np.unique(column, return_inverse=True)
     if len(values) < 2:
         raise ValueError(
-            f"`{owner}` expects factors that vary. Received: factor {k}, which is "
+            f"`{caller}` expects factors that vary. Received: factor {k}, which is "
             f"{values[0]!r} throughout. Leave it out."
         )
     return labels

@@ -43,7 +43,7 @@ class TensorConversion:
             name (`tfd.Distribution.mean`), or a callable from distribution to tensor.
             A callable with a parameter `seed` is given the layer's own seed, so that
             its draws are reproducible: `lambda q, seed: q.sample(5, seed=seed)`.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Raises:
         ValueError: If `fn` is none of these.
@@ -54,12 +54,12 @@ class TensorConversion:
         2.0
     """
 
-    def __init__(self, fn: Any, owner: str = "convert_to_tensor_fn") -> None:
+    def __init__(self, fn: Any, caller: str = "convert_to_tensor_fn") -> None:
         """Finds the name behind a method, so that it can be written to a config."""
         self.name = fn if isinstance(fn, str) else _statistic_name(fn)
         if self.name not in (*STATISTICS, None) or not (self.name or callable(fn)):
             raise ValueError(
-                f"`{owner}` expects `convert_to_tensor_fn` to be one of {STATISTICS}, "
+                f"`{caller}` expects `convert_to_tensor_fn` to be one of {STATISTICS}, "
                 "a method of `tfd.Distribution` of such a name, or a callable from a "
                 f"distribution to a tensor. Received: convert_to_tensor_fn={fn!r}. "
                 "Use 'mean' for a deterministic value or 'sample' for one draw."
@@ -107,15 +107,15 @@ def _accepts_seed(fn: Callable[..., Any]) -> bool:
 def _statistic(distribution: Any, name: str) -> Any:
     """Reads a statistic; `logits` and `probs` from inside wrappers too."""
     if name in ("logits", "probs"):
-        owner = distribution
-        while not hasattr(owner, f"{name}_parameter"):
-            if not hasattr(owner, "distribution"):
+        inner = distribution
+        while not hasattr(inner, f"{name}_parameter"):
+            if not hasattr(inner, "distribution"):
                 raise ValueError(
                     f"convert_to_tensor_fn={name!r} expects a distribution that has "
                     f"`{name}`. Received: {distribution}. Use 'mean' instead."
                 )
-            owner = owner.distribution
-        return getattr(owner, f"{name}_parameter")()
+            inner = inner.distribution
+        return getattr(inner, f"{name}_parameter")()
     return getattr(distribution, name)()
 
 

@@ -13,10 +13,11 @@ tfd = tfp.distributions
 def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
     """Draws z ~ q, with log q(z) where the draw itself tells it.
 
-    A transformed law knows it from the forward map: no inverse is needed, which a flow
-    may find slowly and a saturated sigmoid not at all, and TFP's bijectors are not
-    asked for what they remember, which has no gradient. Of normal laws in float32 with
-    a seed of two integers the noise is that of `standard_normal`, not of `sample`.
+    A transformed distribution knows it from the forward map: no inverse is needed,
+    which a flow may find slowly and a saturated sigmoid not at all, and TFP's bijectors
+    are not asked for what they remember, which has no gradient. Of normal distributions
+    in float32 with a seed of two integers the noise is that of `standard_normal`, not
+    of `sample`.
 
     Args:
         distribution: A plain `tfd.Distribution`.
@@ -52,15 +53,17 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
     return distribution.sample(sample_shape, seed=seed), None
 
 
-def _normal_draw(law: Any, sample_shape: Any, seed: Any) -> tf.Tensor:
+def _normal_draw(distribution: Any, sample_shape: Any, seed: Any) -> tf.Tensor:
     """Draws loc + scale noise."""
     leading = tf.cast(sample_shape, tf.int32)
     known = tf.get_static_value(leading)
-    shape = tf.concat([tf.reshape(leading, [-1]), law.batch_shape_tensor()], axis=0)
+    shape = tf.concat(
+        [tf.reshape(leading, [-1]), distribution.batch_shape_tensor()], axis=0
+    )
     noise = standard_normal(shape, seed)
-    draws = tf.convert_to_tensor(law.loc) + law.scale * noise
-    if known is not None and law.batch_shape.rank is not None:
-        draws = tf.ensure_shape(draws, [*np.ravel(known), *law.batch_shape])
+    draws = tf.convert_to_tensor(distribution.loc) + distribution.scale * noise
+    if known is not None and distribution.batch_shape.rank is not None:
+        draws = tf.ensure_shape(draws, [*np.ravel(known), *distribution.batch_shape])
     return draws
 
 

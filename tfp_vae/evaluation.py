@@ -114,7 +114,7 @@ def mutual_information(
 
     Args:
         posterior: q(z|x) of batch shape `(n,)`, such as `encoder(x)`, n at least 2. Any
-            law with draws and densities.
+            distribution with draws and densities.
         num_samples: Draws for each example.
         seed: Integer, or `None` for one that `keras.utils.set_random_seed` governs.
         batch_size: How many draws meet the n posteriors at once; by default as many
@@ -182,7 +182,7 @@ def marginal_kl(
         raise ValueError(
             "`marginal_kl` expects one prior for all examples, of batch shape (). "
             f"Received: {family_name(prior)} of batch shape {prior.batch_shape}. Of a "
-            "batch of scalars make one law by `tfd.Independent(p, 1)`."
+            "batch of scalars make one distribution by `tfd.Independent(p, 1)`."
         )
     draws = _draws(posterior, num_samples, seed, "marginal_kl")
     rate = kl_divergence(
@@ -255,12 +255,12 @@ def rate_distortion(
     return RateDistortion(float(results["kl"]), float(results["nll"]))
 
 
-def _posterior(posterior: Any, owner: str, fewest: int = 1) -> Any:
+def _posterior(posterior: Any, caller: str, fewest: int = 1) -> Any:
     """The plain distribution, if it is one for each of enough examples."""
     posterior = unwrap(posterior)
     if not isinstance(posterior, tfd.Distribution):
         raise ValueError(
-            f"`{owner}` expects the posterior to be a `tfd.Distribution`. Received: a "
+            f"`{caller}` expects the posterior to be a `tfd.Distribution`. Received: a "
             f"{type(posterior).__name__} of shape {getattr(posterior, 'shape', None)}. "
             "Give the output of a distribution layer, such as `encoder(x)`."
         )
@@ -268,7 +268,7 @@ def _posterior(posterior: Any, owner: str, fewest: int = 1) -> Any:
     sizes = batch.as_list() if isinstance(batch, tf.TensorShape) and batch.rank else []
     if len(sizes) != 1 or sizes[0] is None or sizes[0] < fewest:
         raise ValueError(
-            f"`{owner}` expects a posterior of batch shape (n,), one law for each of "
+            f"`{caller}` expects a posterior of batch shape (n,), one for each of "
             f"n >= {fewest} examples. Received: {family_name(posterior)} of batch "
             f"shape {batch}. Call the encoder on an array of examples; of a batch of "
             "scalars make vectors by `tfd.Independent(q, 1)`."
@@ -276,20 +276,22 @@ def _posterior(posterior: Any, owner: str, fewest: int = 1) -> Any:
     return posterior
 
 
-def _draws(posterior: Any, num_samples: int, seed: int | None, owner: str) -> tf.Tensor:
+def _draws(
+    posterior: Any, num_samples: int, seed: int | None, caller: str
+) -> tf.Tensor:
     """Draws of shape `(num_samples, n, *event)`."""
-    num_samples = integer(num_samples, "num_samples", owner)
+    num_samples = integer(num_samples, "num_samples", caller)
     return draw(posterior, num_samples, seed=Seeds(seed).next())[0]
 
 
 def _mean_information(
-    posterior: Any, draws: tf.Tensor, batch_size: int | None, owner: str
+    posterior: Any, draws: tf.Tensor, batch_size: int | None, caller: str
 ) -> float:
     """Mean of log q(z | x_i) - log q(z) over draws of shape `(draws, n, *event)`."""
     n, event = draws.shape[1], draws.shape[2:]
     if batch_size is None:
         batch_size = max(1, _NUMBERS_AT_ONCE // (n * event.num_elements()))
-    batch_size = integer(batch_size, "batch_size", owner)
+    batch_size = integer(batch_size, "batch_size", caller)
     draws = tf.reshape(draws, [-1, *event])
     rows = tf.range(len(draws)) % n
     information = _compiled_information(

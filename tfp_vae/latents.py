@@ -16,13 +16,13 @@ _LOCATION_SCALE = (tfd.Normal, tfd.Laplace, tfd.Logistic, tfd.StudentT, tfd.Cauc
 
 
 def on_the_sphere(distribution: Any) -> bool:
-    """Whether a law has its mass on the unit sphere.
+    """Whether a distribution has its mass on the unit sphere.
 
     Args:
         distribution: A `tfd.Distribution`.
 
     Returns:
-        True for von Mises-Fisher, power spherical and uniform laws on it.
+        True for von Mises-Fisher, power spherical and uniform distributions on it.
 
     Example:
         >>> on_the_sphere(tfd.SphericalUniform(3)), on_the_sphere(tfd.Normal(0.0, 1.0))
@@ -33,13 +33,13 @@ def on_the_sphere(distribution: Any) -> bool:
 
 
 def has_direction(distribution: Any) -> bool:
-    """Whether a law is of directions, with a norm beside them or without.
+    """Whether a distribution is of directions, with a norm beside them or without.
 
     Args:
         distribution: A `tfd.Distribution`.
 
     Returns:
-        True for laws on the sphere and for `DirectionAndNorm`.
+        True for distributions on the sphere and for `DirectionAndNorm`.
 
     Example:
         >>> has_direction(tfd.SphericalUniform(3)), has_direction(tfd.Normal(0.0, 1.0))
@@ -50,13 +50,13 @@ def has_direction(distribution: Any) -> bool:
 
 
 def may_lack_a_mean(distribution: Any) -> bool:
-    """Whether a law is of a family whose mean may not exist, and then is NaN in TFP.
+    """Whether a distribution may have no mean, which TFP then gives as NaN.
 
     Args:
         distribution: A `tfd.Distribution`.
 
     Returns:
-        True for Student's t and Cauchy laws, and products of them.
+        True for Student's t and Cauchy distributions, and products of them.
 
     Example:
         >>> may_lack_a_mean(tfd.Sample(tfd.Cauchy(0.0, 1.0), 3))
@@ -68,11 +68,11 @@ def may_lack_a_mean(distribution: Any) -> bool:
 
 
 def center(distribution: Any) -> tf.Tensor:
-    """The one point that stands for a law: its mean where that is a value of it.
+    """A representative point: the mean, if it lies in the support.
 
     On the sphere the mean direction, the mean scaled to length 1, or to the mean norm
     where there is a norm beside it; where there is no mean, the mode; of a transformed
-    law without either, the image of the center of what it transforms.
+    distribution without either, the image of the center of what it transforms.
 
     Args:
         distribution: A `tfd.Distribution`.
@@ -81,7 +81,7 @@ def center(distribution: Any) -> tf.Tensor:
         A tensor of shape `batch_shape + event_shape`.
 
     Raises:
-        ValueError: If the law has none of these.
+        ValueError: If the distribution has none of these.
 
     Example:
         >>> center(tfd.Normal([0.0, 2.0], 1.0)).numpy()
@@ -110,13 +110,14 @@ def center(distribution: Any) -> tf.Tensor:
     if isinstance(getattr(distribution, "bijector", None), tfp.bijectors.Bijector):
         return distribution.bijector.forward(center(distribution.distribution))
     raise ValueError(
-        "A deterministic answer expects a law with a mean or a mode. Received: "
+        "A deterministic answer expects a distribution with a mean or a mode. "
+        "Received: "
         f"{family_name(distribution)}. Draw from it instead, with `.sample()`."
     )
 
 
 def tempered(prior: Any, temperature: float) -> Any:
-    """A law whose spread around its location is multiplied by the temperature.
+    """A distribution whose spread around its location is multiplied by the temperature.
 
     Of location-scale families the scale is multiplied, of mixtures that of each
     component, of a flow that of its base.
@@ -129,7 +130,7 @@ def tempered(prior: Any, temperature: float) -> Any:
         A distribution of the same shapes.
 
     Raises:
-        ValueError: If the law has no location and scale.
+        ValueError: If the distribution has no location and scale.
 
     Example:
         >>> float(tempered(tfd.Normal(1.0, 2.0), 0.5).stddev())

@@ -24,7 +24,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
     in nats, summed over the event and then reduced over the batch as Keras does.
     `sample_weight` and Keras masks with the shape of the batch weigh whole examples;
     with more axes, such as (B, D) or (B, T), they weigh elements of the event before
-    the sum, which needs a law that factorises over it.
+    the sum, which needs a distribution that factorises over it.
 
     Args:
         reduction: As in `keras.losses.Loss`: `"sum_over_batch_size"`, `"sum"`,
@@ -45,7 +45,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
 
     Raises:
         ValueError: If `y_pred` is no distribution, the shape of the values or the
-            weights does not fit, elements are weighted of a law that does not
+            weights does not fit, elements are weighted of a distribution that does not
             factorise, or, in eager execution, a value is NaN.
 
     Example:
@@ -175,14 +175,14 @@ class _KerasReduction(keras.losses.Loss):
         return y_pred
 
 
-def _distribution(y_pred: Any, owner: str) -> Any:
+def _distribution(y_pred: Any, caller: str) -> Any:
     """The distribution behind a model's output; `None` in Keras' symbolic build."""
     if isinstance(y_pred, tfd.Distribution):
         return unwrap(y_pred)
     if is_symbolic_placeholder(y_pred):
         return None
     raise ValueError(
-        f"`{owner}` expects the model's output to be a distribution. Received: a "
+        f"`{caller}` expects the model's output to be a distribution. Received: a "
         f"plain tensor of shape {getattr(y_pred, 'shape', None)}. End the "
         "model with a distribution layer, such as `IndependentBernoulli`; layers after "
         "it turn a distribution into a plain tensor."
@@ -213,8 +213,8 @@ def weighted_log_prob(
         Log p of the batch's shape; weights and mask of that shape or `None`.
 
     Raises:
-        ValueError: If a shape does not fit, or elements are weighted of a law that does
-            not factorise.
+        ValueError: If a shape does not fit, or elements are weighted of a distribution
+            that does not factorise.
 
     Example:
         >>> p = tfd.Independent(tfd.Normal(tf.zeros([2, 3]), 1.0), 1)
@@ -328,8 +328,8 @@ def _log_prob_of_elements(distribution: Any, values: tf.Tensor) -> tf.Tensor:
     factors = as_independent(distribution)
     if factors is None:
         raise ValueError(
-            "Weights or a mask inside the event expect a law that factorises over it. "
-            f"Received: {distribution}. Weigh whole examples, with weights of shape "
+            "Weights or a mask inside the event expect a distribution that factorises "
+            f"over it. Received: {distribution}. Weigh whole examples, with weights of shape "
             f"{tuple(distribution.batch_shape)}, or use an `Independent...` layer."
         )
     return factors.distribution.log_prob(values)

@@ -239,11 +239,11 @@ class Objective:
     beta: Any = None
 
     def __init__(self, num_samples: int, gradient: str) -> None:
-        owner = type(self).__name__
-        self.num_samples = integer(num_samples, "num_samples", owner)
+        caller = type(self).__name__
+        self.num_samples = integer(num_samples, "num_samples", caller)
         if gradient not in self.gradients:
             raise ValueError(
-                f"`{owner}` expects `gradient` to be one of {self.gradients}. "
+                f"`{caller}` expects `gradient` to be one of {self.gradients}. "
                 f"Received: gradient={gradient!r}. 'total' differentiates the bound as "
                 "it is."
             )
@@ -305,7 +305,7 @@ class ELBO(Objective):
         use_exact_kl: `None` takes the closed form where there is one, `True` insists
             on it, `False` uses the draws.
         free_bits: Nats that cost nothing, as `beta`; `None` for none.
-        free_bits_per: `"dimension"`, of laws that factorise, or `"total"`.
+        free_bits_per: `"dimension"`, of distributions that factorise, or `"total"`.
         capacity: Nats that the KL is drawn to, as `beta`.
 
     Raises:

@@ -163,9 +163,9 @@ def plot_traversals(
         >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
         ['z[0]', 'z[1]']
     """
-    law = vae.prior_distribution(y) if x is None else vae.encode(x, y)
+    distribution = vae.prior_distribution(y) if x is None else vae.encode(x, y)
     if values is None:
-        values = traversal_values(on_the_sphere(law))
+        values = traversal_values(on_the_sphere(distribution))
     images = vae.traverse(x, dimensions=dimensions, values=values, y=y)
     range_ = _range(value_range, images if x is None else observed(vae, x))
     count, rows, columns = images.shape[:3]
@@ -312,7 +312,7 @@ def plot_kl_per_dimension(vae: Any, x: Any, y: Any = None) -> "Figure":
         A figure.
 
     Raises:
-        ValueError: If a law does not factorise.
+        ValueError: If a distribution does not factorise.
         ImportError: If matplotlib is not installed.
 
     Example:
@@ -495,7 +495,7 @@ def unit_images(images: Any, value_range: Range = None) -> np.ndarray:
 def _range(given: Range, data: Any) -> tuple[float, float]:
     """The values that are black and white."""
     if given is not None:
-        return interval(*given, owner="value_range")
+        return interval(*given, caller="value_range")
     data = np.asarray(data, "float32")
     data = data[np.isfinite(data)]
     low, high = (data.min(), data.max()) if data.size else (0.0, 1.0)

@@ -17,7 +17,7 @@ _BY_CLASS = {
     "the simplex": (tfd.Dirichlet, tfd.RelaxedOneHotCategorical),
     "logarithms on the simplex": (tfd.ExpRelaxedOneHotCategorical,),
 }
-# A law of several parts: each may have a support of its own.
+# A distribution of several parts: each may have a support of its own.
 _SEVERAL = tfd.Mixture | tfd.Blockwise | tfd.JointDistribution
 # Bijectors from the real numbers onto themselves, among them those of flows.
 _ONTO_THE_REALS = {

@@ -51,31 +51,31 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
             "likelihood describes."
         )
     values = np.asarray(values)
-    owner = layer.description
+    caller = layer.description
     if values.size == 0 or values.dtype.kind in "OSUMm":
         raise ValueError(
-            f"`check_values` expects numbers for {owner}. Received: values of shape "
+            f"`check_values` expects numbers for {caller}. Received: values of shape "
             f"{values.shape} and dtype {values.dtype}. Give at least one example, as "
             "numbers."
         )
     bad = np.size(values) - np.count_nonzero(np.isfinite(values))
     if bad:
         raise ValueError(
-            f"`check_values` expects finite values for {owner}. Received: {bad} NaN or "
-            f"infinite of {np.size(values)}. Replace them, and leave them out of the "
-            "likelihood with a `sample_weight` of 0."
+            f"`check_values` expects finite values for {caller}. Received: {bad} NaN "
+            f"or infinite of {np.size(values)}. Replace them, and leave them out of "
+            "the likelihood with a `sample_weight` of 0."
         )
     if layer.parameters_width is None:
         raise ValueError(
             "`check_values` expects a layer with a known number of parameters. "
-            f"Received: {owner}. Use its distribution with validate_args=True."
+            f"Received: {caller}. Use its distribution with validate_args=True."
         )
     if not layer.built:
         layer.build((None, layer.parameters_width))
     event = tuple(layer.distribution_for(_as(values[:1], layer)).event_shape)
     if values.shape[1:] != event:
         raise ValueError(
-            f"`check_values` expects values of shape (n, *{event}) for {owner}. "
+            f"`check_values` expects values of shape (n, *{event}) for {caller}. "
             f"Received: values.shape={values.shape}. Reshape them, or give the layer "
             "their shape."
         )
@@ -83,7 +83,7 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
         possible = _can_draw(layer, values)
     if not possible:
         raise ValueError(
-            f"`check_values` expects values that {owner} can draw. Received: values "
+            f"`check_values` expects values that {caller} can draw. Received: values "
             f"from {values.min()} to {values.max()} of dtype {values.dtype}, some of "
             "them outside its support. Transform them, or choose another likelihood."
         )

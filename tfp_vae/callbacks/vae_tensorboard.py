@@ -40,9 +40,9 @@ class VAETensorBoard(keras.callbacks.Callback):
     q(z | x), as at the last time, with labels and pictures.
 
     What a model does not have is left out: images where the decoder makes none, the KL
-    per dimension where a law does not factorise, traversals where latents are no
-    vectors. Grids show at most the first 32 coordinates. Training is the same with it
-    and without.
+    per dimension where a distribution does not factorise, traversals where latents are
+    no vectors. Grids show at most the first 32 coordinates. Training is the same with
+    it and without.
 
     Args:
         log_dir: Directory to write to.

@@ -38,12 +38,12 @@ def undisturbed(model: keras.Model) -> Iterator[None]:
             variable.assign(value)
 
 
-def check_vae(model: Any, owner: str) -> None:
+def check_vae(model: Any, caller: str) -> None:
     """Checks that a callback trains a VAE.
 
     Args:
         model: The callback's model.
-        owner: Name of the callback, for the message.
+        caller: Name of the callback, for the message.
 
     Raises:
         ValueError: If it is another model.
@@ -56,18 +56,18 @@ def check_vae(model: Any, owner: str) -> None:
     """
     if not isinstance(model, VAE):
         raise ValueError(
-            f"`{owner}` expects to train a `tv.VAE`. Received: a "
+            f"`{caller}` expects to train a `tv.VAE`. Received: a "
             f"{type(model).__name__}. Make one of encoder, decoder and prior: "
             "`tv.VAE(encoder, decoder, prior)`."
         )
 
 
-def checked_examples(x: Any, owner: str, fewest: int = 1) -> int:
+def checked_examples(x: Any, caller: str, fewest: int = 1) -> int:
     """The number of examples that a callback was given to look at.
 
     Args:
         x: Arrays of shape `(n, ...)`.
-        owner: Name of the callback, for the message.
+        caller: Name of the callback, for the message.
         fewest: The smallest n allowed.
 
     Returns:
@@ -84,7 +84,7 @@ def checked_examples(x: Any, owner: str, fewest: int = 1) -> int:
     if count < fewest:
         found = f"{count} examples" if is_arrays(x) else type(x).__name__
         raise ValueError(
-            f"`{owner}` expects x to be arrays of at least {fewest} examples. Received:"
+            f"`{caller}` expects x to be arrays of {fewest} or more examples. Received:"
             f" {found}. Give a few hundred of the validation data."
         )
     return count

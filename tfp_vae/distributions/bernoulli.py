@@ -1,4 +1,4 @@
-"""The Bernoulli law with a density that is computed once for both values."""
+"""The Bernoulli distribution with a density that is computed once for both values."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Vectors whose direction and whose norm have laws of their own."""
+"""Vectors whose direction and whose norm have distributions of their own."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ class DirectionAndNorm(tfd.Distribution):
         p(z) = p(u) / (width r^(m-1)),   u = z / |z|,  low <= r = |z| <= low + width
 
     The factor r^(1-m) is that of the change from (u, r) to z. Draws are reparameterised
-    where those of the direction are. The KL to another such law, whose interval holds
-    that of this one, is
+    where those of the direction are. The KL to another such distribution, whose
+    interval holds that of this one, is
 
         KL = KL(q(u) || p(u)) + log(width_p / width_q)
 
@@ -30,7 +30,7 @@ class DirectionAndNorm(tfd.Distribution):
         https://arxiv.org/abs/1709.08878
 
     Args:
-        direction: A law of unit vectors of R^m, such as
+        direction: A distribution of unit vectors of R^m, such as
             `tfp_vae.distributions.VonMisesFisher` or `tfd.SphericalUniform`.
         low: The smallest norm, at least 0, of the direction's batch shape or `()`.
         width: The length of the interval of norms, positive, likewise.
@@ -39,9 +39,9 @@ class DirectionAndNorm(tfd.Distribution):
         name: Name of the distribution.
 
     Raises:
-        ValueError: If `direction` is no law of unit vectors, or numbers for `low` and
-            `width` are negative, 0 for `width`, or not finite. Tensors are checked with
-            `validate_args`.
+        ValueError: If `direction` is no distribution of unit vectors, or numbers for
+            `low` and `width` are negative, 0 for `width`, or not finite. Tensors are
+            checked with `validate_args`.
 
     Example:
         >>> direction = tv.distributions.VonMisesFisher([0.6, 0.8], 50.0)
@@ -67,7 +67,8 @@ class DirectionAndNorm(tfd.Distribution):
         known = isinstance(direction, tfd.Distribution)
         if not known or support_of(direction) != Support("the unit sphere"):
             raise ValueError(
-                f"`{name}` expects `direction` to be a law of unit vectors. Received: "
+                f"`{name}` expects `direction` to be a distribution of unit vectors. "
+                "Received: "
                 f"{direction!r}. Give a `VonMisesFisher`, a `PowerSpherical` or a "
                 "`tfd.SphericalUniform`."
             )
@@ -104,7 +105,7 @@ class DirectionAndNorm(tfd.Distribution):
 
     @property
     def direction(self) -> Any:
-        """The law of the direction."""
+        """The distribution of the direction."""
         return self._direction
 
     @property

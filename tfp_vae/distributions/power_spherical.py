@@ -1,4 +1,4 @@
-"""The power spherical law on the sphere, with every gradient."""
+"""The power spherical distribution on the sphere, with every gradient."""
 
 import functools
 import math
@@ -45,7 +45,7 @@ class PowerSpherical(tfp.distributions.PowerSpherical):
 
     Args:
         mean_direction: mu, unit vectors of shape `(..., m)`, m known and at least 2.
-        concentration: k, at least 0, of shape `(...)`; 0 is the uniform law.
+        concentration: k, at least 0, of shape `(...)`; 0 is the uniform distribution.
         validate_args: Whether parameters and values are checked at run time.
         allow_nan_stats: See `tfd.Distribution`.
         name: Name of the distribution.

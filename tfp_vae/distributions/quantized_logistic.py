@@ -1,4 +1,4 @@
-"""A logistic law rounded to integers: pixels as PixelCNN++ sees them."""
+"""A logistic distribution rounded to integers: pixels as PixelCNN++ sees them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ tfd: Any = tfp.distributions
 
 
 class QuantizedLogistic(tfd.QuantizedDistribution):
-    """A logistic law, rounded to an integer from `low` to `high`.
+    """A logistic distribution, rounded to an integer from `low` to `high`.
 
         p(x) = sigma(b) - sigma(a),  b = (x + 1/2 - loc) / scale,  a = b - 1 / scale
 

@@ -1,12 +1,12 @@
-"""What the laws on the unit sphere S^(m-1) in R^m have in common.
+"""What the distributions on the unit sphere S^(m-1) in R^m have in common.
 
-Each is symmetric about a `mean_direction` mu, and tilts the uniform law by a function
-of the angle t between x and mu alone:
+Each is symmetric about a `mean_direction` mu, and tilts the uniform distribution by a
+function of the angle t between x and mu alone:
 
     p(x) = exp(k h(t)) / (|S^(m-1)| E_U[exp(k h)]),   h(0) = 0,  h falls in t
 
 so that the angle has the density q(t) proportional to exp(k h(t)) sin(t)^(m-2). Angles
-are float64: near t = 0, cos(t) has no digits left for a concentrated law.
+are float64: near t = 0, cos(t) has no digits left for a concentrated distribution.
 """
 
 import math
@@ -26,13 +26,13 @@ _SMALLEST_SINE = 1e-300
 _ZERO_NORM = 1e-12
 
 
-def finite_non_negative(value: Any, name: str, owner: str) -> None:
+def finite_non_negative(value: Any, name: str, caller: str) -> None:
     """Says that finite numbers of at least 0 are needed, where some are not.
 
     Args:
         value: What the user gave; tensors and variables pass unseen.
         name: Name of the argument, for the message.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Raises:
         ValueError: If a number is negative, infinite or not a number.
@@ -43,18 +43,19 @@ def finite_non_negative(value: Any, name: str, owner: str) -> None:
     numbers = _host_value(value)
     if numbers is not None and not np.all((numbers >= 0) & np.isfinite(numbers)):
         raise ValueError(
-            f"`{owner}` expects `{name}` to be finite and not negative. Received: "
-            f"{name}={value!r}. Give 0 for the uniform law, and more to concentrate it."
+            f"`{caller}` expects `{name}` to be finite and not negative. Received: "
+            f"{name}={value!r}. Give 0 for the uniform distribution, and more to "
+            "concentrate it."
         )
 
 
-def unit_vectors(value: Any, owner: str) -> None:
+def unit_vectors(value: Any, caller: str) -> None:
     """Says that unit vectors of two or more coordinates are needed.
 
     Args:
         value: What the user gave as `mean_direction`; of tensors and variables only
             the shape is seen.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Raises:
         ValueError: If the last axis is shorter than 2 or of unknown length, or the
@@ -68,7 +69,7 @@ def unit_vectors(value: Any, owner: str) -> None:
     size = shape[-1] if shape.rank else None
     if size is None or size < 2:
         raise ValueError(
-            f"`{owner}` expects `mean_direction` with a last axis of 2 or more, known "
+            f"`{caller}` expects `mean_direction` with a last axis of 2 or more, known "
             f"in advance. Received: mean_direction of shape {shape}. On the circle it "
             "has 2 coordinates, on the sphere in space 3."
         )
@@ -77,7 +78,7 @@ def unit_vectors(value: Any, owner: str) -> None:
     norm = np.linalg.norm(numbers, axis=-1)
     if not np.all(np.abs(norm - 1) < 1e-3):
         raise ValueError(
-            f"`{owner}` expects `mean_direction` to be unit vectors. Received: "
+            f"`{caller}` expects `mean_direction` to be unit vectors. Received: "
             f"mean_direction of norm {norm}. Divide by `np.linalg.norm(x, axis=-1, "
             "keepdims=True)`."
         )
@@ -179,15 +180,15 @@ def around_the_pole(
     shape: tf.Tensor,
     seed: Any,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws points of a law around the first axis, by rejection.
+    """Draws points of a distribution around the first axis, by rejection.
 
     A uniform point at the angle s is moved towards the axis by the conformal map
 
         tan(t / 2) = sqrt(spread) tan(s / 2)
 
-    which is in law what Wood draws by a beta variable, and brings its tangent along.
-    One seed gives one draw, but for rounding, in eager and in exported code: a ratio of
-    `tfd.ExpGamma` did not, after a compiled `fit`.
+    which is in distribution what Wood draws by a beta variable, and brings its tangent
+    along. One seed gives one draw, but for rounding, in eager and in exported code: a
+    ratio of `tfd.ExpGamma` did not, after a compiled `fit`.
 
     Reference:
         Wood, Simulation of the von Mises Fisher distribution, 1994.
@@ -297,10 +298,10 @@ def reparameterized_angle(
 
 
 class TiltMoments(NamedTuple):
-    """What the tilt h has under the law of a concentration, in float64.
+    """What the tilt h has under the distribution of a concentration, in float64.
 
     Attributes:
-        log_normalizer: log E_U[exp(k h)] under the uniform law U.
+        log_normalizer: log E_U[exp(k h)] under the uniform distribution U.
         mean: E[h], its derivative in k.
         variance: Var[h], the derivative of the mean.
     """
@@ -318,7 +319,8 @@ def tilt_moments(
         E_U[exp(k h)] = int_0^pi exp(k h(t)) sin(t)^(m-2) dt / B((m - 1) / 2, 1 / 2)
 
     To about 1e-13 for every k from 0 to 1e12. The Bessel functions of the von
-    Mises-Fisher law take XLA seconds to compile, and lose the digits of differences.
+    Mises-Fisher distribution take XLA seconds to compile, and lose the digits of
+    differences.
 
     Args:
         concentration: k, float64.
@@ -463,7 +465,8 @@ def same_dimension(a: Any, b: Any) -> int:
     left, right = a.event_shape[-1], b.event_shape[-1]
     if left is None or left != right:
         raise ValueError(
-            "The KL expects two laws on the same sphere, of known dimension. Received: "
+            "The KL expects two distributions on one sphere, of known dimension. "
+            "Received: "
             f"event shapes {a.event_shape} and {b.event_shape}. Give both the same "
             "number of coordinates."
         )

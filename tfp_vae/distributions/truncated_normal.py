@@ -1,4 +1,4 @@
-"""The truncated normal law, with draws that have their gradients."""
+"""The truncated normal distribution, with draws that have their gradients."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ tfd = tfp.distributions
 
 
 class TruncatedNormal(tfp.distributions.TruncatedNormal):
-    """A normal law on the interval [low, high].
+    """A normal distribution on the interval [low, high].
 
         p(x) = N(x; loc, scale) / (Phi(b) - Phi(a))
         a = (low - loc) / scale,  b = (high - loc) / scale
@@ -25,8 +25,8 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
 
         dx/da = phi(a) / phi(x) (1 - F(x)),  dx/db = phi(b) / phi(x) F(x)
 
-    and one part in 1e7 of the interval away from its ends, which other laws on it may
-    not have. The entropy is that of float64 too.
+    and one part in 1e7 of the interval away from its ends, which other distributions on
+    it may not have. The entropy is that of float64 too.
 
     Reference:
         Figurnov et al., Implicit Reparameterization Gradients, 2018.

@@ -1,4 +1,4 @@
-"""The von Mises-Fisher law on the sphere, with every gradient."""
+"""The von Mises-Fisher distribution on the sphere, with every gradient."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ _TINY = 1e-30
 
 
 class VonMisesFisher(tfp.distributions.VonMisesFisher):
-    """The normal law of directions: unit vectors around a mean direction.
+    """The normal distribution of directions: unit vectors around a mean direction.
 
         p(x) = C(k) exp(k mu.x),   C(k) = k^(m/2-1) / ((2 pi)^(m/2) I_(m/2-1)(k))
 
@@ -43,7 +43,7 @@ class VonMisesFisher(tfp.distributions.VonMisesFisher):
 
     Args:
         mean_direction: mu, unit vectors of shape `(..., m)`, m known and at least 2.
-        concentration: k, at least 0, of shape `(...)`; 0 is the uniform law.
+        concentration: k, at least 0, of shape `(...)`; 0 is the uniform distribution.
         validate_args: Whether parameters and values are checked at run time.
         allow_nan_stats: See `tfd.Distribution`.
         name: Name of the distribution.
@@ -145,7 +145,7 @@ class VonMisesFisher(tfp.distributions.VonMisesFisher):
 
 
 def cosine_moments(concentration: tf.Tensor, dimension: int) -> TiltMoments:
-    """The moments of h = cos(t) - 1 under a von Mises-Fisher law:
+    """The moments of h = cos(t) - 1 under a von Mises-Fisher distribution:
 
         log E_U[exp(k h)] = -log C(k) - k - log |S^(m-1)|
         E[h] = A(k) - 1,   A(k) = I_(m/2)(k) / I_(m/2-1)(k)
@@ -222,14 +222,14 @@ def _kl_von_mises_fishers(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
 
 
 def cross_entropy(mean_tilt: tf.Tensor, a: Any, b: Any) -> tf.Tensor:
-    """Of a von Mises-Fisher b relative to the uniform law, under a law a around mu_a:
+    """The expected log-density of b relative to the uniform one, under a around mu_a:
 
         -E_a[log p_b(x)] - log |S^(m-1)| = k_b (1 - E_a[mu_b.x]) + log E_U[exp(...)]
 
     Args:
         mean_tilt: E_a[mu_a.x] - 1, float64.
-        a: A law that is symmetric about its `mean_direction`.
-        b: A von Mises-Fisher law.
+        a: A distribution that is symmetric about its `mean_direction`.
+        b: A von Mises-Fisher distribution.
 
     Returns:
         A float64 tensor of the joint batch shape.

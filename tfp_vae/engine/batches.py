@@ -139,7 +139,7 @@ class PipelineBatches:
     Args:
         pipeline: A `tf.data.Dataset` or another iterable over batches.
         num_batches: How many there are in a pass, or `None`.
-        owner: Name of the caller, for messages.
+        caller: Name of the caller, for messages.
 
     Example:
         >>> batches = PipelineBatches(tf.data.Dataset.range(5).batch(2), 3, "fit")
@@ -148,14 +148,14 @@ class PipelineBatches:
         ([2, 1], None)
     """
 
-    def __init__(self, pipeline: Any, num_batches: int | None, owner: str) -> None:
-        self._pipeline, self._owner = pipeline, owner
+    def __init__(self, pipeline: Any, num_batches: int | None, caller: str) -> None:
+        self._pipeline, self._owner = pipeline, caller
         self.num_batches = num_batches
         self._batches: Iterator[Any] = iter(pipeline)
         self._is_fresh = True
         self.first = self._waiting = self._next()
         if self.first is None:
-            raise data.no_examples(owner, "a pipeline that yields no batch")
+            raise data.no_examples(caller, "a pipeline that yields no batch")
         self._usual = _shapes(self.first)
         self._length = _length(pipeline)
         self.is_even = self._length is not None
@@ -209,7 +209,7 @@ def source_of(
     rows: range | None,
     batch_size: int | None,
     steps: int | None,
-    owner: str,
+    caller: str,
     shuffle: Any = False,
     seed: int = 0,
 ) -> Source:
@@ -220,7 +220,7 @@ def source_of(
         rows: Which rows of arrays; `None` for all.
         batch_size: Of arrays, or `None` for 32, or as `steps` says.
         steps: Of a pass, or `None`.
-        owner: Name of the caller, for messages.
+        caller: Name of the caller, for messages.
         shuffle: As in `ArrayBatches`.
         seed: As there.
 
@@ -233,14 +233,14 @@ def source_of(
         9
     """
     if not data.is_pipeline(given[0]):
-        rows = range(data.check_rows(given, owner)) if rows is None else rows
+        rows = range(data.check_rows(given, caller)) if rows is None else rows
         size = batch_size or (math.ceil(len(rows) / steps) if steps else 32)
         return ArrayBatches(data.packed(*given), rows, size, shuffle, seed)
     pipeline, count = given[0], None
     if isinstance(pipeline, tf.data.Dataset):
         count = int(pipeline.cardinality())
         pipeline = pipeline.prefetch(tf.data.AUTOTUNE)
-    return PipelineBatches(pipeline, count if count and count > 0 else None, owner)
+    return PipelineBatches(pipeline, count if count and count > 0 else None, caller)
 
 
 def steps_at_once(num_batches: int | None, size: int) -> int:
@@ -277,7 +277,7 @@ class Passes:
         steps: Of an epoch, or `None` for as many as there are.
         goes_on: Whether an epoch of fewer steps is followed by the rest of the data,
             as in training.
-        owner: Name of the caller, for messages.
+        caller: Name of the caller, for messages.
 
     Example:
         >>> passes = Passes(ArrayBatches(tf.range(8), range(8), 2), 2, "fit")
@@ -286,11 +286,11 @@ class Passes:
     """
 
     def __init__(
-        self, source: Source, steps: int | None, owner: str, goes_on: bool = True
+        self, source: Source, steps: int | None, caller: str, goes_on: bool = True
     ) -> None:
         cap = keras.config.max_steps_per_epoch()
         given = [int(number) for number in (steps, cap) if number]
-        self._source, self._owner = source, owner
+        self._source, self._owner = source, caller
         self._steps = min(given) if given else None
         self._goes_on = goes_on and self._steps is not None
         self._is_open, self._taken = False, 0

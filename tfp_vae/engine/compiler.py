@@ -36,7 +36,7 @@ class Compiler:
     Args:
         jit_compile: Whether XLA compiles; `"auto"` where it can and where the work that
             is asked for pays for the compilation.
-        owner: Name of the model's class, for messages.
+        caller: Name of the model's class, for messages.
 
     Example:
         >>> square = Compiler("auto").function(lambda x: x**2, "square")
@@ -44,8 +44,8 @@ class Compiler:
         9.0
     """
 
-    def __init__(self, jit_compile: Any, owner: str = "Model") -> None:
-        self.jit_compile, self.owner = jit_compile, owner
+    def __init__(self, jit_compile: Any, caller: str = "Model") -> None:
+        self.jit_compile, self.caller = jit_compile, caller
         self.lock = threading.RLock()
         self._said = False
 
@@ -69,7 +69,7 @@ class Compiler:
         if not self._said:
             self._said = True
             warnings.warn(
-                f"`{self.owner}` expects that XLA compiles {name}. Received: {why} It "
+                f"`{self.caller}` expects that XLA compiles {name}. Received: {why} It "
                 "runs without XLA; give `compile(jit_compile=False)` where that is "
                 "meant.",
                 stacklevel=5,

@@ -99,7 +99,7 @@ def leaves_of(structure: Any) -> list[Any]:
     return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]
 
 
-def read(parts: tuple[Any, ...], owner: str) -> Any:
+def read(parts: tuple[Any, ...], caller: str) -> Any:
     """Arrays of every kind as arrays that can be cut by rows.
 
     Lists of numbers and tables of pandas become NumPy arrays, variables tensors, sparse
@@ -109,7 +109,7 @@ def read(parts: tuple[Any, ...], owner: str) -> Any:
 
     Args:
         parts: x, y and weights: arrays, lists, tuples and dictionaries of them, `None`.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         The same parts.
@@ -135,7 +135,7 @@ def read(parts: tuple[Any, ...], owner: str) -> Any:
             named = hasattr(part, "_fields")
             return type(part)(*parts) if named else tuple(parts)
         if id(part) not in seen:
-            seen[id(part)] = part, _as_array(part, owner)
+            seen[id(part)] = part, _as_array(part, caller)
         return seen[id(part)][1]
 
     return tuple(map(each, parts))
@@ -315,12 +315,12 @@ def few(structure: Any, rows: int) -> Any:
     )
 
 
-def check_rows(structure: Any, owner: str) -> int:
+def check_rows(structure: Any, caller: str) -> int:
     """The number of examples, if all arrays agree on it and there is one.
 
     Args:
         structure: Arrays, and lists, tuples and dictionaries of them, and `None`.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         The number.
@@ -335,20 +335,20 @@ def check_rows(structure: Any, owner: str) -> int:
     shapes = [tuple(leaf.shape) for leaf in leaves_of(structure)]
     lengths = sorted({shape[0] for shape in shapes if shape})
     if not shapes or 0 in lengths or any(0 in shape for shape in shapes[:1]):
-        raise no_examples(owner, f"x of shape {shapes[0] if shapes else None}")
+        raise no_examples(caller, f"x of shape {shapes[0] if shapes else None}")
     if len(lengths) != 1 or not all(shapes):
         raise ValueError(
-            f"`{owner}` expects arrays with one first axis, of examples. Received: "
+            f"`{caller}` expects arrays with one first axis, of examples. Received: "
             f"arrays of shapes {shapes}. Give as many rows of each."
         )
     return int(lengths[0])
 
 
-def no_examples(owner: str, found: str) -> ValueError:
+def no_examples(caller: str, found: str) -> ValueError:
     """The error of data without an example.
 
     Args:
-        owner: Name of the caller.
+        caller: Name of the caller.
         found: What there was.
 
     Returns:
@@ -359,18 +359,18 @@ def no_examples(owner: str, found: str) -> ValueError:
         ValueError('`fit` expects at least one example. Received: an empty list. ...')
     """
     return ValueError(
-        f"`{owner}` expects at least one example. Received: {found}. Check what was "
+        f"`{caller}` expects at least one example. Received: {found}. Check what was "
         "loaded."
     )
 
 
-def split(rows: int, share: float, owner: str = "fit") -> tuple[range, range]:
+def split(rows: int, share: float, caller: str = "fit") -> tuple[range, range]:
     """The first rows, and the last ones held out, as Keras splits them.
 
     Args:
         rows: How many there are.
         share: Of the rows that are held out.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         Both.
@@ -385,20 +385,20 @@ def split(rows: int, share: float, owner: str = "fit") -> tuple[range, range]:
     at = math.floor(rows * (1.0 - share)) if 0 < share < 1 else 0
     if not 0 < at < rows:
         raise ValueError(
-            f"`{owner}` expects `validation_split` to leave rows on both sides. "
+            f"`{caller}` expects `validation_split` to leave rows on both sides. "
             f"Received: validation_split={share} of {rows} rows. Give another share, "
             "or `validation_data`."
         )
     return range(at), range(at, rows)
 
 
-def class_weights(y: Any, class_weight: dict[int, float], owner: str) -> np.ndarray:
+def class_weights(y: Any, class_weight: dict[int, float], caller: str) -> np.ndarray:
     """The weight of each example, by its class.
 
     Args:
         y: Classes of shape `(n,)` or `(n, 1)`, or one-hot of shape `(n, classes)`.
         class_weight: Weights by class; 1 for a class that is not named.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         An array of shape `(n,)`.
@@ -412,7 +412,7 @@ def class_weights(y: Any, class_weight: dict[int, float], owner: str) -> np.ndar
     """
     if y is None or not _has_rows(y) or len(y.shape) > 2:
         raise ValueError(
-            f"`{owner}` expects `class_weight` beside one y, of classes. Received: "
+            f"`{caller}` expects `class_weight` beside one y, of classes. Received: "
             f"{type(y).__name__} of shape {getattr(y, 'shape', None)}. Give "
             "`sample_weight`, one number for each example."
         )
@@ -521,16 +521,16 @@ def _is_of_numbers(part: Any) -> bool:
     )
 
 
-def _as_array(part: Any, owner: str) -> Any:
+def _as_array(part: Any, caller: str) -> Any:
     if isinstance(part, list | tuple):
         try:
             part = np.asarray(part)
         except ValueError:  # of unequal lengths
-            raise _not_numbers(owner, "a list of lists of unequal lengths") from None
+            raise _not_numbers(caller, "a list of lists of unequal lengths") from None
     if isinstance(part, tf.Variable | keras.Variable):
         part = tf.convert_to_tensor(part)
     if isinstance(part, tf.RaggedTensor | tf.SparseTensor | np.ma.MaskedArray):
-        raise _not_numbers(owner, f"a {type(part).__name__}")
+        raise _not_numbers(caller, f"a {type(part).__name__}")
     if _is_sparse(part):
         part = part.tocsr()
     elif hasattr(part, "to_numpy"):
@@ -541,24 +541,24 @@ def _as_array(part: Any, owner: str) -> Any:
         part = part if known else np.asarray(part)
     if _has_rows(part) and len(part.shape) == 0:
         raise ValueError(
-            f"`{owner}` expects a row for each example. Received: one number, "
+            f"`{caller}` expects a row for each example. Received: one number, "
             f"{part!r:.60}. Repeat it, `np.repeat(value, n)`."
         )
     if not _has_rows(part):
-        raise _not_numbers(owner, f"{part!r:.60} of type {type(part).__name__}")
+        raise _not_numbers(caller, f"{part!r:.60} of type {type(part).__name__}")
     try:
         dtype = tf.as_dtype(part.dtype)
     except TypeError:
-        raise _not_numbers(owner, f"an array of dtype {part.dtype}") from None
+        raise _not_numbers(caller, f"an array of dtype {part.dtype}") from None
     numpy_text = isinstance(part, np.ndarray) and part.dtype.kind in "OSU"
     if dtype.is_complex or numpy_text:
-        raise _not_numbers(owner, f"an array of dtype {part.dtype}")
+        raise _not_numbers(caller, f"an array of dtype {part.dtype}")
     return part
 
 
-def _not_numbers(owner: str, found: str) -> ValueError:
+def _not_numbers(caller: str, found: str) -> ValueError:
     return ValueError(
-        f"`{owner}` expects dense arrays of real numbers. Received: {found}. Give a "
+        f"`{caller}` expects dense arrays of real numbers. Received: {found}. Give a "
         "NumPy array, a tensor, a table of numbers, a sparse matrix of SciPy, or a "
         "pipeline of batches."
     )

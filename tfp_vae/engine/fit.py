@@ -197,7 +197,7 @@ class CompiledFit(MultiWorkerTrainer):
         super().save(filepath, *args, **kwargs)
 
     def check_data(
-        self, x: Any, y: Any, sample_weight: Any, training: bool, owner: str
+        self, x: Any, y: Any, sample_weight: Any, training: bool, caller: str
     ) -> None:
         """Looks at data before a compiled step cannot; here there is nothing to see.
 
@@ -206,7 +206,7 @@ class CompiledFit(MultiWorkerTrainer):
             y: What belongs to them, or `None`.
             sample_weight: Likewise.
             training: Whether the model will be trained on them.
-            owner: Name of the method, for messages.
+            caller: Name of the method, for messages.
 
         Raises:
             ValueError: If they cannot be right.
@@ -508,20 +508,20 @@ class CompiledFit(MultiWorkerTrainer):
         (x, _, _), *_ = self._for_keras(given, batch_size)
         return super().predict(x, batch_size, verbose, steps, callbacks)  # type: ignore[misc]
 
-    def _read(self, given: Any, owner: str) -> Any:
+    def _read(self, given: Any, caller: str) -> Any:
         """x, y and weights as arrays that can be cut by rows; a pipeline as it is."""
         x, y, sample_weight = given
         if x is None:
             raise ValueError(
-                f"`{owner}` expects data. Received: x=None. Give arrays or a pipeline."
+                f"`{caller}` expects data. Received: x=None. Give arrays or a pipeline."
             )
         if not data.is_pipeline(x):
-            given = data.read(given, owner)
-            data.check_rows(given, owner)
+            given = data.read(given, caller)
+            data.check_rows(given, caller)
             return given
         if y is not None or sample_weight is not None:
             raise ValueError(
-                f"`{owner}` expects y and weights beside arrays x. Received: them, and "
+                f"`{caller}` expects y and weights beside arrays. Received: them, and "
                 f"x of type {type(x).__name__}. Let the pipeline yield tuples "
                 "(x, y, sample_weight)."
             )
@@ -579,7 +579,7 @@ class CompiledFit(MultiWorkerTrainer):
         return (batches, None, None), share, held
 
     def _look(
-        self, given: Any, training: bool, owner: str, source: Source | None = None
+        self, given: Any, training: bool, caller: str, source: Source | None = None
     ) -> None:
         """Shows the data to `check_data`: all of arrays, the first of a pipeline."""
         if data.is_pipeline(given[0]):
@@ -588,7 +588,7 @@ class CompiledFit(MultiWorkerTrainer):
                 return
             given = keras.utils.unpack_x_y_sample_weight(first)
         x, y, sample_weight = given
-        self.check_data(x, y, sample_weight, training=training, owner=owner)
+        self.check_data(x, y, sample_weight, training=training, caller=caller)
 
     def _run(
         self,
@@ -597,7 +597,7 @@ class CompiledFit(MultiWorkerTrainer):
         callbacks: Any,
         epochs: int,
         name: str,
-        owner: str,
+        caller: str,
     ) -> Run:
         """The steps of a call, and what decides whether XLA compiles them."""
         functions, training = self._functions, name == "training"
@@ -605,7 +605,7 @@ class CompiledFit(MultiWorkerTrainer):
         program = functions.once(
             name, lambda: Program(step, f"its {name}", functions.compiler)
         )
-        passes = Passes(source, steps, owner, goes_on=training)
+        passes = Passes(source, steps, caller, goes_on=training)
         size, shapes = source.batch()
         most = steps_in_program(self._asked_steps, passes.num_batches, size, callbacks)
         optimizer = self.optimizer

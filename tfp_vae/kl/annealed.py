@@ -13,14 +13,14 @@ _VARIABLES: dict[str, Any] = {
 }
 
 
-def checked(value: Any, name: str, owner: str, zero: bool = True) -> Any:
+def checked(value: Any, name: str, caller: str, zero: bool = True) -> Any:
     """Returns what was given for such a number, if it can be one.
 
     Args:
         value: A finite number, a variable that is not trainable, a callable without
             arguments, or `None`.
         name: Name of the argument, for the message.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
         zero: Whether 0 is allowed; nothing below is.
 
     Returns:
@@ -36,7 +36,7 @@ def checked(value: Any, name: str, owner: str, zero: bool = True) -> Any:
     variable = isinstance(value, tuple(_VARIABLES.values()))
     if variable and getattr(value, "trainable", False):
         raise ValueError(
-            f"{owner} expects a `{name}` that is not trainable, since an optimizer "
+            f"{caller} expects a `{name}` that is not trainable, since an optimizer "
             f"would drive it to its limit. Received: {value!r}. Make it with "
             "trainable=False."
         )
@@ -46,7 +46,7 @@ def checked(value: Any, name: str, owner: str, zero: bool = True) -> Any:
     if 0 < number < math.inf or (zero and number == 0):
         return value if variable else number
     raise ValueError(
-        f"{owner} expects `{name}` to be a finite number {'of at least' * zero}"
+        f"{caller} expects `{name}` to be a finite number {'of at least' * zero}"
         f"{'above' * (not zero)} 0, a variable or a callable without arguments. "
         f"Received: {name}={value!r}. Give a number, or a variable that a callback "
         "changes in training."
@@ -63,13 +63,13 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def present(value: Any, name: str, owner: str, dtype: Any) -> tf.Tensor:
+def present(value: Any, name: str, caller: str, dtype: Any) -> tf.Tensor:
     """What the number is now.
 
     Args:
         value: As in `checked`, but not `None`.
         name: Name of the argument, for the message.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
         dtype: Dtype of the result.
 
     Returns:
@@ -88,7 +88,7 @@ def present(value: Any, name: str, owner: str, dtype: Any) -> tf.Tensor:
     number = tf.cast(value, dtype)
     if number.shape.rank != 0:
         raise ValueError(
-            f"{owner} expects a `{name}` that is a scalar. Received: one of shape "
+            f"{caller} expects a `{name}` that is a scalar. Received: one of shape "
             f"{number.shape} from {value!r}. Give one number for all examples."
         )
     return number

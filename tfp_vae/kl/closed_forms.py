@@ -1,10 +1,10 @@
 """Closed-form KLs that TFP lacks, registered with `tfd.RegisterKL`.
 
-One law in different wrappers: `Independent(X)` and `Sample(X)` of any family whose own
-KL is known; for the normal also `MultivariateNormalDiag` and the full covariances. Laws
-on an interval: Kumaraswamy against beta and itself, and several against the uniform
-law. Poisson against itself. The KLs on the sphere are with the distributions of
-`tfp_vae.distributions`.
+One distribution in different wrappers: `Independent(X)` and `Sample(X)` of any family
+whose own KL is known; for the normal also `MultivariateNormalDiag` and the full
+covariances. Laws on an interval: Kumaraswamy against beta and itself, and several
+against the uniform distribution. Poisson against itself. The KLs on the sphere are with
+the distributions of `tfp_vae.distributions`.
 """
 
 from typing import Any
@@ -44,14 +44,15 @@ def family_name(distribution: Any) -> str:
 
 
 def as_independent(distribution: Any) -> Any:
-    """Writes a law that factorises over its event as `tfd.Independent`.
+    """Writes a distribution that factorises over its event as `tfd.Independent`.
 
     Args:
         distribution: Any `tfd.Distribution`.
 
     Returns:
-        The same law as `Independent(base, event rank)`, where `base` has a scalar
-        event; `None` where the law does not factorise, or where it is not known to.
+        The same distribution as `Independent(base, event rank)`, where `base` has a
+        scalar event; `None` where the distribution does not factorise, or where it is
+        not known to.
 
     Example:
         >>> as_independent(tfd.MultivariateNormalDiag(tf.zeros([5, 3]))).event_shape
@@ -78,7 +79,7 @@ def as_independent(distribution: Any) -> Any:
 
 
 def _repeated(sample: Any, base: Any) -> Any:
-    """The scalar laws of a `Sample`: batch axes, then its shape, then the event."""
+    """The scalars of a `Sample`: batch axes, then its shape, then the event."""
     batch, event = sample.batch_shape_tensor(), sample.event_shape_tensor()
     whole = tf.concat([batch, event], axis=0)
     if type(base) is tfd.Normal:

@@ -43,7 +43,7 @@ def kl_divergence(
         test_points_reduce_axis: Axes of `log q(z) - log p(z)` to average; by default
             all the draw axes in front of the batch.
         per_dimension: Whether to keep the event: one number for each coordinate, of
-            laws that factorise over it.
+            distributions that factorise over it.
 
     Returns:
         A tensor of shape `posterior.batch_shape`, with `posterior.event_shape` behind
@@ -52,7 +52,7 @@ def kl_divergence(
     Raises:
         ValueError: If event shapes, dtypes or supports differ, the prior's batch does
             not fit, `use_exact_kl=True` has no closed form to use, the reduced axes do
-            not leave the batch, or a law does not factorise where it should.
+            not leave the batch, or a distribution does not factorise where it should.
 
     Example:
         >>> q = tfd.Independent(tfd.Normal(tf.ones([5, 3]), 1.0), 1)
@@ -102,9 +102,9 @@ def kl_divergence(
 def _stepwise(posterior: Any, prior: Any, draws: tf.Tensor) -> tf.Tensor | None:
     """Sum_t KL(q(z[t]) || p(z[t] | z[<t])), given draws of the steps before.
 
-    Of a prior that knows the law of each step `given` those before, and of a posterior
-    that factorises. The mean over draws is the KL, as that of log q - log p, whose
-    variance is larger.
+    Of a prior that knows the distribution of each step `given` those before, and of a
+    posterior that factorises. The mean over draws is the KL, as that of log q - log p,
+    whose variance is larger.
     """
     if not hasattr(prior, "given") or as_independent(posterior) is None:
         return None
@@ -205,7 +205,7 @@ def _check_supports(posterior: Any, prior: Any) -> None:
 
 
 def _blocks(posterior: Any, prior: Any) -> list[tuple[Any, Any]]:
-    """Pairs of laws that describe the same coordinates, or some of the same."""
+    """Pairs of distributions over the same coordinates, or some of the same."""
     left, right = _parts(posterior), _parts(prior)
     if _event_shapes(left) == _event_shapes(right):
         return list(zip(left, right, strict=True))
@@ -235,7 +235,7 @@ def _coordinates(distribution: Any) -> Any:
     factors = as_independent(distribution)
     if factors is None:
         raise ValueError(
-            "The KL per dimension expects laws that factorise over the event. "
+            "The KL per dimension expects distributions that factorise over the event. "
             f"Received: {family_name(distribution)}. Use an `Independent...` layer "
             "and prior, or the total over the event."
         )

@@ -60,7 +60,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             that the decoder sees.
         free_bits: Nats that cost nothing, see `KLTarget`: a number, a variable that is
             not trainable, or a callable without arguments; `None` for none.
-        free_bits_per: `"dimension"`, of laws that factorise, or `"total"`.
+        free_bits_per: `"dimension"`, of distributions that factorise, or `"total"`.
         capacity: Nats that the KL is drawn to, in place of 0: a number, a variable
             that is not trainable, or a callable without arguments.
 
@@ -236,7 +236,7 @@ class KLDivergenceAddLoss(keras.layers.Layer):
             that the decoder sees.
         free_bits: Nats that cost nothing, see `KLTarget`: a number, a variable that is
             not trainable, or a callable without arguments; `None` for none.
-        free_bits_per: `"dimension"`, of laws that factorise, or `"total"`.
+        free_bits_per: `"dimension"`, of distributions that factorise, or `"total"`.
         capacity: Nats that the KL is drawn to, in place of 0: a number, a variable
             that is not trainable, or a callable without arguments.
         **kwargs: Passed to `keras.layers.Layer`.

@@ -110,7 +110,7 @@ def _value(variable: Any) -> Any:
 
 
 def checked_schedule(
-    schedule: str, start: float, cycles: int, ratio: float, owner: str
+    schedule: str, start: float, cycles: int, ratio: float, caller: str
 ) -> dict[str, Any]:
     """The arguments of `KLSchedule.set` but for `steps`, if they can be such.
 
@@ -119,7 +119,7 @@ def checked_schedule(
         start: Weight at the first step, from 0 to below 1.
         cycles: Number of cycles.
         ratio: Share of a cycle in which the weight rises, above 0 and up to 1.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         A dictionary of them.
@@ -133,21 +133,21 @@ def checked_schedule(
     """
     if schedule not in SCHEDULES:
         raise ValueError(
-            f"`{owner}` expects `schedule` to be one of {SCHEDULES}. Received: "
+            f"`{caller}` expects `schedule` to be one of {SCHEDULES}. Received: "
             f"schedule={schedule!r}. 'linear' is the usual one."
         )
     if not (_is_number(start) and 0 <= start < 1):
         raise ValueError(
-            f"`{owner}` expects `start` to be a number from 0 to below 1. Received: "
+            f"`{caller}` expects `start` to be a number from 0 to below 1. Received: "
             f"start={start!r}. It is the weight at the first step; the last is 1, and "
             "`ELBO(beta=...)` multiplies both."
         )
     if not (_is_number(ratio) and 0 < ratio <= 1):
         raise ValueError(
-            f"`{owner}` expects `ratio` to be a number above 0, up to 1. Received: "
+            f"`{caller}` expects `ratio` to be a number above 0, up to 1. Received: "
             f"ratio={ratio!r}. It is the share of a cycle in which the weight rises."
         )
-    cycles = integer(cycles, "cycles", owner)
+    cycles = integer(cycles, "cycles", caller)
     return {"schedule": schedule, "start": start, "cycles": cycles, "ratio": ratio}
 
 

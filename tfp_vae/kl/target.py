@@ -50,21 +50,21 @@ class KLTarget:
         capacity: Any = None,
     ) -> None:
         """Checks the arguments."""
-        owner = "The KL"
+        caller = "The KL"
         if free_bits_per not in (DIMENSION, TOTAL):
             raise ValueError(
-                f"{owner} expects `free_bits_per` to be 'dimension' or 'total'. "
+                f"{caller} expects `free_bits_per` to be 'dimension' or 'total'. "
                 f"Received: free_bits_per={free_bits_per!r}. The paper's are "
                 "per dimension."
             )
         if free_bits is not None and capacity is not None:
             raise ValueError(
-                f"{owner} expects `free_bits` or `capacity`. Received: both, "
+                f"{caller} expects `free_bits` or `capacity`. Received: both, "
                 f"free_bits={free_bits!r} and capacity={capacity!r}. Leave one None."
             )
-        self.free_bits = annealed.checked(free_bits, "free_bits", owner, zero=False)
+        self.free_bits = annealed.checked(free_bits, "free_bits", caller, zero=False)
         self.free_bits_per = free_bits_per
-        self.capacity = annealed.checked(capacity, "capacity", owner)
+        self.capacity = annealed.checked(capacity, "capacity", caller)
 
     @property
     def per_dimension(self) -> bool:

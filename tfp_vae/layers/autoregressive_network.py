@@ -81,10 +81,10 @@ class AutoregressiveNetwork(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
-        owner = type(self).__name__
-        self.params = integer(params, "params", owner)
-        self.event_shape = None if event_shape is None else _vector(event_shape, owner)
-        self.hidden_units = checked_hidden_units(hidden_units, owner)
+        caller = type(self).__name__
+        self.params = integer(params, "params", caller)
+        self.event_shape = None if event_shape is None else _vector(event_shape, caller)
+        self.hidden_units = checked_hidden_units(hidden_units, caller)
         self.input_order = _checked_order(input_order, self.event_shape)
         self.hidden_degrees = _checked_degrees(hidden_degrees)
         self.activation = keras.activations.get(activation)
@@ -187,12 +187,12 @@ class AutoregressiveNetwork(keras.layers.Layer):
         return (*hidden, last)
 
 
-def checked_hidden_units(hidden_units: Any, owner: str) -> tuple[int, ...]:
+def checked_hidden_units(hidden_units: Any, caller: str) -> tuple[int, ...]:
     """Returns the widths of hidden layers, if that is what they are.
 
     Args:
         hidden_units: What the user gave.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         A tuple of positive integers.
@@ -210,18 +210,18 @@ def checked_hidden_units(hidden_units: Any, owner: str) -> tuple[int, ...]:
         units = (0,)
     if any(width < 1 for width in units):
         raise ValueError(
-            f"`{owner}` expects `hidden_units` to be a sequence of positive integers. "
+            f"`{caller}` expects `hidden_units` to be a sequence of positive integers. "
             f"Received: hidden_units={hidden_units!r}. Give the width of each hidden "
             "layer, such as (64, 64)."
         )
     return units
 
 
-def _vector(event_shape: Any, owner: str) -> tuple[int, ...]:
-    shape = canonical_event_shape(event_shape, owner)
+def _vector(event_shape: Any, caller: str) -> tuple[int, ...]:
+    shape = canonical_event_shape(event_shape, caller)
     if len(shape) != 1:
         raise ValueError(
-            f"`{owner}` expects `event_shape` to be that of a vector. Received: "
+            f"`{caller}` expects `event_shape` to be that of a vector. Received: "
             f"event_shape={event_shape!r}. Flatten the event first."
         )
     return shape

@@ -15,7 +15,7 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Blockwise(DistributionLayer):
-    """Independent blocks of a vector, each with the law of another layer.
+    """Independent blocks of a vector, each with the distribution of another layer.
 
         log p(x) = sum_j log p_j(x[block j]; parameters[block j])
 

@@ -1,4 +1,4 @@
-"""Independent counts, with more zeros than such laws have where asked."""
+"""Independent counts, with more zeros than such distributions have where asked."""
 
 from typing import Any
 
@@ -126,9 +126,9 @@ class IndependentPoisson(CountsLayer):
         name: str | None = None,
     ) -> Any:
         """Makes the distribution from a tensor of log rates."""
-        owner = name or "IndependentPoisson"
-        with tf.name_scope(owner):
-            (log_rate,) = split_event(params, event_shape, 1, owner)
+        caller = name or "IndependentPoisson"
+        with tf.name_scope(caller):
+            (log_rate,) = split_event(params, event_shape, 1, caller)
             base = _poisson(log_rate, validate_args)
             return independent(base, event_shape, validate_args)
 

@@ -73,13 +73,13 @@ class DirectionAndNorm(VectorLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = type(self).__name__
-        self.concentration = positive_number(concentration, "concentration", owner)
-        self.max_norm = positive_number(max_norm, "max_norm", owner)
-        self.norm_width = positive_number(norm_width, "norm_width", owner)
+        caller = type(self).__name__
+        self.concentration = positive_number(concentration, "concentration", caller)
+        self.max_norm = positive_number(max_norm, "max_norm", caller)
+        self.norm_width = positive_number(norm_width, "norm_width", caller)
         if self.norm_width >= self.max_norm:
             raise ValueError(
-                f"`{owner}` expects `norm_width` below `max_norm`. Received: "
+                f"`{caller}` expects `norm_width` below `max_norm`. Received: "
                 f"norm_width={norm_width!r}, max_norm={max_norm!r}. The paper has 0.1 "
                 "and 14."
             )

@@ -119,7 +119,7 @@ class DistributionLayer(keras.layers.Layer):
         raise NotImplementedError
 
     def distribution_for(self, values: tf.Tensor) -> Any:
-        """A law of the family that can have drawn the values, if any of it can.
+        """A distribution of the family that can have drawn the values, if any can.
 
         Args:
             values: Tensor of shape `(n, *event_shape)`.

@@ -11,12 +11,12 @@ from tfp_vae.checks import Shape, canonical_event_shape, parameters_width
 tfd = tfp.distributions
 
 
-def event_size(event_shape: Shape, owner: str) -> int:
+def event_size(event_shape: Shape, caller: str) -> int:
     """Number of coordinates in one draw.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         The product of the sizes; 1 for a scalar.
@@ -28,17 +28,17 @@ def event_size(event_shape: Shape, owner: str) -> int:
         >>> event_size((28, 28, 1), "Layer")
         784
     """
-    return math.prod(canonical_event_shape(event_shape, owner))
+    return math.prod(canonical_event_shape(event_shape, caller))
 
 
-def split_event(params: Any, event_shape: Shape, parts: int, owner: str) -> list[Any]:
+def split_event(params: Any, event_shape: Shape, parts: int, caller: str) -> list[Any]:
     """Splits the last axis into parts and gives each the shape of the event.
 
     Args:
         params: Tensor of shape `(..., parts * event size)`.
         event_shape: Shape of one draw, or an integer for a vector.
         parts: How many parameters a coordinate has.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         `parts` tensors of shape `(..., *event_shape)`.
@@ -52,9 +52,9 @@ def split_event(params: Any, event_shape: Shape, parts: int, owner: str) -> list
         >>> loc.shape
         TensorShape([5, 2, 3])
     """
-    event = canonical_event_shape(event_shape, owner)
+    event = canonical_event_shape(event_shape, caller)
     params = tf.convert_to_tensor(params)
-    parameters_width(params.shape, parts * math.prod(event), owner)
+    parameters_width(params.shape, parts * math.prod(event), caller)
     shape = [*batch_axes(params), *event]
     pieces = tf.split(params, parts, axis=-1) if parts > 1 else [params]
     return [tf.reshape(piece, shape) for piece in pieces]

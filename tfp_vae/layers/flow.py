@@ -111,12 +111,12 @@ class Flow(FlowLayer):
     ) -> None:
         affine = isinstance(transform, tfb.Bijector) and transform.is_constant_jacobian
         super().__init__(convert_to_tensor_fn, validate_args, affine, **kwargs)
-        owner = type(self).__name__
+        caller = type(self).__name__
         self.transform = _checked_transform(transform)
-        self.num_transforms = integer(num_transforms, "num_transforms", owner)
-        self.hidden_units = checked_hidden_units(hidden_units, owner)
+        self.num_transforms = integer(num_transforms, "num_transforms", caller)
+        self.hidden_units = checked_hidden_units(hidden_units, caller)
         self.activation = keras.activations.get(activation)
-        self.num_bins = integer(num_bins, "num_bins", owner, minimum=2)
+        self.num_bins = integer(num_bins, "num_bins", caller, minimum=2)
         self._networks: list[Any] = []
 
     def build_networks(self, size: int) -> None:

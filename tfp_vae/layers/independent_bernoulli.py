@@ -66,9 +66,9 @@ class IndependentBernoulli(IndependentLayer):
         name: str | None = None,
     ) -> Any:
         """Makes the distribution from a tensor of logits."""
-        owner = name or "IndependentBernoulli"
-        with tf.name_scope(owner):
-            (logits,) = split_event(params, event_shape, 1, owner)
+        caller = name or "IndependentBernoulli"
+        with tf.name_scope(caller):
+            (logits,) = split_event(params, event_shape, 1, caller)
             base = _bernoulli(logits, dtype, validate_args)
             return independent(base, event_shape, validate_args)
 

@@ -59,17 +59,17 @@ class IndependentCategorical(IndependentLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = type(self).__name__
-        self.num_categories = integer(num_categories, "num_categories", owner, 2)
+        caller = type(self).__name__
+        self.num_categories = integer(num_categories, "num_categories", caller, 2)
 
     @staticmethod
     def params_size(
         event_shape: Shape = (), name: str | None = None, num_categories: int = 256
     ) -> int:
         """`num_categories` logits per coordinate."""
-        owner = name or "params_size"
-        categories = integer(num_categories, "num_categories", owner, 2)
-        return categories * event_size(event_shape, owner)
+        caller = name or "params_size"
+        categories = integer(num_categories, "num_categories", caller, 2)
+        return categories * event_size(event_shape, caller)
 
     def _count(self) -> int:
         return 1  # The logits of a coordinate stand together.

@@ -13,13 +13,13 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentContinuousBernoulli(IndependentLayer):
-    """A continuous Bernoulli law on [0, 1] for each coordinate.
+    """A continuous Bernoulli distribution on [0, 1] for each coordinate.
 
         log p(x) = sum_i x[i] log s[i] + (1 - x[i]) log(1 - s[i]) + log C(s[i])
         s = sigmoid(logits),  C(s) = 2 atanh(1 - 2 s) / (1 - 2 s),  C(1/2) = 2
 
     What binary cross-entropy on grey pixels should be: without log C it is no
-    likelihood. The mean of the law is not s.
+    likelihood. The mean of the distribution is not s.
 
     Reference:
         Loaiza-Ganem and Cunningham, The continuous Bernoulli, 2019.

@@ -14,7 +14,7 @@ tfd = tfp.distributions
 
 
 class IndependentLayer(DistributionLayer):
-    """A scalar law for each coordinate of the event.
+    """A scalar distribution for each coordinate of the event.
 
         log p(x) = sum_i log p(x[i]; parameters[i])
 
@@ -26,7 +26,7 @@ class IndependentLayer(DistributionLayer):
         loc, raw_scale = tf.split(inputs, 2, axis=parameters_axis)
 
     A concrete layer names how many `parts` a coordinate has, and gives `coordinates`,
-    from the raw parts to a batch of scalar laws.
+    from the raw parts to a batch of scalar distributions.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
@@ -91,7 +91,7 @@ class IndependentLayer(DistributionLayer):
         return cls.parts * event_size(event_shape, name or "params_size")
 
     def coordinates(self, *raw: tf.Tensor) -> Any:
-        """From real numbers to scalar laws.
+        """From real numbers to scalar distributions.
 
         Args:
             *raw: The parts, tensors of shape `(..., *event_shape)`.

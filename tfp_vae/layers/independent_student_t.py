@@ -63,9 +63,9 @@ class IndependentStudentT(IndependentLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = type(self).__name__
-        self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
-        self.df = None if df is None else positive_number(df, "df", owner)
+        caller = type(self).__name__
+        self.scale_floor = positive_number(scale_floor, "scale_floor", caller)
+        self.df = None if df is None else positive_number(df, "df", caller)
 
     @classmethod
     def params_size(

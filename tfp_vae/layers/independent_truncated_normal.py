@@ -66,11 +66,11 @@ class IndependentTruncatedNormal(IndependentLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = type(self).__name__
-        self.low, self.high = interval(low, high, owner)
+        caller = type(self).__name__
+        self.low, self.high = interval(low, high, caller)
         if scale_floor is None:
             scale_floor = 1e-3 * (self.high - self.low)
-        self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
+        self.scale_floor = positive_number(scale_floor, "scale_floor", caller)
 
     def coordinates(self, *raw: tf.Tensor) -> Any:
         """Truncated normals from `loc` and raw scale."""

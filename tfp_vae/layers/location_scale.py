@@ -65,11 +65,11 @@ class LocationScaleLayer(IndependentLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = type(self).__name__
-        self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
+        caller = type(self).__name__
+        self.scale_floor = positive_number(scale_floor, "scale_floor", caller)
         self.scale: Any = scale
         if scale is not None and not (isinstance(scale, str) and scale == SHARED):
-            self.scale = positive_number(scale, "scale", owner)
+            self.scale = positive_number(scale, "scale", caller)
 
     @classmethod
     def params_size(
@@ -93,10 +93,10 @@ class LocationScaleLayer(IndependentLayer):
         scale: Any = None,
     ) -> Any:
         """Makes the distribution from a tensor of parameters."""
-        owner = name or cls.__name__
-        with tf.name_scope(owner):
+        caller = name or cls.__name__
+        with tf.name_scope(caller):
             parts = 2 if scale is None else 1
-            loc, *raw = split_event(params, event_shape, parts, owner)
+            loc, *raw = split_event(params, event_shape, parts, caller)
             if raw:
                 scale = positive(raw[0], scale_floor)
             base = cls.family(

@@ -73,12 +73,12 @@ class MixtureSameFamily(DistributionLayer):
             validate_args=validate_args,
             **kwargs,
         )
-        owner = type(self).__name__
+        caller = type(self).__name__
         self.reparameterize = bool(reparameterize)
-        self.num_components = integer(num_components, "num_components", owner)
+        self.num_components = integer(num_components, "num_components", caller)
         if not isinstance(component_layer, DistributionLayer):
             raise ValueError(
-                f"`{owner}` expects `component_layer` to be a distribution layer. "
+                f"`{caller}` expects `component_layer` to be a distribution layer. "
                 f"Received: component_layer={component_layer!r}. Give an instance such "
                 "as `IndependentNormal(3)`."
             )
@@ -89,9 +89,9 @@ class MixtureSameFamily(DistributionLayer):
         num_components: int, component_params_size: int, name: str | None = None
     ) -> int:
         """One weight and `component_params_size` parameters for each component."""
-        owner = name or "params_size"
-        count = integer(num_components, "num_components", owner)
-        width = integer(component_params_size, "component_params_size", owner)
+        caller = name or "params_size"
+        count = integer(num_components, "num_components", caller)
+        width = integer(component_params_size, "component_params_size", caller)
         return count * (1 + width)
 
     @property
@@ -212,9 +212,9 @@ class MixtureOfLocationScale(DistributionLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = type(self).__name__
-        self.num_components = integer(num_components, "num_components", owner)
-        self.scale_floor = positive_number(scale_floor, "scale_floor", owner)
+        caller = type(self).__name__
+        self.num_components = integer(num_components, "num_components", caller)
+        self.scale_floor = positive_number(scale_floor, "scale_floor", caller)
 
     @staticmethod
     def params_size(

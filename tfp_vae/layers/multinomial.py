@@ -61,10 +61,10 @@ class SharedTotalLayer(VectorLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = type(self).__name__
+        caller = type(self).__name__
         self.total_count: Any = INPUT
         if not isinstance(total_count, str) or total_count != INPUT:
-            self.total_count = integer(total_count, "total_count", owner)
+            self.total_count = integer(total_count, "total_count", caller)
 
     @property
     def parameters_width(self) -> int:
@@ -92,7 +92,7 @@ class SharedTotalLayer(VectorLayer):
         return self.from_total(tf.cast(total, raw.dtype), raw)
 
     def distribution_for(self, values: tf.Tensor) -> Any:
-        """A law that can have drawn the values: of their own totals, if need be."""
+        """A distribution that can have drawn the values, of their totals if need be."""
         total = tf.reduce_sum(values, axis=-1)
         if self.total_count != INPUT:
             total = tf.cast(self.total_count, values.dtype)

@@ -1,4 +1,4 @@
-"""A vector with a diagonal normal law."""
+"""A vector with a diagonal normal distribution."""
 
 from typing import Any
 
@@ -20,8 +20,9 @@ class MultivariateNormalDiag(VectorLayer):
 
         x ~ N(loc, diag(scale)^2),  scale = max(softplus(raw), scale_floor)
 
-    The law of `IndependentNormal(event_size)` as TFP's `MultivariateNormalDiag`, which
-    has a `covariance()`. The inputs are `loc`, then the raw scales.
+    The distribution of `IndependentNormal(event_size)` as TFP's
+    `MultivariateNormalDiag`, which has a `covariance()`. The inputs are `loc`, then the
+    raw scales.
 
     Reference:
         `tfp.distributions.MultivariateNormalDiag`.

@@ -66,8 +66,8 @@ class OneHotCategorical(VectorLayer):
         """Makes the distribution from a tensor of logits."""
         with tf.name_scope(name or "OneHotCategorical"):
             logits = tf.convert_to_tensor(params)
-            owner = f"OneHotCategorical({event_size})"
-            parameters_width(logits.shape, event_size, owner)
+            caller = f"OneHotCategorical({event_size})"
+            parameters_width(logits.shape, event_size, caller)
             return tfd.OneHotCategorical(
                 logits,
                 dtype=tf.as_dtype(dtype or logits.dtype),
@@ -126,8 +126,8 @@ class CategoricalMixtureOfOneHotCategorical(VectorLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = type(self).__name__
-        self.num_components = integer(num_components, "num_components", owner)
+        caller = type(self).__name__
+        self.num_components = integer(num_components, "num_components", caller)
         self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
 
     @staticmethod

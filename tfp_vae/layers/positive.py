@@ -62,7 +62,7 @@ class IndependentLogNormal(IndependentLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentGamma(IndependentLayer):
-    """A gamma law for each coordinate.
+    """A gamma distribution for each coordinate.
 
         log p(x) = sum_i log Gamma(x[i]; concentration[i], rate[i])
         concentration = max(softplus(raw), concentration_floor)

@@ -24,8 +24,9 @@ class QuantizedLogistic(IndependentLayer):
         log p(x) = sum_i log sum_k w[i, k] P(round(y) = x[i]),
         y ~ Logistic(loc[i, k], scale[i, k]),  w[i] = softmax(logits[i])
 
-    where all of the law below `low` belongs to `low`, and all above `high` to `high`.
-    The network's outputs are in units of half the range: with h = (high - low) / 2,
+    where all of the distribution below `low` belongs to `low`, and all above `high` to
+    `high`. The network's outputs are in units of half the range: with h = (high - low)
+    / 2,
 
         loc = low + h + h raw,  scale = h max(softplus(raw), 1e-5)
 
@@ -78,10 +79,10 @@ class QuantizedLogistic(IndependentLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = type(self).__name__
-        self.num_components = integer(num_components, "num_components", owner)
-        self.low = integer(low, "low", owner, minimum=-(2**24))
-        self.high = integer(high, "high", owner, minimum=self.low + 1)
+        caller = type(self).__name__
+        self.num_components = integer(num_components, "num_components", caller)
+        self.low = integer(low, "low", caller, minimum=-(2**24))
+        self.high = integer(high, "high", caller, minimum=self.low + 1)
 
     @staticmethod
     def params_size(

@@ -16,12 +16,12 @@ tfd = tfp.distributions
 
 
 class RelaxedLayer(DistributionLayer):
-    """A continuous relaxation of a discrete law, with a temperature.
+    """A continuous relaxation of a discrete distribution, with a temperature.
 
     Draws are logits, or logarithms of probabilities, not the probabilities: those round
     to exact zeros and ones in float32, where their density is infinite. The KL is the
     same number in either space; a decoder begins with the activation that a concrete
-    layer names. The prior has to be a relaxed law in the same space.
+    layer names. The prior has to be a relaxed distribution in the same space.
 
     Args:
         event_shape: See the concrete layer.
@@ -57,10 +57,10 @@ class RelaxedLayer(DistributionLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = f"`{type(self).__name__}`"
+        caller = f"`{type(self).__name__}`"
         if temperature is None:
             temperature = float("nan")
-        self.temperature = annealed.checked(temperature, "temperature", owner, False)
+        self.temperature = annealed.checked(temperature, "temperature", caller, False)
 
     def present_temperature(self, dtype: Any) -> tf.Tensor:
         """The temperature now.
@@ -71,8 +71,8 @@ class RelaxedLayer(DistributionLayer):
         Returns:
             A scalar tensor.
         """
-        owner = f"`{type(self).__name__}`"
-        return annealed.present(self.temperature, "temperature", owner, dtype)
+        caller = f"`{type(self).__name__}`"
+        return annealed.present(self.temperature, "temperature", caller, dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
@@ -159,7 +159,7 @@ class RelaxedOneHotCategorical(RelaxedLayer):
         event_size: The number of categories d.
         temperature: Positive number, a variable that is not trainable, or a callable
             without arguments.
-        convert_to_tensor_fn: `"sample"`, or a callable: the law has no moments.
+        convert_to_tensor_fn: `"sample"`, or a callable: there are no moments.
         validate_args: Whether TFP checks parameters and values at run time.
         **kwargs: Passed to `DistributionLayer`.
 

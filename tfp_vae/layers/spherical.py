@@ -1,4 +1,4 @@
-"""Directions: laws on the unit sphere."""
+"""Directions: distributions on the unit sphere."""
 
 from typing import Any, ClassVar
 
@@ -60,11 +60,11 @@ class SphericalLayer(VectorLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
-        owner = type(self).__name__
+        caller = type(self).__name__
         self.concentration = None
         if concentration is not None:
-            self.concentration = _number(concentration, "concentration", owner)
-        floor = _number(concentration_floor, "concentration_floor", owner)
+            self.concentration = _number(concentration, "concentration", caller)
+        floor = _number(concentration_floor, "concentration_floor", caller)
         self.concentration_floor = floor
 
     @classmethod
@@ -89,13 +89,13 @@ class SphericalLayer(VectorLayer):
         return self.family(mean_direction, concentration, self.validate_args)
 
 
-def _number(value: Any, name: str, owner: str) -> float:
-    return 0.0 if value == 0 else positive_number(value, name, owner)
+def _number(value: Any, name: str, caller: str) -> float:
+    return 0.0 if value == 0 else positive_number(value, name, caller)
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class VonMisesFisher(SphericalLayer):
-    """A von Mises-Fisher law: the posterior of hyperspherical VAEs.
+    """A von Mises-Fisher distribution: the posterior of hyperspherical VAEs.
 
         p(x) = C(k) exp(k mu.x),   mu = raw[:m] / |raw[:m]|
         k = concentration_floor + softplus(raw[m])
@@ -140,7 +140,7 @@ class VonMisesFisher(SphericalLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class PowerSpherical(SphericalLayer):
-    """A power spherical law: much like `VonMisesFisher`, but all in closed form.
+    """A power spherical distribution: like `VonMisesFisher`, but all in closed form.
 
         p(x) = (1 + mu.x)^k / N(k),   mu = raw[:m] / |raw[:m]|
         k = concentration_floor + softplus(raw[m])

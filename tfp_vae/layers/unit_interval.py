@@ -13,7 +13,7 @@ tfd = tfp.distributions
 
 
 class TwoConcentrations(IndependentLayer):
-    """A law on (0, 1) with two concentrations for each coordinate.
+    """A distribution on (0, 1) with two concentrations for each coordinate.
 
         concentration = concentration_floor + softplus(raw)
 
@@ -67,7 +67,7 @@ class TwoConcentrations(IndependentLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentBeta(TwoConcentrations):
-    """A beta law for each coordinate.
+    """A beta distribution for each coordinate.
 
         log p(x) = sum_i log Beta(x[i]; concentration1[i], concentration0[i])
         concentration = concentration_floor + softplus(raw)
@@ -107,13 +107,13 @@ class IndependentBeta(TwoConcentrations):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentKumaraswamy(TwoConcentrations):
-    """A Kumaraswamy law for each coordinate: much like a beta, with exact draws.
+    """A Kumaraswamy distribution for each coordinate: like a beta, with exact draws.
 
         log p(x) = sum_i log a[i] b[i] x[i]^(a[i] - 1) (1 - x[i]^a[i])^(b[i] - 1)
         a, b = concentration_floor + softplus(raw)
 
-    where a is TFP's `concentration1` and b its `concentration0`. Its KL to a beta law
-    is registered. The inputs are all raw a, then all raw b.
+    where a is TFP's `concentration1` and b its `concentration0`. Its KL to a beta
+    distribution is registered. The inputs are all raw a, then all raw b.
 
     Reference:
         Kumaraswamy, A generalized probability density function for double-bounded

@@ -7,7 +7,7 @@ from tfp_vae.layers.distribution_layer import DistributionLayer
 
 
 class VectorLayer(DistributionLayer):
-    """A law of vectors of `event_size` coordinates.
+    """A distribution of vectors of `event_size` coordinates.
 
     A concrete layer gives `make_distribution`, and `params_size` where it has more than
     one parameter for each coordinate.
@@ -52,8 +52,8 @@ class VectorLayer(DistributionLayer):
             validate_args=validate_args,
             **kwargs,
         )
-        owner = type(self).__name__
-        self.event_size = integer(event_size, "event_size", owner, self.smallest)
+        caller = type(self).__name__
+        self.event_size = integer(event_size, "event_size", caller, self.smallest)
 
     @classmethod
     def params_size(cls, event_size: int, name: str | None = None) -> int:

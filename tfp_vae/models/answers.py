@@ -127,13 +127,14 @@ class Answers(Bound):
             steps: As there.
             callbacks: As there.
             statistics: `"mean"`, `"stddev"`, `"sample"`, `"params"`, another name in
-                `STATISTICS`, or a list of several; by default the mean, of a law
-                without one the mode. `"sample"` draws x, anew at each call.
+                `STATISTICS`, or a list of several; by default the mean, of a
+                distribution without one the mode. `"sample"` draws x, anew at each
+                call.
             y: Conditions, where the model is conditional and x are arrays.
 
         Returns:
             An array of shape `(n, *event_shape)`; a dictionary of them by name where
-            `statistics` is a list; for `"params"` a dictionary of the law's parameters,
+            `statistics` is a list; for `"params"` a dictionary of the parameters,
             of a mixture one within another.
 
         Raises:
@@ -286,20 +287,22 @@ class Answers(Bound):
             ValueError: If the latents are no vectors, or a dimension does not exist.
         """
         self._check_built("traverse")
-        law = self.prior_distribution(self._condition(y)) if x is None else None
-        law = self.encode(x, y) if law is None else law
-        sphere = on_the_sphere(law)
-        z = center(law)
-        z = z[None] if z.shape.rank == law.event_shape.rank else z
+        distribution = (
+            self.prior_distribution(self._condition(y)) if x is None else None
+        )
+        distribution = self.encode(x, y) if distribution is None else distribution
+        sphere = on_the_sphere(distribution)
+        z = center(distribution)
+        z = z[None] if z.shape.rank == distribution.event_shape.rank else z
         moved = _moved(z, dimensions, values, sphere)
         return self._grid(moved, 3, y, statistics, "traverse")
 
-    def _inputs(self, x: Any, y: Any, owner: str) -> Any:
+    def _inputs(self, x: Any, y: Any, caller: str) -> Any:
         """What `call` takes: x, or the pair of x and y."""
         if self.conditional and y is None and isinstance(x, list | tuple):
             x, y = self._split(x)
-        x, y = data.read((x, y), owner)
-        rows = data.check_rows(x, owner)
+        x, y = data.read((x, y), caller)
+        rows = data.check_rows(x, caller)
         check_inputs(x, y, self.encoder)
         check_finite(x, self.missing)
         y = self._condition(y, rows)
@@ -333,7 +336,7 @@ class Answers(Bound):
                 "`fit`, or the model on a batch, before."
             )
 
-    def _grid(self, z: tf.Tensor, axes: int, y: Any, names: Any, owner: str) -> Any:
+    def _grid(self, z: tf.Tensor, axes: int, y: Any, names: Any, caller: str) -> Any:
         """Decodes latents with several axes in front of the event."""
         lead = tuple(z.shape[:axes])
         repeats = int(np.prod(lead[1:]))
@@ -341,12 +344,12 @@ class Answers(Bound):
         flat = tf.reshape(z, [-1, *z.shape[axes:]])
         return keras.tree.map_structure(
             lambda array: array.reshape(*lead, *array.shape[1:]),
-            self._decoded(flat, y, names, None, owner),
+            self._decoded(flat, y, names, None, caller),
         )
 
-    def _decoded(self, z: Any, y: Any, names: Any, seed: Any, owner: str) -> Any:
+    def _decoded(self, z: Any, y: Any, names: Any, seed: Any, caller: str) -> Any:
         """Statistics of p(x | z) as arrays, decoded in pieces."""
-        names = checked_statistics(names, owner)
+        names = checked_statistics(names, caller)
         if seed is None:
             new = needs_seed(names)
             seed = self._seed(None) if new else tf.zeros([2], tf.int32)
@@ -355,7 +358,7 @@ class Answers(Bound):
             return statistics_of(self.likelihood(z, y), names, seed)
 
         # XLA gains little on one network, and is slow at the bits of draws.
-        function = self._functions.compiled(("decode", names), decode, f"`{owner}`")
+        function = self._functions.compiled(("decode", names), decode, f"`{caller}`")
         asked = self._functions.compiler.jit_compile is True
         found = []
         most = min(rows_at_once(self.decoder, ROWS), len(z))

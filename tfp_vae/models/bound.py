@@ -179,7 +179,7 @@ class Bound:
         )
 
     def _filled(self, values: tf.Tensor, likelihood: Any) -> tuple[tf.Tensor, Any]:
-        """Values that the law can have for what is absent, and weights of the rest."""
+        """Possible values for what is absent, and weights of the rest."""
         absent = self._absent(values)
         if absent is None:
             return values, None

@@ -66,11 +66,14 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
         )
         return
     first = np.asarray(data.few(values, 1))
-    law = likelihood.distribution_for(tf.cast(first, likelihood.compute_dtype))
-    check_event(law, values)
+    distribution = likelihood.distribution_for(tf.cast(first, likelihood.compute_dtype))
+    check_event(distribution, values)
     shape = tuple(values.shape[1:])
-    scalar = isinstance(law, tfd.Independent) and not law.distribution.event_shape.rank
-    if scalar and tuple(law.event_shape) == shape:
+    scalar = (
+        isinstance(distribution, tfd.Independent)
+        and not distribution.distribution.event_shape.rank
+    )
+    if scalar and tuple(distribution.event_shape) == shape:
         # The support of a number is an interval, of the integers where it is discrete.
         few = np.array(found.numbers()).reshape(-1, *[1] * len(shape))
         check_values(np.broadcast_to(few, (len(few), *shape)), likelihood)
@@ -171,13 +174,13 @@ def likelihood_of(decoder: Any) -> DistributionLayer | None:
     return decoder
 
 
-def as_arrays(x: Any, y: Any, owner: str) -> tuple[Any, Any]:
+def as_arrays(x: Any, y: Any, caller: str) -> tuple[Any, Any]:
     """Inputs and conditions as arrays; of a dataset all its batches, joined.
 
     Args:
         x: Arrays, or a `tf.data.Dataset` of x, or of pairs (x, y).
         y: What belongs to arrays x, or `None`.
-        owner: Name of the caller, for messages.
+        caller: Name of the caller, for messages.
 
     Returns:
         x and y.
@@ -194,17 +197,17 @@ def as_arrays(x: Any, y: Any, owner: str) -> tuple[Any, Any]:
     if isinstance(x, tf.data.Dataset):
         batches = [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in x]
         if not batches:
-            raise data.no_examples(owner, "a dataset that yields no batch")
+            raise data.no_examples(caller, "a dataset that yields no batch")
         parts = list(zip(*batches, strict=True))
         x = _joined(parts[0])
         y = y if parts[1][0] is None else _joined(parts[1])
     if data.is_pipeline(x) or x is None:
         raise ValueError(
-            f"`{owner}` expects arrays, or a `tf.data.Dataset`. Received: "
+            f"`{caller}` expects arrays, or a `tf.data.Dataset`. Received: "
             f"{type(x).__name__}. Collect the examples in a NumPy array."
         )
-    x, y = data.read((x, y), owner)
-    data.check_rows(x, owner)
+    x, y = data.read((x, y), caller)
+    data.check_rows(x, caller)
     return x, y
 
 

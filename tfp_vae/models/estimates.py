@@ -104,32 +104,32 @@ class Estimates(Answers):
         verbose: Any,
     ) -> np.ndarray:
         """Sums over draws, computed in pieces of examples and of draws."""
-        owner = "elbo" if fn == self._elbo_sum else "log_prob"
-        self._check_built(owner)
-        x, y = as_arrays(x, y, owner)
-        self._inputs(x, y if self.conditional else None, owner)
+        caller = "elbo" if fn == self._elbo_sum else "log_prob"
+        self._check_built(caller)
+        x, y = as_arrays(x, y, caller)
+        self._inputs(x, y if self.conditional else None, caller)
         inputs, target, _ = self._packed((x, y))
         count = data.leaves_of(x)[0].shape[0]
         if target.shape[0] != count:
             raise ValueError(
-                f"`{owner}` expects y to have a row for each x. Received: "
+                f"`{caller}` expects y to have a row for each x. Received: "
                 f"{target.shape[0]} rows for {count}. Leave y out to describe x."
             )
         check_observed(target, self.decoder, self.missing)
         if batch_size is None:
             batch_size = rows_at_once(self.decoder, ROWS)
-        rows = integer(batch_size, "batch_size", owner)
+        rows = integer(batch_size, "batch_size", caller)
         # Powers of two, so that data of many lengths need few traces.
         piece = min(rows, 1 << (count - 1).bit_length())
         draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
         block = max(draws, _WORK // piece)
         function = self._functions.compiled(
-            (owner, draws), lambda *given: fn(*given, draws=draws), f"`{owner}`"
+            (caller, draws), lambda *given: fn(*given, draws=draws), f"`{caller}`"
         )
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
         # XLA has to do as much as in as many steps of training.
-        way = self._functions.way((owner, piece), pieces * -(-num_samples // draws))
+        way = self._functions.way((caller, piece), pieces * -(-num_samples // draws))
         bar = LongBar(pieces * len(starts), verbose)
         base, results = self._seed(seed), []
         for i, (count, *parts) in enumerate(pieces_of(inputs, target, piece)):

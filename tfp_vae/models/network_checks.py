@@ -167,7 +167,7 @@ def check_reparameterized(posterior: Any, objective: Any) -> None:
     message = (
         "`VAE.fit` expects a posterior whose draws are reparameterised. Received: "
         f"{family_name(posterior)}, through whose draws the likelihood's gradient does "
-        "not reach the encoder. Use a relaxed law such as "
+        "not reach the encoder. Use a relaxed distribution such as "
         "`IndependentRelaxedBernoulli`, or of a mixture `reparameterize=True`."
     )
     if objective.gradient != "total":

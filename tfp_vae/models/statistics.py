@@ -45,12 +45,12 @@ class DefaultConversion(TensorConversion):
         return center(distribution)
 
 
-def checked_statistics(names: Any, owner: str) -> Any:
+def checked_statistics(names: Any, caller: str) -> Any:
     """Returns the names of statistics, if there are such.
 
     Args:
         names: `None` for the default, a name, or several.
-        owner: Name of the caller, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         `None`, the name, or a tuple of names.
@@ -68,7 +68,7 @@ def checked_statistics(names: Any, owner: str) -> Any:
     if names is None or (given and all(name in known for name in given)):
         return given if several else names
     raise ValueError(
-        f"`{owner}` expects `statistics` to be one of {known}, or a list of them. "
+        f"`{caller}` expects `statistics` to be one of {known}, or a list of them. "
         f"Received: statistics={names!r}. Leave it out for the mean."
     )
 
@@ -117,7 +117,7 @@ def statistics_of(distribution: Any, names: Any, seed: Any = None) -> Any:
 
 
 def _parameters(distribution: Any) -> dict[str, Any]:
-    """The tensors that a law was made of, each with the axes of its batch."""
+    """The tensors that a distribution was made of, each with the axes of its batch."""
     if isinstance(distribution, tfd.Independent | tfd.Sample):
         return _parameters(distribution.distribution)
     found: dict[str, Any] = {}

@@ -182,7 +182,7 @@ class Training(Bound, Model):
         super()._symbolic_build(iterator=iterator, data_batch=batch)
 
     def check_data(
-        self, x: Any, y: Any, sample_weight: Any, training: bool, owner: str
+        self, x: Any, y: Any, sample_weight: Any, training: bool, caller: str
     ) -> None:
         """Looks at shapes, at what is not finite, and at the likelihood's support.
 
@@ -191,7 +191,7 @@ class Training(Bound, Model):
             y: Conditions or targets, or `None`.
             sample_weight: Weights or `None`.
             training: Whether the model will be trained on them.
-            owner: Name of the method, for messages.
+            caller: Name of the method, for messages.
 
         Raises:
             ValueError: If values are NaN, outside the likelihood's support, or of a

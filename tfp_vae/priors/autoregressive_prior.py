@@ -17,10 +17,11 @@ tfd: Any = tfp.distributions
 class AutoregressivePrior(keras.layers.Layer):
     """The prior p(z) = prod_t N(z[t]; loc(h[t]), scale(h[t])), h = LSTM(0, z[<t]).
 
-    Called without inputs it is that law of whole sequences: `log_prob(z)` feeds the
-    network the given z (teacher forcing), `sample` its own draws. Called with a draw z
-    of the posterior it is the law of each step given the *drawn* steps before it. For a
-    posterior that factorises over the steps, such as `IndependentNormal((T, d))`,
+    Called without inputs it is that distribution of whole sequences: `log_prob(z)`
+    feeds the network the given z (teacher forcing), `sample` its own draws. Called with
+    a draw z of the posterior it is the distribution of each step given the *drawn*
+    steps before it. For a posterior that factorises over the steps, such as
+    `IndependentNormal((T, d))`,
 
         KL(q || p) = sum_t E_q[z[<t]] KL(q(z[t]) || p(z[t] | z[<t]))
 
@@ -55,15 +56,15 @@ class AutoregressivePrior(keras.layers.Layer):
 
     def __init__(self, event_shape: Shape, units: int = 64, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
-        owner = type(self).__name__
-        self.event_shape = canonical_event_shape(event_shape, owner)
+        caller = type(self).__name__
+        self.event_shape = canonical_event_shape(event_shape, caller)
         if len(self.event_shape) != 2:
             raise ValueError(
                 "`AutoregressivePrior` expects `event_shape` to be (T, d). Received: "
                 f"event_shape={event_shape!r}. Give the number of steps and the size "
                 "of the latent of one step."
             )
-        self.units = integer(units, "units", owner)
+        self.units = integer(units, "units", caller)
         size = self.event_shape[1]
         self.lstm = keras.layers.LSTM(
             self.units, return_sequences=True, dtype=self.dtype_policy
@@ -81,14 +82,14 @@ class AutoregressivePrior(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Any = None) -> Any:
-        """The law of sequences, or of their steps given the inputs."""
+        """The distribution of sequences, or of their steps given the inputs."""
         if inputs is not None:
             return self._given(tf.convert_to_tensor(inputs))
         start = tf.zeros(self.event_shape, self.compute_dtype)
         return _Sequences(self._given, start, num_steps=self.event_shape[0])
 
     def _given(self, latents: tf.Tensor) -> Any:
-        """The law of each step given the steps of `latents` before it."""
+        """The distribution of each step given the steps of `latents` before it."""
         if not latents.shape[-2:].is_compatible_with(self.event_shape):
             raise ValueError(
                 f"`AutoregressivePrior` expects latents of shape (..., "
@@ -120,7 +121,7 @@ class _Sequences(tfd.Autoregressive):
     """TFP leaves the shapes unknown, which may depend on what its function does."""
 
     def given(self, latents: tf.Tensor) -> Any:
-        """The law of each step given the latents before it, for the KL."""
+        """The distribution of each step given the latents before it, for the KL."""
         return self.distribution_fn(latents)
 
     def _batch_shape(self) -> tf.TensorShape:

@@ -54,9 +54,9 @@ class MixturePrior(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
-        owner = type(self).__name__
-        self.event_size = integer(event_size, "event_size", owner)
-        self.num_components = integer(num_components, "num_components", owner)
+        caller = type(self).__name__
+        self.event_size = integer(event_size, "event_size", caller)
+        self.num_components = integer(num_components, "num_components", caller)
         self.seed = seed
         d, k = self.event_size, self.num_components
         self.family = MixtureNormal(k, d, dtype=self.dtype_policy)

@@ -46,9 +46,9 @@ class UniformDirectionAndNorm(keras.layers.Layer):
 
     def __init__(self, event_size: int, max_norm: float = 14.0, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
-        owner = type(self).__name__
-        self.event_size = integer(event_size, "event_size", owner, 2)
-        self.max_norm = positive_number(max_norm, "max_norm", owner)
+        caller = type(self).__name__
+        self.event_size = integer(event_size, "event_size", caller, 2)
+        self.max_norm = positive_number(max_norm, "max_norm", caller)
         self.built = True
 
     def call(self, inputs: Any = None) -> Any:
