@@ -9,8 +9,15 @@ import pytest
 import tensorflow as tf
 
 from tfp_vae.engine import compiler, data
-from tfp_vae.engine.batches import ArrayBatches, Passes, PipelineBatches, steps_at_once
-from tfp_vae.engine.compiler import EAGER, GRAPH, XLA, Compiler, Functions, operations
+from tfp_vae.engine.batches import ArrayBatches, Epochs, PipelineBatches, steps_at_once
+from tfp_vae.engine.compiler import (
+    EAGER,
+    GRAPH,
+    XLA,
+    Compiler,
+    FunctionCache,
+    operations,
+)
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import EarlyBar, with_bar
 
@@ -20,13 +27,13 @@ def rows_in(stack):
     return stack.tensors[0].numpy()[: stack.number].tolist()
 
 
-def stacks_of(batches, most, room=1):
+def stacks_of(batches, most, capacity=1):
     """The stacks of an epoch that has begun."""
-    return list(iter(lambda: batches.take(most, room), None))
+    return list(iter(lambda: batches.take(most, capacity), None))
 
 
-def batches_of(batches, most, room=1):
-    return [batch for s in stacks_of(batches, most, room) for batch in rows_in(s)]
+def batches_of(batches, most, capacity=1):
+    return [batch for s in stacks_of(batches, most, capacity) for batch in rows_in(s)]
 
 
 def orders(how, seed, epochs=3):
@@ -77,7 +84,7 @@ def test_arrays_are_shuffled_together():
 def test_stacks_have_the_batches_of_arrays_in_order(most):
     batches = ArrayBatches(tf.range(70), range(70), 16)
     batches.begin(0)
-    stacks = stacks_of(batches, most, room=4)
+    stacks = stacks_of(batches, most, capacity=4)
     found = [batch for stack in stacks for batch in rows_in(stack)]
     expected = np.split(np.arange(70), range(16, 70, 16))
     assert found == [part.tolist() for part in expected]
@@ -147,7 +154,7 @@ def numbers(passes, epochs, most=2):
 
 def test_epochs_of_so_many_steps_go_on_where_the_last_ended():
     source = PipelineBatches(tf.data.Dataset.range(24).batch(4), 6, "fit")
-    passes = Passes(source, 3, "fit")
+    passes = Epochs(source, 3, "fit")
     found = [
         batch
         for epoch in range(2)
@@ -161,7 +168,7 @@ def test_as_many_steps_as_there_are_batches_are_whole_passes():
     arrays = ArrayBatches(tf.range(10), range(10), 4, True, seed=1)
     pipeline = PipelineBatches(tf.data.Dataset.range(10).batch(4), 3, "fit")
     for source in (arrays, pipeline):
-        passes = Passes(source, 3, "fit")
+        passes = Epochs(source, 3, "fit")
         for epoch in range(3):
             rows = [batch for s in passes.epoch(epoch, 2, 1) for batch in rows_in(s)]
             assert sorted(itertools.chain(*rows)) == list(range(10))
@@ -169,14 +176,14 @@ def test_as_many_steps_as_there_are_batches_are_whole_passes():
 
 def test_epochs_without_a_number_of_steps_are_whole_passes():
     dataset = tf.data.Dataset.range(20).batch(4)
-    passes = Passes(PipelineBatches(dataset, None, "fit"), None, "fit")
+    passes = Epochs(PipelineBatches(dataset, None, "fit"), None, "fit")
     assert passes.num_batches is None
     assert numbers(passes, 2) == [[2, 2, 1], [2, 2, 1]]
     assert passes.num_batches == 5
 
 
 def test_data_that_end_before_the_steps_do_are_told_and_begin_again():
-    passes = Passes(ArrayBatches(tf.range(6), range(6), 2), 5, "fit")
+    passes = Epochs(ArrayBatches(tf.range(6), range(6), 2), 5, "fit")
     with pytest.warns(UserWarning, match="data for 5 steps.*Received: 3 batches"):
         assert numbers(passes, 1) == [[2, 1]]
     with pytest.warns(UserWarning, match="3 batches"):
@@ -186,8 +193,8 @@ def test_data_that_end_before_the_steps_do_are_told_and_begin_again():
 def test_keras_own_limit_of_steps_holds(monkeypatch):
     monkeypatch.setattr(keras.config, "max_steps_per_epoch", lambda: 2)
     source = ArrayBatches(tf.range(10), range(10), 2)
-    assert Passes(source, None, "fit").num_batches == 2
-    assert Passes(source, 1, "fit").num_batches == 1
+    assert Epochs(source, None, "fit").num_batches == 2
+    assert Epochs(source, 1, "fit").num_batches == 1
 
 
 def test_programs_take_few_steps_of_large_batches():
@@ -422,18 +429,18 @@ def test_functions_of_equal_code_are_no_retracings_to_tensorflow(caplog, monkeyp
 def test_more_steps_of_a_kind_are_run_in_ways_that_pay_for_more(monkeypatch):
     monkeypatch.setattr(compiler, "_EAGER_STEPS", 2)
     monkeypatch.setattr(compiler, "_STEPS_THAT_PAY", 10)
-    functions = Functions(Compiler("auto"))
-    found = [functions.way("training", steps) for steps in (2, 7, None, 1, 1)]
+    functions = FunctionCache(Compiler("auto"))
+    found = [functions.mode("training", steps) for steps in (2, 7, None, 1, 1)]
     assert found == [EAGER, GRAPH, GRAPH, XLA, XLA]
-    assert functions.way("evaluation", 9) == GRAPH
-    assert functions.way("others", None) == GRAPH
+    assert functions.mode("evaluation", 9) == GRAPH
+    assert functions.mode("others", None) == GRAPH
 
 
 def test_xla_is_used_from_the_first_step_on_or_never_where_that_was_said():
-    always, never = Functions(Compiler(True)), Functions(Compiler(False))
+    always, never = FunctionCache(Compiler(True)), FunctionCache(Compiler(False))
     for steps in (1, None, 100, 10_000):
-        assert always.way("training", steps) == XLA
-        assert never.way("training", steps) != XLA
+        assert always.mode("training", steps) == XLA
+        assert never.mode("training", steps) != XLA
 
 
 # The bar

@@ -13,7 +13,7 @@ import tfp_vae as tv
 from tfp_vae.engine import data
 from tfp_vae.engine.progress import LongBar
 from tfp_vae.latents import center, path, tempered
-from tfp_vae.models import answers, estimates, pieces
+from tfp_vae.models import estimates, inference, pieces
 from tfp_vae.models.pieces import DistributionInPieces, rows_at_once
 
 tfd = tfp.distributions
@@ -94,7 +94,7 @@ def eager_functions():
 @pytest.fixture
 def eight_rows(monkeypatch):
     """Rows that go through the networks together, so that N are many."""
-    monkeypatch.setattr(answers, "ROWS", 8)
+    monkeypatch.setattr(inference, "ROWS", 8)
 
 
 # 70 rows in one call, in pieces of 8 and one of 6, and in as many calls.
@@ -417,7 +417,7 @@ def test_traversals_move_one_coordinate():
 
 
 def test_traversals_stay_on_the_sphere():
-    from tfp_vae.models.answers import _moved
+    from tfp_vae.models.inference import _moved
 
     z = tf.math.l2_normalize(tf.constant([[1.0, 2.0, 3.0]]), -1)
     moved = _moved(z, None, None, sphere=True)
@@ -537,7 +537,7 @@ def test_a_bar_comes_where_a_run_is_long_and_something_is_left(monkeypatch, caps
 
 @pytest.mark.parametrize("dtype", ["float64", "int16"])
 def test_many_rows_of_a_tensor_of_any_dtype_are_encoded(dtype, monkeypatch):
-    monkeypatch.setattr(answers, "ROWS", 8)
+    monkeypatch.setattr(inference, "ROWS", 8)
     model, x = vaes.vae(), models.digits(20)
     found = model.encode(tf.constant(x, dtype)).mean()
     np.testing.assert_allclose(found, model.encode(x).mean(), rtol=1e-6)

@@ -329,7 +329,7 @@ def _log_prob_of_elements(distribution: Any, values: tf.Tensor) -> tf.Tensor:
     if factors is None:
         raise ValueError(
             "Weights or a mask inside the event expect a distribution that factorises "
-            f"over it. Received: {distribution}. Weigh whole examples, with weights of shape "
-            f"{tuple(distribution.batch_shape)}, or use an `Independent...` layer."
+            f"over it. Received: {distribution}. Weigh whole examples, with weights of "
+            f"shape {tuple(distribution.batch_shape)}, or an `Independent...` layer."
         )
     return factors.distribution.log_prob(values)

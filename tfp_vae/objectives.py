@@ -254,16 +254,18 @@ class Objective:
         """The numbers given as `keras.Variable`, for the model to save."""
         return []
 
-    def losses(self, terms: Terms, kl_weight: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    def losses(
+        self, terms: Terms, kl_weight: tf.Tensor, sample_weight: tf.Tensor
+    ) -> tf.Tensor:
         """The loss of each example, in nats.
 
         Args:
             terms: The batch.
             kl_weight: Scalar, what multiplies the KL.
-            share: What each example counts, of shape `(batch,)`.
+            sample_weight: What each example counts, of shape `(batch,)`.
 
         Returns:
-            A tensor of shape `(batch,)`, not yet multiplied by `share`.
+            A tensor of shape `(batch,)`, not yet multiplied by `sample_weight`.
         """
         raise NotImplementedError
 
@@ -352,7 +354,9 @@ class ELBO(Objective):
         numbers = (self.beta, self.target.free_bits, self.target.capacity)
         return [number for number in numbers if isinstance(number, keras.Variable)]
 
-    def losses(self, terms: Terms, kl_weight: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    def losses(
+        self, terms: Terms, kl_weight: tf.Tensor, sample_weight: tf.Tensor
+    ) -> tf.Tensor:
         """Minus the bound; with a target of the KL its cost is that of the batch."""
         if self.gradient == "stl":
             return -elbo(terms.log_weights(kl_weight, with_score=False))
@@ -360,7 +364,7 @@ class ELBO(Objective):
         cost = terms.kl
         if self.target.changes_the_cost:
             kl = terms.kl_per_dimension if self.target.per_dimension else terms.kl
-            cost = self.target.cost(kl, share)
+            cost = self.target.cost(kl, sample_weight)
         return nll + tf.cast(kl_weight, cost.dtype) * cost
 
     def get_config(self) -> dict[str, Any]:
@@ -416,7 +420,9 @@ class ImportanceWeightedBound(Objective):
     def __init__(self, num_samples: int = 5, gradient: str = "total") -> None:
         super().__init__(num_samples, gradient)
 
-    def losses(self, terms: Terms, kl_weight: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    def losses(
+        self, terms: Terms, kl_weight: tf.Tensor, sample_weight: tf.Tensor
+    ) -> tf.Tensor:
         """Minus the bound of each example."""
         weights = terms.log_weights(kl_weight, with_score=self.gradient == "total")
         if self.gradient == "dreg":
@@ -467,7 +473,9 @@ class RenyiBound(Objective):
             )
         self.alpha = float(alpha)
 
-    def losses(self, terms: Terms, kl_weight: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    def losses(
+        self, terms: Terms, kl_weight: tf.Tensor, sample_weight: tf.Tensor
+    ) -> tf.Tensor:
         """Minus the bound of each example."""
         weights = terms.log_weights(kl_weight, with_score=self.gradient == "total")
         if math.isinf(self.alpha):

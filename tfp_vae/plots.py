@@ -14,8 +14,8 @@ from tfp_vae.checks import integer, interval
 from tfp_vae.engine import data
 from tfp_vae.evaluation import kl_per_dimension
 from tfp_vae.latents import center, on_the_sphere
-from tfp_vae.models.answers import traversal_values
 from tfp_vae.models.data_checks import NAN, as_arrays
+from tfp_vae.models.inference import traversal_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

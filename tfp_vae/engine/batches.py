@@ -22,7 +22,7 @@ class Stack(NamedTuple):
     """Batches of one shape, stacked.
 
     Args:
-        tensors: Tensors of shape `(room, batch, ...)`.
+        tensors: Tensors of shape `(capacity, batch, ...)`.
         structure: Structure of a batch, with places in `tensors` and `None`.
         number: How many of the batches there are.
         is_full: Whether the batch is of the length that most have.
@@ -46,8 +46,8 @@ class Source(Protocol):
     def begin(self, epoch: int) -> None:
         """Goes to the first batch of an epoch."""
 
-    def take(self, most: int, room: int) -> Stack | None:
-        """The next batches, in a stack with room for more; `None` at the end."""
+    def take(self, most: int, capacity: int) -> Stack | None:
+        """The next batches, in a stack of that capacity; `None` at the end."""
 
     def batch(self) -> tuple[int, Any]:
         """The bytes of a batch of the usual length, and what tells its shapes."""
@@ -68,7 +68,7 @@ class ArrayBatches:
     Example:
         >>> batches = ArrayBatches((tf.range(7), None), range(7), 2)
         >>> batches.begin(epoch=0)
-        >>> stacks = [batches.take(most=2, room=2) for _ in range(4)]
+        >>> stacks = [batches.take(most=2, capacity=2) for _ in range(4)]
         >>> [stack and stack.tensors[0].numpy().tolist() for stack in stacks]
         [[[0, 1], [2, 3]], [[4, 5], [5, 5]], [[6]], None]
     """
@@ -105,8 +105,8 @@ class ArrayBatches:
         else:
             self._order = rng.permutation(self._rows)
 
-    def take(self, most: int, room: int) -> Stack | None:
-        """The next batches, in a stack with room for more; `None` at the end."""
+    def take(self, most: int, capacity: int) -> Stack | None:
+        """The next batches, in a stack of that capacity; `None` at the end."""
         full, rest = divmod(len(self._order), self._size)
         if self._place == full + bool(rest):
             return None
@@ -117,9 +117,9 @@ class ArrayBatches:
         count = min(most, full - self._place)
         self._place += count
         last = first + count * self._size - 1
-        room = max(room, count)
-        places = np.minimum(np.arange(first, first + room * self._size), last)
-        index = self._order[places].reshape(room, self._size)
+        capacity = max(capacity, count)
+        places = np.minimum(np.arange(first, first + capacity * self._size), last)
+        index = self._order[places].reshape(capacity, self._size)
         return self._stack(index, count, is_full=True)
 
     def batch(self) -> tuple[int, Any]:
@@ -166,8 +166,8 @@ class PipelineBatches:
             self._batches, self._waiting = iter(self._pipeline), None
         self._is_fresh = False
 
-    def take(self, most: int, room: int) -> Stack | None:
-        """The next batches, in a stack with room for more; `None` at the end."""
+    def take(self, most: int, capacity: int) -> Stack | None:
+        """The next batches, in a stack of that capacity; `None` at the end."""
         first, self._waiting = self._waiting, None
         first = self._next() if first is None else first
         if first is None:
@@ -179,7 +179,7 @@ class PipelineBatches:
                 self._waiting = batch
                 break
             found.append(batch)
-        padded = [*found, *[first] * (room - len(found))]
+        padded = [*found, *[first] * (capacity - len(found))]
         columns = zip(*map(data.leaves_of, padded), strict=True)
         places = itertools.count()
         structure = data.mapped(lambda leaf: next(places), first)
@@ -269,7 +269,7 @@ def steps_at_once(num_batches: int | None, size: int) -> int:
     return math.ceil(num_batches / math.ceil(num_batches / most))
 
 
-class Passes:
+class Epochs:
     """The passes over data of one call, in epochs of so many steps.
 
     Args:
@@ -280,7 +280,7 @@ class Passes:
         caller: Name of the caller, for messages.
 
     Example:
-        >>> passes = Passes(ArrayBatches(tf.range(8), range(8), 2), 2, "fit")
+        >>> passes = Epochs(ArrayBatches(tf.range(8), range(8), 2), 2, "fit")
         >>> [[s.number for s in passes.epoch(e, 1, 1)] for e in range(2)]
         [[1, 1], [1, 1]]
     """
@@ -300,13 +300,13 @@ class Passes:
         """The steps of an epoch, or `None` where not known yet."""
         return self._steps or self._source.num_batches
 
-    def epoch(self, epoch: int, most: int, room: int) -> Iterator[Stack]:
+    def epoch(self, epoch: int, most: int, capacity: int) -> Iterator[Stack]:
         """The batches of an epoch.
 
         Args:
             epoch: Its number, which decides the order.
             most: How many steps a stack has at most.
-            room: For how many steps it has room at least.
+            capacity: For how many steps it has room, at least.
 
         Yields:
             Stacks of batches.
@@ -316,10 +316,10 @@ class Passes:
         made = 0
         while self._steps is None or made < self._steps:
             left = most if self._steps is None else min(most, self._steps - made)
-            stack = self._source.take(left, room)
+            stack = self._source.take(left, capacity)
             if stack is None and self._is_open and not made:
                 self._begin(epoch)  # The data ended with the last epoch.
-                stack = self._source.take(left, room)
+                stack = self._source.take(left, capacity)
             if stack is None:
                 break
             made += stack.number

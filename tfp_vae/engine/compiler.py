@@ -1,4 +1,4 @@
-"""Functions as one program: by XLA where it can and pays, else by TensorFlow."""
+"""FunctionCache as one program: by XLA where it can and pays, else by TensorFlow."""
 
 import collections
 import functools
@@ -229,7 +229,7 @@ def operations(graph: Any) -> Iterator[str]:
             yield node.op
 
 
-class Functions:
+class FunctionCache:
     """What a model has compiled, made when first needed.
 
     An object of its own, so that Keras does not take it for state to save.
@@ -238,7 +238,7 @@ class Functions:
         compiler: Compiles them.
 
     Example:
-        >>> functions = Functions(Compiler("auto"))
+        >>> functions = FunctionCache(Compiler("auto"))
         >>> square = functions.compiled("square", lambda x: x**2, "squares")
         >>> float(square(tf.constant(3.0)))
         9.0
@@ -260,9 +260,9 @@ class Functions:
         Returns:
             A callable.
         """
-        return self.once(key, lambda: self.compiler.function(fn, name))
+        return self.cached(key, lambda: self.compiler.function(fn, name))
 
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
         """Something made when first needed, and kept out of Keras' sight.
 
         Args:
@@ -278,7 +278,7 @@ class Functions:
                     self._made[key] = make()
         return self._made[key]
 
-    def way(self, key: Any, steps: int | None, may_be_eager: bool = True) -> str:
+    def mode(self, key: Any, steps: int | None, may_be_eager: bool = True) -> str:
         """How to run steps, by the number that calls have asked for until now.
 
         A function of numbers of steps, never of a clock, so that the same calls give
@@ -296,8 +296,8 @@ class Functions:
             hundreds; with `jit_compile=True` always `"XLA"`.
 
         Example:
-            >>> functions = Functions(Compiler("auto"))
-            >>> [functions.way("training", steps) for steps in (3, 400, None, 200)]
+            >>> functions = FunctionCache(Compiler("auto"))
+            >>> [functions.mode("training", steps) for steps in (3, 400, None, 200)]
             ['eager', 'graph', 'graph', 'XLA']
         """
         self._steps[key] += steps or 0

@@ -364,12 +364,12 @@ def no_examples(caller: str, found: str) -> ValueError:
     )
 
 
-def split(rows: int, share: float, caller: str = "fit") -> tuple[range, range]:
-    """The first rows, and the last ones held out, as Keras splits them.
+def split(rows: int, fraction: float, caller: str = "fit") -> tuple[range, range]:
+    """The first rows, and the last ones for validation, as Keras splits them.
 
     Args:
         rows: How many there are.
-        share: Of the rows that are held out.
+        fraction: Of the rows, the last ones, that validate.
         caller: Name of the caller, for the message.
 
     Returns:
@@ -382,12 +382,12 @@ def split(rows: int, share: float, caller: str = "fit") -> tuple[range, range]:
         >>> split(10, 0.25)
         (range(0, 7), range(7, 10))
     """
-    at = math.floor(rows * (1.0 - share)) if 0 < share < 1 else 0
+    at = math.floor(rows * (1.0 - fraction)) if 0 < fraction < 1 else 0
     if not 0 < at < rows:
         raise ValueError(
             f"`{caller}` expects `validation_split` to leave rows on both sides. "
-            f"Received: validation_split={share} of {rows} rows. Give another share, "
-            "or `validation_data`."
+            f"Received: validation_split={fraction} of {rows} rows. Give another "
+            "fraction, or `validation_data`."
         )
     return range(at), range(at, rows)
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tfp_vae import keras_internals
 from tfp_vae.engine import data
-from tfp_vae.engine.batches import Passes, Source, source_of
-from tfp_vae.engine.compiler import EAGER, Compiler, Functions
+from tfp_vae.engine.batches import Epochs, Source, source_of
+from tfp_vae.engine.compiler import EAGER, Compiler, FunctionCache
 from tfp_vae.engine.loss import with_output_kept
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import with_bar
@@ -142,12 +142,12 @@ class CompiledFit(MultiWorkerTrainer):
             super().__setattr__(name, value)
 
     @property
-    def _functions(self) -> Functions:
+    def _functions(self) -> FunctionCache:
         """What the model has compiled, out of Keras' sight; one for all threads."""
         made = vars(self).get("_compiled_functions")
         if made is not None:
             return made
-        new = Functions(Compiler(self._asked_jit, type(self).__name__))
+        new = FunctionCache(Compiler(self._asked_jit, type(self).__name__))
         return vars(self).setdefault("_compiled_functions", new)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -262,54 +262,30 @@ class CompiledFit(MultiWorkerTrainer):
         """
         self._check_compiled("fit")
         check_strategy(self)
-        given = self._read((x, y, sample_weight), "fit")
-        unweighted = given
-        given, class_weight = _weighted(given, class_weight)
-        held = None
-        if validation_data is not None:
-            unpacked = keras.utils.unpack_x_y_sample_weight(validation_data)
-            held = self._read(unpacked, "fit")
-        elif validation_split and data.is_pipeline(x):
-            raise ValueError(
-                "`fit` expects `validation_split` beside arrays. Received: it, and x "
-                f"of type {type(x).__name__}. Give `validation_data`."
-            )
-        if not self._makes_programs(given, held, class_weight):
-            self._look(given, True, "fit")
-            if held is not None:
-                self._look(held, False, "fit")
-            given, validation_split, held = self._for_keras(
+        unweighted = self._read((x, y, sample_weight), "fit")
+        given, class_weight = _weighted(unweighted, class_weight)
+        validation = self._read_validation(x, validation_data, validation_split)
+        if not self._makes_programs(given, validation, class_weight):
+            return self._fit_in_keras_loop(
                 given,
-                batch_size,
-                shuffle,
-                validation_split,
-                held,
-                validation_batch_size,
-            )
-            if not isinstance(x, keras.utils.PyDataset):
-                shuffle = shuffle and not data.is_pipeline(given[0])
-            return super().fit(
-                given[0],
-                given[1],
+                validation,
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_split=validation_split,
-                validation_data=held,
                 shuffle=shuffle,
                 class_weight=class_weight,
-                sample_weight=given[2],
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch,
                 validation_steps=validation_steps,
                 validation_batch_size=validation_batch_size,
                 validation_freq=validation_freq,
             )
-        # Once for both, training and the share that validates.
+        # Once for both parts of a split.
         given, unweighted = data.resident((given, unweighted))
         rows = last = None
-        if validation_split and held is None:
+        if validation_split and validation is None:
             rows, last = data.split(data.check_rows(given, "fit"), validation_split)
         # Every epoch has its order from this number, also in a training that is resumed
         # after `keras.utils.set_random_seed`.
@@ -323,23 +299,19 @@ class CompiledFit(MultiWorkerTrainer):
         run = self._run(train, steps_per_epoch, callbacks, len(left), "training", "fit")
         due = [epoch for epoch in range(epochs) if _is_due(epoch, validation_freq)]
         test = None
-        if held is not None or last is not None:
-            validation = source_of(
-                unweighted if held is None else held,
+        if validation is not None or last is not None:
+            source = source_of(
+                unweighted if validation is None else validation,
                 last,
                 validation_batch_size or batch_size,
                 validation_steps,
                 "fit",
             )
-            if held is not None:
-                self._look(held, False, "fit", validation)
+            if validation is not None:
+                self._look(validation, False, "fit", source)
+            passes = len({*due} & {*left})
             test = self._run(
-                validation,
-                validation_steps,
-                callbacks,
-                len({*due} & {*left}),
-                "evaluation",
-                "fit",
+                source, validation_steps, callbacks, passes, "evaluation", "fit"
             )
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = keras.callbacks.CallbackList(
@@ -347,10 +319,45 @@ class CompiledFit(MultiWorkerTrainer):
                 add_history=True,
                 verbose=verbose,
                 epochs=epochs,
-                steps=run.passes.num_batches,
+                steps=run.data.num_batches,
                 model=self,
             )
         return self._trained(run, test, due, callbacks, initial_epoch, epochs)
+
+    def _read_validation(self, x: Any, validation_data: Any, split: float) -> Any:
+        """What `fit` was given to validate with, as `_read` returns it, or `None`."""
+        if validation_data is not None:
+            given = keras.utils.unpack_x_y_sample_weight(validation_data)
+            return self._read(given, "fit")
+        if split and data.is_pipeline(x):
+            raise ValueError(
+                "`fit` expects `validation_split` beside arrays. Received: it, and x "
+                f"of type {type(x).__name__}. Give `validation_data`."
+            )
+        return None
+
+    def _fit_in_keras_loop(self, given: Any, validation: Any, **options: Any) -> Any:
+        """`keras.Model.fit`, after the checks of data."""
+        self._look(given, True, "fit")
+        if validation is not None:
+            self._look(validation, False, "fit")
+        is_sequence = isinstance(given[0], keras.utils.PyDataset)
+        batch_size, shuffle = options["batch_size"], options["shuffle"]
+        given, split, validation = self._for_keras(
+            given,
+            batch_size,
+            shuffle,
+            options["validation_split"],
+            validation,
+            options["validation_batch_size"],
+        )
+        if not is_sequence:
+            shuffle = shuffle and not data.is_pipeline(given[0])
+        options |= {"validation_split": split, "shuffle": shuffle}
+        x, y, sample_weight = given
+        return super().fit(
+            x, y, sample_weight=sample_weight, validation_data=validation, **options
+        )
 
     def _trained(
         self,
@@ -463,7 +470,7 @@ class CompiledFit(MultiWorkerTrainer):
                 with_bar(callbacks, verbose, _compiled(run, "the evaluation step")),
                 verbose=verbose,
                 epochs=1,
-                steps=run.passes.num_batches,
+                steps=run.data.num_batches,
                 model=self,
             )
         logs = self._evaluated(run, callbacks)
@@ -527,7 +534,9 @@ class CompiledFit(MultiWorkerTrainer):
             )
         return given
 
-    def _makes_programs(self, given: Any, held: Any = None, others: Any = None) -> bool:
+    def _makes_programs(
+        self, given: Any, validation: Any = None, others: Any = None
+    ) -> bool:
         """Whether several steps make a program here, and Keras' own loop does not."""
         cls = type(self)
         return (
@@ -536,7 +545,7 @@ class CompiledFit(MultiWorkerTrainer):
             and not self._is_distributed()
             and others is None
             and _can_be_stacked(given[0])
-            and (held is None or _can_be_stacked(held[0]))
+            and (validation is None or _can_be_stacked(validation[0]))
             and cls.make_train_function is keras.Model.make_train_function  # type: ignore[attr-defined]
             and cls.make_test_function is keras.Model.make_test_function  # type: ignore[attr-defined]
         )
@@ -553,16 +562,16 @@ class CompiledFit(MultiWorkerTrainer):
         given: Any,
         batch_size: int | None,
         shuffle: Any = False,
-        share: float = 0.0,
-        held: Any = None,
-        held_size: int | None = None,
+        validation_split: float = 0.0,
+        validation: Any = None,
+        validation_batch_size: int | None = None,
     ) -> Any:
         """Data for Keras' own loops, which copy large arrays, and sparse ones."""
-        held_size = held_size or batch_size
-        if held is not None:
-            held = _packed(self._for_keras(held, held_size)[0])
+        validation_batch_size = validation_batch_size or batch_size
+        if validation is not None:
+            validation = _packed(self._for_keras(validation, validation_batch_size)[0])
         if data.is_pipeline(given[0]) or not data.is_streamed(given):
-            return given, share, held
+            return given, validation_split, validation
         if has_workers(self.distribute_strategy):
             raise ValueError(
                 "Training on several workers expects dense arrays of at most 1 GiB, or "
@@ -572,11 +581,12 @@ class CompiledFit(MultiWorkerTrainer):
             )
         count, size = data.check_rows(given, "fit"), batch_size or 32
         rows: Any = range(count)
-        if share and held is None:
-            rows, last = data.split(count, share)
-            held, share = data.Rows(_packed(given), held_size or 32, last), 0.0
+        if validation_split and validation is None:
+            rows, last = data.split(count, validation_split)
+            validation = data.Rows(_packed(given), validation_batch_size or 32, last)
+            validation_split = 0.0
         batches = data.Rows(_packed(given), size, rows, bool(shuffle))
-        return (batches, None, None), share, held
+        return (batches, None, None), validation_split, validation
 
     def _look(
         self, given: Any, training: bool, caller: str, source: Source | None = None
@@ -602,20 +612,20 @@ class CompiledFit(MultiWorkerTrainer):
         """The steps of a call, and what decides whether XLA compiles them."""
         functions, training = self._functions, name == "training"
         step = self.train_step if training else self.test_step
-        program = functions.once(
+        program = functions.cached(
             name, lambda: Program(step, f"its {name}", functions.compiler)
         )
-        passes = Passes(source, steps, caller, goes_on=training)
+        passes = Epochs(source, steps, caller, goes_on=training)
         size, shapes = source.batch()
         most = steps_in_program(self._asked_steps, passes.num_batches, size, callbacks)
         optimizer = self.optimizer
         if training and self.built and optimizer is not None and not optimizer.built:
             # TensorFlow traces a function twice that makes variables.
             optimizer.build(self.trainable_variables)
-        way = functools.partial(
-            functions.way, (name, shapes), may_be_eager=source.is_even
+        mode = functools.partial(
+            functions.mode, (name, shapes), may_be_eager=source.is_even
         )
-        return Run(program, passes, most, epochs, way)
+        return Run(program, passes, most, epochs, mode)
 
     def _results(self, logs: Any) -> Any:
         """The metrics, or the logs of a step that has others."""
@@ -645,7 +655,7 @@ def _can_be_stacked(x: Any) -> bool:
 
 def _compiled(run: Run, what: str) -> str | None:
     """What is compiled before the first step of a call, for its bar."""
-    return None if run.way == EAGER else what
+    return None if run.mode == EAGER else what
 
 
 def _packed(given: Any) -> tuple[Any, ...]:

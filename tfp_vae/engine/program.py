@@ -40,17 +40,17 @@ class Program:
         self._traced: dict[str, Any] = {}
         self._carries: dict[str, bool] = {}
 
-    def __call__(self, stack: Stack, way: str = GRAPH) -> Any:
+    def __call__(self, stack: Stack, mode: str = GRAPH) -> Any:
         """Runs the steps.
 
         Args:
             stack: The batches.
-            way: `"eager"`, `"graph"`, or `"XLA"` for full batches, if it can.
+            mode: `"eager"`, `"graph"`, or `"XLA"` for full batches, if it can.
 
         Returns:
             The logs of the last step.
         """
-        if way == EAGER:
+        if mode == EAGER:
             return self._run_eagerly(stack)
         specs = [
             tf.TensorSpec([None, stack.length, *tensor.shape[2:]], tensor.dtype)
@@ -63,7 +63,7 @@ class Program:
         function = self._functions[key]
         given = stack.tensors, tf.constant(stack.number, tf.int32)
         nothing = stack.tensors, tf.constant(0, tf.int32)
-        use_xla = way == XLA and stack.is_full and function.can_use_xla(*given)
+        use_xla = mode == XLA and stack.is_full and function.can_use_xla(*given)
         if use_xla and self._compiler.jit_compile == "auto":
             # Logs behind the loop are of a step that is made in any case.
             use_xla = self._carries[key]

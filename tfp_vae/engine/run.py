@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from tfp_vae.engine.batches import Passes, steps_at_once
+from tfp_vae.engine.batches import Epochs, steps_at_once
 from tfp_vae.engine.compiler import XLA
 from tfp_vae.engine.program import Program
 
@@ -24,17 +24,17 @@ class Run:
         passes: The passes over the data.
         most: How many steps a program has at most.
         epochs: How many passes there will be.
-        way: From a number of steps to how they run; see `Functions.way`.
+        mode: From a number of steps to how they run; see `FunctionCache.mode`.
     """
 
     def __init__(
-        self, program: Program, passes: Passes, most: int, epochs: int, way: Any
+        self, program: Program, passes: Epochs, most: int, epochs: int, mode: Any
     ) -> None:
-        self._program, self.passes = program, passes
-        self._most, self._epochs, self._way_of = most, epochs, way
+        self._program, self.data = program, passes
+        self._most, self._epochs, self._mode_of = most, epochs, mode
         count = passes.num_batches
         self._is_decided = count is not None
-        self.way = way(None if count is None else epochs * count)
+        self.mode = mode(None if count is None else epochs * count)
 
     def steps(self, epoch: int, begin: Any, end: Any) -> Any:
         """Runs the steps of an epoch.
@@ -47,15 +47,15 @@ class Run:
         Returns:
             The logs of the last step, or `None` where there was no batch.
         """
-        count = self.passes.num_batches
+        count = self.data.num_batches
         if not self._is_decided and count:  # The first epoch has told the number.
-            self._is_decided, self.way = True, self._way_of(self._epochs * count)
+            self._is_decided, self.mode = True, self._mode_of(self._epochs * count)
         # XLA compiles for one number of batches.
-        room = self._most if self.way == XLA else 1
+        capacity = self._most if self.mode == XLA else 1
         logs, done = None, 0
-        for stack in self.passes.epoch(epoch, self._most, room):
+        for stack in self.data.epoch(epoch, self._most, capacity):
             begin(done)
-            logs = self._program(stack, self.way)
+            logs = self._program(stack, self.mode)
             done += stack.number
             if end(done - 1, logs):
                 break

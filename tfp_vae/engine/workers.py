@@ -95,8 +95,13 @@ class MultiWorkerTrainer:
                         )
                         for rows in parts
                     )
-                held_size = kwargs.get("validation_batch_size") or batch_size
-                kwargs |= {"sample_weight": None, "validation_batch_size": held_size}
+                validation_batch_size = (
+                    kwargs.get("validation_batch_size") or batch_size
+                )
+                kwargs |= {
+                    "sample_weight": None,
+                    "validation_batch_size": validation_batch_size,
+                }
                 steps = kwargs.get("steps_per_epoch")
                 x = self._in_one_order(arrays, batch_size, steps, shuffle)
                 y, batch_size, validation_split = None, None, 0.0

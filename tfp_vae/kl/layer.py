@@ -170,10 +170,12 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         event = list(range(-posterior.event_shape.rank, 0))
         whole = tf.reduce_sum(kl, axis=event) if self.target.per_dimension else kl
         mask = mask_of(posterior)
-        share = tf.ones_like(whole) if mask is None else _checked_mask(mask, whole)
+        sample_weight = (
+            tf.ones_like(whole) if mask is None else _checked_mask(mask, whole)
+        )
         if self._metric is not None:
-            self._metric.record(self._layer, whole, share)
-        cost = self.target.cost(kl, share)
+            self._metric.record(self._layer, whole, sample_weight)
+        cost = self.target.cost(kl, sample_weight)
         if self.weight is None:
             return cost
         return cost * annealed.present(self.weight, "weight", "The KL", cost.dtype)

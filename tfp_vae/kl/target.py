@@ -76,24 +76,26 @@ class KLTarget:
         """Whether the cost is another one than the mean of the KL."""
         return self.free_bits is not None or self.capacity is not None
 
-    def cost(self, kl: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+    def cost(self, kl: tf.Tensor, sample_weight: tf.Tensor) -> tf.Tensor:
         """The cost of a batch.
 
         Args:
             kl: KLs of shape `batch_shape`, with the event's behind if `per_dimension`.
-            share: What each member counts, of shape `batch_shape`.
+            sample_weight: What each member counts, of shape `batch_shape`.
 
         Returns:
             A scalar; of an empty batch as if its KLs were 0.
         """
-        share = tf.cast(share, kl.dtype)
-        batch = list(range(share.shape.rank))
+        sample_weight = tf.cast(sample_weight, kl.dtype)
+        batch = list(range(sample_weight.shape.rank))
         spread = tf.reshape(
-            share,
-            tf.concat([tf.shape(share), tf.ones_like(tf.shape(kl)[len(batch) :])], 0),
+            sample_weight,
+            tf.concat(
+                [tf.shape(sample_weight), tf.ones_like(tf.shape(kl)[len(batch) :])], 0
+            ),
         )
         total = tf.reduce_sum(kl * spread, axis=batch)
-        mean = tf.math.divide_no_nan(total, tf.reduce_sum(share))
+        mean = tf.math.divide_no_nan(total, tf.reduce_sum(sample_weight))
         if self.free_bits is not None:
             free = annealed.present(self.free_bits, "free_bits", "The KL", mean.dtype)
             return tf.reduce_sum(tf.maximum(mean, free))

@@ -10,15 +10,15 @@ from tfp_vae.checks import integer
 from tfp_vae.engine import data
 from tfp_vae.engine.compiler import XLA
 from tfp_vae.engine.progress import LongBar
-from tfp_vae.models.answers import Answers
 from tfp_vae.models.data_checks import as_arrays, check_observed
+from tfp_vae.models.inference import Inference
 from tfp_vae.models.pieces import ROWS, pieces_of, rows_at_once
 
 # Draws between two looks at the clock.
 _WORK = 2**18
 
 
-class Estimates(Answers):
+class Estimates(Inference):
     """The methods of `tv.VAE` that estimate log p(x) and its bound."""
 
     def log_prob(
@@ -129,7 +129,7 @@ class Estimates(Answers):
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
         # XLA has to do as much as in as many steps of training.
-        way = self._functions.way((caller, piece), pieces * -(-num_samples // draws))
+        mode = self._functions.mode((caller, piece), pieces * -(-num_samples // draws))
         bar = LongBar(pieces * len(starts), verbose)
         base, results = self._seed(seed), []
         for i, (count, *parts) in enumerate(pieces_of(inputs, target, piece)):
@@ -139,7 +139,7 @@ class Estimates(Answers):
                 key = tf.random.experimental.stateless_fold_in(
                     tf.random.experimental.stateless_fold_in(base, i), start
                 )
-                nothing = (*parts, key, tf.zeros_like(now)) if way == XLA else None
+                nothing = (*parts, key, tf.zeros_like(now)) if mode == XLA else None
                 part = function(*parts, key, now, nothing=nothing).numpy()
                 total = part if total is None else merge(total, part)
                 bar.step()

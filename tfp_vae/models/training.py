@@ -131,12 +131,12 @@ class Training(Bound, Model):
         if training:
             check_reparameterized(draws.posterior, self.objective)
         kl_weight = self._kl_weight()
-        share = tf.ones_like(terms.kl) if whole is None else tf.cast(whole, "float32")
-        losses = self.objective.losses(terms, kl_weight, share)
+        whole = tf.ones_like(terms.kl) if whole is None else tf.cast(whole, "float32")
+        losses = self.objective.losses(terms, kl_weight, whole)
         self._record(terms, kl_weight)
-        share = tf.cast(share, losses.dtype)
+        whole = tf.cast(whole, losses.dtype)
         count = tf.cast(tf.shape(losses)[0], losses.dtype)
-        loss = tf.math.divide_no_nan(tf.reduce_sum(losses * share), count)
+        loss = tf.math.divide_no_nan(tf.reduce_sum(losses * whole), count)
         # Keras sums the gradients of replicas.
         loss /= tf.distribute.get_strategy().num_replicas_in_sync
         others = super().compute_loss(x=x, y=None, y_pred=None) if self.losses else 0.0

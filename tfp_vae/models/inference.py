@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.engine import data
-from tfp_vae.engine.compiler import Functions
+from tfp_vae.engine.compiler import FunctionCache
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
 from tfp_vae.models.bound import Bound
 from tfp_vae.models.data_checks import as_arrays, check_finite
@@ -50,7 +50,7 @@ class Predictor(keras.Model):
         return self.vae.statistics_of_batch(batch, self._statistics)
 
 
-class Answers(Bound):
+class Inference(Bound):
     """The methods of `tv.VAE` that answer questions; its training is in `vae`."""
 
     # What a Keras model has, for these methods to use.
@@ -59,7 +59,7 @@ class Answers(Bound):
     jit_compile: Any
     run_eagerly: Any
     built: Any
-    _functions: Functions
+    _functions: FunctionCache
     _seeds: Any
 
     def encode(self, x: Any, y: Any = None) -> Any:
@@ -82,7 +82,7 @@ class Answers(Bound):
             with self._functions.compiler.lock:
                 return self.posterior(data.few(inputs, count))
         spec = data.mapped(any_length, inputs)
-        in_pieces = self._functions.once(
+        in_pieces = self._functions.cached(
             ("encode", str(spec)),
             lambda: DistributionInPieces(self.posterior, rows, spec),
         )
@@ -153,7 +153,7 @@ class Answers(Bound):
         if statistics is None:
             return super().predict(inputs, batch_size, verbose, steps, callbacks)  # type: ignore[misc]
         (inputs, _, _), *_ = self._for_keras((inputs, None, None), batch_size)
-        predictor = self._functions.once(
+        predictor = self._functions.cached(
             ("predict", statistics, self.run_eagerly, self.jit_compile),
             lambda: Predictor(self, statistics),
         )
