@@ -1,7 +1,7 @@
 # The README's commands do everything these do; here they are one at a time.
 PYTHON ?= .venv/bin/python
 
-.PHONY: install lint format types test slow check example
+.PHONY: install lint format types test slow check newest example
 
 install:
 	python3 -m venv .venv
@@ -25,6 +25,13 @@ slow:
 	$(PYTHON) -m pytest -m slow
 
 check: lint types test
+
+# The newest Keras and TensorFlow of the index, whatever setup.py allows.
+newest:
+	python3 -m venv .venv-newest
+	.venv-newest/bin/pip install -e ".[dev]"
+	.venv-newest/bin/pip install --upgrade keras tensorflow
+	.venv-newest/bin/python -m pytest
 
 example:
 	$(PYTHON) examples/train_vae.py

@@ -33,10 +33,10 @@ setup(
     package_data={"tfp_vae": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
-        "keras>=3.14,<4",  # from 3.14 an activity regularizer is divided by the batch
+        "keras>=3.15,<3.16",  # what the tests have seen; see "Newer releases"
         "numpy>=1.26",
         "setuptools",  # TFP imports distutils, which Python 3.12 left to setuptools
-        "tensorflow>=2.18,<3",
+        "tensorflow>=2.21,<2.22",
         "tensorflow-probability[tf]>=0.25,<0.26",  # [tf]: it needs tf_keras to import
     ],
     extras_require={
@@ -44,7 +44,7 @@ setup(
         "bench": BENCH,
         "test": TEST,
         "dev": DEV,
-        "gpu": ["tensorflow[and-cuda]>=2.18,<3"],
+        "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -78,6 +78,7 @@ def plot_reconstructions(
 def plot_samples(
     vae: Any,
     n: int = 100,
+    *,
     y: Any = None,
     seed: int | None = None,
     temperature: float = 1.0,
@@ -128,6 +129,7 @@ def plot_traversals(
     x: Any = None,
     dimensions: Sequence[int] | None = None,
     values: Any = None,
+    *,
     y: Any = None,
     value_range: Range = None,
 ) -> "Figure":
@@ -185,6 +187,7 @@ def plot_interpolations(
     start: Any,
     end: Any,
     num_steps: int = 10,
+    *,
     y: Any = None,
     value_range: Range = None,
 ) -> "Figure":
@@ -240,6 +243,7 @@ def plot_latents(
     x: Any,
     labels: Any = None,
     dimensions: Sequence[int] | None = None,
+    *,
     y: Any = None,
 ) -> "Figure":
     """Draws the centers of the posteriors q(z | x), a point for each example.

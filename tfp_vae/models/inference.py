@@ -116,6 +116,7 @@ class Inference(Bound):
         steps: int | None = None,
         callbacks: Any = None,
         statistics: Any = None,
+        *,
         y: Any = None,
     ) -> Any:
         """Statistics of p(x | z) at the posterior's mean z, without noise.
@@ -231,6 +232,7 @@ class Inference(Bound):
         start: Any,
         end: Any,
         num_steps: int = 10,
+        *,
         y: Any = None,
         statistics: Any = None,
     ) -> Any:
@@ -265,6 +267,7 @@ class Inference(Bound):
         x: Any = None,
         dimensions: Any = None,
         values: Any = None,
+        *,
         y: Any = None,
         statistics: Any = None,
     ) -> Any:
