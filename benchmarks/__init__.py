@@ -1,1 +1,1 @@
-"""Measures tfp_vae beside its peers; see benchmarks/README.md."""
+"""Compares tfp_vae with other libraries; see benchmarks/README.md."""

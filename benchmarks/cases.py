@@ -1,4 +1,4 @@
-"""The models that every side trains, and the images they are trained on."""
+"""The models that every side trains, and the training images."""
 
 import dataclasses
 import pathlib
@@ -17,15 +17,15 @@ class Case:
 
     Args:
         name: Its name on the command line and in the table.
-        network: `"mlp"`, one hidden layer each way, or `"conv"`, two convolutions of
-            stride 2 each way.
+        network: `"mlp"`, one hidden layer on either side, or `"conv"`, two convolutions
+            of stride 2 on either side.
         batch: Size of a batch.
         latent: Dimensions of z.
         hidden: Units of the hidden layers of the MLP.
         filters: Channels of the convolutions, in the order of the encoder.
         draws: 1 for the ELBO with its closed KL, k for the importance-weighted bound.
-        examples: How many images an epoch has, unless the command line says.
-        learning_rate: Of Adam.
+        examples: Number of images in an epoch, unless the command line sets it.
+        learning_rate: Learning rate of Adam.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Case:
 
     @property
     def small(self) -> tuple[int, int, int]:
-        """Shape of what the last convolution of the encoder puts out."""
+        """Shape of the output of the encoder's last convolution."""
         return (SIDE_LENGTH // 4, SIDE_LENGTH // 4, self.filters[1])
 
     def describe(self) -> str:
@@ -79,7 +79,7 @@ CASES = {
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where binary images come from, so that each process loads them itself.
+    """Where the binary images come from; each process loads them itself.
 
     Args:
         examples: How many; `None` for as many as the case says.
@@ -92,7 +92,7 @@ class Data:
     seed: int = 0
 
     def count(self, case: Case) -> int:
-        """How many images a case is given."""
+        """Number of images for a case."""
         return self.examples or case.examples
 
     def describe(self) -> str:
@@ -105,7 +105,7 @@ class Data:
         """The images of a case.
 
         Args:
-            case: Says their shape and, by default, their number.
+            case: The model; it sets their shape and, by default, their number.
 
         Returns:
             Array of shape `(n, *case.shape)`, float32, of zeros and ones.
@@ -124,13 +124,13 @@ class Data:
 
 
 def split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows to train on and the last tenth, as Keras' `validation_split` has them.
+    """Splits off the last tenth for validation, as Keras' `validation_split` does.
 
     Args:
         x: Images.
 
     Returns:
-        The two, which are views.
+        The rows to train on and the last tenth, both views.
     """
     rows = int(len(x) * (1 - HELD_OUT))
     return x[:rows], x[rows:]
@@ -147,7 +147,7 @@ def _real(directory: str) -> np.ndarray:
 
 
 def _synthetic(num: int, seed: int) -> np.ndarray:
-    """Draws of pixels whose logits are a few smooth waves of random weights."""
+    """Draws pixels whose logits are sums of a few smooth waves, randomly weighted."""
     rng = np.random.default_rng(seed)
     grid = np.linspace(0.0, np.pi, SIDE_LENGTH)
     waves = np.cos(np.outer(np.arange(4), grid))

@@ -1,9 +1,9 @@
-"""What no side can beat: the matrix products of its steps and nothing else.
+"""The limit that no side can beat: the matrix products of its steps, nothing else.
 
-The layers of the networks without biases and activations, forward and backward; the
-first has no gradient with respect to x. No loss, no noise, no Adam, no shuffling. What
-flows back is the output itself: of a constant, TensorFlow and XLA would leave out the
-last product forward, which no gradient of the weights needs then.
+These are the layers of the networks without biases and activations, forward and
+backward, without the gradient for x. No loss, no noise, no Adam, no shuffling. The
+gradient that flows back is the output itself. With a constant one, TensorFlow and XLA
+would skip the last forward product, because no gradient of the weights would need it.
 """
 
 from typing import Any
@@ -21,8 +21,8 @@ GRAPH, XLA, LOOP = "TensorFlow graph", "TensorFlow XLA", ", one program"
 class Limit:
     """The products of a case's steps, in several ways.
 
-    By NumPy; by TensorFlow and by XLA, with a call for each step and with all steps of
-    an epoch in a loop inside one program, as `VAE.fit` has them.
+    NumPy; TensorFlow and XLA, with a call for each step and with all steps of
+    an epoch in a loop inside one program, like `VAE.fit`.
 
     Args:
         case: The model.
@@ -40,7 +40,7 @@ class Limit:
             way: tf.function(lambda: products(one), jit_compile=way == XLA)
             for way in (GRAPH, XLA)
         }
-        # Of convolutions XLA has many times slower code in a loop.
+        # XLA computes convolutions many times slower in a loop.
         looped = (GRAPH, XLA) if case.network == "mlp" else (GRAPH,)
         self._epoch = {
             way + LOOP: tf.function(
@@ -53,7 +53,7 @@ class Limit:
         self._steps = steps
 
     def run(self, way: str, epochs: int) -> None:
-        """Multiplies as often as training for some epochs does.
+        """Does the multiplications of some epochs of training.
 
         Args:
             way: One of `ways`.
@@ -119,7 +119,7 @@ def _graph(case: Case) -> tuple[Any, list[Any]]:
 
 
 def _loop(products: Any, batches: tf.Tensor, variables: list[Any]) -> Any:
-    """The products of all batches; what comes of the last one."""
+    """The products of all batches; returns those of the last one."""
     return tf.while_loop(
         lambda i, _: i < len(batches),
         lambda i, _: (i + 1, products(batches[i])),

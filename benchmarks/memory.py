@@ -1,4 +1,4 @@
-"""How much memory many draws take: peak of a process over what it held before."""
+"""The memory of many draws: how much the peak of a process rises."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from benchmarks.worker import Failure, Worker
 
 ANSWER_DRAWS = (100, 5000)
 ROWS, TRAINED = 100, 1024
-# The model, the draws, the batch, and how many batches make one step of Adam.
+# Model, draws, batch size, and number of batches in one step of Adam.
 TRAINING = (
     ("mlp", 1, 128, 1),
     ("mlp", 50, 128, 1),
@@ -23,7 +23,7 @@ TRAINING = (
 
 
 def measure(data: Data) -> str:
-    """Measures tfp_vae, each number in a fresh process.
+    """Measures tfp_vae, each figure in a fresh process.
 
     Args:
         data: The images.
@@ -58,7 +58,7 @@ def training(case: Case, data: Data, together: int) -> tuple[float, float]:
     Args:
         case: The model.
         data: The images.
-        together: How many batches make one step of Adam.
+        together: Number of batches in one step of Adam.
 
     Returns:
         The two, in MiB.

@@ -1,4 +1,4 @@
-"""Tables for the console and for the README, of which each run renews its part."""
+"""Tables for the console and the README; each run renews its own sections."""
 
 import datetime
 import importlib.metadata
@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are flushed right.
+    """A Markdown table; all columns but the first are aligned right.
 
     Args:
         header: Names of the columns.
@@ -38,7 +38,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """A number with three digits or all before the point, and commas."""
+    """A number with three digits, or all digits before the point, and commas."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}"
 
@@ -52,7 +52,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def provenance(command: str) -> str:
-    """A line that says when, where and with what something was measured.
+    """A line with the date, the machine and the versions of a measurement.
 
     Args:
         command: The command line.
@@ -69,11 +69,11 @@ def provenance(command: str) -> str:
 
 
 def write(path: pathlib.Path, section: str, text: str) -> None:
-    """Puts a text between the marks of a section, and leaves all others as they are.
+    """Replaces the text of one section of a page.
 
     Args:
-        path: The page; made where there is none.
-        section: Name of the section, which is added at the end where it is new.
+        path: The page, created if there is none.
+        section: Name of the section; a new one is added at the end.
         text: The text.
     """
     begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"

@@ -15,9 +15,9 @@ from benchmarks.worker import Worker
 CASE = CASES["mlp"]
 CELLS = [Cell(rows, n) for rows in (1_000, 10_000, 60_000) for n in (1, 10, 100)]
 QUICK = Cell(500, 1)
-# Rows times epochs from which a cell has one round.
+# Cells with at least so many rows times epochs have one round.
 LONG = 6_000_000
-# Settings of Keras that took so many times as long as its best have one round.
+# Keras settings this many times slower than its best have one round.
 SLOWER = 1.25
 STEPS_PER_EXECUTION = {1: "1 step", 16: "16 steps"}
 
@@ -28,8 +28,8 @@ def sections(
     """A section for each number of rows.
 
     Args:
-        cells: What is trained.
-        names: Which of `SIDES`, and `CACHED`.
+        cells: The numbers of rows and epochs to train.
+        names: Sides to measure, from `SIDES` and `CACHED`.
         rounds: How many fresh processes each side has.
 
     Yields:
@@ -53,12 +53,12 @@ def measure(cell: Cell, names: list[str], rounds: int) -> dict[str, Wait]:
     """Measures sides in turns, each time in a fresh process; one works at a time.
 
     Args:
-        cell: What is trained.
-        names: Which of `SIDES`, and `CACHED`.
-        rounds: How often.
+        cell: The number of rows and epochs to train.
+        names: Sides to measure, from `SIDES` and `CACHED`.
+        rounds: Number of rounds.
 
     Returns:
-        What was measured, by names of which those of Keras begin with `KERAS`.
+        What was measured, by name; names of Keras begin with `KERAS`.
     """
     waits = _waits(names)
     with tempfile.TemporaryDirectory() as cache:
@@ -78,12 +78,12 @@ def measure(cell: Cell, names: list[str], rounds: int) -> dict[str, Wait]:
 
 
 def train(wait: Wait, cell: Cell, cache: str | None) -> tuple[float, float]:
-    """Compiles, fits and validates in this process, which has imported nothing yet.
+    """Compiles, fits and validates in this process, which is fresh.
 
     Args:
         wait: The side.
-        cell: What is trained.
-        cache: Where TensorFlow keeps what XLA compiles; `None` for nowhere.
+        cell: The number of rows and epochs to train.
+        cache: Directory where TensorFlow caches what XLA compiles, or `None`.
 
     Returns:
         The seconds, and the last validation loss.
@@ -95,10 +95,10 @@ def train(wait: Wait, cell: Cell, cache: str | None) -> tuple[float, float]:
 
 
 def use_cache(directory: str | None) -> None:
-    """Says where TensorFlow keeps what XLA compiles, before it is imported.
+    """Sets TensorFlow's cache of what XLA compiles; call it before importing it.
 
     Args:
-        directory: Where; `None` for nowhere, whatever the user has set.
+        directory: The cache; `None` for no cache, whatever the user has set.
     """
     flag = f"--tf_xla_persistent_cache_directory={directory}"
     os.environ["TF_XLA_FLAGS"] = flag if directory else ""
@@ -106,7 +106,7 @@ def use_cache(directory: str | None) -> None:
 
 
 def keras_chooses_xla() -> bool:
-    """Whether `jit_compile="auto"` of Keras means XLA, in this process."""
+    """Whether Keras' `jit_compile="auto"` means XLA in this process."""
     from benchmarks.sides.keras_by_hand import chooses_xla  # imports TensorFlow
 
     return chooses_xla(CASE)
@@ -126,9 +126,9 @@ def _waits(names: list[str]) -> dict[str, Wait]:
 
 
 def _keras(by_itself: bool) -> dict[str, Wait]:
-    """Keras in all settings; the first is as it comes."""
+    """Keras in all settings; the first is its default."""
     waits: dict[str, Wait] = {}
-    # "auto" is one of True and False, whose programs it shares.
+    # "auto" means True or False, and shares the program of that one.
     for xla, jit_compile in ((by_itself, "auto"), (not by_itself, not by_itself)):
         for steps, told in STEPS_PER_EXECUTION.items():
             label = f"{'XLA' if xla else 'no XLA'}, {told}"
@@ -153,7 +153,7 @@ def _in_a_fresh_process(wait: Wait, cell: Cell, cache: str) -> tuple[float, floa
 
 
 def _leave_out(waits: dict[str, Wait]) -> None:
-    """Ends with the slow settings of Keras, but as it comes."""
+    """Drops the slow settings of Keras, but not its default."""
     fastest = best(waits)
     for name, wait in waits.items():
         if fastest and name.startswith(KERAS) and name != KERAS and wait.seconds:

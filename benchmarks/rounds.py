@@ -1,4 +1,4 @@
-"""Rounds, in which each side has one turn, and what is said of a side that fails."""
+"""Rounds in which each side has one turn, and the reason if a side fails."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from benchmarks.worker import Failure
 
 
 def turns(names: list[str], number_of_round: int) -> list[str]:
-    """The order of a round: each begins with another side.
+    """The order of the sides in a round; each round starts with another one.
 
     Args:
         names: The sides.
-        number_of_round: From 0.
+        number_of_round: Number of the round, from 0.
 
     Returns:
-        The same names.
+        The names in that order.
     """
     first = number_of_round % len(names)
     return [*names[first:], *names[:first]]
@@ -23,10 +23,10 @@ def turns(names: list[str], number_of_round: int) -> list[str]:
 
 @contextlib.contextmanager
 def noted(outcome: Any) -> Iterator[None]:
-    """Makes a failure inside the `reason` of an outcome.
+    """Stores a failure inside the context as the `reason` of an outcome.
 
     Args:
-        outcome: What is known of a side.
+        outcome: The results of a side.
     """
     try:
         yield

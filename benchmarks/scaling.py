@@ -1,4 +1,4 @@
-"""How an epoch of `VAE.fit` grows with the data, the draws and the batch."""
+"""How the time of an epoch of `VAE.fit` grows with data, draws and batch size."""
 
 import dataclasses
 import statistics
@@ -16,12 +16,12 @@ BATCHES = (32, 128, 512, 2048)
 
 
 def measure(data: Data, rounds: int, epochs: int) -> str:
-    """Measures tfp_vae's MLP in many sizes, all in one process.
+    """Measures tfp_vae's MLP at many sizes, all in one process.
 
     Args:
-        data: The images, of which there may be up to twice as many.
-        rounds: Of how many the median is taken.
-        epochs: How many epochs a round has.
+        data: The images; up to twice as many are used.
+        rounds: Number of rounds; the figure is their median.
+        epochs: Number of epochs in a round.
 
     Returns:
         Markdown.

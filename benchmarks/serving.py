@@ -1,4 +1,4 @@
-"""What a trained model answers: log p(x), and requests to its SavedModel."""
+"""The speed of a trained model: log p(x), and requests to its SavedModel."""
 
 import pathlib
 import statistics
@@ -21,11 +21,11 @@ REQUESTS = 200
 
 
 def measure(data: Data, rounds: int) -> str:
-    """Measures `log_prob`, and a SavedModel in a process that has only TensorFlow.
+    """Measures `log_prob`, and a SavedModel in a process with TensorFlow alone.
 
     Args:
         data: The images.
-        rounds: How often `log_prob` is asked.
+        rounds: Number of calls of `log_prob`.
 
     Returns:
         Markdown.
@@ -50,12 +50,12 @@ def measure(data: Data, rounds: int) -> str:
 
 
 def log_prob_speeds(case: Case, data: Data, rounds: int) -> dict[int, list[float]]:
-    """Draws of `VAE.log_prob` in a second, by their number for each image.
+    """Draws per second of `VAE.log_prob`, by the number of draws for each image.
 
     Args:
         case: The model.
         data: The images.
-        rounds: How often.
+        rounds: Number of rounds.
 
     Returns:
         Draws/s of each round.
@@ -79,7 +79,7 @@ def export(case: Case, path: str) -> None:
 
     Args:
         case: The model.
-        path: Where.
+        path: Directory to write to.
     """
     from benchmarks.sides.tfp_vae_model import model
 
@@ -94,10 +94,10 @@ def latencies(
     Args:
         case: The model.
         data: The images.
-        path: Where the SavedModel is.
+        path: Directory of the SavedModel.
 
     Returns:
-        The two, by endpoint and size of the batch.
+        The two times, by endpoint and batch size.
     """
     import tensorflow as tf
 

@@ -10,13 +10,13 @@ from benchmarks.report import spread, table
 from benchmarks.sides import SIDES
 from benchmarks.worker import Failure, Worker
 
-# TFP loads its parts when they are first named; all users of it name distributions.
+# TFP loads its parts on first use; every user of TFP uses distributions.
 BEFORE = (
     "keras",
     "tensorflow_probability",
     "tensorflow_probability.python.distributions",
 )
-# Processes of each side at most: they take seconds to start.
+# Maximum number of processes of each side, which take seconds to start.
 STARTS = 3
 
 
@@ -25,8 +25,8 @@ def measure(data: Data, names: list[str], rounds: int) -> str:
 
     Args:
         data: The images.
-        names: Which of `sides.SIDES`.
-        rounds: How many processes import, and at most three of each side train.
+        names: Sides to measure, from `sides.SIDES`.
+        rounds: Number of processes that import; at most three of each side train.
 
     Returns:
         Markdown.
@@ -43,7 +43,7 @@ def import_seconds() -> tuple[float, float]:
 
 
 def first_step(name: str, case: Case, data: Data) -> tuple[float, float, float]:
-    """Seconds of the import of a side, of building it, and of its first step.
+    """Seconds to import a side, to build it, and to run its first step.
 
     Args:
         name: The side.

@@ -21,15 +21,15 @@ from benchmarks.sides import REFERENCE, SIDES
 from benchmarks.waits import CACHED, Cell
 
 SECTIONS = ("training", "result", "scaling", "serving", "startup", "memory")
-# Whose values, directories, are elsewhere for others.
+# Options whose values are directories of this machine.
 PATHS = ("--data-dir", "--output", "--beside")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures, prints and writes what was asked for."""
+    """Measures, prints and writes the chosen sections."""
     argv = sys.argv[1:] if argv is None else argv
     args = _parse(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of the processes to come
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for the child processes
     told = ["python", "-m", "benchmarks.throughput", *_without_paths(argv)]
     provenance = report.provenance(shlex.join(told))
     for section, text in _sections(args):
@@ -68,7 +68,7 @@ def _sections(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def _without_paths(argv: Sequence[str]) -> list[str]:
-    """The command line as others would type it."""
+    """The command line without this machine's directories."""
     told = list(argv)
     for place, word in enumerate(told):
         option, equals, _ = word.partition("=")

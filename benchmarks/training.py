@@ -26,11 +26,11 @@ TASKS: dict[str, Callable[[int], tuple[float, float | None]]] = {
 
 @dataclasses.dataclass
 class Outcome:
-    """What a side did: examples/s of each round of each task, or why it did not.
+    """The results of a side: examples/s of each round and task, or why there are none.
 
     Args:
         title: Its name in the table.
-        speeds: Examples/s by task, one for each round.
+        speeds: Examples/s by task, one figure for each round.
         losses: The last loss by task, nats per example.
         memory: Peak memory of its process in MiB.
         reason: Why there are no figures.
@@ -51,20 +51,20 @@ def measure(
     epochs: int,
     beside: pathlib.Path | None = None,
 ) -> dict[str, Outcome]:
-    """Measures sides in one run, each in its process; only one works at a time.
+    """Measures sides in one run, each in its own process, one at a time.
 
     Args:
         case: The model.
         data: The images.
-        names: Which of `SIDES`; the reference also multiplies the matrices.
-        rounds: How often each has its turn.
-        epochs: How many epochs, or passes over the data, a turn has.
-        beside: Another checkout, with whose tfp_vae the sides of tfp_vae take turns of
-            their own.
+        names: Sides from `SIDES`; the reference side also measures the limit.
+        rounds: Number of turns of each side.
+        epochs: Number of epochs, or passes over the data, in a turn.
+        beside: Another checkout; the sides of tfp_vae are also measured with its
+            package.
 
     Returns:
-        What each did, by name, and `"limit"`. Of the other checkout the name has the
-        commit too.
+        The results by name, and `"limit"`. Names of the other checkout include its
+        commit.
     """
     if beside:
         names = _with_those_of(commit(beside), names)
@@ -108,7 +108,7 @@ def measure(
 
 
 def lines(outcomes: dict[str, Outcome]) -> str:
-    """The table of a model, and how the reference stands to the fastest peer.
+    """The table of a model, and the reference compared with the fastest other side.
 
     Args:
         outcomes: From `measure`.
@@ -133,7 +133,7 @@ def lines(outcomes: dict[str, Outcome]) -> str:
 
 
 def ratio(outcomes: dict[str, Outcome], name: str, to: str, task: str) -> float | None:
-    """The median over the rounds of one side's speed, divided by another's.
+    """The median over the rounds of one side's speed divided by another's.
 
     Args:
         outcomes: From `measure`.
@@ -142,7 +142,7 @@ def ratio(outcomes: dict[str, Outcome], name: str, to: str, task: str) -> float 
         task: One of `TASKS`.
 
     Returns:
-        The ratio; `None` where one of them has no figures.
+        The ratio, or `None` if one of them has no figures.
     """
     sides = [outcomes.get(side, Outcome(side)) for side in (name, to)]
     ours, theirs = (side.speeds.get(task, []) for side in sides)
@@ -152,13 +152,13 @@ def ratio(outcomes: dict[str, Outcome], name: str, to: str, task: str) -> float 
 
 
 def commit(checkout: pathlib.Path) -> str:
-    """The commit of a checkout, or the name of its directory where git knows none.
+    """The commit of a checkout, or its directory's name outside git.
 
     Args:
         checkout: Its directory.
 
     Returns:
-        The abbreviated hash; `-dirty` after it says that files differ.
+        The abbreviated hash, with `-dirty` if files differ from it.
     """
     git = ["git", "--no-optional-locks", "-C", str(checkout)]
     describe = ["describe", "--always", "--dirty", "--exclude=*"]
@@ -193,7 +193,7 @@ class _Limit:
                 reference.call(worker.multiply, way, 1)  # compiles
 
     def take_turn(self, epochs: int) -> None:
-        """Multiplies in every way."""
+        """Runs the multiplications in every way."""
         if self._worker is None or self._outcome.reason:
             return
         with noted(self._outcome):
@@ -203,7 +203,7 @@ class _Limit:
                 speeds.append(epochs * self._examples / seconds)
 
     def outcome(self) -> Outcome:
-        """The fastest way."""
+        """The result of the fastest way."""
         if not self._outcome.reason:
             medians = {way: statistics.median(s) for way, s in self._speeds.items()}
             fastest = max(medians, key=lambda way: medians[way])
@@ -244,7 +244,7 @@ def _row(outcomes: dict[str, Outcome], name: str, width: int) -> list[str]:
 
 
 def _standing(outcomes: dict[str, Outcome]) -> str:
-    """A sentence for each task: the reference beside the fastest of the others."""
+    """Compares the reference with the fastest other side, for each task."""
     sentences = []
     others = [name for name in outcomes if name not in (REFERENCE, LIMIT)]
     others = [name for name in others if not name.startswith(REFERENCE)]

@@ -1,4 +1,4 @@
-"""How long a user waits for a result on each side: figures, and their table."""
+"""The time that a user waits for a result on each side: figures and table."""
 
 import dataclasses
 import statistics
@@ -27,10 +27,10 @@ RATIOS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """How much is trained: a row of the table.
+    """The amount of training, a row of the table.
 
     Args:
-        rows: How many images, those for validation among them.
+        rows: Number of images, including those for validation.
         epochs: How many epochs.
     """
 
@@ -44,17 +44,17 @@ class Cell:
 
 @dataclasses.dataclass
 class Wait:
-    """A side, its settings, and what was measured.
+    """A side, its settings and its results.
 
     Args:
         side: Its name in `SIDES`.
-        settings: Of `sides.prepare`.
+        settings: Settings for `sides.prepare`.
         label: The settings in words.
-        cached: Whether XLA finds its programs on the disk.
-        seconds: Of each round.
-        loss: The last validation loss, nats per example.
+        cached: Whether XLA finds its compiled programs on disk.
+        seconds: Seconds of each round.
+        loss: The last validation loss, in nats per example.
         reason: Why there are no figures.
-        left_out: Whether it had one round only.
+        left_out: Whether it was dropped after one round.
     """
 
     side: str
@@ -68,13 +68,13 @@ class Wait:
 
 
 def best(waits: dict[str, Wait]) -> Wait | None:
-    """Keras in its best settings, those of the least median.
+    """Keras in its best settings, those with the smallest median.
 
     Args:
-        waits: What was measured of a cell; names of Keras begin with `KERAS`.
+        waits: The results of a cell; names of Keras begin with `KERAS`.
 
     Returns:
-        One of them; `None` where Keras has no figures.
+        One of the results, or `None` if Keras has no figures.
     """
     found = [
         wait
@@ -85,10 +85,10 @@ def best(waits: dict[str, Wait]) -> Wait | None:
 
 
 def lines(found: dict[Cell, dict[str, Wait]]) -> str:
-    """The table, the ratios, all settings of Keras, and what has no figures.
+    """The table, the ratios, all settings of Keras, and sides without figures.
 
     Args:
-        found: What was measured of each cell, by name.
+        found: The results of each cell, by name.
 
     Returns:
         Markdown.
@@ -131,7 +131,7 @@ def _losses(waits: dict[str, Wait]) -> str:
 
 
 def _ratios(waits: dict[str, Wait]) -> str:
-    """Medians over the rounds."""
+    """Ratios of seconds, as medians over the rounds."""
     found = []
     for ours, theirs in RATIOS:
         pair = [waits[name] for name in (ours, theirs) if name in waits]

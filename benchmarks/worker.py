@@ -1,6 +1,6 @@
-"""A process for each side, kept alive, so that rounds alternate between sides.
+"""A process for each side, kept alive so that the sides can take turns.
 
-A side has threads and memory of its own, and its death is a line in the table.
+Each side has its own threads and memory. If its process dies, the table says so.
 """
 
 import concurrent.futures
@@ -15,19 +15,19 @@ from typing import Any
 from benchmarks import sides
 from benchmarks.cases import Case, Data
 
-# Idle threads of a side that just worked may spin for a while.
+# Idle threads of the side that just ran may spin for a while.
 REST = 0.3
 MIB = 2**20
 
 
 class Failure(Exception):
-    """What went wrong in a worker, in a line."""
+    """A failure in a worker, described in a line."""
 
 
 class Worker:
     """A fresh process that runs functions one at a time.
 
-    It starts with the first call. A context manager that ends it.
+    The first call starts it; leaving the context ends it.
     """
 
     def __init__(self) -> None:
@@ -43,17 +43,17 @@ class Worker:
         self.close()
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Runs a function there and waits for what it returns.
+        """Runs a function in the process and waits for the result.
 
         Args:
-            function: A function of a module.
-            *args: Its arguments, which must pickle, as must what it returns.
+            function: A module-level function.
+            *args: Its arguments, picklable like its result.
 
         Returns:
-            What it returns.
+            The result.
 
         Raises:
-            Failure: If it raises, or the process dies.
+            Failure: If the function raises, or the process dies.
         """
         try:
             return self._pool.submit(_guarded, function, args).result()
@@ -74,14 +74,14 @@ def _guarded(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 
 
 def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
-    """Runs a function.
+    """Times a function.
 
     Args:
         function: The function.
         *args: Its arguments.
 
     Returns:
-        How many seconds it took, and what it returned.
+        The seconds it took, and its result.
     """
     start = time.perf_counter()
     value = function(*args)
@@ -89,21 +89,21 @@ def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held, in MiB."""
+    """The peak memory of this process, in MiB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
 def import_from(path: str) -> None:
-    """Makes this process import first what a directory has.
+    """Makes this process import from a directory first.
 
     Args:
-        path: The directory, of another checkout.
+        path: The directory of another checkout.
     """
     sys.path.insert(0, path)
 
 
-# What lives in a worker's process between calls.
+# Objects kept in a worker's process between calls.
 _held: dict[str, Any] = {}
 
 
@@ -116,24 +116,24 @@ def build(name: str, case: Case, data: Data) -> int:
         data: The images.
 
     Returns:
-        How many images an epoch goes over.
+        The number of images processed in an epoch.
     """
     _held["side"] = sides.build(name, case, data.load(case))
     return int(_held["side"].examples)
 
 
 def train(epochs: int) -> tuple[float, float]:
-    """Trains the side of this process; returns seconds and the mean loss."""
+    """Trains the side in this process; returns seconds and the mean loss."""
     return timed(_held["side"].train, epochs)
 
 
 def evaluate(times: int) -> tuple[float, float]:
-    """Evaluates it some times; returns seconds and the mean loss."""
+    """Evaluates the side several times; returns seconds and the mean loss."""
     return timed(lambda: [_held["side"].evaluate() for _ in range(times)][-1])
 
 
 def encode(times: int) -> tuple[float, None]:
-    """Encodes the data some times; returns seconds."""
+    """Encodes the data several times; returns seconds."""
     return timed(lambda: [_held["side"].encode() for _ in range(times)])[0], None
 
 
@@ -145,7 +145,7 @@ def build_limit(case: Case, data: Data) -> tuple[int, list[str]]:
         data: The images.
 
     Returns:
-        How many images an epoch goes over, and the ways to multiply.
+        The number of images processed in an epoch, and the ways to multiply.
     """
     from benchmarks.limit import Limit  # imports TensorFlow, which the parent does not
 

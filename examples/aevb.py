@@ -1,14 +1,14 @@
-"""Auto-Encoding Variational Bayes: the bound against the training samples seen.
+"""Auto-Encoding Variational Bayes: the bound against the number of training samples.
 
     python examples/aevb.py --data-dir PATH
     python examples/aevb.py --data-dir PATH --budget quick
 
 Kingma and Welling, 2013, https://arxiv.org/abs/1312.6114, figures 2 and 3: one hidden
 layer of tanh, 500 units and a Bernoulli decoder for binarized MNIST, 200 units and a
-Gaussian decoder with sigmoid means for Frey faces, batches of 100. The paper prints
-figures only and trains with Adagrad; here it is Adam at 1e-3. The marginal likelihood
+Gaussian decoder with sigmoid means for Frey faces, batches of 100. The paper shows
+plots only, and trains with Adagrad; here it is Adam at 1e-3. The marginal likelihood
 is that of a model with 100 units and 3 latents, by importance sampling. The faces are
-frames of a film: the test faces, a random tenth, have near twins among the others.
+frames of a film, so the test faces, a random tenth, resemble some training faces.
 """
 
 import os
@@ -29,7 +29,7 @@ from pixels import observe
 
 BATCH, DRAWS = 100, 1000
 EPOCHS = {reproduction.QUICK: 8, reproduction.FULL: 60}
-FACES = 10  # times the epochs: there are so few of them
+FACES = 10  # times as many epochs as MNIST, because there are so few faces
 SIZES: dict[str, tuple[int, ...]] = {
     "binarized_mnist": (3, 5, 10, 20),
     "freyfaces": (2, 5, 10, 20),
@@ -38,7 +38,7 @@ TITLES = {"binarized_mnist": "MNIST, Bernoulli", "freyfaces": "Frey faces, Gauss
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
-    """Trains a model for each number of latents, draws the bounds and writes them."""
+    """Trains a model for each number of latents, plots and writes the bounds."""
     args = reproduction.parse(__doc__, "aevb", argv, EPOCHS)
     report = reproduction.Report("aevb", "Auto-Encoding Variational Bayes", args)
     figure = Figure(figsize=(10, 6), layout="constrained")
@@ -111,7 +111,7 @@ def build(name: str, size: int, x: np.ndarray, units: int) -> tv.VAE:
         loc = keras.layers.Dense(pixels, activation="sigmoid")(h)
         raw = keras.layers.Dense(pixels)(h)
         both = keras.layers.Concatenate()([loc, raw])
-        # A floor: pixels that are equal in all images would have a scale of 0.
+        # Without a minimum, pixels equal in all images would get a scale of 0.
         decoder = keras.Model(z, tv.IndependentNormal(shape, scale_floor=0.01)(both))
     return tv.VAE(encoder, decoder, tv.StandardNormal(size))
 

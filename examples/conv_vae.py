@@ -5,7 +5,7 @@
 
 github.com/tensorflow/probability, experimental/nn/examples/vae_mnist_advi.ipynb: 16
 latents, q(z | x) a `MultivariateNormalTriL`, convolutions of 5 x 5, batches of 32, Adam
-at 1e-3, here lowered. The figure is -ELBO of the test images.
+at 1e-3, which decays here. The figure is -ELBO of the test images.
 """
 
 import os
@@ -31,7 +31,7 @@ BUDGET = (
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
-    """Trains, evaluates, draws and writes the result."""
+    """Trains, evaluates, plots and writes the result."""
     args = reproduction.parse(__doc__, "conv_vae", argv, EPOCHS)
     report = reproduction.Report("conv_vae", "TFP's convolutional VAE", args)
     images = datasets.load("binarized_mnist", args.data_dir, args.seed)

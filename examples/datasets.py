@@ -1,4 +1,4 @@
-"""Images for the examples: a set that scikit-learn carries, and files on disk."""
+"""Images for the examples: the digits of scikit-learn, and files on disk."""
 
 import dataclasses
 import gzip
@@ -22,7 +22,7 @@ class Images:
     Args:
         name: Name of the data set.
         train: Images of shape `(n, height, width, 1)`, uint8 in `[0, levels)`.
-        test: Images like them that training does not see.
+        test: Images of the same kind, not used in training.
         levels: Number of grey levels: 2 for black and white.
         test_labels: Class of each test image, where the set has classes.
         train_labels: Class of each training image, likewise.
@@ -44,7 +44,7 @@ def load(name: str, data_dir: Path | None = None, seed: int = 0) -> Images:
     Args:
         name: One of `NAMES`.
         data_dir: Directory with the files; by default the environment variable
-            `TFP_VAE_DATA`. `"digits"` needs none, `"mnist"` is downloaded without one.
+            `TFP_VAE_DATA`. `"digits"` needs none. Without one, `"mnist"` is downloaded.
         seed: Seed of the split into training and test images, where the set has no
             official one, and of the order of the test images where they are sorted.
 
@@ -84,13 +84,13 @@ def load(name: str, data_dir: Path | None = None, seed: int = 0) -> Images:
 
 
 def find(name: str, data_dir: Path | None, what: str, how: str) -> pathlib.Path:
-    """Looks for a file of a data directory.
+    """Looks for a file in a data directory.
 
     Args:
-        name: Of the file.
+        name: Name of the file.
         data_dir: The directory, by default the environment variable `TFP_VAE_DATA`.
-        what: What the file holds, for the message.
-        how: How to get it, likewise.
+        what: What the file contains, for the error message.
+        how: How to get the file, for the error message.
 
     Returns:
         Its path.
@@ -171,7 +171,7 @@ def _download() -> Images:
 
     try:
         (train, of_train), (test, labels) = keras.datasets.mnist.load_data()
-    except Exception as error:  # a bare one, where Keras finds no network
+    except Exception as error:  # Keras raises a plain one without a network
         raise FileNotFoundError(
             "The data set 'mnist' expects a data directory, or a network over which "
             "`keras.datasets.mnist` can fetch it. Received: no directory, and "
@@ -213,7 +213,7 @@ def _grey(path: pathlib.Path, rng: np.random.Generator) -> Images:
 def _split(
     size: int, share: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shuffled rows for training, and a share of the rows, rounded up, for the test."""
+    """Shuffles the rows; a fraction of them, rounded up, is for the test."""
     order = rng.permutation(size)
     num_test = math.ceil(share * size)
     return order[num_test:], order[:num_test]

@@ -1,32 +1,32 @@
-"""The disentangled sequential autoencoder: who is seen apart from what they do.
+"""The disentangled sequential autoencoder: one latent for who, others for the action.
 
     python examples/disentangled.py --data-dir PATH
     python examples/disentangled.py --data-dir PATH --budget quick
 
 Li and Mandt, Disentangled Sequential Autoencoder, 2018,
-https://arxiv.org/abs/1803.02991, on their sprites and their split: one latent f for a
+https://arxiv.org/abs/1803.02991, on their sprites and split. One latent f is for the
 whole sequence, with a standard normal prior, and a latent z[t] for each frame, with a
-learned prior that reads those before it:
+learned prior given the earlier z:
 
     ELBO = E_q log p(x | f, z) - KL(q(f | x) || p(f))
         - sum_t E_q KL(q(z[t] | x, f) || p(z[t] | z[<t]))
 
-The prior of z reads the posterior's draws. There are two posteriors of z: the
-factorised one sees one frame, the full one f and all frames. Pixels are normal with
-scale 1, as in TFP's example, whose figure is the reference: a constant that no model
-changes, log(2 pi) / 2 for each of the 98,304 numbers in x, and 105 nats. Figures are
+The prior of z gets the posterior's draws. There are two posteriors of z: the
+factorised one depends on one frame, the full one on f and all frames. Pixels are normal
+with scale 1, as in TFP's example. The reference is that example's figure. It is the sum
+of a constant, log(2 pi) / 2 for each of the 98,304 numbers in x, and 105 nats. Figures:
 
     ELBO without the constant = - E_q |x - mean(f, z)|^2 / 2 - KL of f - KL of z
 
-of the test sequences, with one draw each. The weight of both KLs grows from 0.01 to 1,
-as if the scale had begun at 0.1, which the paper does not do: so few steps get further.
-Which of the two latents holds action and direction is hardly decided by the ELBO, much
-by the first weights; these were chosen in short runs, on 40 of the test characters.
+on the test sequences, with one draw each. The weight of both KLs grows from 0.01 to 1,
+as if the scale started at 0.1. The paper does not do this; it helps in so few steps.
+The ELBO hardly decides which latent encodes action and direction; the initial weights
+do. These were chosen in short runs, on 40 of the test characters.
 
-A classifier trained on the labels judges what is drawn. Where f and z are of different
+A classifier trained on the labels judges what is generated. If f and z come from two
 sequences, the attributes should be those of the first, action and direction those of
-the second, and by chance 17 and 11 percent are. What the judge gets wrong of real
-sequences is in these figures. Of sequences drawn from the priors, the inception score
+the second; by chance 17 and 11 percent are. The judge's errors on real sequences are
+part of these figures. For sequences drawn from the priors, the inception score
 exp(H(y) - H(y | x)) is at most the number of (action, direction) pairs, 9.
 """
 
@@ -52,10 +52,10 @@ ops: Any = keras.ops
 
 STATIC, DYNAMIC, UNITS, FILTERS, BATCH, SCALE, RATE = 256, 32, 128, 32, 16, 1.0, 2e-3
 EPOCHS = {reproduction.QUICK: 5, reproduction.FULL: 8}
-START, WARM_UP = 0.01, 2 / 3  # The first weight of the KL; how long it is not yet 1.
+START, WARM_UP = 0.01, 2 / 3  # First weight of the KL; part of training until it is 1.
 JUDGE_EPOCHS, SHOWN = 1, 4
 FACTORISED, FULL = "factorised q", "full q"
-# Of -90,440, whose last digit is not known, and the constant.
+# -90,440, whose last digit is not known, plus the constant.
 PUBLISHED, SOURCE = -105.0, "TFP's disentangled_vae, without the constant"
 BUDGET = (
     "{epochs} epochs with 32 filters and 9 pairs of action and direction, where the "
@@ -72,7 +72,7 @@ class Autoencoder(NamedTuple):
         encoder: From sequences to q(f | x) and q(z | x, f), with their KLs.
         decoder: From f and z to p(x | f, z).
         prior: p(z).
-        model: Encoder and decoder: minus the ELBO is its loss.
+        model: Encoder and decoder, with minus the ELBO as the loss.
     """
 
     encoder: keras.Model
@@ -82,7 +82,7 @@ class Autoencoder(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
-    """Trains a judge and two models, has them judged, and writes the result."""
+    """Trains the judge and two models, evaluates these and writes the result."""
     args = reproduction.parse(__doc__, "disentangled", argv, EPOCHS)
     title = "Disentangled Sequential Autoencoder"
     report = reproduction.Report("disentangled", title, args)
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
 
 
 def frames(data: sprites.Sprites, labels: np.ndarray, seed: int | None = None) -> Any:
-    """Batches of sequences, as inputs and as targets."""
+    """Batches of sequences that are both inputs and targets."""
     return data.batches(labels, BATCH, seed).map(lambda x, _: (x, x))
 
 
@@ -145,7 +145,7 @@ def build(shape: tuple[int, ...], kind: str, weight: Any) -> Autoencoder:
         h = layers.SimpleRNN(UNITS, return_sequences=True)(bidirectional(True)(h))
     else:
         h = layers.Dense(UNITS, activation="leaky_relu")(v)
-    # All locations in front of all scales, as the layer reads them.
+    # All locations before all scales, the order that the layer expects.
     parameters = [layers.Flatten()(layers.Dense(DYNAMIC)(h)) for _ in range(2)]
     z = tv.IndependentNormal((steps, DYNAMIC))(layers.Concatenate()(parameters))
     prior = tv.AutoregressivePrior((steps, DYNAMIC), UNITS)
@@ -173,7 +173,7 @@ def bidirectional(return_sequences: bool) -> Any:
 
 
 def elbo(parts: Autoencoder, data: sprites.Sprites) -> tuple[float, float, float]:
-    """Of the test sequences, without the constant; and the KLs of f and of z in it."""
+    """The ELBO of the test sequences without the constant, and its KLs of f and z."""
     test = frames(data, data.test)
     found = parts.model.evaluate(test, verbose=0, return_dict=True)
     constant = math.prod(data.shape) * math.log(2 * math.pi * SCALE**2) / 2
@@ -187,7 +187,7 @@ def examine(
     classifier: keras.Model,
     data: sprites.Sprites,
 ) -> None:
-    """What the judge sees in sequences decoded, swapped and drawn; and pictures."""
+    """Judges decoded, swapped and drawn sequences, and saves pictures."""
     inputs = parts.decoder.inputs
     judged = keras.Model(inputs, classifier(parts.decoder(inputs)))
 
@@ -224,7 +224,7 @@ def examine(
 
 
 def strips(groups: np.ndarray) -> Figure:
-    """Groups of sequences, a line of frames each."""
+    """Groups of sequences, one row of frames for each sequence."""
     figure = Figure(figsize=(5, 0.65 * groups.shape[0] * groups.shape[1]))
     for axes, group in zip(np.ravel(figure.subplots(len(groups))), groups, strict=True):
         lines = [np.concatenate(list(sequence), axis=1) for sequence in group]

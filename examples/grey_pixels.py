@@ -1,4 +1,4 @@
-"""Grey pixels as 256 values: a softmax over them beside a discretised logistic.
+"""Grey pixels as 256 values: a softmax compared with a discretised logistic.
 
     python examples/grey_pixels.py --data-dir PATH
     python examples/grey_pixels.py --data-dir PATH --budget quick
@@ -6,11 +6,11 @@
 Frey faces, 28 x 20 pixels of 256 levels: the categorical likelihood of van den Oord et
 al., Pixel Recurrent Neural Networks, 2016, https://arxiv.org/abs/1601.06759, and the
 discretised logistic of Kingma et al., Improved Variational Inference with Inverse
-Autoregressive Flow, 2016, https://arxiv.org/abs/1606.04934. The decoder makes 16
-features of each pixel, which one layer, shared by all pixels, turns into parameters.
-Figures are bits per dimension of held-out faces, by the bound and by importance
-sampling; beside them those of a law for each pixel without z, counted. The faces are
-frames of a film: the test faces, a random tenth, have near twins among the others.
+Autoregressive Flow, 2016, https://arxiv.org/abs/1606.04934. The decoder outputs 16
+features of each pixel, and one layer, shared by all pixels, maps them to parameters.
+Figures are bits per dimension of held-out faces, from the bound and from importance
+sampling. The reference is a histogram of each pixel, without z. The faces are
+frames of a film, so the test faces, a random tenth, resemble some training faces.
 """
 
 import os
@@ -36,7 +36,7 @@ LIKELIHOODS: dict[str, Any] = {
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
-    """Trains with either likelihood, evaluates, draws and writes the result."""
+    """Trains with each likelihood, evaluates, plots and writes the result."""
     args = reproduction.parse(__doc__, "grey_pixels", argv, EPOCHS)
     report = reproduction.Report("grey_pixels", "Grey pixels as 256 values", args)
     images = datasets.load("freyfaces", args.data_dir, args.seed)
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
 
 
 def counted(images: datasets.Images) -> float:
-    """Bits per dimension of a categorical law for each pixel, from smoothed counts."""
+    """Bits per dimension of a categorical for each pixel, from smoothed counts."""
     levels = np.arange(images.levels)
     counts = sum((face == levels).astype("float64") for face in images.train)
     probs = (counts + 1 / images.levels) / (len(images.train) + 1)
@@ -96,7 +96,7 @@ def build(kind: str, x: np.ndarray) -> tv.VAE:
     h = keras.layers.Dense(FEATURES * int(np.prod(shape)), activation="relu")(h)
     h = keras.layers.Reshape((-1, FEATURES))(h)
     h = keras.layers.Dense(channels)(h)
-    if kind != "categorical":  # all locations, then all scales
+    if kind != "categorical":  # parameters: all locations, then all scales
         h = keras.layers.Permute((2, 1))(h)
     p = likelihood(keras.layers.Flatten()(h))
     return tv.VAE(

@@ -1,4 +1,4 @@
-"""Hyperspherical VAEs beside the Gaussian one, on dynamically binarized MNIST.
+"""Hyperspherical VAEs compared with a Gaussian one, on dynamically binarized MNIST.
 
     python examples/hyperspherical_vae.py --data-dir PATH
     python examples/hyperspherical_vae.py --data-dir PATH --budget quick
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
 
     args = reproduction.parse(__doc__, "hyperspherical_vae", argv, EPOCHS, options)
     if args.dimensions and args.results == reproduction.RESULTS:
-        args.results = None  # They are those of all dimensions.
+        args.results = None  # The stored results are those of all dimensions.
     report = reproduction.Report("hyperspherical_vae", "Hyperspherical VAE", args)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
 
 
 def build(kind: str, size: int, shape: tuple[int, ...]) -> tv.VAE:
-    """The VAE of a posterior with so many dimensions."""
+    """The VAE with a kind of posterior and a number of dimensions."""
     layers = {
         NORMAL: lambda: tv.IndependentNormal(size),
         FISHER: lambda: tv.VonMisesFisher(size + 1),

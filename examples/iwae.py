@@ -4,8 +4,8 @@
     python examples/iwae.py --data-dir PATH --budget quick
 
 Burda et al., Importance Weighted Autoencoders, 2015, https://arxiv.org/abs/1509.00519,
-one stochastic layer: 784-200-200-50 and back with tanh, pixels that start from their
-mean, another binarization in every batch. log p(x) is estimated with 5,000 draws.
+one stochastic layer: 784-200-200-50 and back with tanh; pixel biases start at the
+means; every batch is binarized anew. log p(x) is estimated with 5,000 draws.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A classifier of sprites, which says what is seen in sequences that a model made."""
+"""A classifier that labels the sprite sequences that a model generates."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ def trained(data: sprites.Sprites, epochs: int, seed: int) -> keras.Model:
 
     Args:
         data: The sprites.
-        epochs: Of training.
-        seed: Of the order of the sequences.
+        epochs: Number of epochs.
+        seed: Seed of the order of the sequences.
 
     Returns:
-        A model from sequences to the law of each label, by its name.
+        A model from sequences to the probabilities of each label, by its name.
     """
     x = keras.Input(data.shape)
     h = networks.of_frames(keras.layers.GaussianNoise(NOISE)(x), FILTERS, UNITS)
@@ -40,14 +40,14 @@ def trained(data: sprites.Sprites, epochs: int, seed: int) -> keras.Model:
 
 
 def agreement(seen: dict[str, np.ndarray], labels: np.ndarray) -> tuple[float, float]:
-    """Percent of the attributes, and of the actions, that are seen as labelled.
+    """Percent of the attributes, and of the actions, that the judge gets right.
 
     Args:
-        seen: What the judge puts out.
-        labels: Of as many sequences, shape `(n, 5)`.
+        seen: Output of the judge.
+        labels: Labels of the same sequences, shape `(n, 5)`.
 
     Returns:
-        Two numbers.
+        Both percentages.
     """
     names = (*sprites.ATTRIBUTES, "action")
     agrees = [
@@ -57,13 +57,13 @@ def agreement(seen: dict[str, np.ndarray], labels: np.ndarray) -> tuple[float, f
 
 
 def entropies(law: Any) -> tuple[float, float]:
-    """H(y | x) and H(y) in nats: of the laws of a label, and of the mean of these.
+    """H(y | x) and H(y) in nats: entropy of each row on average, and of the mean row.
 
     Args:
         law: Probabilities, shape `(n, classes)`.
 
     Returns:
-        Two numbers; the inception score is the exponential of the second less the
+        Two numbers. The inception score is the exponential of the second minus the
         first.
     """
     of_each = stats.entropy(law, axis=-1).mean()

@@ -1,12 +1,12 @@
-"""Few labels: nearest neighbours among the latents of a VAE that saw none (M1).
+"""Few labels: nearest neighbours among the latents of a VAE trained without them (M1).
 
     python examples/m1_knn.py --data-dir PATH
     python examples/m1_knn.py --data-dir PATH --budget quick
 
 Kingma et al., Semi-supervised Learning with Deep Generative Models, 2014 (M1), with the
-posteriors and the table of Davidson et al., 2018, https://arxiv.org/abs/1804.00891: the
-classes of test images from 100, 600 or 1000 labelled ones, by the 5 nearest among the
-latent means: by distance in the plane, by angle on the sphere.
+posteriors and the table of Davidson et al., 2018, https://arxiv.org/abs/1804.00891. The
+class of a test image comes from the 5 nearest latent means of 100, 600 or 1000 labelled
+images: by distance for the normal, by angle on the sphere.
 """
 
 import os
@@ -37,7 +37,7 @@ BUDGET = "{epochs} epochs of Adam at 1e-3, 5 neighbours: the source has neither 
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
-    """Trains, classifies, draws and writes the result."""
+    """Trains, classifies, plots and writes the result."""
     args = reproduction.parse(__doc__, "m1_knn", argv, EPOCHS)
     report = reproduction.Report("m1_knn", "M1 with k-NN on latents", args)
     images = datasets.load("mnist", args.data_dir, args.seed)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
 
 
 def accuracies(vae: keras.Model, images: datasets.Images, seed: int) -> list[float]:
-    """Percent of test images in their class, the mean over choices of the labelled."""
+    """Accuracy in percent, the mean over random choices of the labelled images."""
     train, test = (
         np.asarray(vae.encode(np.asarray(part, "float32") / 255).mean())
         for part in (images.train, images.test)
@@ -92,7 +92,7 @@ def accuracies(vae: keras.Model, images: datasets.Images, seed: int) -> list[flo
 
 
 def balanced(classes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows of `count` examples, as many of each class."""
+    """Row numbers of `count` examples, the same number of each class."""
     kinds = np.unique(classes)
     of_each = count // len(kinds)
     rows = [np.flatnonzero(classes == kind) for kind in kinds]
@@ -100,7 +100,7 @@ def balanced(classes: np.ndarray, count: int, rng: np.random.Generator) -> np.nd
 
 
 def bars(found: dict[tuple[str, int], list[float]]) -> Figure:
-    """The accuracies, in groups of one number of labels."""
+    """The accuracies, grouped by the number of labels."""
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(found)

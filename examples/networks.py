@@ -1,4 +1,4 @@
-"""Networks that several reproductions have."""
+"""Networks that several reproductions share."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,11 +16,11 @@ def encoder(
     """From images to q(z | x).
 
     Args:
-        shape: Of an image.
+        shape: Shape of an image.
         hidden: Widths of the hidden layers.
         activation: Their activation.
         posterior: A distribution layer.
-        **options: Passed to the layer that puts out its parameters.
+        **options: Passed to the layer that outputs its parameters.
 
     Returns:
         The network.
@@ -50,7 +50,7 @@ def decoder(
         hidden: Widths of the hidden layers.
         activation: Their activation.
         likelihood: A distribution layer.
-        **options: Passed to the layer that puts out its parameters.
+        **options: Passed to the layer that outputs its parameters.
 
     Returns:
         The network.
@@ -66,11 +66,11 @@ def decoder(
 
 
 def of_frames(x: Any, filters: int, units: int) -> Any:
-    """A vector of each frame, from convolutions that all frames share.
+    """A vector for each frame, from convolutions shared by all frames.
 
     Args:
         x: Sequences of images, shape `(batch, steps, height, width, colours)`.
-        filters: Of each convolution.
+        filters: Number of filters of each convolution.
         units: Coordinates of a vector.
 
     Returns:

@@ -1,12 +1,12 @@
-"""The neural editor: a sentence is another one, and a vector that says how to edit it.
+"""The neural editor: a sentence is another sentence, changed by an edit vector.
 
     python examples/neural_editor.py --data-dir PATH
     python examples/neural_editor.py --data-dir PATH --budget quick
 
 Guu et al., Generating Sentences by Editing Prototypes, 2018,
 https://arxiv.org/abs/1709.08878, on short English sentences of Tatoeba. An edit vector
-z = norm x direction comes from the words inserted and deleted; its posterior has a
-fixed spread, so that the KL is one number, 27.78 nats, and nothing is annealed. The
+z = norm x direction depends on the words inserted and deleted. Its posterior has a
+fixed spread, so the KL is always 27.78 nats, and nothing is annealed. The
 decoder reads the prototype and z, and writes the sentence word by word.
 """
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
 
 
 def inputs(pairs: sentences.Pairs) -> list[np.ndarray]:
-    """What the model reads: the prototype, the words before, those of the edit."""
+    """The inputs: the prototype, the words before each word, the words of the edit."""
     return [pairs.source, pairs.before, pairs.inserted, pairs.deleted]
 
 
@@ -120,7 +120,7 @@ def networks(corpus: sentences.Corpus, edits: bool) -> tuple[Any, keras.Model]:
 
 
 def together(inference: Any, decoder: keras.Model, edits: bool) -> keras.Model:
-    """The model that is trained: minus the bound is its loss."""
+    """The model that is trained, with minus the bound as the loss."""
     steps = decoder.input_shape[0][1]
     given = [keras.Input((steps,), dtype="int32") for _ in range(4)]
     source, before, inserted, deleted = given
@@ -132,7 +132,7 @@ def together(inference: Any, decoder: keras.Model, edits: bool) -> keras.Model:
 
 
 def perplexity(model: keras.Model, pairs: sentences.Pairs) -> tuple[float, float]:
-    """Of a word given z, and of the bound, which pays the KL too."""
+    """Perplexity of a word given z, and of the bound, which includes the KL."""
     found = model.evaluate(
         inputs(pairs), pairs.target, BATCH, 0, pairs.mask, return_dict=True
     )
@@ -144,7 +144,7 @@ def perplexity(model: keras.Model, pairs: sentences.Pairs) -> tuple[float, float
 def show(
     corpus: sentences.Corpus, pairs: Any, inference: Any, decoder: Any, seed: int
 ) -> None:
-    """Prints edits by vectors of the prior, and by those of other pairs."""
+    """Prints edits with vectors from the prior, and with those of other pairs."""
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(pairs.source), 8, replace=False)
     sources = pairs.source[rows]
@@ -163,7 +163,7 @@ def show(
 
 
 def histogram(kl: Any) -> Figure:
-    """The KL of every test pair: one bar."""
+    """A histogram of the KL of all test pairs: a single bar."""
     figure = Figure(figsize=(5, 3), layout="constrained")
     axes = figure.subplots()
     axes.hist(np.asarray(kl), bins=80, range=(0, 40))

@@ -4,7 +4,7 @@
     python examples/numpyro_vae.py --data-dir PATH --budget quick
 
 github.com/pyro-ppl/numpyro, examples/vae.py: 15 epochs in batches of 128, Adam at 1e-3,
-another binarization in every batch. It publishes no figure; the reference is a run of
+every batch binarized anew. It publishes no figure; the reference is a run of
 that file with NumPyro 0.22.0 on two CPU cores.
 """
 
@@ -26,7 +26,7 @@ EPOCHS = {reproduction.QUICK: 5, reproduction.FULL: 15}
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
-    """Trains, evaluates, draws and writes the result."""
+    """Trains, evaluates, plots and writes the result."""
     args = reproduction.parse(__doc__, "numpyro_vae", argv, EPOCHS)
     report = reproduction.Report("numpyro_vae", "NumPyro's example", args)
     images = datasets.load("mnist", args.data_dir, args.seed)

@@ -1,12 +1,12 @@
-"""Priors that are not Gaussian, with posteriors of another family than theirs.
+"""Priors that are not Gaussian, with posteriors of a different family.
 
     python examples/other_priors.py --data-dir PATH
     python examples/other_priors.py --data-dir PATH --budget quick
 
 Two latents of dynamically binarized MNIST: a Student-t prior with a normal posterior,
 and a Beta(2, 1) prior on the unit square with a truncated normal one. Neither pair has
-a closed KL, so that it is estimated by the draws of z that the decoder gets. The
-estimate is compared with an integral, by SciPy's densities and nodes.
+a closed-form KL, so it is estimated from the draws of z that the decoder gets. The
+estimate is compared with a numerical integral of SciPy's densities.
 """
 
 import os
@@ -36,7 +36,7 @@ STUDENT, BETA = "Student-t", "Beta(2, 1)"
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
-    """Trains with either prior, checks the KL, draws the latents, writes the result."""
+    """Trains with each prior, checks the KL, plots the latents, writes the result."""
     args = reproduction.parse(__doc__, "other_priors", argv, EPOCHS)
     report = reproduction.Report("other_priors", "Student-t and Beta priors", args)
     images = datasets.load("mnist", args.data_dir, args.seed)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         vae.fit(train, epochs=args.epochs, verbose=2)
         report.add(f"ELBO, {kind} prior, nats", vae.elbo(test, 5).mean())
         report.add(f"log p(x), {kind} prior, nats", vae.log_prob(test, DRAWS).mean())
-        # Each has a new draw of z for each image.
+        # Each evaluation has a new draw of z for each image.
         rates = [tv.evaluation.rate_distortion(vae, test).rate for _ in range(PASSES)]
         exact = integral(kind, vae.encode(test).distribution).mean()
         report.add(f"KL by Monte Carlo, {kind} prior, nats", np.mean(rates))
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
 
 
 def build(kind: str, shape: tuple[int, ...]) -> tv.VAE:
-    """The VAE with a prior, which is a distribution of TFP as it is."""
+    """The VAE with a prior that is a plain TFP distribution."""
     posterior: Any = tv.IndependentNormal(LATENT)
     prior = tfd.Sample(tfd.StudentT(DEGREES_OF_FREEDOM, 0.0, 1.0), LATENT)
     if kind == BETA:
@@ -90,7 +90,7 @@ def build(kind: str, shape: tuple[int, ...]) -> tv.VAE:
 def integral(kind: str, posterior: Any) -> np.ndarray:
     """The KL of each posterior: an integral for each coordinate, without draws.
 
-    Gauss-Legendre nodes are inside of the ends, where log p of a beta is infinite.
+    Gauss-Legendre nodes avoid the end points, where a beta's log p is infinite.
     """
     loc, scale = (
         np.asarray(parameter, "float64")[..., None]
@@ -109,12 +109,12 @@ def integral(kind: str, posterior: Any) -> np.ndarray:
 
 
 def prior_of(kind: str) -> Any:
-    """The prior of a coordinate once more, as SciPy has it."""
+    """The prior of one coordinate as a SciPy distribution."""
     return stats.t(DEGREES_OF_FREEDOM) if kind == STUDENT else stats.beta(2, 1)
 
 
 def latents(kind: str, vae: tv.VAE, test: np.ndarray, labels: Any) -> Figure:
-    """The posteriors' centers, over lines of equal density of the prior."""
+    """The centers of the posteriors, over contours of the prior's density."""
     figure = tv.plots.plot_latents(vae, test, labels)
     axes = figure.axes[0]
     grid = [np.linspace(*ends, 201) for ends in (axes.get_xlim(), axes.get_ylim())]

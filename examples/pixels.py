@@ -1,4 +1,4 @@
-"""Pixels as values that a likelihood can have: as they are, binarized, dequantized."""
+"""Turns pixels into values for a likelihood: unchanged, binarized or dequantized."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def observe(pixels: Any, seed: Any, levels: int, likelihood: str) -> tf.Tensor:
 
     Args:
         pixels: Integers in `[0, levels)`.
-        seed: Two integers.
+        seed: A stateless seed, two integers.
         levels: Number of grey levels; 2 for black and white.
         likelihood: `"bernoulli"`: a pixel is a draw with its grey value as probability;
             otherwise (pixel + uniform noise) / levels.
@@ -32,13 +32,13 @@ def observe(pixels: Any, seed: Any, levels: int, likelihood: str) -> tf.Tensor:
 def batches(
     images: datasets.Images, likelihood: str, batch_size: int, seed: int
 ) -> tf.data.Dataset:
-    """Shuffled batches, with other noise in every batch of every epoch.
+    """Shuffled batches, with new noise in every batch of every epoch.
 
     Args:
-        images: Their training images are taken.
+        images: The data set; its training images are used.
         likelihood: See `observe`.
         batch_size: Length of a batch.
-        seed: Of the order and of the noise.
+        seed: Seed of the order and of the noise.
 
     Returns:
         A dataset of float32 images.

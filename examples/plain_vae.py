@@ -4,7 +4,7 @@
     python examples/plain_vae.py --data-dir PATH --budget quick
 
 Chadebec et al., Pythae, 2022, https://arxiv.org/abs/2206.08309: batches of 100, Adam at
-1e-4 with steps down, 500 epochs, and the epoch that is best on the validation images.
+1e-4, lowered in steps, 500 epochs; the epoch best on the validation images is kept.
 The figure is -log p(x) of the test images, estimated with 200 draws for each.
 """
 
@@ -23,7 +23,7 @@ import tfp_vae as tv
 
 LATENT, HIDDEN, BATCH, DRAWS = 40, 400, 100, 200
 EPOCHS = {reproduction.QUICK: 10, reproduction.FULL: 500}
-LOWER_AT = (200, 350, 500, 750, 1000)  # by 10^(-1/5) each
+LOWER_AT = (200, 350, 500, 750, 1000)  # epochs that multiply the rate by 10^(-1/5)
 SOURCE = "pythae, examples/scripts/reproducibility"
 WORSE = (
     "a plain PyTorch loop of this configuration has the same bounds (-ELBO of the "
@@ -33,7 +33,7 @@ WORSE = (
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
-    """Trains, evaluates, draws and writes the result."""
+    """Trains, evaluates, plots and writes the result."""
     args = reproduction.parse(__doc__, "plain_vae", argv, EPOCHS)
     report = reproduction.Report("plain_vae", "VAE of the pythae benchmark", args)
     images = datasets.load("binarized_mnist", args.data_dir, args.seed)

@@ -1,4 +1,4 @@
-"""What the reproductions share: budgets, figures beside references, results/.
+"""Shared code of the reproductions: budgets, figures and references, results/.
 
     python examples/reproduction.py
 
@@ -24,7 +24,7 @@ import keras
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
-# What the README shows of them.
+# The figures that the README shows.
 HEADLINES = {
     "numpyro_vae": ["test -ELBO after 15 epochs, nats"],
     "vamp_prior": [
@@ -43,16 +43,16 @@ HEAD = ("| system | figure | here | reference |", "|---|---|---:|---:|")
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One figure beside its reference.
+    """One figure and its reference.
 
     Args:
         what: The figure and its unit.
         value: What was found.
-        reference: What it is compared with; `None` where there is nothing.
-        source: Where that was published, or how it was found.
-        tolerance: How much worse the figure may be, with a `reason` any.
-        higher_is_better: Which way worse is.
-        reason: Why the figure is worse, or of another budget or split.
+        reference: The value to compare it with, or `None`.
+        source: Where the reference was published, or how it was measured.
+        tolerance: How much worse the figure may be without a `reason`.
+        higher_is_better: Whether higher figures are better.
+        reason: Why the figure is worse, or has another budget or split.
     """
 
     what: str
@@ -89,8 +89,8 @@ class Report:
     """Collects the figures of a run, prints them, and writes them to results/.
 
     Args:
-        system: The name of the file.
-        title: What is reproduced, for the table.
+        system: Name of the file in results/.
+        title: Name of the system in the table.
         args: The command line, from `parse`.
     """
 
@@ -100,7 +100,7 @@ class Report:
         self._start = time.perf_counter()
 
     def add(self, what: str, value: Any, *reference: Any, **options: Any) -> None:
-        """Adds a figure and prints it; arguments as those of `Figure`."""
+        """Adds a figure and prints it; the arguments are those of `Figure`."""
         figure = Figure(what, round(float(value), 4), *reference, **options)
         if figure.reference is not None:
             rounded = round(float(figure.reference), 4)
@@ -109,7 +109,7 @@ class Report:
         print(figure, flush=True)
 
     def __getitem__(self, what: str) -> float:
-        """The value of the first figure whose name begins so."""
+        """The value of the first figure whose name starts with `what`."""
         return next(f.value for f in self.figures if f.what.startswith(what))
 
     def picture(self, name: str, figure: Any) -> None:
@@ -150,14 +150,14 @@ def parse(
     epochs: dict[str, int],
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> argparse.Namespace:
-    """Reads the command line that all reproductions have, and seeds Keras.
+    """Reads the options that all reproductions share, and seeds Keras.
 
     Args:
         description: What the example does.
         system: Its name.
-        argv: The command line, or `None` for that of the process.
-        epochs: Of the quick and of the full budget.
-        options: Adds options of its own.
+        argv: The arguments, or `None` for those of the process.
+        epochs: Numbers of epochs of the quick and the full budget.
+        options: Function that adds options to the parser.
 
     Returns:
         The options; `results` is the directory to write to, or `None`.
@@ -193,7 +193,7 @@ def parse(
 
 
 def positive(text: str) -> int:
-    """Reads a positive integer of the command line."""
+    """Parses a positive integer."""
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(
             f"expects a positive integer. Received: {text!r}. Give 1 or more."
@@ -202,7 +202,7 @@ def positive(text: str) -> int:
 
 
 def _portable(argv: Sequence[str]) -> list[str]:
-    """The command line without directories of this machine."""
+    """The command line without this machine's directories."""
     words = list(argv)
     for place, word in enumerate(words):
         if word.split("=")[0] in ("--data-dir", "--output", "--results"):
@@ -214,7 +214,7 @@ def _portable(argv: Sequence[str]) -> list[str]:
 
 
 def table(directory: pathlib.Path = RESULTS) -> str:
-    """The figures of all files, and why some are worse, as Markdown."""
+    """The figures of all files, and why some differ, as Markdown."""
     lines, reasons = list(HEAD), []
     for path in sorted(directory.glob("*.json")):
         run = json.loads(path.read_text())

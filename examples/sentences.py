@@ -17,12 +17,12 @@ SPECIAL = ("<pad>", "<end>", "<unknown>")
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """A prototype and a sentence each, as numbers of words, 0 where there is none.
+    """Pairs of a prototype and a sentence, as word numbers, padded with 0.
 
     Args:
         source: Prototypes, shape `(n, steps)`.
-        target: Sentences with their end.
-        before: The word before each of the target.
+        target: Sentences with an end symbol.
+        before: The word before each word of the target.
         inserted: Words of the target that the prototype lacks.
         deleted: Words of the prototype that the target lacks.
     """
@@ -35,17 +35,17 @@ class Pairs:
 
     @property
     def mask(self) -> np.ndarray:
-        """1 for words and the end, 0 behind it."""
+        """1 for words and the end symbol, 0 after it."""
         return (self.target != PAD).astype("float32")
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Sentences as lists of words, and the words that have a number.
+    """Sentences as lists of words, and the vocabulary.
 
     Args:
-        lines: The sentences, of words of the vocabulary.
-        words: The vocabulary; the first three are no words.
+        lines: The sentences, whose words are all in the vocabulary.
+        words: The vocabulary; its first three entries are symbols, not words.
     """
 
     lines: list[list[str]]
@@ -57,7 +57,7 @@ class Corpus:
         return max(map(len, self.lines)) + 1
 
     def few(self, count: int) -> "Corpus":
-        """Some of the sentences, with all words."""
+        """Some of the sentences, with the whole vocabulary."""
         step = max(len(self.lines) // count, 1)
         return Corpus(self.lines[::step][:count], self.words)
 
@@ -68,8 +68,8 @@ class Corpus:
         prototypes are training sentences.
 
         Args:
-            seed: Of the split, and of the choice among many neighbours.
-            per_sentence: At most so many prototypes for a sentence.
+            seed: Seed of the split, and of the choice among many neighbours.
+            per_sentence: Maximum number of prototypes for a sentence.
 
         Returns:
             Pairs for training, validation and test.
@@ -95,14 +95,14 @@ class Corpus:
         return tuple(self._numbered(pairs) for pairs in found)  # type: ignore[return-value]
 
     def text(self, numbers: Any) -> str:
-        """Words behind numbers."""
+        """The words with these numbers."""
         return " ".join(self.words[n] for n in numbers if n not in (PAD, END))
 
     def write(self, decoder: Any, source: np.ndarray, z: np.ndarray) -> list[str]:
-        """The most likely next word, one after the other.
+        """Writes sentences greedily, always with the most likely next word.
 
         Args:
-            decoder: From prototypes, words before and z to the law of all words.
+            decoder: From prototypes, words before and z to a distribution over words.
             source: Prototypes.
             z: Edit vectors.
 
@@ -150,7 +150,7 @@ def load(data_dir: datasets.Path | None = None, least: int = 2) -> Corpus:
     Args:
         data_dir: Directory of the file, by default the environment variable
             `TFP_VAE_DATA`.
-        least: How often a word occurs that gets a number of its own.
+        least: How often a word must occur to be in the vocabulary.
 
     Returns:
         The corpus.
@@ -170,7 +170,7 @@ def load(data_dir: datasets.Path | None = None, least: int = 2) -> Corpus:
     counts = collections.Counter(word for words in split for word in words)
     known = sorted(word for word, count in counts.items() if count >= least)
     numbered = {*known}
-    # What the model sees, each once: no test sentence is one of training.
+    # Without duplicates, so no test sentence is also a training sentence.
     seen = dict.fromkeys(
         tuple(word if word in numbered else SPECIAL[UNKNOWN] for word in words)
         for words in split

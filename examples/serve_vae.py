@@ -5,8 +5,8 @@
         | python examples/serve_vae.py output/digits/served
     python examples/serve_vae.py output/digits/served --port 8501
 
-The second answers one request, the third those that come over HTTP. Requests and
-answers are those of TensorFlow Serving's REST API in column format,
+The second command answers one request, the third those over HTTP. Requests
+and answers are those of TensorFlow Serving's REST API in column format,
 https://www.tensorflow.org/tfx/serving/api_rest, so that its server can take the place
 of this script.
 """
@@ -47,13 +47,13 @@ def answer(model: Any, request: Any) -> dict[str, Any]:
     """Calls the signature that a request names.
 
     Args:
-        model: A SavedModel.
-        request: A dictionary with `inputs`, a dictionary of nested lists by name, and
+        model: The loaded SavedModel.
+        request: A dictionary with `inputs`, which maps names to nested lists, and
             `signature_name`, by default `"serving_default"`.
 
     Returns:
-        `{"outputs": ...}`: nested lists, or a dictionary of them by name where there
-        are several; `{"error": ...}` where the request cannot be answered.
+        `{"outputs": ...}`: nested lists, or a dictionary from names to them if there
+        are several; `{"error": ...}` if the request cannot be answered.
     """
     if not isinstance(request, dict) or not isinstance(request.get("inputs"), dict):
         return {"error": "a request expects `inputs`, an object of arrays by name"}
@@ -85,15 +85,15 @@ def make_server(model: Any, port: int) -> http.server.HTTPServer:
     """An HTTP server on this machine alone that answers with the model.
 
     Args:
-        model: A SavedModel.
-        port: Port to listen on; 0 for any that is free.
+        model: The loaded SavedModel.
+        port: Port to listen on; 0 for any free port.
 
     Returns:
         The server, not yet running.
     """
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # the name that the class wants
+        def do_POST(self) -> None:  # the name that the base class requires
             length = int(self.headers.get("Content-Length", 0))
             try:
                 found = answer(model, json.loads(self.rfile.read(length)))

@@ -1,8 +1,8 @@
 """Sprites: characters that walk, cast spells and slash, drawn in layers.
 
-A sequence is its labels, the variants of body, bottomwear, topwear and hair and the
-number of the (action, direction) pair: whoever has them can compose its frames. So the
-layers are kept, and sequences are composed when a batch is made.
+The labels of a sequence are the variants of body, bottomwear, topwear and hair, and the
+number of the (action, direction) pair. They determine its frames, so only the
+layers are stored, and sequences are composed when a batch is made.
 """
 
 import dataclasses
@@ -66,10 +66,10 @@ class Sprites:
         )
 
     def compose(self, labels: np.ndarray) -> np.ndarray:
-        """Lays the layers over each other, on black.
+        """Composes frames from the layers, on black.
 
         Args:
-            labels: Of n sequences, shape `(n, 5)`.
+            labels: Labels of n sequences, shape `(n, 5)`.
 
         Returns:
             Frames in [0, 1), of shape `(n, *shape)`.
@@ -89,12 +89,12 @@ class Sprites:
     def batches(
         self, labels: np.ndarray, size: int, seed: int | None = None
     ) -> tf.data.Dataset:
-        """Batches of frames and their labels, composed while others are in use.
+        """Batches of frames and their labels, composed in the background.
 
         Args:
-            labels: Of the sequences, such as `train`.
+            labels: Labels of the sequences, such as `train`.
             size: Length of a batch.
-            seed: Of the order; `None` for the one given.
+            seed: Seed of the order; `None` keeps the given order.
 
         Returns:
             A dataset of pairs.

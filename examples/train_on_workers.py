@@ -3,14 +3,14 @@
     python examples/train_on_workers.py --workers 2
     TF_CONFIG=... python examples/train_on_workers.py
 
-The first starts the workers as processes on this machine, which shows that it works and
-is no faster there: the workers share its cores. The second is one worker, as it runs on
-each of several machines; docs/devices.md says what TF_CONFIG is. All options of
-train_vae.py are understood. The batch size is that of all workers together.
+The first command starts the workers as processes on this machine. That shows that it
+works, but is no faster, since they share the cores. The second is one worker, as run on
+each of several machines; docs/devices.md explains TF_CONFIG. All options of
+train_vae.py work. The batch size is that of all workers together.
 
 Every worker trains on its rows of each batch, and all have the same weights after each
-step. After each epoch the first worker writes a backup: with the same --output, a run
-that was stopped goes on where it was.
+step. After each epoch the first worker writes a backup. With the same --output, a run
+that was stopped then continues from it.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from pixels import batches, observe
 from reproduction import positive
 from tfp_vae.engine.strategies import is_chief
 
-# Seconds for which workers may outlive one that failed. TensorFlow ends them in ten.
+# Seconds to wait for workers after one failed. TensorFlow ends them within ten.
 GRACE = 120
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Is one worker where the environment says so, and starts some otherwise."""
+    """Runs one worker if TF_CONFIG is set, and starts workers otherwise."""
     options = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -58,11 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(job: argparse.Namespace) -> None:
-    """Is one worker: trains, and on the first of them evaluates and saves."""
-    # Before all else, since TensorFlow connects the workers when it starts.
+    """Runs one worker: trains; the first one also evaluates and saves."""
+    # First of all, because TensorFlow connects the workers when it starts.
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     chief, resolver = is_chief(strategy), strategy.cluster_resolver
-    # The same on all: the order of the rows and their noise come from the seed.
+    # The same seed on all: it sets the order of the rows and their noise.
     keras.utils.set_random_seed(job.seed)
     images = datasets.load(job.dataset, job.data_dir, job.seed)
     with strategy.scope():
@@ -77,7 +77,7 @@ def train(job: argparse.Namespace) -> None:
     bits = zlib.crc32(b"".join(weight.tobytes() for weight in vae.get_weights()))
     who = f"{resolver.task_type} {resolver.task_id}"
     print(f"{who}: checksum of the weights {bits:08x}", flush=True)
-    vae.save(job.output / "vae.keras")  # which the chief alone writes
+    vae.save(job.output / "vae.keras")  # only the chief writes it
     if chief:
         seed = [job.seed, 1]
         x = observe(images.test, seed, images.levels, job.likelihood).numpy()
@@ -90,8 +90,8 @@ def start(workers: int, options: Sequence[str]) -> bool:
     """Starts workers on this machine, and waits until all have ended.
 
     Args:
-        workers: How many.
-        options: Their command line.
+        workers: Number of workers.
+        options: Options passed to each worker.
 
     Returns:
         Whether all succeeded.

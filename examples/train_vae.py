@@ -1,4 +1,4 @@
-"""Trains a variational autoencoder on images, draws what it learned, and saves it.
+"""Trains a variational autoencoder on images, plots what it learned, and saves it.
 
     python examples/train_vae.py
     python examples/train_vae.py --dataset binarized_mnist --data-dir PATH
@@ -53,7 +53,7 @@ PRIORS: dict[str, Any] = {
     "flow": lambda size, network, k: tv.FlowPrior(size),
     "sphere": lambda size, network, k: tv.SphericalUniform(size),
 }
-# Latent size, epochs, batch size and likelihood, where the command line gives none.
+# Default latent size, epochs, batch size and likelihood of each data set.
 DEFAULTS = {
     "digits": (2, 150, 16, "bernoulli"),
     "freyfaces": (20, 100, 32, "normal"),
@@ -62,7 +62,7 @@ DEFAULTS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains, evaluates, draws, saves and checks."""
+    """Trains, evaluates, plots, saves and checks."""
     args = _parse(argv)
     print("device:", ", ".join(_gpus()) or f"CPU ({os.cpu_count()} threads)")
     if args.mixed_precision:
@@ -137,7 +137,7 @@ def build(args: argparse.Namespace, images: datasets.Images) -> tv.VAE:
 
 
 def describe(images: datasets.Images, likelihood: str) -> str:
-    """Says in a line what the images are and how the likelihood sees them."""
+    """Describes in a line the images and how the likelihood models them."""
     if images.levels == 2 and likelihood != "bernoulli":
         raise ValueError(
             f"The likelihood {likelihood!r} expects grey images. Received: the black "
@@ -157,7 +157,7 @@ def describe(images: datasets.Images, likelihood: str) -> str:
 
 
 def pictures(vae: tv.VAE, images: datasets.Images, x: np.ndarray) -> dict[str, Figure]:
-    """Draws reconstructions, samples and, where it is a plane, the latent space."""
+    """Plots reconstructions, samples and, if it is a plane, the latent space."""
     figures = {
         "reconstructions.png": tv.plots.plot_reconstructions(vae, x[:24]),
         "samples.png": tv.plots.plot_samples(vae, 100, seed=0),
@@ -176,7 +176,7 @@ def check_saved(vae: tv.VAE, x: np.ndarray, output: pathlib.Path) -> None:
     loaded = keras.models.load_model(output / "vae.keras")
     served = tf.saved_model.load(output / "served")
     z = vae.encode(x).sample(seed=0)
-    # bfloat16, with its 8 bits, and TF32 round otherwise in eager than in fused code.
+    # bfloat16 (8 bits) and TF32 round differently in eager and in fused code.
     exact = not _gpus() and keras.config.dtype_policy().name == "float32"
     tolerance = 1e-5 if exact else 5e-2
     images = vae.reconstruct(x)

@@ -1,12 +1,12 @@
-"""A VampPrior beside the standard normal one, on the static binarized MNIST.
+"""A VampPrior compared with the standard normal one, on static binarized MNIST.
 
     python examples/vamp_prior.py --data-dir PATH
     python examples/vamp_prior.py --data-dir PATH --budget quick
 
 Tomczak and Welling, VAE with a VampPrior, 2018, https://arxiv.org/abs/1705.07120, one
 stochastic layer: two gated layers of 300 units on either side, 40 latents, a mixture of
-the posteriors of 500 learned pseudo-inputs, the KL warmed up, and the epoch that is
-best on the validation images. log p(x) is estimated with 1,000 draws.
+the posteriors of 500 learned pseudo-inputs, a KL warm-up; the epoch that is
+best on the validation images is kept. log p(x) is estimated with 1,000 draws.
 """
 
 import os
@@ -39,7 +39,7 @@ BUDGET = (
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
-    """Trains with either prior, compares log p(x), draws and writes the result."""
+    """Trains with each prior, compares log p(x), plots and writes the result."""
     args = reproduction.parse(__doc__, "vamp_prior", argv, EPOCHS)
     report = reproduction.Report("vamp_prior", "VampPrior", args)
     images = datasets.load("binarized_mnist", args.data_dir, args.seed)
@@ -95,13 +95,13 @@ def build(kind: str, x: np.ndarray, components: int) -> tv.VAE:
     prior: Any = tv.StandardNormal(LATENT)
     if kind == VAMP:
         prior = tv.VampPrior(encoder, num_components=components, activation="sigmoid")
-        # Through the sigmoid they are 0.05 and 0.95 where the images are 0 and 1.
+        # After the sigmoid they are 0.05 and 0.95 where the images are 0 and 1.
         prior.pseudo_inputs.constant.assign(6 * x[:components] - 3)
     return tv.VAE(encoder, keras.Model(z, gated(z, likelihood)), prior)
 
 
 def gated(h: Any, layer: Any) -> Any:
-    """Two layers h * sigmoid(g), and a distribution."""
+    """Two layers h * sigmoid(g), and a distribution layer."""
     for _ in range(2):
         gate = keras.layers.Dense(HIDDEN, activation="sigmoid")(h)
         h = keras.layers.Multiply()([keras.layers.Dense(HIDDEN)(h), gate])

@@ -227,7 +227,7 @@ def test_parameters_are_checked_at_run_time_where_asked():
         (lambda: law(low=-1.0), "low"),
         (lambda: law(width=float("nan")), "width"),
         (lambda: law(width=0.0), "width=0.0"),
-        (lambda: Law([1.0, 0.0], 1.0, 1.0), "law of unit vectors"),
+        (lambda: Law([1.0, 0.0], 1.0, 1.0), "distribution of unit vectors"),
         (lambda: Law(tfd.MultivariateNormalDiag([0.0]), 1.0, 1.0), "of unit vectors"),
     ],
 )

@@ -432,7 +432,7 @@ def on(flow, base):
     ("make", "message"),
     [
         (lambda: Flow()(tf.zeros([5, 3])), "a distribution.*plain.*in front"),
-        (lambda: Flow("nice"), "one of .*'maf'.*transform='nice'.*usual"),
+        (lambda: Flow("nice"), "one of .*'maf'.*transform='nice'.*Use 'iaf'"),
         (lambda: Flow(tfb.Scale(tf.Variable(1.0))), "without variables.*would not"),
         (lambda: Flow(num_transforms=0), "`num_transforms` to be an integer"),
         (lambda: Flow(num_bins=1), "`num_bins` to be an integer of at least 2"),

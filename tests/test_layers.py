@@ -1,5 +1,7 @@
 """One contract for every layer that outputs a distribution."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ ABSTRACT = (
     "SharedTotalLayer",
     "SphericalLayer",
     "TwoConcentrations",
+    "VectorLayer",
 )
 NO_VARIANCE = (
     tv.Blockwise,  # in TFP 0.25
@@ -491,3 +494,78 @@ def test_standard_normal_is_n_0_i():
     assert prior(z).event_shape == (2, 3)
     assert tv.StandardNormal.from_config(prior.get_config())().event_shape == (2, 3)
     assert tv.StandardNormal(2, dtype="float64")().dtype == tf.float64
+
+
+def arguments_of(cls):
+    """The arguments of `__init__` in a class and those above it, but for Keras' own."""
+    inits = (c.__init__ for c in cls.__mro__ if issubclass(c, DistributionLayer))
+    names = {name for init in inits for name in inspect.signature(init).parameters}
+    return names - {"self", "kwargs"}
+
+
+def test_configs_have_every_argument(family):
+    layer = family.make()
+    if isinstance(layer, tv.DistributionLambda):
+        pytest.skip("an unregistered function: see test_saving")
+    expected = arguments_of(type(layer))
+    if layer.event_shape is None:
+        expected.discard("event_shape")
+    config = layer.get_config()
+    assert expected <= set(config)
+    again = type(layer).from_config(config)
+    assert again.get_config() == config
+    assert again.parameters_width == layer.parameters_width == family.width
+
+
+@keras.saving.register_keras_serializable("test_layers")
+class Scaled(tv.DistributionLayer):
+    """A family of two members, and an argument of its own."""
+
+    def __init__(self, event_shape, factor=2.0, **kwargs):
+        super().__init__(event_shape, **kwargs)
+        self.factor = factor
+
+    @staticmethod
+    def params_size(event_shape, factor):
+        return int(np.prod(event_shape)) + (factor > 5)
+
+    def make_distribution(self, parameters):
+        loc = self.factor * parameters[..., : self.event_shape[0]]
+        return tfd.Independent(tfd.Normal(loc, 1.0), 1)
+
+
+@pytest.mark.parametrize(("factor", "width"), [(3.0, 4), (7.0, 5)])
+def test_a_family_of_two_members_checks_and_saves_its_arguments(
+    factor, width, tmp_path, rng
+):
+    x = rng.normal(size=(6, 3)).astype("float32")
+    layer = Scaled(4, factor, convert_to_tensor_fn="mean", seed=3)
+    assert layer.parameters_width == width
+    with pytest.raises(ValueError, match=rf"Scaled\(event_shape=\(4,\)\).*, {width}\)"):
+        layer(tf.zeros([6, 9]))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(width), layer])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert (loaded.layers[-1].factor, loaded.layers[-1].seed) == (factor, 3)
+    np.testing.assert_array_equal(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0)
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tv.MixturePrior(3, 5),
+        lambda: tv.VampPrior(keras.layers.Dense(2), 5),
+        lambda: tv.Multinomial(3, 5),
+        lambda: tv.DirichletMultinomial(3, 5),
+        lambda: tv.QuantizedLogistic(3, "mean", False, 5),
+    ],
+)
+def test_two_counts_in_a_row_are_given_by_keyword(make):
+    with pytest.raises(TypeError, match="positional|keyword"):
+        make()
+
+
+def test_mixtures_have_the_order_of_tfp_layers():
+    assert tv.MixtureNormal(5, 3).event_shape == (3,)

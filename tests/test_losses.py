@@ -197,7 +197,7 @@ def test_targets_that_lack_an_axis_are_an_error_whatever_the_batch():
     )
     model.compile("sgd", loss=tv.NegativeLogLikelihood(), metrics=[tv.LogLikelihood()])
     for rows in (7, 8):
-        with pytest.raises(ValueError, match=r"of shape \(.*, 1\).*say draw_axes=1"):
+        with pytest.raises(ValueError, match=r"of shape \(.*, 1\).*set draw_axes=1"):
             model.evaluate(np.zeros((rows, 5)), np.zeros(rows), batch_size=4, verbose=0)
 
 
@@ -225,7 +225,7 @@ def test_weights_whose_rank_changes_are_an_error_that_says_so(rng):
     )
     model.compile("sgd", loss=tv.NegativeLogLikelihood())
     model.fit(x, y, sample_weight=w[:, 0], verbose=0)
-    with pytest.raises(ValueError, match="compile again where their rank changes"):
+    with pytest.raises(ValueError, match="compile again if their rank changes"):
         model.fit(x, y, sample_weight=w, verbose=0)
     model.compile("sgd", loss=tv.NegativeLogLikelihood())
     model.fit(x, y, sample_weight=w, verbose=0)

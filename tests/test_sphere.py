@@ -509,7 +509,7 @@ def test_bad_concentrations_are_an_error(law, concentration):
 @pytest.mark.parametrize("law", LAWS)
 def test_bad_directions_are_an_error(law):
     for bad in ([1.0], 1.0, tf.ones([3, 1]), np.zeros((2, 0))):
-        with pytest.raises(ValueError, match="last axis of 2.*Received.*On the circle"):
+        with pytest.raises(ValueError, match="last axis of 2.*Received.*the circle"):
             law(bad, 1.0)
     with pytest.raises(ValueError, match="unit vectors. Received.*norm 1.41.*Divide"):
         law([1.0, 1.0], 1.0)

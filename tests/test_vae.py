@@ -504,7 +504,7 @@ def test_a_kl_layer_in_the_encoder_gives_the_prior_and_counts_once():
         (lambda kl: tv.VAE(kl(free_bits=1.0), models.decoder()), "free_bits"),
         (
             lambda kl: tv.VAE(vaes.encoder(), kl(), tv.StandardNormal(3)),
-            "decoder that carries another",
+            "a decoder with a KL layer",
         ),
         (
             lambda kl: tv.VAE(None, models.decoder(), tv.StandardNormal(3)),
@@ -515,7 +515,7 @@ def test_a_kl_layer_in_the_encoder_gives_the_prior_and_counts_once():
             r"expects `objective`.*Received: objective='elbo'",
         ),
         (lambda kl: vaes.vae(missing="none"), "expects `missing`"),
-        (lambda kl: vaes.vae(beta=4.0), r"\['beta'\] of its objective.*tv.ELBO"),
+        (lambda kl: vaes.vae(beta=4.0), r"\['beta'\] as arguments.*tv.ELBO"),
         (
             lambda kl: vaes.vae().fit(models.digits(4), class_weight={0: 1.0}),
             "weights of examples",
@@ -539,11 +539,11 @@ def dense(width, *layers):
 BAD_NETWORKS = {
     "encoder without a distribution": (
         {"q": dense(8, keras.layers.Dense(3))},
-        r"encoder to put out a distribution.*Received",
+        r"encoder to return a distribution.*Received",
     ),
     "decoder without a distribution": (
         {"p": dense(3, keras.layers.Dense(8))},
-        "decoder to put out a distribution",
+        "decoder to return a distribution",
     ),
     "latents": (
         {"p": dense(5, keras.layers.Dense(8), tv.IndependentBernoulli(8))},
@@ -581,7 +581,7 @@ def test_an_activation_in_front_of_the_likelihood_is_named():
     sigmoid = keras.layers.Dense(8, activation="sigmoid")
     p = dense(3, sigmoid, tv.IndependentBernoulli(8))
     q = dense(8, keras.layers.Dense(6), tv.IndependentNormal(3))
-    with pytest.warns(UserWarning, match=r"to be linear.*activation='sigmoid'"):
+    with pytest.warns(UserWarning, match=r"unconstrained.*activation='sigmoid'"):
         vaes.vae(q=q, p=p)
 
 

@@ -176,7 +176,7 @@ def test_moving_averages_are_the_same_on_all_workers(tmp_path):
 def test_a_pipeline_in_another_order_is_warned_of(tmp_path):
     _, second = run("pipelines", tmp_path)
     (message,) = second["without a seed"]
-    assert "begins with another batch than on the chief" in message
+    assert "first batch on this worker differs from the chief's" in message
     assert not second["with a seed"]
 
 

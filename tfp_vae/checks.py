@@ -1,4 +1,4 @@
-"""Argument checks: each `ValueError` says what was expected, what came, what to do."""
+"""Argument checks. Each `ValueError` says what was expected, what came, what to do."""
 
 import math
 import operator
@@ -43,7 +43,7 @@ def canonical_event_shape(event_shape: Any, caller: str) -> tuple[int, ...]:
 
 
 def integer(value: Any, name: str, caller: str, minimum: int = 1) -> int:
-    """Returns `value` as an `int`, or says that a larger or whole one is needed.
+    """Returns `value` as an `int`, if it is an integer of at least `minimum`.
 
     Args:
         value: What the user gave.
@@ -68,18 +68,18 @@ def integer(value: Any, name: str, caller: str, minimum: int = 1) -> int:
     if number < minimum:
         raise ValueError(
             f"`{caller}` expects `{name}` to be an integer of at least {minimum}. "
-            f"Received: {name}={value!r}. Give a Python integer from {minimum} on."
+            f"Received: {name}={value!r}. Give a Python integer, {minimum} or more."
         )
     return number
 
 
 def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
-    """Checks that the last axis of a layer's parameters is as wide as it needs.
+    """Checks that the last axis of a layer's parameters has the right width.
 
     Args:
-        shape: Static shape of the parameters, `None` where unknown.
+        shape: Static shape of the parameters, with `None` for an unknown size.
         width: The layer's `params_size`.
-        caller: The layer as the message shall show it.
+        caller: Description of the layer, for the message.
 
     Raises:
         ValueError: If the rank is 0 or the last axis is known and not `width`.
@@ -88,9 +88,9 @@ def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
         >>> parameters_width((None, 6), 6, "IndependentNormal(3)")
     """
     if len(shape) == 0 or shape[-1] not in (None, width):
-        advice = f"Give the previous layer {width} units, or this one another event."
+        advice = f"Give the previous layer {width} units, or change the event shape."
         if None not in shape[1:] and math.prod(map(int, shape[1:])) == width:
-            advice = "Put `keras.layers.Flatten()` in front."
+            advice = "Put `keras.layers.Flatten()` before it."
         raise ValueError(
             f"`{caller}` expects `parameters` of shape (..., {width}). "
             f"Received: parameters.shape={tuple(shape)}. {advice}"
@@ -98,7 +98,7 @@ def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
 
 
 def positive_number(value: Any, name: str, caller: str) -> float:
-    """Returns `value` as a `float`, or says that a positive number is needed.
+    """Returns `value` as a `float`, if it is finite and positive.
 
     Args:
         value: What the user gave.
@@ -109,7 +109,7 @@ def positive_number(value: Any, name: str, caller: str) -> float:
         The value as a `float`.
 
     Raises:
-        ValueError: If `value` is no finite number above 0.
+        ValueError: If `value` is not a finite number above 0.
 
     Example:
         >>> positive_number(1e-5, "scale_floor", "Layer")
@@ -128,7 +128,7 @@ def positive_number(value: Any, name: str, caller: str) -> float:
 
 
 def interval(low: Any, high: Any, caller: str) -> tuple[float, float]:
-    """Returns both ends of an interval as `float`, or says how they must lie.
+    """Returns both ends of an interval as `float`, if they are finite and in order.
 
     Args:
         low: Lower end.
@@ -139,7 +139,7 @@ def interval(low: Any, high: Any, caller: str) -> tuple[float, float]:
         The ends.
 
     Raises:
-        ValueError: If they are no finite numbers with `low < high`.
+        ValueError: If they are not finite numbers with `low < high`.
 
     Example:
         >>> interval(0, 255, "Layer")

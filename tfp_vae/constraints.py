@@ -1,4 +1,4 @@
-"""From real numbers to valid parameters, with floors that keep float32 finite."""
+"""Maps real numbers to valid parameters, with floors that keep float32 finite."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ def float_policy(dtype: Any = None) -> Any:
     """The dtype policy for distribution maths: never half precision.
 
     TFP's `MultivariateNormalTriL`, `FillScaleTriL` and `Gamma` fail in half precision,
-    and a log-likelihood summed over an image has no digits left in it.
+    and a log-likelihood summed over an image loses all its digits.
 
     Args:
-        dtype: What the user gave to the layer; `None` for the global policy.
+        dtype: The `dtype` argument of a layer; `None` for the global policy.
 
     Returns:
-        `"float32"` where the policy would compute in float16 or bfloat16, otherwise
-        the policy that was asked for.
+        `"float32"` if the policy would compute in float16 or bfloat16, otherwise the
+        given policy.
 
     Example:
         >>> float_policy("mixed_bfloat16"), float_policy("float64").name
@@ -38,12 +38,12 @@ def positive(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
 
         positive(raw) = max(log(1 + exp(raw)), floor)
 
-    The gradient is that of the softplus on both sides of the floor, so that a scale
-    which has fallen onto the floor can leave it again.
+    The gradient is that of the softplus even below the floor, so that a scale at the
+    floor can grow again.
 
     Args:
         raw: Real tensor.
-        floor: Smallest value that comes out.
+        floor: Smallest output.
 
     Returns:
         A tensor shaped like `raw`.
@@ -58,17 +58,17 @@ def positive(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
 
 
 def bounded(raw: tf.Tensor, low: Any, high: Any) -> tf.Tensor:
-    """Cuts reals at both ends of an interval, for what float32 could not hold beyond:
+    """Clips reals to an interval, in which float32 stays finite:
 
         bounded(raw) = min(max(raw, low), high)
 
-    with a gradient of 1 everywhere, so that what has left the interval can come back.
-    Logarithms of rates and sizes are bounded to `LOG_LIMIT`, 40, on either side.
+    The gradient is 1 everywhere, so that values outside the interval can return.
+    Logarithms of rates and sizes are clipped to [-40, 40] (`LOG_LIMIT`).
 
     Args:
         raw: Real tensor.
-        low: Smallest value that comes out; a number, or a tensor shaped like `raw`.
-        high: Largest value that comes out.
+        low: Smallest output; a number, or a tensor shaped like `raw`.
+        high: Largest output; a number or tensor too.
 
     Returns:
         A tensor shaped like `raw`.
@@ -87,14 +87,14 @@ def lower_triangular(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
 
         L = strictly lower part of fill(raw) + diag(softplus(diag(fill(raw))) + floor)
 
-    with the entries in the order of `tfp.math.fill_triangular`: the same numbers as
-    `tfp.bijectors.FillScaleTriL`, whose gradient XLA cannot compile for a batch of
-    unknown size. Where an entry of the inverse could exceed 1e8, which float32 cannot
-    use, the entries below the diagonal shrink until the diagonal dominates its row.
+    where `fill` is `tfp.math.fill_triangular`. The result is that of
+    `tfp.bijectors.FillScaleTriL`, whose gradient XLA cannot compile for an unknown
+    batch size. If an entry of the inverse reaches 1e8, too large for float32, the
+    entries below the diagonal shrink until the diagonal dominates its row.
 
     Args:
         raw: Real tensor of shape `(..., d * (d + 1) / 2)`.
-        floor: What is added to the diagonal.
+        floor: Number added to the diagonal.
 
     Returns:
         Lower triangular matrices of shape `(..., d, d)`.
@@ -106,7 +106,7 @@ def lower_triangular(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
     """
     filled = tfp.math.fill_triangular(raw)
     eye = tf.eye(filled.shape[-1], dtype=filled.dtype)
-    # Not `diag_part`, whose gradient is that of which the above is said.
+    # Not `diag_part`: XLA cannot compile its gradient for an unknown batch size.
     scale = tf.math.softplus(tf.reduce_sum(filled * eye, axis=-1, keepdims=True))
     diagonal = (scale + tf.convert_to_tensor(floor, filled.dtype)) * eye
     below = filled * (1 - eye)
@@ -114,11 +114,11 @@ def lower_triangular(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
 
 
 def _shrinkage(below: tf.Tensor, diagonal: tf.Tensor) -> tf.Tensor:
-    """Factor of each row below the diagonal: 1 but for a matrix near a singular one."""
+    """Factor for each row below the diagonal: 1 unless L is nearly singular."""
     below, diagonal = tf.stop_gradient(below), tf.stop_gradient(diagonal)
     eye = tf.eye(below.shape[-1], batch_shape=tf.shape(below)[:-2], dtype=below.dtype)
     inverse = tf.linalg.triangular_solve(below + diagonal, eye)
-    # What has overflowed is not below the limit either, nor is NaN.
+    # Infinity and NaN fail this comparison too.
     usable = tf.reduce_all(tf.abs(inverse) < _INVERSE_LIMIT, axis=[-2, -1])
     largest = tf.reduce_max(tf.abs(below), axis=-1, keepdims=True)
     pivot = tf.reduce_sum(diagonal, axis=-1, keepdims=True)

@@ -1,7 +1,7 @@
-"""How well single codes tell labelled factors of variation: MIG, DCI and SAP.
+"""Scores of how well single codes represent labelled factors: MIG, DCI and SAP.
 
 Codes are an array of shape `(n, d)`, such as posterior means; factors are labels of
-shape `(n, f)`. scikit-learn does the counting and the predicting.
+shape `(n, f)`. The scores need scikit-learn.
 """
 
 import random
@@ -16,23 +16,23 @@ from tfp_vae.checks import integer
 tfd = tfp.distributions
 
 _HELD_OUT = 0.25
-# So few examples of a value still reach both parts of the split.
+# With so many examples of a value, both parts of the split have some.
 _FEWEST = 4
-# Trees that grow to the end find importance in noise.
+# Smallest leaves, a fraction of the examples: full trees find importance in noise.
 _LEAF = 0.005
 
 
 def mutual_information_gap(codes: Any, factors: Any, num_bins: int = 20) -> float:
-    """MIG: by how much the best code of a factor beats the second best.
+    """MIG: the gap in information between the two best codes of a factor.
 
         MIG = 1/f sum_k (I(c_1; v_k) - I(c_2; v_k)) / H(v_k)
 
-    where c_1 and c_2 are the two coordinates, cut into bins of equal width, that know
-    most about the factor v_k. It is 0 where a factor is nowhere, or in two coordinates
-    alike. It reaches 1 where one coordinate keeps all values of the factor in bins of
-    their own and no other knows it; short of it by about
-    (num_bins - 1) (values - 1) / (2 n H), what independent bins seem to know of n
-    examples, and by more where the factor has more values than there are bins.
+    where c_1 and c_2 are the two coordinates, cut into bins of equal width, with the
+    most information about the factor v_k. It is 0 if a factor is in no coordinate, or
+    equally in two. It is 1 if one coordinate has each value of the factor in bins of
+    its own and no other coordinate seems to depend on it. In n examples independent
+    bins do seem to, which lowers it by about (num_bins - 1) (values - 1) / (2 n H).
+    More values of the factor than bins lower it further.
 
     Reference:
         Chen et al., Isolating sources of disentanglement in VAEs, 2018.
@@ -47,8 +47,8 @@ def mutual_information_gap(codes: Any, factors: Any, num_bins: int = 20) -> floa
         A number between 0 and 1.
 
     Raises:
-        ValueError: If codes or factors are not such arrays, of one length, a factor
-            has one value only, or `num_bins` is below 2.
+        ValueError: If codes or factors are not such arrays, of equal length, a factor
+            has only one value, or `num_bins` is below 2.
         ImportError: If scikit-learn is not installed.
 
     Example:
@@ -71,7 +71,7 @@ class DCI(NamedTuple):
     """The three scores of `dci`, each at most 1.
 
     Attributes:
-        disentanglement: Whether a code coordinate says something of one factor only.
+        disentanglement: Whether a code coordinate depends on one factor only.
         completeness: Whether a factor is in one code coordinate only.
         informativeness: Held-out accuracy of the factors predicted from the codes.
 
@@ -88,19 +88,19 @@ class DCI(NamedTuple):
 def dci(codes: Any, factors: Any, num_trees: int = 100, seed: int | None = None) -> DCI:
     """Disentanglement, completeness and informativeness, by random forests.
 
-    For each factor k a forest learns to predict it from all d codes, on three quarters
-    of the examples, and gives code i the importance R[i, k], the share of the impurity
-    that its splits remove. With entropies H to the base of their largest value,
+    For each factor k a forest is trained to predict it from all d codes, on three
+    quarters of the examples. The importance R[i, k] of code i is the fraction of the
+    impurity that its splits remove. With entropies H divided by their largest value,
 
         D = sum_i w[i] (1 - H(R[i, :] / sum_k R[i, k])),   w[i] = sum_k R[i, k] / f
         C = 1/f sum_k (1 - H(R[:, k]))
 
-    and informativeness is the accuracy on the fourth quarter, mean over the factors.
-    Trees see every code at each split, and stop at leaves of one example in 200: what
-    is rarer has none of its own. All three are 1 for a code that copies each factor
-    into a coordinate; of codes that know nothing D and C are near 0, and
-    informativeness is chance, the share of the commonest value. Scores of different
-    classifiers do not compare.
+    and informativeness is the accuracy on the fourth quarter, averaged over factors.
+    Trees consider all codes at each split. Leaves hold at least one example in 200, so
+    that rarer values have no leaf of their own. All three scores are 1 if each factor
+    is copied into a coordinate. If codes are independent of the factors, D and C are
+    near 0, and informativeness is chance, the frequency of the commonest value. Scores
+    of different classifiers cannot be compared.
 
     Reference:
         Eastwood and Williams, A framework for the quantitative evaluation of
@@ -109,18 +109,18 @@ def dci(codes: Any, factors: Any, num_trees: int = 100, seed: int | None = None)
 
     Args:
         codes: Numbers of shape `(n, d)`, d at least 2.
-        factors: Labels of shape `(n, f)`, f at least 2, each of its values at least 4
-            times.
-        num_trees: Trees in a forest.
-        seed: Integer for split and forests, or `None` for one that
-            `keras.utils.set_random_seed` governs.
+        factors: Labels of shape `(n, f)`, f at least 2, each value of a factor at least
+            4 times.
+        num_trees: Number of trees in a forest.
+        seed: Integer for split and forests, or `None` for one derived from
+            `keras.utils.set_random_seed`.
 
     Returns:
         The three scores.
 
     Raises:
-        ValueError: If codes or factors are not such arrays, of one length, a factor
-            has one value only or a rare one, or `num_trees` is no positive integer.
+        ValueError: If codes or factors are not such arrays, of equal length, a factor
+            has only one value or a rare one, or `num_trees` is not a positive integer.
         ImportError: If scikit-learn is not installed.
 
     Example:
@@ -159,14 +159,14 @@ def sap(codes: Any, factors: Any, seed: int | None = None) -> float:
 
         SAP = 1/f sum_k (S[i1, k] - S[i2, k])
 
-    where S[i, k] is the balanced accuracy, the mean over the values of the factor, of
-    v_k predicted from the coordinate c_i alone, and i1 and i2 are the two best ones.
-    The classifier is a decision tree with as many leaves as the factor has values: one
-    threshold less, learned on three quarters of the examples and scored on the others.
+    where S[i, k] is the balanced accuracy (the mean over the values of the factor) of
+    predicting v_k from the coordinate c_i alone, and i1 and i2 are the two best. The
+    classifier is a decision tree with as many leaves as the factor has values, so one
+    threshold less, trained on three quarters of the examples and scored on the others.
 
-    What knows nothing still scores 1 / values. So SAP is at most 1 - 1 / values, mean
-    over the factors: 0.5 for binary ones. It is 0 where a factor is nowhere, or in two
-    coordinates alike.
+    A coordinate without information still scores 1 / values. So SAP is at most
+    1 - 1 / values, averaged over factors: 0.5 for binary ones. It is 0 if a factor is
+    in no coordinate, or equally in two.
 
     Reference:
         Kumar, Sattigeri and Balakrishnan, Variational inference of disentangled latent
@@ -175,15 +175,15 @@ def sap(codes: Any, factors: Any, seed: int | None = None) -> float:
     Args:
         codes: Numbers of shape `(n, d)`, d at least 2.
         factors: Labels of shape `(n, f)`, each value of a factor at least 4 times.
-        seed: Integer for the split, or `None` for one that
-            `keras.utils.set_random_seed` governs.
+        seed: Integer for the split, or `None` for one derived from
+            `keras.utils.set_random_seed`.
 
     Returns:
         A number between 0 and 1.
 
     Raises:
-        ValueError: If codes or factors are not such arrays, of one length, or a factor
-            has one value only or a rare one.
+        ValueError: If codes or factors are not such arrays, of equal length, or a
+            factor has only one value or a rare one.
         ImportError: If scikit-learn is not installed.
 
     Example:
@@ -193,7 +193,7 @@ def sap(codes: Any, factors: Any, seed: int | None = None) -> float:
     """
     codes, columns = _codes_and_factors(codes, factors, "sap", fewest=_FEWEST)
     sklearn = _scikit_learn("sap")
-    # One for all coordinates: copies of one must score alike.
+    # One seed for all coordinates, so that copies of a coordinate score equally.
     seed = random.randrange(2**31) if seed is None else seed
 
     def accuracy(code: np.ndarray, labels: np.ndarray) -> float:
@@ -209,7 +209,7 @@ def sap(codes: Any, factors: Any, seed: int | None = None) -> float:
 
 
 def _scikit_learn(caller: str) -> Any:
-    # Imported here, since the package does without it but for these scores.
+    # Imported here, since only these scores need it.
     try:
         import sklearn.ensemble
         import sklearn.metrics
@@ -226,7 +226,7 @@ def _scikit_learn(caller: str) -> Any:
 def _codes_and_factors(
     codes: Any, factors: Any, caller: str, fewest: int = 1
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Finite codes `(n, d)`, and of each factor its values as integers from 0."""
+    """Finite codes `(n, d)`, and the values of each factor as integers from 0."""
     codes, factors = np.asarray(codes), np.asarray(factors)
     if (
         codes.ndim != 2
@@ -251,10 +251,10 @@ def _codes_and_factors(
         rarest = np.bincount(labels).min()
         if rarest < fewest:
             raise ValueError(
-                f"`{caller}` expects each value of a factor {fewest} times or more, to "
-                f"learn from some and be scored on others. Received: factor {k} with a "
-                f"value that occurs {rarest} times. Give more examples, or leave those "
-                "of rare values out."
+                f"`{caller}` expects each value of a factor at least {fewest} times, "
+                "for training and for scoring. Received: factor "
+                f"{k} with a value that occurs {rarest} times. Give more examples, or "
+                "leave out those of rare values."
             )
     return codes.astype("float64"), columns
 
@@ -266,10 +266,10 @@ def _labels(column: np.ndarray, k: int, caller: str) -> np.ndarray:
     whole = kind != "f" or (np.isfinite(column).all() and not np.any(column % 1))
     if kind not in "biufSU" or not whole:
         raise ValueError(
-            f"`{caller}` expects factors of discrete values: integers, text or whole "
-            f"numbers. Received: factor {k} of dtype {column.dtype}. Number its values "
-            "by `np.unique(v, return_inverse=True)[1]`, or cut it into bins by "
-            "`np.digitize`."
+            f"`{caller}` expects factors of discrete values: integers, strings or "
+            f"whole numbers. Received: factor {k} of dtype {column.dtype}. Number its "
+            "values with `np.unique(v, return_inverse=True)[1]`, or cut it into bins "
+            "with `np.digitize`."
         )
     values, labels = np.unique(column, return_inverse=True)
     if len(values) < 2:
@@ -281,7 +281,7 @@ def _labels(column: np.ndarray, k: int, caller: str) -> np.ndarray:
 
 
 def _bins(codes: np.ndarray, num_bins: int) -> np.ndarray:
-    """Numbers of bins of equal width between the ends of each coordinate."""
+    """Bin numbers, for bins of equal width over the range of each coordinate."""
     low, width = codes.min(axis=0), np.ptp(codes, axis=0)
     unit = (codes - low) / np.where(width > 0, width, 1.0)
     return np.minimum((unit * num_bins).astype("int64"), num_bins - 1)
@@ -292,21 +292,21 @@ def _mean_gap(
     columns: list[np.ndarray],
     score: Callable[[np.ndarray, np.ndarray], float],
 ) -> float:
-    """Best less second best of the coordinates' scores, mean over the factors."""
+    """Best minus second-best score of a coordinate, averaged over factors."""
     scores = [[score(code, labels) for code in codes.T] for labels in columns]
     ordered = np.sort(scores, axis=1)
     return float(np.mean(ordered[:, -1] - ordered[:, -2]))
 
 
 def _held_out(codes: np.ndarray, labels: np.ndarray, seed: int, sklearn: Any) -> Any:
-    """Codes to learn from, codes to score on, and the labels of both."""
+    """Codes to train on, codes to score on, and the labels of both."""
     return sklearn.model_selection.train_test_split(
         codes, labels, test_size=_HELD_OUT, stratify=labels, random_state=seed
     )
 
 
 def _concentration(importances: np.ndarray) -> np.ndarray:
-    """1 less the entropy of each row, to the base of its length; of zeros 0."""
+    """1 minus the entropy of each row over its largest value; 0 for a row of zeros."""
     total = importances.sum(axis=1, keepdims=True)
     size = importances.shape[1]
     shares = np.where(total > 0, importances / np.where(total > 0, total, 1), 1 / size)

@@ -1,9 +1,9 @@
 """The seam between Keras and TFP: a distribution that is also a tensor.
 
-Keras 3 lets only tensors travel between layers. `DistributionTensor` passes as one by
-TensorFlow's public protocols (`is_tensor_like`, `__tf_tensor__`, `__array__`) and as a
-`tfd.Distribution` by Python's (`abc`'s virtual subclassing), so that nothing of the
-distribution it holds is hidden or copied.
+Keras 3 passes only tensors between layers. `DistributionTensor` is a tensor by
+TensorFlow's public protocols (`is_tensor_like`, `__tf_tensor__`, `__array__`), and a
+`tfd.Distribution` by Python's (virtual subclassing of `abc`). Nothing of the
+distribution inside is hidden or copied.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ _OF_ONE_DRAW = ("sample", "mean", "mode", "stddev", "variance")
 
 
 class TensorConversion:
-    """How a distribution becomes a tensor: `convert_to_tensor_fn`, understood.
+    """Converts a distribution to a tensor, as `convert_to_tensor_fn` specifies.
 
     Args:
         fn: One of the names in `STATISTICS`, the method of a `tfd` class with such a
             name (`tfd.Distribution.mean`), or a callable from distribution to tensor.
-            A callable with a parameter `seed` is given the layer's own seed, so that
-            its draws are reproducible: `lambda q, seed: q.sample(5, seed=seed)`.
+            A callable with a parameter `seed` gets the layer's own seed, so that its
+            draws are reproducible: `lambda q, seed: q.sample(5, seed=seed)`.
         caller: Name of the caller, for the message.
 
     Raises:
@@ -55,12 +55,12 @@ class TensorConversion:
     """
 
     def __init__(self, fn: Any, caller: str = "convert_to_tensor_fn") -> None:
-        """Finds the name behind a method, so that it can be written to a config."""
+        """Replaces a method by its name, which a config can store."""
         self.name = fn if isinstance(fn, str) else _statistic_name(fn)
         if self.name not in (*STATISTICS, None) or not (self.name or callable(fn)):
             raise ValueError(
                 f"`{caller}` expects `convert_to_tensor_fn` to be one of {STATISTICS}, "
-                "a method of `tfd.Distribution` of such a name, or a callable from a "
+                "a method of `tfd.Distribution` with such a name, or a callable from a "
                 f"distribution to a tensor. Received: convert_to_tensor_fn={fn!r}. "
                 "Use 'mean' for a deterministic value or 'sample' for one draw."
             )
@@ -69,7 +69,7 @@ class TensorConversion:
         self.draws = self.name == "sample" or self._takes_seed
 
     def __call__(self, distribution: Any, seed: Any) -> Any:
-        """The value of `distribution`, as whatever the conversion returns."""
+        """The value of `distribution`, as the conversion returns it."""
         if self.name == "sample":
             return distribution.sample(seed=seed)
         if self.name is not None:
@@ -79,7 +79,7 @@ class TensorConversion:
         return self.fn(distribution)
 
     def static_spec(self, distribution: Any) -> tf.TensorSpec | None:
-        """Shape and dtype of the value where they are known without computing it."""
+        """Shape and dtype of the value, if known without computing it."""
         if self.name not in _OF_ONE_DRAW or isinstance(distribution.dtype, list | dict):
             return None
         dtype = tf.as_dtype(distribution.dtype)
@@ -90,7 +90,7 @@ class TensorConversion:
 
 
 def _statistic_name(fn: Any) -> str | None:
-    """The name of a method or property of a `tfd` class, or `None` for the rest."""
+    """The name of a method or property of a `tfd` class; `None` for anything else."""
     fn = fn.fget if isinstance(fn, property) else fn
     name = getattr(fn, "__name__", None)
     module = getattr(fn, "__module__", None) or ""
@@ -105,7 +105,7 @@ def _accepts_seed(fn: Callable[..., Any]) -> bool:
 
 
 def _statistic(distribution: Any, name: str) -> Any:
-    """Reads a statistic; `logits` and `probs` from inside wrappers too."""
+    """Computes a statistic; `logits` and `probs` also of a wrapped distribution."""
     if name in ("logits", "probs"):
         inner = distribution
         while not hasattr(inner, f"{name}_parameter"):
@@ -136,23 +136,23 @@ def _operator(
 class DistributionTensor:
     """A `tfd.Distribution` that TensorFlow, Keras and NumPy also accept as a tensor.
 
-    As a distribution it is the one it holds: every attribute and method that is not
-    part of being a tensor is that distribution's own, and `isinstance(x,
-    tfd.Distribution)` holds. As a tensor it is the *value* that the conversion gives,
-    by default one draw: computed when something first uses it, then kept, so that a
-    decoder and a Monte Carlo KL see the same draw. Indexing, `len`, iteration and the
-    operators, `==` included, act on the value; so do `shape`, `ndim` and `dtype`.
+    As a distribution it is the one inside: all attributes and methods that are not
+    those of a tensor are forwarded to it, and `isinstance(x, tfd.Distribution)` is
+    true. As a tensor it is the *value* that the conversion returns, by default one
+    draw. The value is computed at its first use and then kept, so that a decoder and a
+    Monte Carlo KL see the same draw. Indexing, `len`, iteration, operators (including
+    `==`), `shape`, `ndim` and `dtype` are those of the value.
 
-    At the boundary of a `tf.function`, as argument or as result, it becomes its value.
+    As an argument or result of a `tf.function` it becomes its value.
 
     Args:
-        distribution: The `tfd.Distribution` to hold.
+        distribution: The `tfd.Distribution` to wrap.
         convert_to_tensor_fn: See `TensorConversion`.
         seed: Seed for the draw, anything that TFP's `sample` takes.
 
     Raises:
         ValueError: If `distribution` is not a `tfd.Distribution`, or the conversion
-            cannot be understood.
+            is unknown.
 
     Example:
         >>> x = DistributionTensor(tfd.Normal([0.0, 1.0], 1.0), "mean")
@@ -171,7 +171,7 @@ class DistributionTensor:
         convert_to_tensor_fn: Any = "sample",
         seed: Any = None,
     ) -> None:
-        """Holds the distribution; the value waits for its first use."""
+        """Stores the distribution; the value is computed at its first use."""
         if not isinstance(distribution, tfd.Distribution):
             raise ValueError(
                 "`DistributionTensor` expects a `tfd.Distribution`. "
@@ -189,7 +189,7 @@ class DistributionTensor:
         self._dt_graph = None if eager else tf.compat.v1.get_default_graph()
 
     def __getattr__(self, name: str) -> Any:
-        """Everything that is not the tensor's is the distribution's."""
+        """Forwards all other attributes to the distribution."""
         if name.startswith("_dt_") or (name[:2] == name[-2:] == "__"):
             raise AttributeError(name)
         return getattr(self._dt_distribution, name)
@@ -214,7 +214,7 @@ class DistributionTensor:
 
     @property
     def shape(self) -> tf.TensorShape:
-        """Static shape of the value, known without drawing it where possible."""
+        """Static shape of the value, if possible without drawing it."""
         return self._dt_spec().shape
 
     @property
@@ -224,7 +224,7 @@ class DistributionTensor:
 
     @property
     def dtype(self) -> tf.DType:
-        """Dtype of the value: the distribution's, or that of a float mean of counts."""
+        """Dtype of the value: the distribution's, or float for a mean of counts."""
         return self._dt_spec().dtype
 
     def get_shape(self) -> tf.TensorShape:
@@ -243,7 +243,7 @@ class DistributionTensor:
         return tf.convert_to_tensor(self)
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
-        """The value, drawn once where the distribution was made and then kept."""
+        """The value, computed once in the graph where the distribution was made."""
         if self._dt_value is None:
             with _building_in(self._dt_graph):
                 self._dt_value = tf.convert_to_tensor(self._dt_convert())
@@ -257,8 +257,8 @@ class DistributionTensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The value for NumPy (eager execution only, outside gradient tapes)."""
-        # TF makes a NumPy constant of every element of a list that is not its own
-        # tensor, and with it a gradient of None. Refused, it converts the element.
+        # TF turns list elements that are not its own tensors into NumPy constants, with
+        # a gradient of None. After this error it converts the element to a tensor.
         if _a_tape_records():
             raise NotImplementedError(
                 "A `DistributionTensor` cannot become a NumPy array while a gradient "
@@ -269,7 +269,7 @@ class DistributionTensor:
         return np.array(array, dtype=dtype, copy=copy)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Calls a function of NumPy on the value, not on the distribution's methods."""
+        """Calls a NumPy function on the value; NumPy would call methods by its name."""
         args, kwargs = tf.nest.map_structure(
             lambda x: np.asarray(x) if isinstance(x, DistributionTensor) else x,
             (args, kwargs),
@@ -344,9 +344,9 @@ class DistributionTensor:
 
 
 def _a_tape_records() -> bool:
-    """TensorFlow says so under a private name alone.
+    """Whether a gradient tape records, which only a private function tells.
 
-    `test_a_list_of_tensors_keeps_its_gradient` notices if it goes.
+    `test_a_list_of_tensors_keeps_its_gradient` fails if that is removed.
     """
     recording = getattr(record, "could_possibly_record", None)
     return bool(recording and recording())
@@ -357,7 +357,7 @@ def _building_in(graph: Any) -> Iterator[None]:
     """Builds ops in the graph (`None`: eagerly) in which a distribution was made.
 
     A value first used inside a `tf.cond` or `tf.while_loop` would otherwise belong to
-    that branch, and be lost to everything outside.
+    that branch, and be unusable outside of it.
     """
     if graph is None:
         if tf.executing_eagerly():
@@ -373,7 +373,7 @@ def _building_in(graph: Any) -> Iterator[None]:
 
 
 def unwrap(distribution: Any) -> Any:
-    """The plain `tfd.Distribution` behind a `DistributionTensor`, else the argument.
+    """The plain `tfd.Distribution` in a `DistributionTensor`, or the argument.
 
     Args:
         distribution: Any distribution.
@@ -391,14 +391,15 @@ def unwrap(distribution: Any) -> Any:
 
 
 def holds_draws(distribution: Any) -> bool:
-    """Whether the distribution as a tensor is a draw, or draws, from it.
+    """Whether the tensor value of a distribution is one or more draws from it.
 
     Args:
         distribution: Any distribution.
 
     Returns:
         True for a `DistributionTensor` that converts by `sample`, or by a callable with
-        a parameter `seed`; False for statistics and other callables, which may be one.
+        a parameter `seed`. False for statistics and for other callables, which may
+        compute one.
 
     Example:
         >>> q = tfd.Normal(0.0, 1.0)
@@ -412,7 +413,7 @@ def holds_draws(distribution: Any) -> bool:
 
 
 def held_draw(distribution: DistributionTensor) -> Any:
-    """The value of a distribution that `holds_draws`, with log q where it is known.
+    """The value of a distribution that `holds_draws`, with log q if it is known.
 
     Args:
         distribution: A `DistributionTensor`.

@@ -1,4 +1,4 @@
-"""How z is drawn from a distribution, with what the draw tells of its density."""
+"""Draws z from a distribution, with its log-density if drawing gives it."""
 
 import math
 from typing import Any
@@ -11,13 +11,12 @@ tfd = tfp.distributions
 
 
 def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
-    """Draws z ~ q, with log q(z) where the draw itself tells it.
+    """Draws z ~ q, with log q(z) if drawing gives it.
 
-    A transformed distribution knows it from the forward map: no inverse is needed,
-    which a flow may find slowly and a saturated sigmoid not at all, and TFP's bijectors
-    are not asked for what they remember, which has no gradient. Of normal distributions
-    in float32 with a seed of two integers the noise is that of `standard_normal`, not
-    of `sample`.
+    A transformed distribution computes it in the forward map. That avoids the inverse,
+    which is slow for some flows and impossible for a saturated sigmoid, and the cache
+    of TFP's bijectors, which has no gradient. Normal distributions in float32, given a
+    seed of two integers, use the noise of `standard_normal`, not of `sample`.
 
     Args:
         distribution: A plain `tfd.Distribution`.
@@ -37,24 +36,23 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
     inner = distribution
     while isinstance(inner, tfd.Independent):
         inner = inner.distribution
-    # TFP makes two classes of `TransformedDistribution`, of which one has no name.
+    # By the attribute: one of TFP's two `TransformedDistribution` classes is private.
     if isinstance(getattr(inner, "bijector", None), tfp.bijectors.Bijector):
         return distribution.experimental_sample_and_log_prob(sample_shape, seed=seed)
-    # Of an integer, or of none, TFP makes seeds itself.
+    # From an integer or `None`, TFP makes seeds itself.
     stateless = isinstance(seed, tuple | list | np.ndarray | tf.Tensor)
     plain = type(inner) is tfd.Normal and not inner.validate_args
     if plain and stateless and inner.dtype == tf.float32:
         return _normal_draw(inner, sample_shape, seed), None
     if stateless:
-        # TFP mixes the bits of a seed, and XLA does so again for each number that is
-        # drawn unless the seed comes out of a generator: a quarter of a training step
-        # with 2,560 draws.
+        # TFP hashes the seed, and XLA repeats that for each number drawn unless the
+        # seed comes from a generator: a quarter of a training step with 2,560 draws.
         seed = _random_bits([2], seed, tf.int32)
     return distribution.sample(sample_shape, seed=seed), None
 
 
 def _normal_draw(distribution: Any, sample_shape: Any, seed: Any) -> tf.Tensor:
-    """Draws loc + scale noise."""
+    """Draws loc + scale * noise."""
     leading = tf.cast(sample_shape, tf.int32)
     known = tf.get_static_value(leading)
     shape = tf.concat(
@@ -72,42 +70,43 @@ def standard_normal(shape: Any, seed: Any) -> tf.Tensor:
 
         z = sqrt(2) erfinv(w),    w uniform on (-1, 1)
 
-    In the stead of `tf.random.stateless_normal`, from the same generator. Of that XLA
-    computes all rounds of Philox anew for each of the four numbers that they yield, and
-    a logarithm, a sine and a cosine for each of the two that they make: 100 us for
-    2,560 draws on a CPU of two cores, a seventh of a step of evaluation. Integers of 64
-    bits, two numbers each, and a polynomial take a fraction of that. The two stand half
-    the rows apart: of halves joined along rows XLA computes whole vectors, also where
-    what follows is not contiguous; of halves of a flat tensor one number after the
-    other, in five times the time.
+    Replaces `tf.random.stateless_normal`, for which XLA recomputes all rounds of Philox
+    for each of the four integers that they give, and a logarithm, a sine and a cosine
+    for each of the two normals made from a pair: 100 us for 2,560 draws on a CPU with
+    two cores, a seventh of an evaluation step. 64-bit integers from the same generator,
+    two numbers each, and a polynomial take a fraction of that.
+
+    The two numbers of an integer are half the rows apart. XLA vectorises two halves
+    joined along rows, even if what follows is not contiguous. With halves of a flat
+    tensor it computes one number after the other, in five times the time.
 
     Args:
         shape: Shape of the draws, a list of integers or a tensor.
         seed: Two integers, as in `tf.random.stateless_normal`.
 
     Returns:
-        A float32 tensor, the same with XLA and without but for rounding; at most 5.3
-        away from 0, as w has 23 bits.
+        A float32 tensor, the same with and without XLA except for rounding. Values are
+        between -5.3 and 5.3, since w has 23 bits.
 
     Example:
         >>> standard_normal([2, 3], (1, 2)).shape
         TensorShape([2, 3])
     """
     shape = tf.convert_to_tensor(shape, tf.int32)
-    # The last axis, if it is not the only one, however many there are.
+    # The size of the last axis, or 1 if there are fewer than two.
     width = tf.reduce_prod(shape[1:][-1:])
     rows = tf.reduce_prod(shape[:1]) * tf.reduce_prod(shape[1:-1])
     pairs = _random_bits([(rows + 1) // 2, width], seed, tf.int64)
-    # In float32: on a GPU many operations on int32 are the host's.
+    # In float32: many int32 operations on a GPU run on the host.
     halves = tf.unstack(_normal(tf.bitcast(pairs, tf.int32)), axis=-1)
     return tf.reshape(tf.concat(halves, axis=0)[:rows], shape)
 
 
 def _random_bits(shape: Any, seed: Any, dtype: tf.DType) -> tf.Tensor:
-    """Random integers of all bits, by the Philox generator with a seed as its key.
+    """Integers with random bits, from the Philox generator with the seed as its key.
 
-    `tf.random.stateless_uniform` first draws a key and a counter with the seed, for
-    which XLA compiles three generators in place of one.
+    `tf.random.stateless_uniform` first draws a key and a counter from the seed, so that
+    XLA compiles three generators instead of one.
     """
     key = tf.bitcast(tf.cast(seed, tf.int32), tf.uint64)
     return tf.raw_ops.StatelessRandomUniformFullIntV2(
@@ -120,9 +119,10 @@ def _random_bits(shape: Any, seed: Any, dtype: tf.DType) -> tf.Tensor:
 
 
 def _normal(bits: tf.Tensor) -> tf.Tensor:
-    """The normal numbers of which integers of 32 bits are the quantiles."""
+    """Standard normal numbers from random 32-bit integers, by the inverse cdf."""
     number = tf.cast(tf.bitwise.bitwise_and(bits, 2**23 - 1), tf.float32)
-    # Odd parts of 2^-23 between -1 and 1. Without XLA `erfinv` adds 1 to them, which
-    # float32 has room for; of parts of 2^-24 the last would become 1, and z infinite.
+    # Odd multiples of 2^-23 between -1 and 1. Without XLA `erfinv` adds 1 to w, which
+    # float32 represents exactly. With multiples of 2^-24 the largest w would round to
+    # 1, and z would be infinite.
     w = number * 2.0**-22 - (1 - 2.0**-23)
     return math.sqrt(2.0) * tf.math.erfinv(w)

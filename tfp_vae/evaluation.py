@@ -1,4 +1,4 @@
-"""What a trained VAE has learned: what its codes say of x, at which cost, and where.
+"""What a trained VAE has learned: information in its codes, rate and distortion.
 
     E_x KL(q(z|x) || p(z)) = I(x; z) + KL(q(z) || p(z)),   q(z) = 1/n sum_i q(z|x_i)
 
@@ -22,7 +22,7 @@ from tfp_vae.seeds import Seeds
 
 tfd = tfp.distributions
 
-# Numbers that the n posteriors compare at once: 32 MiB in float32.
+# Numbers computed at once to compare draws with the n posteriors: 32 MiB in float32.
 _NUMBERS_AT_ONCE = 2**23
 
 
@@ -32,7 +32,7 @@ def active_units(posterior: Any, threshold: float = 0.01) -> int:
         #{i : Var_x(E[z_i | x]) > threshold}
 
     with the variance over the n examples, divided by n. A coordinate whose posterior
-    has collapsed onto the prior has a mean that does not move.
+    has collapsed onto the prior has a constant mean.
 
     Reference:
         Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
@@ -46,8 +46,8 @@ def active_units(posterior: Any, threshold: float = 0.01) -> int:
         A number from 0 to the size of the event.
 
     Raises:
-        ValueError: If `posterior` is no distribution of that batch shape, or its mean
-            has no closed form.
+        ValueError: If `posterior` is not a distribution of that batch shape, or its
+            mean has no closed form.
 
     Example:
         >>> loc = np.array([[-1.0, 0.0, 3.0], [1.0, 0.0, 3.0]])
@@ -60,8 +60,8 @@ def active_units(posterior: Any, threshold: float = 0.01) -> int:
     except NotImplementedError as error:
         raise ValueError(
             "`active_units` expects a posterior whose mean has a closed form. Received:"
-            f" {family_name(posterior)}. Use `mutual_information`, which needs draws "
-            "and densities alone."
+            f" {family_name(posterior)}. Use `mutual_information`, which needs only "
+            "draws and densities."
         ) from error
     return int(np.count_nonzero(np.var(mean, axis=0) > threshold))
 
@@ -71,7 +71,7 @@ def kl_per_dimension(posterior: Any, prior: Any) -> np.ndarray:
 
         1/n sum_j KL(q(z_i | x_j) || p(z_i))
 
-    In closed form where there is one, else with one draw for each example.
+    In closed form if there is one, otherwise with one draw for each example.
 
     Args:
         posterior: q(z|x) of batch shape `(n,)` that factorises over its event.
@@ -81,7 +81,7 @@ def kl_per_dimension(posterior: Any, prior: Any) -> np.ndarray:
         An array of the event shape; its sum is the rate.
 
     Raises:
-        ValueError: If `posterior` is no distribution of that batch shape, the prior
+        ValueError: If `posterior` is not a distribution of that batch shape, the prior
             does not fit it, or one of them does not factorise.
 
     Example:
@@ -100,13 +100,13 @@ def mutual_information(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> float:
-    """Nats that z tells about which of the n examples it was drawn for:
+    """Information in z about which of the n examples it was drawn for, in nats:
 
         I(x; z) = 1/n sum_i E[log q(z | x_i) - log q(z)],   z ~ q(z | x_i)
 
-    by Monte Carlo, with q(z) the mixture of all n posteriors, so without bias. It lies
-    between 0 and log n, up to the noise below: a good encoder reaches log n, and says
-    more only with more examples.
+    by Monte Carlo, with q(z) the mixture of all n posteriors, so without bias. It is at
+    most log n, and at least 0 up to noise. A good encoder reaches log n; only more
+    examples can show more information.
 
     Reference:
         Hoffman and Johnson, ELBO surgery, 2016.
@@ -116,16 +116,16 @@ def mutual_information(
         posterior: q(z|x) of batch shape `(n,)`, such as `encoder(x)`, n at least 2. Any
             distribution with draws and densities.
         num_samples: Draws for each example.
-        seed: Integer, or `None` for one that `keras.utils.set_random_seed` governs.
-        batch_size: How many draws meet the n posteriors at once; by default as many
-            as make 2^23 numbers. The work grows with the square of n.
+        seed: Integer, or `None` for one derived from `keras.utils.set_random_seed`.
+        batch_size: Number of draws compared with the n posteriors at once; by default
+            as many as take 2^23 numbers. The work grows with the square of n.
 
     Returns:
         The estimate, a number.
 
     Raises:
-        ValueError: If `posterior` is no distribution of that batch shape, or a size is
-            no positive integer.
+        ValueError: If `posterior` is not a distribution of that batch shape, or a size
+            is not a positive integer.
 
     Example:
         >>> far_apart = tfd.MultivariateNormalDiag(100.0 * tf.eye(8))
@@ -144,14 +144,14 @@ def marginal_kl(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> float:
-    """How far the codes of all examples together are from the prior, in nats:
+    """KL of the aggregate posterior, that of all n examples, to the prior, in nats:
 
         KL(q(z) || p(z)) = 1/n sum_i E[log q(z) - log p(z)],   z ~ q(z | x_i)
 
     by Monte Carlo, with q(z) the mixture of all n posteriors. It is the part of the
-    rate that no information in z pays for, and that a better prior saves. With the same
-    seed the draws are those of `mutual_information`, and both sum to the mean over
-    them of log q(z|x) - log p(z).
+    rate that carries no information about x, and that a better prior saves. With the
+    same seed it uses the draws of `mutual_information`; the two then add up to the mean
+    of log q(z|x) - log p(z) over these draws.
 
     Reference:
         Hoffman and Johnson, ELBO surgery, 2016.
@@ -168,8 +168,8 @@ def marginal_kl(
         The estimate, a number.
 
     Raises:
-        ValueError: If `posterior` is no distribution of that batch shape, the prior
-            does not fit it or has a batch, or a size is no positive integer.
+        ValueError: If `posterior` is not a distribution of that batch shape, the prior
+            does not fit it or has a batch, or a size is not a positive integer.
 
     Example:
         >>> q = tfd.MultivariateNormalDiag(tf.zeros([8, 2]))  # collapsed
@@ -181,8 +181,8 @@ def marginal_kl(
     if prior.batch_shape.rank != 0:
         raise ValueError(
             "`marginal_kl` expects one prior for all examples, of batch shape (). "
-            f"Received: {family_name(prior)} of batch shape {prior.batch_shape}. Of a "
-            "batch of scalars make one distribution by `tfd.Independent(p, 1)`."
+            f"Received: {family_name(prior)} of batch shape {prior.batch_shape}. Turn "
+            "a batch of scalars into one distribution with `tfd.Independent(p, 1)`."
         )
     draws = _draws(posterior, num_samples, seed, "marginal_kl")
     rate = kl_divergence(
@@ -215,8 +215,8 @@ def rate_distortion(
 
         R = 1/n sum_i KL(q(z|x_i) || p(z)),   D = -1/n sum_i E[log p(x_i | z)]
 
-    as `model.evaluate` reports them, with its draws of z. R bounds the information
-    I(x; z) from above; a large beta in training buys a low R with a high D.
+    as `model.evaluate` reports them, with its draws of z. R is an upper bound on the
+    information I(x; z). Training with a large beta lowers R and raises D.
 
     Reference:
         Alemi et al., Fixing a broken ELBO, 2018. https://arxiv.org/abs/1711.00464
@@ -224,7 +224,7 @@ def rate_distortion(
     Args:
         model: A compiled Keras model whose `evaluate` reports `kl` and `nll`.
         x: Inputs, anything that `evaluate` takes.
-        y: Targets; those of an autoencoder made of layers are its inputs, `y=x`.
+        y: Targets; for an autoencoder made of layers, its inputs: `y=x`.
         batch_size: Examples at once, as in `evaluate`.
 
     Returns:
@@ -249,14 +249,14 @@ def rate_distortion(
         raise ValueError(
             "`rate_distortion` expects a model whose `evaluate` reports `kl` and `nll`."
             f" Received: {sorted(results)}. Give it a KL layer, compile it with "
-            "`metrics=[LogLikelihood(negative=True)]`, and give `y` where it needs "
+            "`metrics=[LogLikelihood(negative=True)]`, and give `y` if it needs "
             "targets."
         )
     return RateDistortion(float(results["kl"]), float(results["nll"]))
 
 
 def _posterior(posterior: Any, caller: str, fewest: int = 1) -> Any:
-    """The plain distribution, if it is one for each of enough examples."""
+    """Checks type and batch shape; returns the plain distribution."""
     posterior = unwrap(posterior)
     if not isinstance(posterior, tfd.Distribution):
         raise ValueError(
@@ -270,8 +270,8 @@ def _posterior(posterior: Any, caller: str, fewest: int = 1) -> Any:
         raise ValueError(
             f"`{caller}` expects a posterior of batch shape (n,), one for each of "
             f"n >= {fewest} examples. Received: {family_name(posterior)} of batch "
-            f"shape {batch}. Call the encoder on an array of examples; of a batch of "
-            "scalars make vectors by `tfd.Independent(q, 1)`."
+            f"shape {batch}. Call the encoder on an array of examples; turn a batch of "
+            "scalars into vectors with `tfd.Independent(q, 1)`."
         )
     return posterior
 
@@ -308,12 +308,12 @@ def _compiled_information(posterior: Any, spec: tf.TensorSpec) -> Callable[..., 
     """The sum of log q(z | x_i) - log q(z) over some draws, given their rows i."""
     n = posterior.batch_shape[0]
 
-    # The draws enter as arguments, which TFP's bijectors do not remember making.
+    # The draws are arguments, so that TFP's bijectors do not find them in their cache.
     @tf.function(input_signature=[spec, tf.TensorSpec([None], tf.int32)])
     def information(z: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         log_q = tf.cast(posterior.log_prob(z[:, tf.newaxis]), tf.float64)
         own = tf.gather(log_q, rows, batch_dims=1)
         return tf.reduce_sum(own - tf.reduce_logsumexp(log_q, axis=1) + np.log(n))
 
-    # A `tf.function` itself would warn that each call traces a new one.
+    # A new `tf.function` at each call would warn of repeated tracing.
     return information.get_concrete_function()

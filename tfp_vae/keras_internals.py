@@ -1,7 +1,7 @@
-"""What Keras tells nobody in public, asked for here and nowhere else.
+"""Private interfaces of Keras, used only here.
 
-Each function says why it is needed, and which test notices when Keras changes. What
-several workers override of Keras' trainer is in `engine/workers.py`.
+Each function says why it is needed, and which test notices when Keras changes.
+Overrides of Keras' trainer for several workers are in `engine/workers.py`.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ from keras.src.models.model import functional_init_arguments
 
 
 def called_model(layer: keras.layers.Layer) -> Any:
-    """The outermost layer of the call that is under way.
+    """The outermost layer of the current call.
 
-    A layer is told nothing about the model it is in, and the KL layers of a model share
-    a total. Noticed by `test_kl_layers_in_one_model_share_a_total`.
+    A layer does not know its model, and the KL layers of a model share a total. Noticed
+    by `test_kl_layers_in_one_model_share_a_total`.
 
     Args:
         layer: A layer whose `call` is running.
 
     Returns:
-        The model, or the layer itself where it was called on its own.
+        The model, or the layer itself if it was called on its own.
 
     Example:
         >>> layer = tv.StandardNormal(2)
@@ -36,7 +36,7 @@ def called_model(layer: keras.layers.Layer) -> Any:
 def nested_layers(layer: keras.layers.Layer) -> list[Any]:
     """A layer and all layers inside it, those of custom layers included.
 
-    Models tell their `layers`, other layers tell nobody. Noticed by
+    Models have a public list of `layers`, other layers do not. Noticed by
     `test_a_kl_layer_inside_a_custom_layer_is_found`.
 
     Args:
@@ -53,10 +53,10 @@ def nested_layers(layer: keras.layers.Layer) -> list[Any]:
 
 
 def in_training() -> bool:
-    """Whether the call that is under way is one with `training=True`.
+    """Whether the current call has `training=True`.
 
-    Keras tells it to a layer whose `call` takes `training`, not to regularizers and
-    not to the layers of others. Noticed by
+    Keras passes `training` only to layers whose `call` takes it, which regularizers and
+    many users' layers do not. Noticed by
     `test_validation_and_answers_leave_training_as_it_is`.
 
     Returns:
@@ -73,8 +73,8 @@ def in_training() -> bool:
 def in_predict() -> bool:
     """Whether Keras is tracing `predict`.
 
-    A layer sees no more than `training=False`, as in `evaluate`; only the name of the
-    function that Keras compiles differs. Noticed by
+    A layer sees only `training=False`, as in `evaluate`. What differs is the name of
+    the function that Keras compiles. Noticed by
     `test_predict_refuses_draws_in_front_of_the_batch`.
 
     Returns:
@@ -94,13 +94,13 @@ def in_predict() -> bool:
 
 
 def is_symbolic_placeholder(tensor: Any) -> bool:
-    """Whether a tensor stands for a model's output in Keras' symbolic build.
+    """Whether a tensor is a placeholder for outputs in Keras' symbolic build.
 
     Inside a strategy Keras traces the loss once before the first step, on placeholders
     in a scratch graph. Noticed by `test_the_symbolic_build_reaches_the_loss`.
 
     Args:
-        tensor: What a loss was given as the model's output.
+        tensor: The model's output that a loss received.
 
     Returns:
         True only in that scratch graph; never for an argument of a `tf.function`.
@@ -156,8 +156,8 @@ def set_mask(tensor: Any, mask: Any) -> Any:
 def functional_arguments(args: Any, kwargs: Any) -> bool:
     """Whether arguments of `keras.Model` are those of a functional model.
 
-    Keras decides by them which class it makes, and `tv.Model` must decide alike; the
-    class, `Functional`, is private too. Noticed by
+    They decide which class Keras makes, and `tv.Model` must decide alike. The class,
+    `Functional`, is private too. Noticed by
     `test_models_of_every_kind_are_made_in_any_order`.
 
     Args:
@@ -175,9 +175,9 @@ def functional_arguments(args: Any, kwargs: Any) -> bool:
 
 
 def resumed_epoch(model: Any) -> int:
-    """The epoch at which `BackupAndRestore` wants `fit` to begin.
+    """The epoch from which `BackupAndRestore` resumes `fit`.
 
-    Keras' callback writes it to an attribute of the model that is private. Noticed by
+    Keras' callback writes it to a private attribute of the model. Noticed by
     `test_a_resumed_training_goes_on_with_the_same_order_and_noise`.
 
     Args:
@@ -196,8 +196,8 @@ def resumed_epoch(model: Any) -> int:
 def in_order(model: Any, logs: dict[str, Any]) -> Any:
     """Logs as `evaluate` returns them without `return_dict`.
 
-    The names of the metrics that `compile` was given, and so their order, are known to
-    Keras alone. Noticed by `test_evaluate_returns_what_keras_returns`.
+    Only Keras knows the names of the metrics given to `compile`, and so their order.
+    Noticed by `test_evaluate_returns_what_keras_returns`.
 
     Args:
         model: A Keras model.

@@ -33,7 +33,7 @@ def on_the_sphere(distribution: Any) -> bool:
 
 
 def has_direction(distribution: Any) -> bool:
-    """Whether a distribution is of directions, with a norm beside them or without.
+    """Whether a distribution is over directions, with or without a norm.
 
     Args:
         distribution: A `tfd.Distribution`.
@@ -70,9 +70,9 @@ def may_lack_a_mean(distribution: Any) -> bool:
 def center(distribution: Any) -> tf.Tensor:
     """A representative point: the mean, if it lies in the support.
 
-    On the sphere the mean direction, the mean scaled to length 1, or to the mean norm
-    where there is a norm beside it; where there is no mean, the mode; of a transformed
-    distribution without either, the image of the center of what it transforms.
+    On the sphere it is the mean direction, of length 1; with a norm, it has the mean
+    norm. Without a mean it is the mode. For a transformed distribution without either,
+    it is the image of the base distribution's center.
 
     Args:
         distribution: A `tfd.Distribution`.
@@ -106,25 +106,24 @@ def center(distribution: Any) -> tf.Tensor:
             return getattr(distribution, name)()
         except NotImplementedError:
             continue
-    # TFP makes two classes of `TransformedDistribution`, of which one has no name.
+    # By the attribute: one of TFP's two `TransformedDistribution` classes is private.
     if isinstance(getattr(distribution, "bijector", None), tfp.bijectors.Bijector):
         return distribution.bijector.forward(center(distribution.distribution))
     raise ValueError(
-        "A deterministic answer expects a distribution with a mean or a mode. "
-        "Received: "
+        "A deterministic value expects a distribution with a mean or a mode. Received: "
         f"{family_name(distribution)}. Draw from it instead, with `.sample()`."
     )
 
 
 def tempered(prior: Any, temperature: float) -> Any:
-    """A distribution whose spread around its location is multiplied by the temperature.
+    """Multiplies the spread of a distribution around its location by a temperature.
 
-    Of location-scale families the scale is multiplied, of mixtures that of each
-    component, of a flow that of its base.
+    This scales a location-scale family itself, each component of a mixture, and the
+    base of a flow.
 
     Args:
         prior: A `tfd.Distribution`.
-        temperature: What multiplies the scale.
+        temperature: Factor of the scale.
 
     Returns:
         A distribution of the same shapes.
@@ -152,8 +151,8 @@ def tempered(prior: Any, temperature: float) -> Any:
     if "distribution" in prior.parameters and "bijector" in prior.parameters:
         return prior.copy(distribution=tempered(prior.distribution, temperature))
     raise ValueError(
-        "A `temperature` other than 1 expects a prior with a location and a scale, a "
-        f"mixture of such, or a flow over one. Received: {family_name(prior)}, "
+        "A `temperature` other than 1 expects a prior with a location and a scale, or "
+        f"a mixture or flow of such. Received: {family_name(prior)}, "
         f"temperature={temperature}. Leave the temperature at 1."
     )
 
@@ -164,15 +163,15 @@ def path(start: tf.Tensor, end: tf.Tensor, steps: int, sphere: bool) -> tf.Tenso
         z(t) = (1 - t) start + t end                                     in the plane
         z(t) = (sin((1 - t) a) start + sin(t a) end) / sin(a)            on the sphere
 
-    where a is the angle between the two. Between opposite points any great circle is
-    the shortest way, and one is taken. Vectors of other norms go along great circles
-    too, with norms in between.
+    where a is the angle between the two. Opposite points have many shortest paths, of
+    which one is used. For vectors of other norms the directions follow great circles,
+    and the norms are interpolated.
 
     Args:
         start: Points of shape `(n, ..., d)`.
         end: Points of the same shape.
         steps: Number of points.
-        sphere: Whether to go along great circles, away from 0.
+        sphere: Whether to follow great circles; the points must not be 0.
 
     Returns:
         A tensor of shape `(n, steps, ..., d)`.
@@ -200,7 +199,7 @@ def path(start: tf.Tensor, end: tf.Tensor, steps: int, sphere: bool) -> tf.Tenso
 
 
 def _orthogonal(points: tf.Tensor) -> tf.Tensor:
-    """Some direction orthogonal to each point, away from its smallest coordinate."""
+    """A direction orthogonal to each point, near the axis of its least coordinate."""
     smallest = tf.argmin(tf.abs(points), axis=-1)
     axis = tf.one_hot(smallest, points.shape[-1], dtype=points.dtype)
     return axis - tf.reduce_sum(axis * points, axis=-1, keepdims=True) * points

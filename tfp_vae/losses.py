@@ -22,30 +22,30 @@ class NegativeLogLikelihood(keras.losses.Loss):
         loss[b] = - sum_i weight[b, i] log p(y[b, i] | x[b])
 
     in nats, summed over the event and then reduced over the batch as Keras does.
-    `sample_weight` and Keras masks with the shape of the batch weigh whole examples;
-    with more axes, such as (B, D) or (B, T), they weigh elements of the event before
-    the sum, which needs a distribution that factorises over it.
+    `sample_weight` and Keras masks with the shape of the batch weight whole examples.
+    With more axes, such as (B, D) or (B, T), they weight elements of the event before
+    the sum; the distribution must then factorise over the event.
 
     Args:
         reduction: As in `keras.losses.Loss`: `"sum_over_batch_size"`, `"sum"`,
             `"mean"`, `"mean_with_sample_weight"` or `None`.
         name: Name of the loss.
-        draw_axes: How many axes in front of the batch of p hold draws, because a
-            posterior was converted with `sample(k)`; the loss is their mean.
+        draw_axes: Number of axes of draws in front of the batch of p, if a posterior
+            was converted with `sample(k)`; the loss is the mean over them.
         **kwargs: Passed to `keras.losses.Loss`.
 
     Call arguments:
         y_true: Values, of shape `batch_shape + event_shape` of the distribution.
-        y_pred: The distribution that a model put out.
-        sample_weight: Numbers of shape `(B,)`, of the batch, or of leading axes of
-            the values.
+        y_pred: The distribution that a model outputs.
+        sample_weight: Numbers of shape `(B,)`, of the batch shape, or of the shape of
+            leading axes of the values.
 
     Returns:
-        A scalar, or a tensor of the batch's shape where `reduction` is `None`.
+        A scalar, or a tensor of the batch shape if `reduction` is `None`.
 
     Raises:
-        ValueError: If `y_pred` is no distribution, the shape of the values or the
-            weights does not fit, elements are weighted of a distribution that does not
+        ValueError: If `y_pred` is not a distribution, the shape of the values or the
+            weights does not fit, elements are weighted but the distribution does not
             factorise, or, in eager execution, a value is NaN.
 
     Example:
@@ -70,7 +70,7 @@ class NegativeLogLikelihood(keras.losses.Loss):
     def __call__(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> tf.Tensor:
-        """Weighs, sums over the event, reduces."""
+        """The weighted and reduced loss."""
         # `Loss.__call__` would cast the distribution to a float32 tensor, and apply
         # weights and masks only after the sum over the event.
         distribution = _distribution(y_pred, self.name)
@@ -100,8 +100,8 @@ class LogLikelihood(keras.metrics.Mean):
 
         metric = sum_b weight[b] log p(y[b] | x[b]) / sum_b weight[b]
 
-    In `weighted_metrics` it sees `sample_weight`. Weights of elements act inside the
-    event, as in `NegativeLogLikelihood`, and the examples then count alike.
+    In `weighted_metrics` it uses `sample_weight`. Weights of elements apply inside the
+    event, as in `NegativeLogLikelihood`; all examples then count equally.
 
     Args:
         negative: Report the negative log-likelihood, under the name `nll`.
@@ -128,7 +128,7 @@ class LogLikelihood(keras.metrics.Mean):
         )
         self.negative = negative
         self.draw_axes = integer(draw_axes, "draw_axes", self.name, minimum=0)
-        # Where `mode="auto"` of Keras' callbacks looks for the better direction.
+        # Keras' callbacks with `mode="auto"` read the better direction here.
         self._direction = "down" if negative else "up"
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -136,7 +136,7 @@ class LogLikelihood(keras.metrics.Mean):
 
         Args:
             y_true: Values, of shape `batch_shape + event_shape`.
-            y_pred: The distribution that a model put out.
+            y_pred: The distribution that a model outputs.
             sample_weight: As in `NegativeLogLikelihood`.
         """
         distribution = _distribution(y_pred, self.name)
@@ -161,11 +161,11 @@ class LogLikelihood(keras.metrics.Mean):
 
 
 class _KerasReduction(keras.losses.Loss):
-    """Keras' own weighting, masking and reduction of values that are given."""
+    """Keras' weighting, masking and reduction, of losses already computed."""
 
     def __init__(self, reduction: str | None, dtype: str) -> None:
-        # Keras makes a scope of the name, by default `__keras_reduction`, and graphs
-        # take no scope that begins with an underscore.
+        # Keras uses the name as a scope. Graphs reject the default, which would begin
+        # with an underscore: `__keras_reduction`.
         super().__init__(name="reduction", reduction=reduction, dtype=dtype)
 
     def __call__(self, values: tf.Tensor, weights: Any, mask: Any) -> tf.Tensor:
@@ -190,7 +190,7 @@ def _distribution(y_pred: Any, caller: str) -> Any:
 
 
 def _placeholder_loss(y_pred: tf.Tensor, reduction: str | None) -> tf.Tensor:
-    """What the symbolic build needs: a number, or one for each example."""
+    """Zeros for the symbolic build: a scalar, or one for each example."""
     per_example = tf.zeros(tf.shape(y_pred)[:1])
     return per_example if reduction in (None, "none") else tf.reduce_sum(per_example)
 
@@ -198,23 +198,23 @@ def _placeholder_loss(y_pred: tf.Tensor, reduction: str | None) -> tf.Tensor:
 def weighted_log_prob(
     distribution: Any, values: Any, weights: Any, mask: Any, draws: int = 0
 ) -> tuple[tf.Tensor, Any, Any]:
-    """Log p of each member of the batch, with the weights and mask of the batch.
+    """Log p of each member of the batch, and the weights and mask of members.
 
-    Weights and masks that reach into the event are used up inside the sum over it.
+    Weights and masks with axes of the event are applied inside the sum over it.
 
     Args:
         distribution: A plain `tfd.Distribution`.
         values: Its values, of shape `batch_shape + event_shape`.
         weights: Numbers with the shape of leading axes of the values, or `None`.
-        mask: The same for a Keras mask.
-        draws: How many axes in front of the batch hold draws, to be averaged.
+        mask: A Keras mask of such a shape, or `None`.
+        draws: Number of axes of draws in front of the batch, to be averaged.
 
     Returns:
-        Log p of the batch's shape; weights and mask of that shape or `None`.
+        Log p of the batch shape; weights and mask of that shape or `None`.
 
     Raises:
-        ValueError: If a shape does not fit, or elements are weighted of a distribution
-            that does not factorise.
+        ValueError: If a shape does not fit, or elements are weighted but the
+            distribution does not factorise.
 
     Example:
         >>> p = tfd.Independent(tfd.Normal(tf.zeros([2, 3]), 1.0), 1)
@@ -256,11 +256,11 @@ def _float_dtype(distribution: Any) -> tf.DType:
 
 
 def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
-    """The values in the distribution's dtype, if their shape is one it has."""
+    """Checks shape and NaN; returns the values in the distribution's dtype."""
     if values is None:
         raise ValueError(
             "The log-likelihood expects targets. Received: None. Give them to `fit`; "
-            "those of an autoencoder are its inputs, `fit(x, x)`."
+            "for an autoencoder, give its inputs: `fit(x, x)`."
         )
     if not tf.is_tensor(values):
         values = np.asarray(values)
@@ -269,12 +269,12 @@ def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
     if dtype.is_floating or not values.dtype.is_floating:
         values = tf.cast(values, dtype)
     expected = distribution.batch_shape.concatenate(distribution.event_shape)[draws:]
-    # Unknown ranks and sizes must not be taken for ones that fit.
+    # An unknown rank is compatible with every shape.
     if values.shape.rank is None or not expected.is_compatible_with(values.shape):
         without = f", without {draws} draw_axes" if draws else ""
         hint = ""
         if values.shape.rank == expected.rank - 1:
-            hint = " Where the batch begins with an axis of draws, say draw_axes=1."
+            hint = " If the batch begins with an axis of draws, set draw_axes=1."
         raise ValueError(
             f"The log-likelihood expects values of shape {tuple(expected)}: the batch "
             f"shape {tuple(distribution.batch_shape)} and the event shape "
@@ -288,7 +288,7 @@ def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
             raise ValueError(
                 "The log-likelihood expects values without NaN. Received: "
                 f"{missing} NaN in y of shape {tuple(values.shape)}. Replace them, and "
-                "leave them out with a `sample_weight` of 0."
+                "give them a `sample_weight` of 0."
             )
     return tf.ensure_shape(values, expected)
 
@@ -299,9 +299,9 @@ def _shape(tensor: tf.Tensor) -> Any:
 
 
 def _fitted(share: tf.Tensor, values: tf.Tensor, rank: int, name: str) -> tf.Tensor:
-    """Weights or a mask, if their shape is that of leading axes of the values.
+    """Checks that weights or a mask have the shape of leading axes of the values.
 
-    One more axis of length 1, as in Keras' (B, 1), is dropped.
+    An extra last axis of length 1, as in Keras' (B, 1), is dropped.
     """
     if share.shape.rank == rank + 1 and share.shape[-1] == 1:
         share = tf.squeeze(share, axis=-1)
@@ -312,13 +312,13 @@ def _fitted(share: tf.Tensor, values: tf.Tensor, rank: int, name: str) -> tf.Ten
             f"The log-likelihood expects `{name}` to have the shape of leading axes of "
             f"the values, {tuple(values.shape)}. Received: {name}.shape="
             f"{_shape(share)}. Give one number for each example, or one for each "
-            "element, and compile again where their rank changes."
+            "element, and compile again if their rank changes."
         )
     return tf.ensure_shape(share, leading)
 
 
 def _spread(share: tf.Tensor, rank: int) -> tf.Tensor:
-    """Adds axes of length 1 behind, so that weights of examples meet their elements."""
+    """Appends axes of length 1, so that weights of examples broadcast to elements."""
     missing = rank - share.shape.rank
     return tf.reshape(share, tf.concat([tf.shape(share), [1] * missing], axis=0))
 
@@ -329,7 +329,7 @@ def _log_prob_of_elements(distribution: Any, values: tf.Tensor) -> tf.Tensor:
     if factors is None:
         raise ValueError(
             "Weights or a mask inside the event expect a distribution that factorises "
-            f"over it. Received: {distribution}. Weigh whole examples, with weights of "
-            f"shape {tuple(distribution.batch_shape)}, or an `Independent...` layer."
+            f"over it. Received: {distribution}. Weight whole examples, with shape "
+            f"{tuple(distribution.batch_shape)}, or use an `Independent...` layer."
         )
     return factors.distribution.log_prob(values)

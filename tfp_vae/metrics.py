@@ -1,4 +1,4 @@
-"""What the history of `fit` shows of a VAE's latents, on request."""
+"""Optional metrics of a VAE's latents, for `compile`."""
 
 from typing import Any
 
@@ -25,12 +25,12 @@ class ActiveUnits(keras.metrics.Metric):
         https://arxiv.org/abs/1509.00519
 
     Args:
-        threshold: Variance from which a dimension counts as active.
+        threshold: Variance above which a dimension counts as active.
         name: Name in the history.
         dtype: Ignored; the sums are float64.
 
     Raises:
-        ValueError: If `threshold` is not positive, or the model is no `tv.VAE`.
+        ValueError: If `threshold` is not positive, or the model is not a `tv.VAE`.
 
     Example:
         >>> ActiveUnits().name
@@ -49,7 +49,7 @@ class ActiveUnits(keras.metrics.Metric):
 
         Args:
             y_true: Ignored.
-            y_pred: What a `tv.VAE` puts out in a step, with the draws it came from.
+            y_pred: The output of a `tv.VAE` in a step, with the draws it came from.
             sample_weight: Ignored.
         """
         if is_symbolic_placeholder(y_pred):
@@ -84,7 +84,7 @@ class ActiveUnits(keras.metrics.Metric):
         return tf.reduce_sum(tf.cast(variance > self.threshold, tf.float32))
 
     def reset_state(self) -> None:
-        """Forgets the examples."""
+        """Resets the sums."""
         for variable in self._sums or ():
             variable.assign(tf.zeros(variable.shape, variable.dtype))
 

@@ -1,9 +1,9 @@
-"""What a VAE maximises: bounds on log p(x), made of the log-weights of draws.
+"""What a VAE maximises: bounds on log p(x), computed from log-weights of draws.
 
     log w[k] = log p(x | z[k]) + log p(z[k]) - log q(z[k] | x),    z[k] ~ q(z | x)
 
-The functions take log-weights of shape `(k, batch)`; the classes say how many draws are
-needed, which gradient is taken, and what the KL costs.
+The functions take log-weights of shape `(k, batch)`. The classes set the number of
+draws, the gradient and the cost of the KL.
 """
 
 import functools
@@ -41,7 +41,7 @@ def elbo(log_weights: tf.Tensor) -> tf.Tensor:
 def importance_weighted_bound(log_weights: tf.Tensor) -> tf.Tensor:
     """The importance-weighted bound, log(1/K sum_k w[k]).
 
-    Grows with K, from the ELBO at K = 1 towards log p(x).
+    It grows with K, from the ELBO at K = 1 towards log p(x).
 
     Reference:
         Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
@@ -64,8 +64,8 @@ def importance_weighted_bound(log_weights: tf.Tensor) -> tf.Tensor:
 def renyi_bound(log_weights: tf.Tensor, alpha: float) -> tf.Tensor:
     """The variational Renyi bound, 1/(1 - alpha) log(1/K sum_k w[k]^(1 - alpha)).
 
-    At alpha = 0 the importance-weighted bound, at alpha = 1 the ELBO; below 0 it may
-    exceed log p(x).
+    It is the importance-weighted bound at alpha = 0 and the ELBO at alpha = 1. For
+    alpha below 0 it may exceed log p(x).
 
     Reference:
         Li and Turner, Renyi divergence variational inference, 2016.
@@ -84,7 +84,7 @@ def renyi_bound(log_weights: tf.Tensor, alpha: float) -> tf.Tensor:
         [0.9163, 0.8109, 0.6931]
     """
     order = 1.0 - alpha
-    # Nearer to 1 the quotient is one of rounding errors; this is its limit.
+    # Closer to 1 rounding errors dominate the quotient; its limit is the ELBO.
     if abs(order) < 1e-4:
         return elbo(log_weights)
     middle = elbo(log_weights)
@@ -92,10 +92,10 @@ def renyi_bound(log_weights: tf.Tensor, alpha: float) -> tf.Tensor:
 
 
 class GradientScale:
-    """The identity, whose gradient is multiplied by numbers known only later.
+    """The identity, whose gradient is multiplied by a factor that is set later.
 
-    The doubly reparameterised gradient weighs what flows back to the draws by the
-    normalised weights, which are made of these draws.
+    The doubly reparameterised gradient multiplies the gradient of the draws by the
+    normalised weights, which are computed from these draws.
 
     Example:
         >>> scale, x = GradientScale(), tf.constant([1.0, 2.0])
@@ -111,7 +111,7 @@ class GradientScale:
         self.factor: tf.Tensor | None = None
 
     def __call__(self, value: tf.Tensor) -> tf.Tensor:
-        """Returns the value; the factor's axes are the leading ones of the value's."""
+        """Returns the value; the factor's axes are leading axes of the value."""
 
         @tf.custom_gradient
         def identity(x: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tf.Tensor]]:
@@ -128,16 +128,16 @@ class GradientScale:
 
 
 class Terms:
-    """One batch seen through k draws of its latents: what objectives are made of.
+    """One batch with k draws of its latents, from which objectives are computed.
 
     Args:
         log_likelihood: log p(x | z), of shape `(k, batch)`.
         posterior: q(z | x), a `tfd.Distribution` of batch shape `(batch,)`.
         prior: p(z), a `tfd.Distribution`.
         draws: The latents, of shape `(k, batch, *event_shape)`.
-        log_posterior: log q(z | x) where the draw knew it, of shape `(k, batch)`.
+        log_posterior: log q(z | x), of shape `(k, batch)`, if drawing gave it.
         use_exact_kl: As in `kl_divergence`.
-        scale: What the draws went through on their way to the decoder and the prior.
+        scale: Applied to the draws before the decoder and the prior.
 
     Example:
         >>> q = tfd.MultivariateNormalDiag(tf.ones([5, 3]))
@@ -160,7 +160,7 @@ class Terms:
         self.log_likelihood = log_likelihood
         self.posterior = posterior
         self.prior = prior
-        # A new tensor: TFP's bijectors remember what they made, without gradients.
+        # A new tensor: TFP's bijectors cache what they made, without gradients.
         self.draws = tf.identity(draws)
         self.scale = scale or GradientScale()
         self._log_posterior = log_posterior
@@ -198,9 +198,9 @@ class Terms:
         """Log p(x | z) + kl_weight (log p(z) - log q(z | x)), of shape `(k, batch)`.
 
         Args:
-            kl_weight: What multiplies the log-ratio of prior and posterior.
-            with_score: Whether the gradient has the part d log q(z | x) / d q at fixed
-                z, whose expectation is 0.
+            kl_weight: Factor of the log-ratio of prior and posterior.
+            with_score: Whether the gradient includes the score, d log q(z | x) / d q at
+                fixed z, whose expectation is 0.
 
         Returns:
             The log-weights, in nats.
@@ -216,17 +216,17 @@ class Terms:
 class Objective:
     """What `fit` minimises: minus a bound on log p(x), for each example.
 
-    Subclasses give `losses`; `num_samples` and `gradient` are read by the model.
+    Subclasses implement `losses`; the model reads `num_samples` and `gradient`.
 
     Args:
         num_samples: The number of draws of z for each example.
-        gradient: `"total"`, the derivative as it is; `"stl"`, without the score of q
+        gradient: `"total"`, the whole derivative; `"stl"`, without the score of q
             (sticking the landing: Roeder, Wu and Duvenaud, 2017,
             https://arxiv.org/abs/1703.09194); `"dreg"`, doubly reparameterised (Tucker
             et al., 2018, https://arxiv.org/abs/1810.04152).
 
     Raises:
-        ValueError: If `num_samples` is below 1, or there is no such gradient.
+        ValueError: If `num_samples` is below 1, or `gradient` is unknown.
 
     Example:
         >>> tv.ELBO().num_samples, tv.ImportanceWeightedBound(50).num_samples
@@ -234,7 +234,7 @@ class Objective:
     """
 
     gradients: tuple[str, ...] = GRADIENTS
-    # The KL is the estimate that the bound is made of, where that has no closed form.
+    # As in `kl_divergence`; without a closed form, the KL uses the draws of the bound.
     use_exact_kl: bool | None = None
     beta: Any = None
 
@@ -261,8 +261,8 @@ class Objective:
 
         Args:
             terms: The batch.
-            kl_weight: Scalar, what multiplies the KL.
-            sample_weight: What each example counts, of shape `(batch,)`.
+            kl_weight: Factor of the KL, a scalar.
+            sample_weight: Weight of each example, of shape `(batch,)`.
 
         Returns:
             A tensor of shape `(batch,)`, not yet multiplied by `sample_weight`.
@@ -275,22 +275,22 @@ class Objective:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Objective":
-        """Makes the objective again."""
+        """Restores the objective."""
         return cls(**config)
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class ELBO(Objective):
-    """The evidence lower bound, with what the KL costs.
+    """The evidence lower bound, with options for the cost of the KL.
 
         loss = - E_q[log p(x | z)] + beta * KL(q(z | x) || p(z))
 
-    The KL is exact where a closed form is known, and the mean over the draws otherwise.
-    `beta` other than 1 gives a beta-VAE (Higgins et al., 2017,
-    https://openreview.net/forum?id=Sy2fzU9gl), whose loss is no bound on log p(x) where
-    beta is below 1. `capacity` draws the KL to a number of nats (Burgess et al., 2018,
-    https://arxiv.org/abs/1804.03599), `free_bits` lets some cost nothing (Kingma et
-    al., 2016, https://arxiv.org/abs/1606.04934). Both take the batch mean of the KL,
+    The KL is exact if a closed form is known, otherwise the mean over the draws. `beta`
+    other than 1 gives a beta-VAE (Higgins et al., 2017,
+    https://openreview.net/forum?id=Sy2fzU9gl), whose loss is no bound on log p(x) if
+    beta is below 1. `capacity` sets a target for the KL (Burgess et al., 2018,
+    https://arxiv.org/abs/1804.03599), `free_bits` lets some nats cost nothing (Kingma
+    et al., 2016, https://arxiv.org/abs/1606.04934). Both use the batch mean of the KL,
     see `KLTarget`.
 
     Reference:
@@ -299,16 +299,16 @@ class ELBO(Objective):
 
     Args:
         num_samples: The number of draws of z for each example.
-        beta: What multiplies the KL: a number, a variable that is not trainable, or a
-            callable without arguments. `KLWarmup` multiplies it further. A
-            `keras.Variable` is saved with the weights, a `tf.Variable` in the config.
-        gradient: `"total"`, or `"stl"` for the one without the score of q; that needs
-            the KL of the draws and so leaves the closed form unused.
-        use_exact_kl: `None` takes the closed form where there is one, `True` insists
-            on it, `False` uses the draws.
-        free_bits: Nats that cost nothing, as `beta`; `None` for none.
-        free_bits_per: `"dimension"`, of distributions that factorise, or `"total"`.
-        capacity: Nats that the KL is drawn to, as `beta`.
+        beta: Factor of the KL: a number, a non-trainable variable, or a callable
+            without arguments. `KLWarmup` multiplies it further. A `keras.Variable` is
+            saved with the weights, a `tf.Variable` in the config.
+        gradient: `"total"`, or `"stl"`, without the score of q; that uses the KL of
+            the draws instead of the closed form.
+        use_exact_kl: `None` uses the closed form if there is one, `True` requires it,
+            `False` uses the draws.
+        free_bits: Nats that cost nothing, given like `beta`; `None` for none.
+        free_bits_per: `"dimension"`, for distributions that factorise, or `"total"`.
+        capacity: Target of the KL in nats, given like `beta`; `None` for none.
 
     Raises:
         ValueError: If a number is out of its range, or options exclude each other.
@@ -338,14 +338,15 @@ class ELBO(Objective):
         if use_exact_kl not in (None, True, False):
             raise ValueError(
                 "`ELBO` expects `use_exact_kl` to be None, True or False. Received: "
-                f"use_exact_kl={use_exact_kl!r}. None takes the closed form where "
-                "there is one."
+                f"use_exact_kl={use_exact_kl!r}. None uses the closed form if there is "
+                "one."
             )
         if gradient == "stl" and (use_exact_kl or self.target.changes_the_cost):
             raise ValueError(
-                "`ELBO` expects gradient='stl' with the KL of the draws at its own "
-                f"cost. Received: use_exact_kl={use_exact_kl}, free_bits={free_bits!r},"
-                f" capacity={capacity!r}. Leave them None, or the gradient 'total'."
+                "`ELBO` expects gradient='stl' without use_exact_kl, free_bits and "
+                f"capacity. Received: use_exact_kl={use_exact_kl}, free_bits="
+                f"{free_bits!r}, capacity={capacity!r}. Leave them None, or set "
+                "gradient='total'."
             )
 
     @property
@@ -357,7 +358,7 @@ class ELBO(Objective):
     def losses(
         self, terms: Terms, kl_weight: tf.Tensor, sample_weight: tf.Tensor
     ) -> tf.Tensor:
-        """Minus the bound; with a target of the KL its cost is that of the batch."""
+        """Minus the bound; free bits and a capacity use the mean KL of the batch."""
         if self.gradient == "stl":
             return -elbo(terms.log_weights(kl_weight, with_score=False))
         nll = -tf.reduce_mean(terms.log_likelihood, axis=0)
@@ -368,7 +369,7 @@ class ELBO(Objective):
         return nll + tf.cast(kl_weight, cost.dtype) * cost
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`; variables as their kind and present value."""
+        """Arguments of `__init__`; variables as their class and current value."""
         exact = None if self.gradient == "stl" else self.use_exact_kl
         return {
             **super().get_config(),
@@ -379,7 +380,7 @@ class ELBO(Objective):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ELBO":
-        """Restores the numbers that change, and functions."""
+        """Restores variables and functions before calling `__init__`."""
         return cls(
             **{
                 key: annealed.revive(keras.saving.deserialize_keras_object(value), key)
@@ -392,12 +393,12 @@ class ELBO(Objective):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class ImportanceWeightedBound(Objective):
-    """The importance-weighted bound, which makes an IWAE.
+    """The importance-weighted bound, the objective of an IWAE.
 
         loss = - log(1/K sum_k w[k])
 
-    At K = 1 it is the ELBO, and in K it grows towards log p(x). Its gradient for the
-    encoder gets noisier as K grows; `gradient="dreg"` does not.
+    It is the ELBO at K = 1, and grows with K towards log p(x). The encoder's gradient
+    gets noisier as K grows, except with `gradient="dreg"`.
 
     Reference:
         Burda, Grosse and Salakhutdinov, Importance weighted autoencoders, 2016.
@@ -409,7 +410,7 @@ class ImportanceWeightedBound(Objective):
             `"dreg"`, doubly reparameterised, unbiased.
 
     Raises:
-        ValueError: If `num_samples` is below 1, or there is no such gradient.
+        ValueError: If `num_samples` is below 1, or `gradient` is unknown.
 
     Example:
         >>> iwae = ImportanceWeightedBound(50, gradient="dreg")
@@ -436,8 +437,8 @@ class RenyiBound(Objective):
 
         loss = - 1/(1 - alpha) log(1/K sum_k w[k]^(1 - alpha))
 
-    Alpha between 0 and 1 lies between the importance-weighted bound and the ELBO;
-    `-inf` and `inf` are the largest and the smallest log-weight.
+    For alpha between 0 and 1 it lies between the importance-weighted bound and the
+    ELBO. For `-inf` and `inf` it is the largest and the smallest log-weight.
 
     Reference:
         Li and Turner, Renyi divergence variational inference, 2016.
@@ -446,12 +447,12 @@ class RenyiBound(Objective):
     Args:
         alpha: Order of the divergence.
         num_samples: The number K of draws.
-        gradient: `"total"`, or `"stl"` for the one without the score of q (biased for
-            K above 1, unless alpha is 1).
+        gradient: `"total"`, or `"stl"`, without the score of q (biased for K above 1,
+            unless alpha is 1).
 
     Raises:
-        ValueError: If `alpha` is no number, `num_samples` is below 1, or there is no
-            such gradient.
+        ValueError: If `alpha` is not a number, `num_samples` is below 1, or `gradient`
+            is unknown.
 
     Example:
         >>> RenyiBound(alpha=0.5, num_samples=10).alpha

@@ -1,6 +1,6 @@
-"""Figures of what a VAE has learned: images, latents, and what they cost.
+"""Figures of what a VAE has learned: images, latents and their KL.
 
-Each function returns a `matplotlib.figure.Figure`, which notebooks show and
+Each `plot_...` function returns a `matplotlib.figure.Figure`, which notebooks show and
 `figure.savefig("samples.pdf")` writes.
 """
 
@@ -24,7 +24,7 @@ Range = tuple[float, float] | None
 
 _ROWS = 1024
 _MISSING = 0.5
-# Inches: the height of an image, unless a figure then gets wider than a page.
+# In inches: the height of an image, reduced if the figure would exceed the width.
 _CELL = 0.6
 _WIDEST = 9.0
 _MOST_CLASSES = 20
@@ -41,18 +41,18 @@ def plot_reconstructions(
 
     Args:
         vae: A `tv.VAE` of images.
-        x: Images of shape `(n, h, w)`, `(n, h, w, 1)` or `(n, h, w, 3)`, or inputs of
-            which the model's `target` is such. Entries that are missing are grey.
-        y: Conditions, where the model is conditional.
-        columns: How many side by side.
-        value_range: The values that are black and white; by default 0 and 1, or where
-            x has others, the smallest and the largest of x.
+        x: Images of shape `(n, h, w)`, `(n, h, w, 1)` or `(n, h, w, 3)`, or inputs
+            whose entry `vae.target` is such images. Missing entries are grey.
+        y: Conditions, if the model is conditional.
+        columns: Number of images side by side.
+        value_range: The values drawn black and white; by default 0 and 1, or the
+            smallest and largest of x if x has values outside.
 
     Returns:
         A figure.
 
     Raises:
-        ValueError: If these are no images.
+        ValueError: If these are not images.
         ImportError: If matplotlib is not installed.
 
     Example:
@@ -89,11 +89,11 @@ def plot_samples(
 
     Args:
         vae: A `tv.VAE` of images.
-        n: How many.
-        y: Conditions of shape `(n, ...)`, where the model is conditional.
+        n: Number of images.
+        y: Conditions of shape `(n, ...)`, if the model is conditional.
         seed: Integer for the same images at each call.
-        temperature: What multiplies the scale of the prior.
-        columns: How many side by side; by default as many as make a square.
+        temperature: Factor of the prior's scale.
+        columns: Number of images side by side; by default a square grid.
         value_range: As in `plot_reconstructions`, found from the images drawn.
 
     Returns:
@@ -133,23 +133,23 @@ def plot_traversals(
     y: Any = None,
     value_range: Range = None,
 ) -> "Figure":
-    """Draws what one latent coordinate does: a row for each, moved from left to right.
+    """Draws the effect of latent coordinates, one per row, varied from left to right.
 
     Args:
         vae: A `tv.VAE` of images, whose latents are vectors.
-        x: Inputs to begin at, a panel for each; by default the prior's center.
+        x: Inputs to start from, a panel for each; by default the prior's center.
         dimensions: Which coordinates; by default all.
-        values: What they are set to; by default 7 from -3 to 3, or from -0.9 to 0.9
-            on the sphere.
-        y: Conditions, where the model is conditional.
-        value_range: As in `plot_reconstructions`, found from x, or without one from
-            the images drawn.
+        values: Values of the coordinate; by default 7 from -3 to 3, or from -0.9 to
+            0.9 on the sphere.
+        y: Conditions, if the model is conditional.
+        value_range: As in `plot_reconstructions`, found from x, or from the images
+            drawn if x is not given.
 
     Returns:
         A figure.
 
     Raises:
-        ValueError: If the model makes no images, the latents are no vectors, or a
+        ValueError: If the model makes no images, the latents are not vectors, or a
             dimension does not exist.
         ImportError: If matplotlib is not installed.
 
@@ -191,17 +191,18 @@ def plot_interpolations(
     y: Any = None,
     value_range: Range = None,
 ) -> "Figure":
-    """Draws the way from one image to another, a row for each pair.
+    """Draws interpolations between two images, a row for each pair.
 
-    Between the images themselves, on both sides, are the means of p(x | z) at z(t), t
-    from 0 to 1: on a line in the plane, on great circles on the sphere.
+    Each row begins and ends with the images themselves. Between them are the means of
+    p(x | z) at z(t), t from 0 to 1, on a straight line, or on a great circle of the
+    sphere.
 
     Args:
         vae: A `tv.VAE` of images.
         start: Inputs of shape `(n, ...)`.
         end: Inputs of the same shape.
         num_steps: Number of points, both ends included.
-        y: Conditions of shape `(n, ...)`, where the model is conditional.
+        y: Conditions of shape `(n, ...)`, if the model is conditional.
         value_range: As in `plot_reconstructions`, found from start and end.
 
     Returns:
@@ -248,16 +249,16 @@ def plot_latents(
 ) -> "Figure":
     """Draws the centers of the posteriors q(z | x), a point for each example.
 
-    Latents on the sphere in three dimensions are drawn on a map of the whole sphere, on
-    which areas are true (Mollweide): longitude atan2(z[1], z[0]), latitude asin(z[2]).
+    Latents on the sphere in three dimensions are drawn on an equal-area map (Mollweide)
+    with longitude atan2(z[1], z[0]) and latitude asin(z[2]).
 
     Args:
         vae: A `tv.VAE`, whose latents are vectors.
         x: Inputs of shape `(n, ...)`.
-        labels: Class of each example, which colours it; numbers of many values colour
-            it along a scale.
-        dimensions: The two coordinates to draw; by default the first two, or that map.
-        y: Conditions, where the model is conditional.
+        labels: Class of each example, shown by its colour; numbers with more than 20
+            values are shown on a colour scale.
+        dimensions: The two coordinates to draw; by default the first two, or the map.
+        y: Conditions, if the model is conditional.
 
     Returns:
         A figure.
@@ -305,12 +306,12 @@ def plot_latents(
 def plot_kl_per_dimension(vae: Any, x: Any, y: Any = None) -> "Figure":
     """Draws the KL of each latent coordinate, the mean over x, from large to small.
 
-    Coordinates that do not rise from 0 have collapsed onto the prior.
+    Coordinates with a KL near 0 have collapsed onto the prior.
 
     Args:
         vae: A `tv.VAE` whose posterior and prior factorise.
         x: Inputs of shape `(n, ...)`.
-        y: Conditions, where the model is conditional.
+        y: Conditions, if the model is conditional.
 
     Returns:
         A figure.
@@ -348,19 +349,19 @@ def plot_kl_per_dimension(vae: Any, x: Any, y: Any = None) -> "Figure":
 def image_grid(
     images: Any, columns: int | None = None, value_range: Range = None
 ) -> np.ndarray:
-    """Lays images side by side, row by row, with white between them.
+    """Arranges images in a grid, row by row, with white between them.
 
     Args:
         images: Array of shape `(n, h, w)`, `(n, h, w, 1)` or `(n, h, w, 3)`.
-        columns: How many in a row; by default as many as make a square.
-        value_range: The values that are black and white; by default 0 and 1, or where
-            the images have others, their smallest and largest.
+        columns: Number of images in a row; by default a square grid.
+        value_range: The values drawn black and white; by default 0 and 1, or the
+            smallest and largest of the images if they have values outside.
 
     Returns:
         An array of shape `(height, width, 1 or 3)` with values from 0 to 1.
 
     Raises:
-        ValueError: If these are no images.
+        ValueError: If these are not images.
 
     Example:
         >>> image_grid(np.zeros([5, 8, 8])).shape  # 2 x 3 images, 1 pixel around each
@@ -374,19 +375,19 @@ def image_grid(
 def reconstruction_grid(
     x: Any, reconstructions: Any, columns: int, value_range: Range = None
 ) -> np.ndarray:
-    """Lays images in rows, each over the row of their reconstructions.
+    """Arranges images in rows, each above the row of their reconstructions.
 
     Args:
         x: Images, as in `image_grid`.
-        reconstructions: As many images of the same size.
-        columns: How many in a row.
+        reconstructions: The same number of images, of the same size.
+        columns: Number of images in a row.
         value_range: As in `image_grid`, found from x.
 
     Returns:
         An array of shape `(height, width, 1 or 3)` with values from 0 to 1.
 
     Raises:
-        ValueError: If these are no images, or of different sizes.
+        ValueError: If these are not images, or have different sizes.
 
     Example:
         >>> x = np.zeros([3, 8, 8])
@@ -401,12 +402,12 @@ def reconstruction_grid(
 
 
 def latent_centers(vae: Any, x: Any, y: Any = None) -> np.ndarray:
-    """The centers of the posteriors, encoded in pieces.
+    """The centers of the posteriors q(z | x).
 
     Args:
         vae: A `tv.VAE`.
         x: Inputs of shape `(n, ...)`.
-        y: Conditions, where the model is conditional.
+        y: Conditions, if the model is conditional.
 
     Returns:
         An array of shape `(n, *event_shape)`.
@@ -426,7 +427,7 @@ def latent_centers(vae: Any, x: Any, y: Any = None) -> np.ndarray:
 
 
 def observed(vae: Any, x: Any) -> np.ndarray:
-    """What the decoder describes of x, with NaN where it is missing.
+    """The part of x that the decoder models, with NaN for missing entries.
 
     Args:
         vae: A `tv.VAE`.
@@ -475,7 +476,7 @@ def unit_images(images: Any, value_range: Range = None) -> np.ndarray:
         An array of shape `(n, h, w, 1 or 3)`.
 
     Raises:
-        ValueError: If these are no images.
+        ValueError: If these are not images.
 
     Example:
         >>> unit_images([[[0, 51, 255]]])[0, 0, :, 0]
@@ -485,9 +486,8 @@ def unit_images(images: Any, value_range: Range = None) -> np.ndarray:
     if not is_image(images.shape[1:]) or not images.size:
         raise ValueError(
             "A picture expects images of shape (n, h, w), (n, h, w, 1) or (n, h, w, 3)."
-            f" Received: an array of shape {images.shape}. Reshape what you want to "
-            "see, such as the result of `vae.reconstruct(x)`, and give it to "
-            "`matplotlib` yourself."
+            f" Received: an array of shape {images.shape}. Reshape the array, such as "
+            "the result of `vae.reconstruct(x)`, and plot it with `matplotlib`."
         )
     images = images.astype("float32")
     low, high = _range(value_range, images)
@@ -497,7 +497,7 @@ def unit_images(images: Any, value_range: Range = None) -> np.ndarray:
 
 
 def _range(given: Range, data: Any) -> tuple[float, float]:
-    """The values that are black and white."""
+    """The values drawn black and white."""
     if given is not None:
         return interval(*given, caller="value_range")
     data = np.asarray(data, "float32")
@@ -509,19 +509,19 @@ def _range(given: Range, data: Any) -> tuple[float, float]:
 
 
 def _alike(*images: np.ndarray) -> list[np.ndarray]:
-    """Arrays of images, all with as many colours as the most colourful."""
+    """Arrays of images, broadcast to the largest number of colours."""
     if len({part.shape[-3:-1] for part in images}) > 1:
         raise ValueError(
             "A picture of inputs and reconstructions expects both to have one size. "
             f"Received: images of {images[0].shape[-3:-1]} and of "
-            f"{images[1].shape[-3:-1]} pixels. Draw each with a figure of its own."
+            f"{images[1].shape[-3:-1]} pixels. Draw each in its own figure."
         )
     colours = max(part.shape[-1] for part in images)
     return [np.broadcast_to(part, (*part.shape[:-1], colours)) for part in images]
 
 
 def _whole_rows(cells: np.ndarray, columns: int) -> np.ndarray:
-    """Images in rows, the last filled up with white ones."""
+    """Images in rows, the last row padded with white images."""
     missing = -len(cells) % columns
     blank = np.ones((missing, *cells.shape[1:]), cells.dtype)
     return np.concatenate([cells, blank]).reshape(-1, columns, *cells.shape[1:])
@@ -550,7 +550,7 @@ def _drawn(
     column_labels: Sequence[str] = (),
     titles: Sequence[str] | None = None,
 ) -> "Figure":
-    """Grids of as many rows and columns, below each other, with labels at the sides."""
+    """Grids of equal size below each other, with labels of rows and columns."""
     rows = len(row_labels)
     height, width = grids[0].shape[:2]
     size = min(_CELL * rows / height, _WIDEST / width)
@@ -576,12 +576,12 @@ def _drawn(
 
 
 def _middles(length: int, count: int) -> np.ndarray:
-    """Pixels in the middle of each of so many images and gaps."""
+    """Pixel positions of the middles of `count` images in a row."""
     return (np.arange(count) + 0.5) * length / count - 0.5
 
 
 def _figure(width: float, height: float) -> "Figure":
-    # Imported here, since the package does without it but for figures.
+    # Imported here, since only figures need it.
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -599,13 +599,13 @@ def _checked_dimensions(dimensions: Any, event_shape: tuple[int, ...]) -> list[i
         raise ValueError(
             "`plot_latents` expects two dimensions of latents that are vectors. "
             f"Received: latents of shape {event_shape}, dimensions={chosen}. Give two "
-            "of the coordinates, or draw a histogram of the only one."
+            "coordinates, or draw a histogram if there is only one."
         )
     return chosen
 
 
 def _scatter(figure: Any, axes: Any, across: Any, up: Any, labels: Any) -> None:
-    """Points with a legend of classes, or a bar of colours for many numbers."""
+    """Points with a legend of classes, or a colour bar for many numbers."""
     size = min(12.0, max(2.0, 4000 / len(across)))
     style: dict[str, Any] = {
         "s": size,
@@ -628,7 +628,7 @@ def _scatter(figure: Any, axes: Any, across: Any, up: Any, labels: Any) -> None:
         points = axes.scatter(across, up, c=labels, cmap="viridis", **style)
         figure.colorbar(points, ax=axes, shrink=0.8)
         return
-    # One scatter, so that the last class does not lie on top of the others.
+    # One scatter for all classes, so that the last does not cover the others.
     most = 10 if len(classes) <= 10 else _MOST_CLASSES
     style |= {"cmap": f"tab{most}", "vmin": 0, "vmax": most - 1}
     points = axes.scatter(across, up, c=numbers % most, **style)

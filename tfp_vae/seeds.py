@@ -9,16 +9,16 @@ from tfp_vae.keras_internals import in_training
 
 
 class Seeds(keras.layers.Layer):
-    """A `keras.random.SeedGenerator` whose state is saved, and that replicas share.
+    """A `keras.random.SeedGenerator` that is saved, with other seeds on each replica.
 
-    Keras tracks the state of a generator but does not write it to a file, so that a
-    resumed training would draw the noise of its first steps again. And it mirrors the
-    state over the replicas of a strategy, so that all of them would draw the same.
-    Draws outside of a call with `training=True` come from a second generator, so that
-    validation does not change what is trained.
+    Keras tracks the state of a generator but does not save it, so that resumed training
+    would repeat the noise of its first steps. It also mirrors the state over the
+    replicas of a strategy, so that all would draw the same. Draws outside of a call
+    with `training=True` use a second generator, so that validation does not change
+    training.
 
     Args:
-        seed: Integer, or `None` for one that `keras.utils.set_random_seed` governs.
+        seed: Integer, or `None` for one derived from `keras.utils.set_random_seed`.
         **kwargs: Passed to `keras.layers.Layer`.
 
     Example:
@@ -34,8 +34,7 @@ class Seeds(keras.layers.Layer):
         self.built = True
 
     def next(self) -> tf.Tensor:
-        """The next seed: an int32 tensor of shape `(2,)`, another on each replica."""
-        # Draws outside of training leave those of training as they are.
+        """The next seed: an int32 tensor of shape `(2,)`, different on each replica."""
         generator = self.generator if in_training() else self.others
         seed = tf.cast(generator.next(), tf.int32)
         replica = tf.distribute.get_replica_context()

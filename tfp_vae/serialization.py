@@ -1,7 +1,7 @@
-"""Configs: a `tfd` distribution as class name and parameters, functions by name.
+"""Configs: distributions as class name and parameters, functions by name.
 
-No code is stored and none is run: names are looked up in `tfp_vae.distributions`,
-`tfp.distributions` and `tfp.bijectors` alone.
+No code is stored or run: names are looked up only in `tfp_vae.distributions`,
+`tfp.distributions` and `tfp.bijectors`.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
 from tfp_vae.distributions.truncated_normal import TruncatedNormal
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 
-# Ours first: they are subclasses of TFP's of the same names.
+# Looked up first, since these subclasses have the names of TFP's classes.
 _OURS = types.SimpleNamespace(
     Bernoulli=Bernoulli,
     DirectionAndNorm=DirectionAndNorm,
@@ -45,7 +45,7 @@ def serialize_distribution(distribution: Any) -> dict[str, Any]:
             are numbers, tensors, dtypes, other distributions or bijectors.
 
     Returns:
-        A dictionary that JSON can hold.
+        A dictionary that JSON can represent.
 
     Raises:
         ValueError: If a parameter is a function or a variable, or the class is not
@@ -59,7 +59,7 @@ def serialize_distribution(distribution: Any) -> dict[str, Any]:
     distribution = unwrap(distribution)
     given: dict[str, Any] = getattr(distribution, "parameters", {})
     name = type(distribution).__name__
-    # TFP builds some classes in two: an `Independent` may be an `_Independent`.
+    # Some TFP classes have a private twin: `Independent` may be `_Independent`.
     for public in (name, name.lstrip("_")):
         for room, (module, _) in _ROOMS.items():
             cls: Any = getattr(module, public, None)
@@ -82,13 +82,13 @@ def deserialize_distribution(config: dict[str, Any]) -> Any:
     """Builds the distribution, or bijector, that `serialize_distribution` wrote.
 
     Args:
-        config: Its result.
+        config: What `serialize_distribution` returned.
 
     Returns:
         A new instance with the same parameters.
 
     Raises:
-        ValueError: If the config names no such class of TFP.
+        ValueError: If the config does not name a class of TFP or `tfp_vae`.
 
     Example:
         >>> config = serialize_distribution(tfd.Normal(0.0, 2.0))
@@ -115,7 +115,7 @@ def is_distribution_config(config: Any) -> bool:
         config: Anything.
 
     Returns:
-        True for its results, False for the rest.
+        True if it did, otherwise False.
 
     Example:
         >>> is_distribution_config({"class_name": "Dense"})
@@ -125,7 +125,7 @@ def is_distribution_config(config: Any) -> bool:
 
 
 def revive_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """Turns the serialized Keras objects and functions of a config into themselves.
+    """Restores the serialized Keras objects and functions in a config.
 
     Args:
         config: What `get_config` returned.
@@ -134,7 +134,7 @@ def revive_arguments(config: dict[str, Any]) -> dict[str, Any]:
         Keyword arguments for `__init__`.
 
     Raises:
-        ValueError: If the config holds a Python lambda and Keras loads in safe mode.
+        ValueError: If the config has a Python lambda and Keras loads in safe mode.
 
     Example:
         >>> revive_arguments({"seed": 1, "convert_to_tensor_fn": "mean"})
@@ -160,7 +160,7 @@ def revive_arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _default(cls: Any, key: str) -> Any:
-    """The default of a parameter: TFP has functions among them, best left unsaid."""
+    """The default of a parameter, which configs omit: it may be a function."""
     parameter = inspect.signature(cls.__init__).parameters.get(key)
     return None if parameter is None else parameter.default
 

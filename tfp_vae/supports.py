@@ -1,4 +1,4 @@
-"""Where a distribution has its mass, as far as its class tells."""
+"""The support of a distribution, as far as its class determines it."""
 
 import math
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ _BY_CLASS = {
     "the simplex": (tfd.Dirichlet, tfd.RelaxedOneHotCategorical),
     "logarithms on the simplex": (tfd.ExpRelaxedOneHotCategorical,),
 }
-# A distribution of several parts: each may have a support of its own.
+# The parts of these distributions may have different supports.
 _SEVERAL = tfd.Mixture | tfd.Blockwise | tfd.JointDistribution
-# Bijectors from the real numbers onto themselves, among them those of flows.
+# Bijectors that map the real numbers onto themselves, including those of flows.
 _ONTO_THE_REALS = {
     "Identity",
     "MaskedAutoregressiveFlow",
@@ -43,9 +43,9 @@ class Support(NamedTuple):
     """A set of values: a kind of space, and an interval on the real line.
 
     Args:
-        kind: `REALS`, or a space by name.
-        low: Lower end; NaN where it is not known before the step runs.
-        high: Upper end; NaN where it is not known before the step runs.
+        kind: `REALS`, or the name of a space.
+        low: Lower end; NaN if it is unknown before the graph runs.
+        high: Upper end; NaN if it is unknown before the graph runs.
 
     Example:
         >>> str(Support("real numbers", 0.0, 1.0)), str(Support("the simplex"))
@@ -63,7 +63,7 @@ class Support(NamedTuple):
         return f"{self.kind} from {self.low:g} to {self.high:g}"
 
     def contains(self, other: "Support") -> bool:
-        """Whether another set may lie inside; true where an end is not known."""
+        """Whether `other` may be a subset; an unknown end counts as inside."""
         outside = other.low < self.low or other.high > self.high
         return self.kind == other.kind and not outside
 
@@ -75,7 +75,7 @@ def support_of(distribution: Any) -> Support | None:
         distribution: A `tfd.Distribution`.
 
     Returns:
-        A `Support`, or `None` where the class does not tell.
+        A `Support`, or `None` if the class does not determine it.
 
     Example:
         >>> str(support_of(tfd.Sample(tfd.Beta(2.0, 1.0), 3)))
@@ -104,7 +104,7 @@ def support_of(distribution: Any) -> Support | None:
 
 
 def _image(bijector: Any, support: Support | None) -> Support | None:
-    """What a bijector makes of a set, where that is known."""
+    """The image of a set under a bijector; `None` if unknown."""
     if support is None or support.kind != REALS:
         return None
     if _is(bijector, {"Chain"}):
@@ -136,9 +136,9 @@ def _image_of_an_interval(bijector: Any, support: Support) -> Support | None:
 
 
 def _is(bijector: Any, names: set[str]) -> bool:
-    """Whether a bijector is of a class that TFP publishes under one of these names.
+    """Whether the class of a bijector has one of these public names.
 
-    TFP makes two classes of some bijectors, of which one is not public.
+    Some bijectors of TFP have a second class that is private, such as `_Invert`.
     """
     classes = {cls.__name__.lstrip("_") for cls in type(bijector).__mro__}
     return bool(classes & names)

@@ -1,4 +1,4 @@
-"""Checks data on the host, before a compiled step turns it into a NaN."""
+"""Checks data on the host, before a compiled step turns bad values into NaN."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ _ROWS = 1024
 def check_values(values: Any, layer: DistributionLayer) -> None:
     """Checks that values are finite, shaped like draws, and in the layer's support.
 
-    A compiled training step cannot raise on a bad value; this can, once, before `fit`.
-    The support is TFP's own notion of it, that of `validate_args=True`.
+    A compiled training step cannot raise an error for a bad value. This function can,
+    once, before `fit`. The support is what TFP accepts with `validate_args=True`.
 
     Args:
-        values: Array of shape `(n, *event_shape)`, or a `tf.data.Dataset`, of which
-            the first batch is checked: its targets, where it yields pairs.
+        values: Array of shape `(n, *event_shape)`, or a `tf.data.Dataset`, whose first
+            batch is checked; if the batch is a pair, its targets are.
         layer: The likelihood, such as `IndependentBernoulli((28, 28, 1))`.
 
     Raises:
-        ValueError: If there is no value, one is NaN or infinite, the shape is not that
-            of a draw, or a value is one that the distribution cannot draw.
+        ValueError: If there are no values, a value is NaN, infinite or outside the
+            support, or the shape is not that of a draw.
 
     Example:
         >>> check_values(np.zeros([5, 3]), tv.IndependentBernoulli(3))
@@ -90,7 +90,7 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
 
 
 def _can_draw(layer: DistributionLayer, values: np.ndarray) -> bool:
-    """Whether TFP accepts the values, and gives them a probability."""
+    """Whether TFP accepts the values and gives them finite log-probabilities."""
     for start in range(0, len(values), _ROWS):
         chunk = values[start : start + _ROWS]
         try:
@@ -112,7 +112,7 @@ def _as(values: np.ndarray, layer: DistributionLayer) -> tf.Tensor:
 
 @contextlib.contextmanager
 def _validation(layer: DistributionLayer) -> Iterator[None]:
-    """TFP's own checks, in the layer and in the layers that it is made of."""
+    """Turns on `validate_args` in the layer and its inner layers."""
     layers = [layer]
     for each in layers:
         inner = [getattr(each, "component_layer", None), *getattr(each, "layers", [])]

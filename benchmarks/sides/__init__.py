@@ -14,10 +14,10 @@ REFERENCE = "tfp_vae"
 
 
 class Side(Protocol):
-    """A model of one library with its data; a side's module has `build(case, x, seed)`.
+    """A model of one library with its data, made by `build(case, x, seed)`.
 
-    `examples` is how many images an epoch goes over: a scan over whole batches leaves
-    out the rest of the division, and only what was processed counts.
+    `examples` is the number of images processed in an epoch: a scan over full batches
+    leaves out the rows that do not fill a batch.
     """
 
     examples: int
@@ -34,13 +34,13 @@ class Side(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the benchmark knows of a side without importing its packages.
+    """What is known about a side without importing its packages.
 
     Args:
         title: Its name in the table.
         module: Its module in `benchmarks.sides`.
-        packages: What it imports beyond what tfp_vae needs.
-        without: Why it does not take part in a case, by the name of the case.
+        packages: Packages that it needs and tfp_vae does not.
+        without: Cases in which it cannot take part, by name, and why.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Entry:
     without: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def reason(self, case: Case) -> str | None:
-        """Why this side cannot take part in a case; `None` where it can."""
+        """Why this side cannot take part in a case, or `None` if it can."""
         gone = [name for name in self.packages if not importlib.util.find_spec(name)]
         if gone:
             return f"missing: {', '.join(gone)}"
@@ -74,7 +74,7 @@ SIDES = {
 
 
 def build(name: str, case: Case, x: np.ndarray, seed: int = 0) -> Side:
-    """Builds a side: the model, its optimizer and the data where it wants them.
+    """Builds a side: the model, its optimizer and the data in the form it needs.
 
     Args:
         name: One of `SIDES`.
@@ -92,18 +92,18 @@ def build(name: str, case: Case, x: np.ndarray, seed: int = 0) -> Side:
 def prepare(
     name: str, case: Case, x: np.ndarray, seed: int = 0, **settings: Any
 ) -> Callable[[int], float]:
-    """Builds the model of a side, and neither compiles it nor touches the data.
+    """Builds the model of a side without compiling it or using the data.
 
     Args:
         name: One of `SIDES` whose module has `prepare(case, x, seed)`.
         case: The model.
         x: Images of shape `(n, *case.shape)`; the last tenth is for validation.
         seed: Seed of weights, shuffling and draws.
-        **settings: Of `compile`, where the side has it.
+        **settings: Arguments of `compile`, if the side has them.
 
     Returns:
         Function that compiles the model, fits it for some epochs, evaluates it after
-        each, and returns the last loss of that.
+        each, and returns the last validation loss.
     """
     module: Any = importlib.import_module(f"{__name__}.{SIDES[name].module}")
     return module.prepare(case, x, seed, **settings)

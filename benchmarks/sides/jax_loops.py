@@ -1,4 +1,4 @@
-"""How the two sides on JAX go over batches: one compiled scan, or compiled steps."""
+"""Loops over batches for the two sides on JAX: one compiled scan, or compiled steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +12,12 @@ Step = Callable[[Any, jax.Array, jax.Array], Any]
 
 
 def shuffled(key: jax.Array, num: int, case: Case) -> jax.Array:
-    """Rows of the batches of an epoch, without the rest of the division.
+    """Shuffled rows of an epoch's full batches; the remaining rows are left out.
 
     Args:
-        key: Key of their order.
-        num: How many rows there are.
-        case: Says the size of a batch.
+        key: Random key of the order.
+        num: Number of rows.
+        case: The model; it sets the batch size.
 
     Returns:
         Array of shape `(steps, batch)`.
@@ -26,11 +26,11 @@ def shuffled(key: jax.Array, num: int, case: Case) -> jax.Array:
 
 
 def ordered(rows: jax.Array, case: Case) -> jax.Array:
-    """Rows as batches, without the rest of the division.
+    """Rows in order as full batches; the remaining rows are left out.
 
     Args:
         rows: Rows, of shape `(n,)`.
-        case: Says the size of a batch.
+        case: The model; it sets the batch size.
 
     Returns:
         Array of shape `(steps, batch)`.
@@ -40,15 +40,15 @@ def ordered(rows: jax.Array, case: Case) -> jax.Array:
 
 
 def loop(step: Step, case: Case, donate: bool) -> Step:
-    """Compiles what goes over batches with a step.
+    """Compiles a loop over batches from a step.
 
-    Of dense layers a scan is fastest. Of convolutions XLA has several times slower code
-    on a CPU inside of a loop than outside, so that their loop is Python's.
+    For dense layers a scan is fastest. XLA on a CPU computes convolutions several times
+    slower inside a loop than outside, so their loop is in Python.
 
     Args:
         step: From state, data and the rows of a batch to state and loss.
-        case: Says which networks they are.
-        donate: Whether the state given is used up.
+        case: The model; it says which networks are used.
+        donate: Whether the buffers of the old state may be reused.
 
     Returns:
         Function from state, data and the rows of all batches to state and mean loss.

@@ -1,7 +1,7 @@
 """JAX + optax: an epoch is one compiled scan over shuffled batches, state donated.
 
-A compiled step has one shape: the rest of the division by the batch is left out, other
-rows in every epoch. Of convolutions the steps alone are compiled.
+A compiled step has one shape, so rows that do not fill a batch are left out, other ones
+in every epoch. With convolutions only the steps are compiled.
 """
 
 import math
@@ -19,7 +19,7 @@ from benchmarks.sides.jax_loops import loop, ordered, shuffled
 
 
 class Trainer:
-    """The networks, their Adam and the functions to compile.
+    """The networks, their optimizer and the functions to compile.
 
     Args:
         case: The model.
@@ -58,11 +58,11 @@ class Trainer:
         return loss
 
     def mean_loss(self, x: jax.Array, rows: jax.Array) -> jax.Array:
-        """Goes over batches.
+        """Computes the loss over batches.
 
         Args:
             x: Images.
-            rows: Those of each batch, of shape `(steps, batch)`.
+            rows: Row numbers of each batch, shape `(steps, batch)`.
 
         Returns:
             The mean loss.
@@ -158,7 +158,7 @@ def prepare(case: Case, x: np.ndarray, seed: int) -> Callable[[int], float]:
         seed: Seed.
 
     Returns:
-        Function of the number of epochs.
+        Function that takes the number of epochs.
     """
     trainer = Trainer(case, seed)
 
@@ -175,5 +175,5 @@ def prepare(case: Case, x: np.ndarray, seed: int) -> Callable[[int], float]:
 
 
 def _batch(num: int, case: Case) -> int:
-    """The size of the largest batches that leave no row out."""
+    """The largest batch size that leaves no row out."""
     return max(size for size in range(1, case.batch + 1) if num % size == 0)

@@ -1,7 +1,7 @@
-"""Keras 3 by hand: a `Sampling` layer and a `train_step`, as the VAE of keras.io.
+"""Keras 3 by hand: a `Sampling` layer and a `train_step`, like the VAE of keras.io.
 
-For its pace it is compiled with XLA and fed as Keras is fed fastest, which that example
-leaves to its reader; for the time to a result it is fitted on arrays, as there.
+To measure speed it uses XLA and the fastest input pipeline, which that example does not
+show. To measure the time to a result it is fitted on arrays, as in that example.
 """
 
 import math
@@ -34,7 +34,7 @@ class Sampling(keras.layers.Layer):
 
 
 class HandWrittenVAE(keras.Model):
-    """The model of keras.io's example, with the importance-weighted bound beside it."""
+    """The model of keras.io's example, also with the importance-weighted bound."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class HandWrittenVAE(keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        """What `fit` shows and resets."""
+        """The metrics that `fit` shows and resets."""
         return [self.loss_tracker]
 
     def call(self, x: Any) -> Any:
@@ -161,7 +161,7 @@ def prepare(
         steps_per_execution: As in `compile`.
 
     Returns:
-        Function of the number of epochs.
+        Function that takes the number of epochs.
     """
     keras.utils.set_random_seed(seed)
     model = HandWrittenVAE(case)

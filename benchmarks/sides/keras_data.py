@@ -1,7 +1,7 @@
-"""How Keras, of either version, is fed fastest: rows are drawn, then gathered.
+"""The fastest input pipeline for Keras 2 and 3: draw row numbers, then gather rows.
 
-Arrays given to `fit` are gathered the same way, but one batch at each call from Python.
-Beside it stands how many steps Keras runs in a call.
+`fit` gathers rows of arrays the same way, but with a call from Python for each batch.
+The module also sets how many steps Keras runs in a call.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def batches(x: np.ndarray, batch: int, shuffle: bool, pairs: bool) -> Any:
     Args:
         x: Images.
         batch: Size of a batch; the last may be smaller.
-        shuffle: Whether each epoch has an order of its own.
+        shuffle: Whether to shuffle again in each epoch.
         pairs: Whether a batch is `(x, x)`, where x is its own target.
 
     Returns:
@@ -43,7 +43,7 @@ def fit(model: Any, *arrays: np.ndarray, epochs: int, batch: int) -> float:
     Args:
         model: The compiled model.
         *arrays: x, or x and its target.
-        epochs: How many.
+        epochs: Number of epochs.
         batch: Size of a batch.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The networks in Keras, of either version: what stands in front of the laws."""
+"""The networks for Keras 2 and 3, up to the distributions."""
 
 from typing import Any
 

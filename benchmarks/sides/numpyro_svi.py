@@ -1,6 +1,6 @@
 """NumPyro: `SVI` over batches in a compiled loop, as in its own example of a VAE.
 
-Like that example it goes over whole batches only. Of convolutions the steps alone are
+Like that example it uses full batches only. With convolutions only the steps are
 compiled.
 """
 

@@ -60,7 +60,7 @@ def networks(case: Case) -> tuple[nn.Module, nn.Module]:
 
 
 class Trainer:
-    """The networks and their Adam.
+    """The networks and their optimizer.
 
     Args:
         case: The model.
@@ -73,7 +73,7 @@ class Trainer:
         self._case = case
 
     def tensor(self, x: np.ndarray) -> torch.Tensor:
-        """Images as the networks take them, not copied.
+        """Images in the shape that the networks take, without a copy.
 
         Args:
             x: Images.
@@ -81,7 +81,7 @@ class Trainer:
         Returns:
             The tensor.
         """
-        # One channel: (n, 28, 28, 1) and (n, 1, 28, 28) are the same numbers.
+        # With one channel (n, 28, 28, 1) and (n, 1, 28, 28) have the same memory.
         flat, shape = self._case.network == "mlp", self._case.shape
         return torch.from_numpy(x).reshape(-1, *(shape if flat else (1, *shape[:2])))
 
@@ -196,7 +196,7 @@ def prepare(case: Case, x: np.ndarray, seed: int) -> Callable[[int], float]:
         seed: Seed.
 
     Returns:
-        Function of the number of epochs.
+        Function that takes the number of epochs.
     """
     torch.manual_seed(seed)
     trainer = Trainer(case)

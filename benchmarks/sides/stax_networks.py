@@ -1,4 +1,4 @@
-"""The networks in `stax`, JAX's own small library, for the two sides on JAX."""
+"""The networks for the two sides on JAX, in its small library `stax`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""tf_keras + tfp.layers: what Keras 2 users write, compiled with XLA."""
+"""tf_keras + tfp.layers: the code of Keras 2 users, compiled with XLA."""
 
 import numpy as np
 import tensorflow as tf
@@ -11,8 +11,8 @@ from benchmarks.sides.keras_networks import decoder_layers, encoder_layers
 
 tfd, tfpl = tfp.distributions, tfp.layers
 
-# Twice it would count: tfp.layers adds an activity regularizer of its own beside that
-# of Keras. Of a sum over the batch, which Keras divides by its size.
+# Half, as the KL counts twice: tfp.layers adds the regularizer in addition to Keras. It
+# is a sum over the batch, which Keras divides by the batch size.
 KL_WEIGHT = 0.5
 
 

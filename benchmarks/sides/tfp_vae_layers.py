@@ -65,7 +65,7 @@ def prepare(case: Case, x: np.ndarray, seed: int) -> Callable[[int], float]:
         seed: Seed.
 
     Returns:
-        Function of the number of epochs.
+        Function that takes the number of epochs.
     """
     keras.utils.set_random_seed(seed)
     _, model = _models(case)
@@ -80,7 +80,7 @@ def prepare(case: Case, x: np.ndarray, seed: int) -> Callable[[int], float]:
 
 
 def _models(case: Case) -> tuple[Any, Any]:
-    """The encoder with its KL, and the whole."""
+    """The encoder with its KL, and the whole model."""
     encoder, decoder = networks(case)
     encoder.add(tv.KLDivergenceAddLoss(tv.StandardNormal(case.latent)))
     inputs = keras.Input(case.shape)

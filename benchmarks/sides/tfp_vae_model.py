@@ -1,7 +1,7 @@
 """tfp_vae: `VAE.fit` on an array.
 
-For its pace it is compiled with XLA, as the sides on JAX are: by itself it decides by
-the number of steps. For the time to a result nothing is set.
+To measure speed it uses XLA, like the sides on JAX; by default it decides by the number
+of steps. To measure the time to a result it uses the defaults.
 """
 
 from collections.abc import Callable
@@ -44,13 +44,13 @@ def networks(case: Case) -> tuple[Any, Any]:
 
 
 def jit_compile(case: Case) -> bool | str:
-    """XLA, but where there are convolutions: its loops of them are slow on a CPU.
+    """XLA, except for convolutions, whose loops it computes slowly on a CPU.
 
     Args:
         case: The model.
 
     Returns:
-        What `compile` is given.
+        The argument for `compile`.
     """
     return True if case.network == "mlp" else "auto"
 
@@ -60,7 +60,7 @@ def model(case: Case, together: int = 1) -> Any:
 
     Args:
         case: The model.
-        together: How many batches make one step of Adam.
+        together: Number of batches in one step of Adam.
 
     Returns:
         The VAE.
@@ -124,7 +124,7 @@ def prepare(case: Case, x: np.ndarray, seed: int) -> Callable[[int], float]:
         seed: Seed.
 
     Returns:
-        Function of the number of epochs.
+        Function that takes the number of epochs.
     """
     keras.utils.set_random_seed(seed)
     vae = _vae(case)

@@ -1,1 +1,1 @@
-"""What Keras calls during training: schedules, guards, pictures."""
+"""Keras callbacks: schedules, guards and pictures."""

@@ -1,4 +1,4 @@
-"""Notices when the latents of a VAE in training say nothing of x."""
+"""Warns when the latents of a VAE carry no information about x."""
 
 import math
 import warnings
@@ -15,38 +15,38 @@ from tfp_vae.kl.divergence import kl_divergence
 
 
 class CollapseAlarm(keras.callbacks.Callback):
-    """Warns when a VAE's posterior has collapsed: z tells nothing of x.
+    """Warns when a VAE's posterior has collapsed: z carries no information about x.
 
     At the end of each epoch, over the n examples x,
 
         information = min(I(x; z), KL),   KL = 1/n sum_i KL(q(z | x_i) || p(z))
 
-    in nats. What z tells of x is at most either: the KL finds a posterior that has
-    become the prior, also a prior p(z | y); the mutual information finds one that is
-    the same for all x, where free bits or a fixed concentration keep the KL up. When
-    the information is below `threshold` at `patience` epochs in a row, the alarm goes
-    off, once in a call of `fit`. Some coordinates without a use are no collapse: a VAE
-    prunes what it does not need.
+    in nats. Each is an upper bound on what z tells about x. The KL detects a posterior
+    that equals the prior, including a prior p(z | y). The mutual information detects
+    one that is the same for all x, even if free bits or a fixed concentration keep the
+    KL up. The alarm goes off, once in a call of `fit`, when the information is below
+    `threshold` for `patience` epochs in a row. A few unused coordinates are no
+    collapse: a VAE prunes what it does not need.
 
-    Training is the same with it and without.
+    The callback does not change training.
 
     Reference:
         Bowman et al., Generating sentences from a continuous space, 2016.
         https://arxiv.org/abs/1511.06349
 
     Args:
-        x: Inputs of shape `(n, ...)`, a few hundred: the work grows with n^2, and what
-            can be seen with log n.
-        y: Conditions, where the model is conditional.
+        x: Inputs of shape `(n, ...)`, a few hundred: the work grows with n^2, and the
+            largest information that can be measured is log n.
+        y: Conditions, if the model is conditional.
         patience: Number of epochs in a row.
-        threshold: Nats below which z tells nothing; below log n.
+        threshold: Nats below which z counts as uninformative; less than log n.
 
     Attributes:
-        information: Nats at the end of the last epoch, an upper bound up to its noise.
+        information: Nats at the end of the last epoch, an upper bound up to noise.
         epoch: The epoch in which the alarm went off, from 0, or `None`.
 
     Raises:
-        ValueError: If x are no arrays or too few, or the model is no `tv.VAE`.
+        ValueError: If x is not arrays or too short, or the model is not a `tv.VAE`.
 
     Example:
         >>> CollapseAlarm(np.zeros([300, 8]), patience=10).threshold
@@ -63,8 +63,8 @@ class CollapseAlarm(keras.callbacks.Callback):
         self.threshold = positive_number(threshold, "threshold", "CollapseAlarm")
         if self.threshold >= math.log(self._count):
             raise ValueError(
-                f"`CollapseAlarm` expects a threshold below log n, the most that z can "
-                f"tell about which of n examples it is. Received: threshold={threshold}"
+                f"`CollapseAlarm` expects a threshold below log n, the largest mutual "
+                f"information of n examples. Received: threshold={threshold}"
                 f", n={self._count}. Give more examples, or a lower threshold."
             )
         self.information = math.nan
@@ -72,12 +72,12 @@ class CollapseAlarm(keras.callbacks.Callback):
         self._epochs_below = 0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Begins to count."""
+        """Resets the count of epochs."""
         check_vae(self.model, "CollapseAlarm")
         self.epoch, self._epochs_below = None, 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measures, and warns."""
+        """Measures the information, and warns."""
         if self.epoch is not None:
             return
         with undisturbed(self.model):
@@ -89,13 +89,13 @@ class CollapseAlarm(keras.callbacks.Callback):
             return
         self.epoch = epoch
         warnings.warn(
-            "`CollapseAlarm` expects the latents to tell something of x. Received: a "
-            f"mutual information of {max(shared, 0.0):.3g} nats, of at most log n = "
-            f"{math.log(self._count):.3g}, and a KL of {rate:.3g} nats, below "
-            f"{self.threshold:g} for {self.patience} epochs: the posterior has "
-            "collapsed. Let the KL come in slowly, `KLWarmup(epochs=...)`, do not ask "
-            "for the first nats, `ELBO(free_bits=...)`, lower a beta, or give the "
-            "decoder less power to do without z.",
+            "`CollapseAlarm`: the posterior has collapsed. It has a mutual information "
+            f"of {max(shared, 0.0):.3g} nats, of at most log n = "
+            f"{math.log(self._count):.3g}, and a KL of {rate:.3g} nats, the smaller "
+            f"below {self.threshold:g} for {self.patience} epochs, so that z carries "
+            "no information about x. Raise the weight of the KL slowly with "
+            "`KLWarmup(epochs=...)`, let some nats cost nothing with "
+            "`ELBO(free_bits=...)`, lower beta, or make the decoder weaker.",
             stacklevel=2,
         )
 
@@ -103,6 +103,6 @@ class CollapseAlarm(keras.callbacks.Callback):
         """KL and mutual information, in nats."""
         q = self.model.encode(self.x, self.y)
         prior = self.model.prior_distribution(self.y)
-        # Where there is no closed form, with the same noise at each epoch.
+        # A fixed seed: without a closed form, each epoch uses the same noise.
         kl = kl_divergence(q, prior, test_points=lambda: draw(q, seed=(0, 1)))
         return float(np.mean(kl)), mutual_information(q, seed=0)

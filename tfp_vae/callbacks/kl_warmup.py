@@ -1,4 +1,4 @@
-"""Lets the weight of the KL grow during training."""
+"""Raises the weight of the KL during training."""
 
 import math
 import warnings
@@ -16,18 +16,17 @@ class KLWarmup(keras.callbacks.Callback):
 
         vae.fit(x, epochs=50, callbacks=[tv.KLWarmup(epochs=10)])
 
-    See `KLSchedule` for the equations. The weight is computed in the graph from
-    `optimizer.iterations`, so that it changes with every step also where Keras compiles
-    many into one; it multiplies `ELBO(beta=...)`, is shown as `kl_weight`, and is saved
-    with the model: a training that is resumed, or goes on with another optimizer, goes
-    on where it was, with the same callback or without. A callback of other numbers
-    begins a schedule of its own, at the step where the model is. Of an
-    `ImportanceWeightedBound` or `RenyiBound` it is the log-ratio of prior and posterior
-    inside the weights that is multiplied.
+    See `KLSchedule` for the equations. The weight multiplies `ELBO(beta=...)` and is
+    shown as `kl_weight`. It is computed in the graph from `optimizer.iterations`, so it
+    changes with every step, even if Keras runs many steps per execution. The schedule
+    is saved with the model: resumed training, also with another optimizer, continues
+    it, with the same callback or without. A callback with other numbers starts its own
+    schedule at the current step. In an `ImportanceWeightedBound` or `RenyiBound` the
+    weight multiplies the log-ratio of prior and posterior in the log-weights.
 
-    While it grows, `val_loss` rises with it: monitor `val_elbo`, which is unweighted.
-    With `ELBO(beta=...)` or another objective that is not what is trained: monitor
-    `val_loss`, with `EarlyStopping(start_from_epoch=epochs)`.
+    While the weight grows, so does `val_loss`: monitor `val_elbo`, which is unweighted.
+    With `ELBO(beta=...)` or another objective, `val_elbo` is not what is trained:
+    monitor `val_loss`, with `EarlyStopping(start_from_epoch=epochs)`.
 
     Reference:
         Bowman et al., Generating sentences from a continuous space, 2016 (sigmoid),
@@ -36,16 +35,16 @@ class KLWarmup(keras.callbacks.Callback):
 
     Args:
         epochs: Number of epochs after which the weight stays at 1.
-        steps: The same in steps of the optimizer; one of the two.
+        steps: The same in steps of the optimizer; give one of the two.
         schedule: `"linear"`, `"sigmoid"` or `"cyclical"`.
         start: Weight at the first step.
-        cycles: Number of cycles, where cyclical.
-        ratio: Share of a cycle in which the weight rises, where cyclical.
+        cycles: Number of cycles, if cyclical.
+        ratio: Fraction of a cycle in which the weight rises, if cyclical.
 
     Raises:
-        ValueError: If not one of `epochs` and `steps` is given, a number is out of its
-            range, the model is no `tv.VAE`, or `epochs` is given and `fit` does not
-            know how many steps an epoch has.
+        ValueError: If not exactly one of `epochs` and `steps` is given, a number is out
+            of its range, the model is not a `tv.VAE`, or `epochs` is given and `fit`
+            does not know how many steps an epoch has.
 
     Example:
         >>> KLWarmup(epochs=10).schedule
@@ -81,15 +80,15 @@ class KLWarmup(keras.callbacks.Callback):
         if not isinstance(schedule, KLSchedule):
             raise ValueError(
                 "`KLWarmup` expects to train a `tv.VAE`. Received: a "
-                f"{type(self.model).__name__}. Elsewhere let "
-                "`KLDivergenceAddLoss(weight=...)` have a variable, and assign to it."
+                f"{type(self.model).__name__}. In other models give "
+                "`KLDivergenceAddLoss(weight=...)` a variable, and assign to it."
             )
         steps = self._length(self._steps_per_epoch())
         schedule.set(steps=steps, now=self._done(), **self._rest)
         self._unchecked = steps
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Warns, once, where training ends before the schedule does."""
+        """Warns once if training ends before the schedule does."""
         steps, per_epoch = self._unchecked, self._steps_per_epoch()
         self._unchecked = None
         if steps is None or per_epoch is None:
@@ -99,15 +98,14 @@ class KLWarmup(keras.callbacks.Callback):
         total = done + per_epoch * (self.params["epochs"] - epoch)
         if total < steps:
             warnings.warn(
-                "`KLWarmup` expects to end before training does. Received: a warm-up "
-                f"of {steps} steps, and {total:g} steps of training, so that the "
-                "weight of the KL never reaches 1 and the loss is no bound on "
-                "log p(x). Train longer, or warm up in less.",
+                f"`KLWarmup`: the warm-up takes {steps} steps, but training ends after "
+                f"{total:g}. The weight of the KL never reaches 1, so the loss is not "
+                "a bound on log p(x). Train longer, or shorten the warm-up.",
                 stacklevel=2,
             )
 
     def _done(self) -> float:
-        """Steps that the model has been trained for."""
+        """Steps of the model, including those of earlier optimizers."""
         numbers = self.model.optimizer.iterations, self.model.kl_schedule.passed
         return sum(float(tf.convert_to_tensor(number)) for number in numbers)
 
@@ -123,11 +121,11 @@ class KLWarmup(keras.callbacks.Callback):
         return math.ceil((self.epochs or 0.0) * per_epoch)
 
     def _steps_per_epoch(self) -> float | None:
-        """Steps of the optimizer in an epoch, where `fit` knows it."""
+        """Steps of the optimizer in an epoch, or `None` if `fit` does not know it."""
         batches = self.params.get("steps")
         if batches is None:
             return None
-        optimizer = self.model.optimizer  # of half precision one around another
+        optimizer = self.model.optimizer  # half precision wraps another one
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         together = getattr(optimizer, "gradient_accumulation_steps", None)
         return batches / (together or 1)

@@ -1,4 +1,4 @@
-"""Stops a training that has left the numbers, and says where."""
+"""Stops training at a NaN or infinity, and names the layer."""
 
 import contextlib
 import warnings
@@ -18,22 +18,22 @@ from tfp_vae.models.vae import VAE
 class NaNGuard(keras.callbacks.Callback):
     """Stops training at a NaN or infinity, names its layer, restores good weights.
 
-    The loss is looked at where Keras calls for batches, which is after each program of
-    several steps in `tv.VAE`, all weights at the end of each epoch; for
-    any Keras model, compiled by XLA or not. The layer named is the first one, in the
-    order of computation, with such a weight; where all weights are finite, the first
-    that puts out such a number on x. Of a `tv.VAE` that order is encoder, prior,
-    decoder. Weights and the optimizer then get the values that they had when all were
-    last seen finite, so that `fit` can go on, with a lower learning rate say.
+    For any Keras model, compiled by XLA or not. The loss is checked when Keras calls
+    `on_train_batch_end`, in `tv.VAE` after each program of several steps; all weights
+    are checked at the end of each epoch. The layer named is the first, in the order of
+    computation, with a weight that is not finite; if all weights are finite, the first
+    whose output on x is not. In a `tv.VAE` the order is encoder, prior, decoder.
+    Weights and optimizer are reset to the values that were last seen to be finite, so
+    that `fit` can continue, for example with a lower learning rate.
 
-    Put it in front of callbacks that save the model.
+    Put it before callbacks that save the model.
 
     Args:
-        x: A batch of what the model is called on, to find the layer where all weights
-            are finite: a pair (x, y) for a conditional VAE.
-        every: Keep the weights after so many batches, too, and not only at the end of
-            each epoch. Each time copies all of them to the host. A `tv.VAE` then runs
-            no more steps than that in one program.
+        x: A batch of the model's inputs, to find the layer if all weights are finite; a
+            pair (x, y) for a conditional VAE.
+        every: Also keep the weights after so many batches, not only at the end of each
+            epoch. Each time copies all of them to the host. A `tv.VAE` then runs at
+            most so many steps in one program.
 
     Attributes:
         layer_name: Name of the layer, or `None`.
@@ -65,28 +65,28 @@ class NaNGuard(keras.callbacks.Callback):
 
     @property
     def steps_per_execution(self) -> int | None:
-        """The most steps between two calls, for `tv.VAE.fit`."""
+        """The largest number of steps in one program, for `tv.VAE.fit`."""
         return self.every
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Keeps the weights of the beginning."""
+        """Keeps the initial weights."""
         self.layer_name = self.epoch = None
         found = _first_bad_weight(self.model)
         if found is not None:
             raise ValueError(
                 "`NaNGuard` expects finite weights when training begins. Received: NaN "
-                f"or infinity in {found[1]}. Load weights that are good."
+                f"or infinity in {found[1]}. Load finite weights."
             )
         self._keep("the beginning of training")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Begins to count batches."""
+        """Resets the count of batches."""
         self._current, self._next = epoch, self.every or 0
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        """Looks at the loss."""
+        """Checks the loss."""
         if self.epoch is not None:
             return
         if not np.isfinite((logs or {}).get("loss", 0.0)):
@@ -96,7 +96,7 @@ class NaNGuard(keras.callbacks.Callback):
             self._keep_if_good(f"batch {batch} of epoch {self._current}", logs or {})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Looks at the weights, and keeps them."""
+        """Checks the weights, and keeps them."""
         if self.epoch is None:
             self._keep_if_good(f"the end of epoch {epoch}", logs or {})
 
@@ -124,23 +124,22 @@ class NaNGuard(keras.callbacks.Callback):
         numbers = [f"{k}={v:g}" for k, v in logs.items() if not np.isfinite(v)]
         found = ", ".join([*numbers, where])
         warnings.warn(
-            f"`NaNGuard` expects finite losses and weights. Received: {when}, {found}. "
-            f"Training stops, with the weights of {self._kept_at}: lower the learning "
-            "rate, clip gradients (`clipnorm=1.0` of the optimizer), or check the "
-            "data.",
+            f"`NaNGuard` found a NaN or infinity {when}: {found}. Training stops, with "
+            f"the weights of {self._kept_at}. Lower the learning rate, clip gradients "
+            "(`clipnorm=1.0` of the optimizer), or check the data.",
             RuntimeWarning,
             stacklevel=2,
         )
 
     def _diagnosis(self) -> tuple[str | None, str]:
-        """Name of the layer where it begins, and what is wrong there."""
+        """Name of the first layer that is not finite, and what is wrong there."""
         found = _first_bad_weight(self.model)
         if found is not None:
             layer, path = found
             bad = sum(not _is_finite(v) for v in self.model.weights)
             return layer.name, (
-                f"weights that are not finite, the first {path} of layer "
-                f"{layer.name!r}, {bad} of {len(self.model.weights)} in all"
+                f"weights that are not finite (the first {path} of layer "
+                f"{layer.name!r}, {bad} of {len(self.model.weights)} in all)"
             )
         if self.x is None:
             return None, "all weights finite (`NaNGuard(x)` tests the layers, too)"
@@ -148,7 +147,7 @@ class NaNGuard(keras.callbacks.Callback):
         if layer is None:
             return None, "all weights and all outputs on x finite"
         return layer.name, (
-            f"all weights finite, but not what layer {layer.name!r} puts out on x"
+            f"all weights finite, but not the output of layer {layer.name!r} on x"
         )
 
 
@@ -164,7 +163,7 @@ def _layers(model: Any) -> Iterator[Any]:
 
 
 def _first_bad_weight(model: Any) -> tuple[Any, str] | None:
-    """A layer and the path of its weight, where one is not finite."""
+    """The first layer with a weight that is not finite, and the weight's path."""
     for layer in _layers(model):
         for weight in layer.weights:
             if not _is_finite(weight):
@@ -173,7 +172,7 @@ def _first_bad_weight(model: Any) -> tuple[Any, str] | None:
 
 
 def _first_bad_output(model: Any, x: Any) -> Any:
-    """The first layer that puts out a number that is not finite."""
+    """The first layer whose output is not finite."""
     found: list[Any] = []
 
     def look(layer: Any, output: Any) -> None:
@@ -187,7 +186,7 @@ def _first_bad_output(model: Any, x: Any) -> Any:
 
 @contextlib.contextmanager
 def _watched(model: Any, look: Callable[[Any, Any], None]) -> Iterator[None]:
-    """Shows the output of each layer, since Keras has no hook for it."""
+    """Passes each layer's output to `look`, since Keras has no hook for it."""
     layers = list({id(layer): layer for layer in _layers(model)}.values())
     before = [vars(layer).get("call") for layer in layers]
 
@@ -211,7 +210,7 @@ def _watched(model: Any, look: Callable[[Any, Any], None]) -> Iterator[None]:
 
 
 def _tensors(output: Any) -> Iterator[Any]:
-    """The tensors of an output; of a distribution those that it was made of."""
+    """The tensors of an output; for a distribution, its parameters."""
     output = unwrap(output)
     if isinstance(getattr(output, "parameters", None), dict):
         output = output.parameters

@@ -1,4 +1,4 @@
-"""Shows TensorBoard what a VAE in training makes of images, and where it puts them."""
+"""Writes images, KL and latents of a VAE in training for TensorBoard."""
 
 import math
 from typing import Any
@@ -32,30 +32,30 @@ class VAETensorBoard(keras.callbacks.Callback):
 
         vae.fit(x, epochs=50, callbacks=[tv.VAETensorBoard("logs", x_test[:500])])
 
-    and `tensorboard --logdir logs` shows them: under Scalars and Time Series what `fit`
-    reports, by its names, and `kl_per_dimension/i` in nats; under Images
-    `reconstructions` (each row of x over that of its reconstructions), `samples` (of
-    the same z at each epoch) and `traversals` (from x[0], a row for each latent
-    coordinate); under Histograms `kl_per_dimension`; under Projector the centers of
-    q(z | x), as at the last time, with labels and pictures.
+    and `tensorboard --logdir logs` shows them. Scalars and Time Series: the logs of
+    `fit`, and `kl_per_dimension/i` in nats. Images: `reconstructions` (rows of x above
+    rows of their reconstructions), `samples` (from the same z at each epoch) and
+    `traversals` (from x[0], a row for each latent coordinate). Histograms:
+    `kl_per_dimension`. Projector: the latest centers of q(z | x), with labels and
+    pictures.
 
-    What a model does not have is left out: images where the decoder makes none, the KL
-    per dimension where a distribution does not factorise, traversals where latents are
-    no vectors. Grids show at most the first 32 coordinates. Training is the same with
-    it and without.
+    Images are left out if the decoder makes none, the KL per dimension if a
+    distribution does not factorise, traversals if latents are not vectors. Scalars and
+    traversals show at most the first 32 coordinates. The callback does not change
+    training.
 
     Args:
         log_dir: Directory to write to.
         x: Inputs of shape `(n, ...)`; a few hundred make a good projection.
-        y: Conditions, where the model is conditional.
+        y: Conditions, if the model is conditional.
         labels: Label of each example for the projector: numbers or strings.
-        every: Number of epochs between two looks; what `fit` reports is written at
+        every: Write after every so many epochs; the logs of `fit` are written after
             each epoch.
-        num_images: How many of x are reconstructed, and how many samples are drawn.
+        num_images: Number of x that are reconstructed, and of samples.
 
     Raises:
-        ValueError: If x are no arrays, there is not one label for each example, or the
-            model is no `tv.VAE`.
+        ValueError: If x is not arrays, there is not one label for each example, or the
+            model is not a `tv.VAE`.
         ImportError: If tensorboard is not installed.
 
     Example:
@@ -91,16 +91,16 @@ class VAETensorBoard(keras.callbacks.Callback):
         self._writer: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Opens the file of events."""
+        """Opens the event file."""
         check_vae(self.model, "VAETensorBoard")
         self._writer = tf.summary.create_file_writer(self.log_dir)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Closes it."""
+        """Closes the event file."""
         self._writer.close()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Writes."""
+        """Writes the logs, and after every `every` epochs the rest."""
         with self._writer.as_default(step=epoch):
             for name, value in (logs or {}).items():
                 tf.summary.scalar(name, value)
@@ -140,7 +140,7 @@ class VAETensorBoard(keras.callbacks.Callback):
         prior = self.model.prior_distribution(self.y)
         if as_independent(q) is None or as_independent(prior) is None:
             return
-        # Where there is no closed form, with the same noise at each epoch.
+        # A fixed seed: without a closed form, each epoch uses the same noise.
         kl = kl_divergence(
             q, prior, test_points=lambda: draw(q, seed=(0, 1)), per_dimension=True
         )
@@ -182,7 +182,7 @@ class VAETensorBoard(keras.callbacks.Callback):
 
 
 def _projector() -> Any:
-    # Imported here, since the package does without it but for this callback.
+    # Imported here, since only this callback needs it.
     try:
         from tensorboard.plugins import projector
     except ImportError as error:
@@ -200,7 +200,7 @@ def _head(structure: Any, count: int) -> Any:
 
 
 def _sprite(images: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """A square of thumbnails, and width and height of one."""
+    """A square of thumbnails, and the width and height of one."""
     side = math.ceil(math.sqrt(len(images)))
     step = math.ceil(side * max(images.shape[1:3]) / _SPRITE)
     images = images[:, ::step, ::step]

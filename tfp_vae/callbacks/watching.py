@@ -1,4 +1,4 @@
-"""What callbacks that look at a model between its epochs have in common."""
+"""Helpers for callbacks that evaluate a model between epochs."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from tfp_vae.models.vae import VAE
 
 @contextlib.contextmanager
 def undisturbed(model: keras.Model) -> Iterator[None]:
-    """Gives the model back as it was, so that training goes on as if not looked at.
+    """Restores the model's state afterwards, so that training does not change.
 
-    A forward pass moves the state of random seeds, and with it all later draws.
+    A forward pass advances random seeds, and so changes all later draws.
 
     Args:
         model: A Keras model, built.
@@ -46,7 +46,7 @@ def check_vae(model: Any, caller: str) -> None:
         caller: Name of the callback, for the message.
 
     Raises:
-        ValueError: If it is another model.
+        ValueError: If the model is not a `tv.VAE`.
 
     Example:
         >>> check_vae(keras.Sequential(), "CollapseAlarm")
@@ -63,7 +63,7 @@ def check_vae(model: Any, caller: str) -> None:
 
 
 def checked_examples(x: Any, caller: str, fewest: int = 1) -> int:
-    """The number of examples that a callback was given to look at.
+    """Checks the examples that a callback evaluates, and returns their number.
 
     Args:
         x: Arrays of shape `(n, ...)`.
@@ -74,7 +74,7 @@ def checked_examples(x: Any, caller: str, fewest: int = 1) -> int:
         The number n.
 
     Raises:
-        ValueError: If x are no arrays, or too short.
+        ValueError: If x is not arrays, or too short.
 
     Example:
         >>> checked_examples(np.zeros([5, 2]), "CollapseAlarm")
@@ -84,7 +84,7 @@ def checked_examples(x: Any, caller: str, fewest: int = 1) -> int:
     if count < fewest:
         found = f"{count} examples" if is_arrays(x) else type(x).__name__
         raise ValueError(
-            f"`{caller}` expects x to be arrays of {fewest} or more examples. Received:"
-            f" {found}. Give a few hundred of the validation data."
+            f"`{caller}` expects x to be arrays of at least {fewest} examples. "
+            f"Received: {found}. Give a few hundred examples of the validation data."
         )
     return count

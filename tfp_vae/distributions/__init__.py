@@ -1,4 +1,4 @@
-"""Distributions that TFP lacks, or has without all their gradients."""
+"""Distributions that TFP lacks, or has with worse gradients, precision or speed."""
 
 from tfp_vae.distributions.bernoulli import Bernoulli
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm

@@ -1,4 +1,4 @@
-"""Vectors whose direction and whose norm have distributions of their own."""
+"""Vectors with a random direction and a uniform norm."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ class DirectionAndNorm(tfd.Distribution):
 
         p(z) = p(u) / (width r^(m-1)),   u = z / |z|,  low <= r = |z| <= low + width
 
-    The factor r^(1-m) is that of the change from (u, r) to z. Draws are reparameterised
-    where those of the direction are. The KL to another such distribution, whose
-    interval holds that of this one, is
+    The factor r^(1-m) comes from the change of variables from (u, r) to z. Draws are
+    reparameterised if those of the direction are. If the interval of another such
+    distribution p contains that of this one, q, the KL is
 
         KL = KL(q(u) || p(u)) + log(width_p / width_q)
 
-    exact where that of the directions is; it is infinite if the interval does not.
+    and exact if the KL of the directions is. Otherwise it is infinite.
 
     Reference:
         Guu et al., Generating Sentences by Editing Prototypes, 2018.
@@ -32,16 +32,16 @@ class DirectionAndNorm(tfd.Distribution):
     Args:
         direction: A distribution of unit vectors of R^m, such as
             `tfp_vae.distributions.VonMisesFisher` or `tfd.SphericalUniform`.
-        low: The smallest norm, at least 0, of the direction's batch shape or `()`.
-        width: The length of the interval of norms, positive, likewise.
+        low: The smallest norm, at least 0; a scalar or of the direction's batch shape.
+        width: The length of the interval of norms, positive; a scalar or of that shape.
         validate_args: Whether values are checked at run time.
         allow_nan_stats: See `tfd.Distribution`.
         name: Name of the distribution.
 
     Raises:
-        ValueError: If `direction` is no distribution of unit vectors, or numbers for
-            `low` and `width` are negative, 0 for `width`, or not finite. Tensors are
-            checked with `validate_args`.
+        ValueError: If `direction` is not a distribution of unit vectors, `low` or
+            `width` is negative or not finite, or `width` is 0. Tensors are checked
+            only with `validate_args`.
 
     Example:
         >>> direction = tv.distributions.VonMisesFisher([0.6, 0.8], 50.0)
@@ -62,7 +62,7 @@ class DirectionAndNorm(tfd.Distribution):
         allow_nan_stats: bool = True,
         name: str = "DirectionAndNorm",
     ) -> None:
-        """Checks what can be checked without running anything."""
+        """Checks the direction, and numbers and arrays, but not values of tensors."""
         parameters = dict(locals())
         known = isinstance(direction, tfd.Distribution)
         if not known or support_of(direction) != Support("the unit sphere"):
@@ -77,9 +77,9 @@ class DirectionAndNorm(tfd.Distribution):
         if isinstance(width, int | float) and width == 0:
             raise ValueError(
                 f"`{name}` expects `width` to be positive. Received: width={width!r}. "
-                "The norm has a density on an interval."
+                "Give the length of the interval of norms."
             )
-        dtype = tf.as_dtype(direction.dtype)  # TFP's may be a string.
+        dtype = tf.as_dtype(direction.dtype)  # In TFP it may be a string.
         self._direction = direction
         self._low = tf.convert_to_tensor(low, dtype)
         self._width = tf.convert_to_tensor(width, dtype)
@@ -134,7 +134,7 @@ class DirectionAndNorm(tfd.Distribution):
 
     def _log_prob(self, z: Any) -> tf.Tensor:
         norm, high = tf.norm(z, axis=-1), self.low + self.width
-        # The norm of a draw at an end may be beyond it by rounding.
+        # Rounding may put the norm of a draw just outside the interval.
         slack = 4 * np.finfo(self.dtype.as_numpy_dtype).eps * high
         inside = (norm >= self.low - slack) & (norm <= high + slack)
         freedom = tf.cast(self.event_shape_tensor()[-1] - 1, self.dtype)
@@ -156,7 +156,7 @@ class DirectionAndNorm(tfd.Distribution):
         return self.direction.mean() * middle[..., tf.newaxis]
 
     def _variance(self) -> tf.Tensor:
-        """E[r^2] E[u^2] - (E[r] E[u])^2, of each coordinate."""
+        """E[r^2] E[u^2] - (E[r] E[u])^2 for each coordinate."""
         mean = self.direction.mean()
         square = self.direction.variance() + tf.square(mean)
         of_norm = self.low**2 + self.low * self.width + self.width**2 / 3

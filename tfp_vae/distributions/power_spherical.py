@@ -1,4 +1,4 @@
-"""The power spherical distribution on the sphere, with every gradient."""
+"""The power spherical distribution, with gradients in all its parameters."""
 
 import functools
 import math
@@ -22,37 +22,37 @@ from tfp_vae.distributions.von_mises_fisher import VonMisesFisher, cross_entropy
 
 tfd = tfp.distributions
 
-# The smallest (1 + mu.x) / 2 that float64 tells from 0, for the one point, opposite to
-# mu, where the density is 0.
+# Lower bound of 1 + mu.x, which is 0 at x = -mu. The density is 0 there.
 _OPPOSITE = 1e-32
 
 
 class PowerSpherical(tfp.distributions.PowerSpherical):
-    """Unit vectors around a mean direction, with a density that is a power.
+    """Unit vectors around a mean direction mu; the density is a power of 1 + mu.x.
 
         p(x) = (1 + mu.x)^k / N(k)
         N(k) = 2^(2a + k) pi^a Gamma(a + k) / Gamma(2a + k),   a = (m - 1) / 2
 
     TFP's class, with finite gradients in every dimension m >= 2 and for concentrations
-    from 0 to 1e6 and more: the accepted angle has its gradient by implicit
-    reparameterisation; densities, KL and entropy are computed in
-    float64. The KL is known to and from `tfd.SphericalUniform`, and to a von
-    Mises-Fisher; there is none in closed form to another power spherical.
+    from 0 to 1e6 and above. Accepted angles get their gradient by implicit
+    reparameterisation. Densities, KL and entropy are computed in float64. The KL is
+    registered to and from `tfd.SphericalUniform`, and to von Mises-Fisher
+    distributions. It has no closed form to another power spherical distribution.
 
     Reference:
         De Cao and Aziz, The Power Spherical distribution, 2020.
         https://arxiv.org/abs/2006.04437
 
     Args:
-        mean_direction: mu, unit vectors of shape `(..., m)`, m known and at least 2.
+        mean_direction: mu, unit vectors of shape `(..., m)`, with a known m >= 2.
         concentration: k, at least 0, of shape `(...)`; 0 is the uniform distribution.
         validate_args: Whether parameters and values are checked at run time.
         allow_nan_stats: See `tfd.Distribution`.
         name: Name of the distribution.
 
     Raises:
-        ValueError: If m is below 2, or numbers are no unit vectors or no
-            concentrations. Tensors are checked with `validate_args`.
+        ValueError: If m is below 2, `mean_direction` has a norm other than 1, or
+            `concentration` is negative or not finite. Tensors are checked only with
+            `validate_args`.
 
     Example:
         >>> q = PowerSpherical([0.6, 0.8], 50.0)
@@ -70,7 +70,7 @@ class PowerSpherical(tfp.distributions.PowerSpherical):
         allow_nan_stats: bool = True,
         name: str = "PowerSpherical",
     ) -> None:
-        """Checks what can be checked without running anything."""
+        """Checks numbers and arrays, but not the values of tensors."""
         unit_vectors(mean_direction, name)
         finite_non_negative(concentration, "concentration", name)
         super().__init__(
@@ -105,7 +105,7 @@ class PowerSpherical(tfp.distributions.PowerSpherical):
         k, m = tf.cast(self.concentration, tf.float64), self.event_shape[-1]
         far = half_square_distance(x, self.mean_direction)
         near = half_square_distance(-x, self.mean_direction)
-        # log((1 + mu.x) / 2) that is exact at both ends.
+        # log((1 + mu.x) / 2), accurate near both x = mu and x = -mu.
         tilt = -tf.math.log1p(far / tf.maximum(near, _OPPOSITE))
         return tf.cast(k * tilt - _log_normalizer(k, m) - log_area(m), self.dtype)
 
@@ -124,10 +124,11 @@ class PowerSpherical(tfp.distributions.PowerSpherical):
 
 
 def _log_accept(k: tf.Tensor, spread: tf.Tensor, m: int) -> Any:
-    """Of a half angle: the ratio of both densities, at most 1, where tan^2 = spread.
+    """The logarithm of the acceptance probability, as a function of t/2 and s/2.
 
-    That of the proposals is proportional to ((1 + tan(t/2)^2) / (1 + tan(s/2)^2))^(m-1)
-    times the uniform one.
+    The probability is the ratio of target to proposal density, scaled to 1 at its
+    maximum, tan(t/2)^2 = spread. The proposal density is the uniform one times a
+    multiple of ((1 + tan(t/2)^2) / (1 + tan(s/2)^2))^(m-1).
     """
 
     def log_accept(half: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
@@ -166,7 +167,7 @@ def mean_log_tilt(concentration: tf.Tensor, dimension: int) -> tf.Tensor:
 
 
 def _log_normalizer(k: tf.Tensor, dimension: int) -> tf.Tensor:
-    """Over U: log E_U[((1 + mu.x) / 2)^k] = log B(a + k, a) - log B(a, a)."""
+    """For U uniform, log E_U[((1 + mu.x) / 2)^k] = log B(a + k, a) - log B(a, a)."""
     half = (dimension - 1) / 2
     uniform = 2 * math.lgamma(half) - math.lgamma(2 * half)
     return tfp.math.lbeta(k + half, tf.constant(half, k.dtype)) - uniform

@@ -1,4 +1,4 @@
-"""A logistic distribution rounded to integers: pixels as PixelCNN++ sees them."""
+"""A logistic distribution rounded to integers: the pixel likelihood of PixelCNN++."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
 
         p(x) = sigma(b) - sigma(a),  b = (x + 1/2 - loc) / scale,  a = b - 1 / scale
 
-    where b is infinite at `high` and a at `low`, so that the probabilities sum to 1.
-    TFP's `QuantizedDistribution` takes the difference of two logarithms, which in
-    float32 has lost 4 digits at a scale of 1000; here it is, between the ends,
+    where b = inf at x = `high` and a = -inf at x = `low`, so that the probabilities sum
+    to 1. TFP's `QuantizedDistribution` subtracts two logarithms, which costs 4 digits
+    in float32 at a scale of 1000. Between the ends this class computes
 
         log p(x) = log sigma(b) + log sigma(-a) + log(1 - exp(-1 / scale))
 
-    which loses none. It also has a mean: low + sum_j sigma((loc - j - 1/2) / scale)
-    over j from `low` to `high - 1`.
+    which costs none. It also has a mean, low + sum_j sigma((loc - j - 1/2) / scale),
+    with j from `low` to `high - 1`.
 
     Reference:
         Salimans et al., PixelCNN++, 2017. https://arxiv.org/abs/1701.05517
@@ -38,8 +38,8 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
         name: Name of the distribution.
 
     Raises:
-        ValueError: If `low` and `high` are not integers with `low < high`, or numbers
-            for `scale` are not positive.
+        ValueError: If `low` and `high` are not integers with `low < high`, or a number
+            or array `scale` is not positive.
 
     Example:
         >>> p = QuantizedLogistic(100.0, 10.0)
@@ -93,7 +93,7 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
         low, high = self._ends
         upper = (y + 0.5 - self.loc) / self.scale
         lower = (y - 0.5 - self.loc) / self.scale
-        # Either end has one of the three factors only.
+        # At each end only one of the three factors remains.
         below_upper = tf.where(y < high, tf.math.log_sigmoid(upper), 0)
         above_lower = tf.where(y > low, tf.math.log_sigmoid(-lower), 0)
         inside = (y > low) & (y < high)
@@ -130,5 +130,5 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
 
 
 def _known(value: Any) -> bool:
-    """Whether a value is on the host, as numbers or an array."""
+    """Whether a value is a number or an array, not a tensor or variable."""
     return not (tf.is_tensor(value) or isinstance(value, tf.Variable))

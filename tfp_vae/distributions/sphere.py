@@ -1,12 +1,12 @@
-"""What the distributions on the unit sphere S^(m-1) in R^m have in common.
+"""Functions for distributions on the unit sphere S^(m-1) in R^m.
 
-Each is symmetric about a `mean_direction` mu, and tilts the uniform distribution by a
-function of the angle t between x and mu alone:
+Each distribution is symmetric about a `mean_direction` mu: its density depends only on
+the angle t between x and mu, through a tilt h and a concentration k:
 
     p(x) = exp(k h(t)) / (|S^(m-1)| E_U[exp(k h)]),   h(0) = 0,  h falls in t
 
-so that the angle has the density q(t) proportional to exp(k h(t)) sin(t)^(m-2). Angles
-are float64: near t = 0, cos(t) has no digits left for a concentrated distribution.
+The density q(t) of the angle is proportional to exp(k h(t)) sin(t)^(m-2). Angles are
+float64, because a concentrated distribution is near t = 0, where cos(t) loses digits.
 """
 
 import math
@@ -27,10 +27,10 @@ _ZERO_NORM = 1e-12
 
 
 def finite_non_negative(value: Any, name: str, caller: str) -> None:
-    """Says that finite numbers of at least 0 are needed, where some are not.
+    """Checks that numbers are finite and not negative.
 
     Args:
-        value: What the user gave; tensors and variables pass unseen.
+        value: What the user gave; tensors and variables are not checked.
         name: Name of the argument, for the message.
         caller: Name of the caller, for the message.
 
@@ -44,17 +44,16 @@ def finite_non_negative(value: Any, name: str, caller: str) -> None:
     if numbers is not None and not np.all((numbers >= 0) & np.isfinite(numbers)):
         raise ValueError(
             f"`{caller}` expects `{name}` to be finite and not negative. Received: "
-            f"{name}={value!r}. Give 0 for the uniform distribution, and more to "
-            "concentrate it."
+            f"{name}={value!r}. Give finite numbers of at least 0."
         )
 
 
 def unit_vectors(value: Any, caller: str) -> None:
-    """Says that unit vectors of two or more coordinates are needed.
+    """Checks for unit vectors with two or more coordinates.
 
     Args:
-        value: What the user gave as `mean_direction`; of tensors and variables only
-            the shape is seen.
+        value: What the user gave as `mean_direction`; for tensors and variables only
+            the shape is checked.
         caller: Name of the caller, for the message.
 
     Raises:
@@ -70,8 +69,8 @@ def unit_vectors(value: Any, caller: str) -> None:
     if size is None or size < 2:
         raise ValueError(
             f"`{caller}` expects `mean_direction` with a last axis of 2 or more, known "
-            f"in advance. Received: mean_direction of shape {shape}. On the circle it "
-            "has 2 coordinates, on the sphere in space 3."
+            f"in advance. Received: mean_direction of shape {shape}. Give vectors of 2 "
+            "coordinates for the circle, of 3 for the sphere in space."
         )
     if numbers is None:
         return
@@ -97,7 +96,7 @@ def unit_vector(raw: tf.Tensor) -> tf.Tensor:
 
         unit_vector(x) = x / |x|,  and (1, 0, ..., 0) where |x| is 0
 
-    The gradient there is 0, and finite everywhere.
+    The gradient is finite everywhere, and 0 where |x| is 0.
 
     Args:
         raw: Real tensor of shape `(..., m)`.
@@ -113,7 +112,7 @@ def unit_vector(raw: tf.Tensor) -> tf.Tensor:
     largest = tf.reduce_max(tf.abs(raw), axis=-1, keepdims=True)
     usable = largest > _ZERO_NORM
     raw = tf.where(usable, raw, pole(raw.shape[-1], raw.dtype))
-    # The squares of 1e30 would be infinite.
+    # Without this the square of 1e30 would overflow float32.
     raw /= tf.stop_gradient(tf.where(usable, largest, tf.ones_like(largest)))
     return raw / tf.norm(raw, axis=-1, keepdims=True)
 
@@ -155,13 +154,13 @@ def log_area(dimension: int) -> float:
 
 
 def half_square_distance(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """1 - cos(t) of unit vectors, in float64 and with all its digits near t = 0:
+    """1 - cos(t) for the angle t between unit vectors, accurate near t = 0:
 
         1 - x.y = |x - y|^2 / 2
 
     Args:
         x: Unit vectors of shape `(..., m)`.
-        y: Unit vectors of a shape that broadcasts with it.
+        y: Unit vectors of a shape that broadcasts with that of `x`.
 
     Returns:
         A float64 tensor without the last axis.
@@ -180,25 +179,25 @@ def around_the_pole(
     shape: tf.Tensor,
     seed: Any,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Draws points of a distribution around the first axis, by rejection.
+    """Draws points of a distribution around the first axis by rejection sampling.
 
     A uniform point at the angle s is moved towards the axis by the conformal map
 
         tan(t / 2) = sqrt(spread) tan(s / 2)
 
-    which is in distribution what Wood draws by a beta variable, and brings its tangent
-    along. One seed gives one draw, but for rounding, in eager and in exported code: a
-    ratio of `tfd.ExpGamma` did not, after a compiled `fit`.
+    which keeps its tangent. Wood draws the same proposals from a beta variable. A seed
+    gives the same draw, up to rounding, in eager and exported code. It did not with a
+    ratio of `tfd.ExpGamma` draws, after a compiled `fit`.
 
     Reference:
         Wood, Simulation of the von Mises Fisher distribution, 1994.
 
     Args:
         spread: Positive float64 tensor, 1 for uniform proposals.
-        log_accept: From t / 2 and s / 2 to the logarithm of the probability to accept
-            the proposal.
+        log_accept: Function of t / 2 and s / 2: the logarithm of the probability to
+            accept the proposal.
         shape: Shape `(n, ..., m)` of the draws.
-        seed: Anything that TFP's samplers take.
+        seed: Any seed that TFP's samplers accept.
 
     Returns:
         Angles of shape `(n, ...)` and unit tangents of shape `(n, ..., m - 1)`, both
@@ -248,14 +247,14 @@ def reparameterized_angle(
     mean_tilt: Callable[[tf.Tensor], tf.Tensor],
     mode: tf.Tensor,
 ) -> tf.Tensor:
-    """Gives drawn angles their gradient in the concentration.
+    """Gives drawn angles their gradient with respect to the concentration.
 
-    By implicit reparameterisation, with Q the distribution function of the angle,
+    With Q the distribution function of the angle, implicit reparameterisation gives
 
         dt/dk = -(dQ/dk) / q(t) = -int_0^t (h(s) - E[h]) q(s) / q(t) ds
 
-    where the normaliser of q cancels. The same integral from t to pi with the opposite
-    sign is equal, and is taken beyond the mode, so that q(s) / q(t) never exceeds 1.
+    where the normaliser of q cancels. Beyond the mode, the integral is taken from t to
+    pi with the opposite sign, which is equal, so that q(s) / q(t) never exceeds 1.
 
     Reference:
         Figurnov et al., Implicit Reparameterization Gradients, 2018.
@@ -298,11 +297,11 @@ def reparameterized_angle(
 
 
 class TiltMoments(NamedTuple):
-    """What the tilt h has under the distribution of a concentration, in float64.
+    """Moments of the tilt h for a given concentration k, in float64.
 
     Attributes:
         log_normalizer: log E_U[exp(k h)] under the uniform distribution U.
-        mean: E[h], its derivative in k.
+        mean: E[h], the derivative of `log_normalizer` in k.
         variance: Var[h], the derivative of the mean.
     """
 
@@ -314,13 +313,13 @@ class TiltMoments(NamedTuple):
 def tilt_moments(
     concentration: tf.Tensor, dimension: int, tilt: Tilt, mode: tf.Tensor
 ) -> TiltMoments:
-    """Integrates over the angle, by a Gauss-Legendre rule on either side of the mode.
+    """Computes the moments with a Gauss-Legendre rule on either side of the mode.
 
         E_U[exp(k h)] = int_0^pi exp(k h(t)) sin(t)^(m-2) dt / B((m - 1) / 2, 1 / 2)
 
-    To about 1e-13 for every k from 0 to 1e12. The Bessel functions of the von
-    Mises-Fisher distribution take XLA seconds to compile, and lose the digits of
-    differences.
+    The error is about 1e-13 for k from 0 to 1e12. Bessel functions, which would give
+    the moments of the von Mises-Fisher distribution, take XLA seconds to compile, and
+    their differences lose digits.
 
     Args:
         concentration: k, float64.
@@ -329,7 +328,7 @@ def tilt_moments(
         mode: Mode of the density of the angle, shaped like `concentration`.
 
     Returns:
-        The moments, shaped like `concentration`, with gradients in it.
+        The moments, shaped like `concentration`, with gradients in k.
 
     Example:
         >>> k = tf.constant(0.0, tf.float64)
@@ -373,7 +372,7 @@ def _log_sin(angle: tf.Tensor) -> tf.Tensor:
 def _nodes(
     k: tf.Tensor, dimension: int, tilt: Tilt, start: tf.Tensor, end: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Points and signed weights, from `start` as far as q is not negligible."""
+    """Points and signed weights, from `start` to where q becomes negligible."""
     way = (end - start)[..., tf.newaxis]
     tried = start[..., tf.newaxis] + way * _SHRINKAGE
     far = _log_ratio(k, dimension, tilt, tried, start) < _NEGLIGIBLE
@@ -384,16 +383,16 @@ def _nodes(
 def from_angle(
     angle: tf.Tensor, tangent: tf.Tensor, mean_direction: tf.Tensor
 ) -> tf.Tensor:
-    """The points at an angle from mu, in the direction that a tangent gives.
+    """The points at an angle t from mu, in the direction of a tangent v.
 
         x = R (s cos(t), sin(t) v),  s = sign(mu_1)
 
-    R is the rotation in the plane of mu and a = s (1, 0, ..., 0) that takes a to mu,
+    R is the rotation, in the plane of mu and a = s (1, 0, ..., 0), that takes a to mu:
 
         R y = y - (a + mu) (a + mu).y / (1 + a.mu) + 2 mu (a.y)
 
-    smooth also where mu is plus or minus the first axis, where the reflection that is
-    usual here has no gradient.
+    It is smooth even where mu is plus or minus the first axis. The usual reflection has
+    no gradient there.
 
     Args:
         angle: t, float64, of shape `(...)`.
@@ -422,9 +421,9 @@ def from_angle(
 
 
 def as_kl(kl: tf.Tensor, a: Any, b: Any) -> tf.Tensor:
-    """A KL computed in float64 as TFP returns it: in its dtype and batch shape.
+    """Converts a float64 KL to the dtype and batch shape that TFP returns.
 
-    Rounding below 0 is cut off, and keeps its gradient.
+    Values that rounding put below 0 become 0 and keep their gradient.
 
     Args:
         kl: Float64 tensor.

@@ -1,4 +1,4 @@
-"""The truncated normal distribution, with draws that have their gradients."""
+"""The truncated normal distribution, with correct gradients of its draws."""
 
 import math
 from typing import Any
@@ -15,18 +15,18 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         p(x) = N(x; loc, scale) / (Phi(b) - Phi(a))
         a = (low - loc) / scale,  b = (high - loc) / scale
 
-    TFP's class, whose draws claim to be reparameterised but, with TensorFlow 2.21, have
-    the gradient of the normal that is not truncated (1 in `loc`), and are the end of
-    the interval itself under XLA where that is 5 scales from `loc`. Here they are
+    TFP's draws claim to be reparameterised. With TensorFlow 2.21 their gradient is that
+    of the normal that is not truncated (1 in `loc`), and under XLA they equal an end of
+    the interval that is 5 scales from `loc`. The draws of this class are
 
         x = Phi^-1(Phi(a) + u (Phi(b) - Phi(a))),  u uniform
 
-    in float64 and on the side where Phi keeps its digits, with the implicit gradients
+    in float64, on the side where Phi is accurate, with the implicit gradients
 
         dx/da = phi(a) / phi(x) (1 - F(x)),  dx/db = phi(b) / phi(x) F(x)
 
-    and one part in 1e7 of the interval away from its ends, which other distributions on
-    it may not have. The entropy is that of float64 too.
+    They stay 1e-7 of the interval's length away from its ends, which the support of
+    other distributions may exclude. The entropy is computed in float64 too.
 
     Reference:
         Figurnov et al., Implicit Reparameterization Gradients, 2018.
@@ -35,8 +35,8 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
     Args:
         loc: Location of the normal.
         scale: Scale of the normal, positive.
-        low: Lower end.
-        high: Upper end.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
         validate_args: Whether parameters and values are checked at run time.
         allow_nan_stats: See `tfd.Distribution`.
         name: Name of the distribution.
@@ -61,7 +61,7 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         allow_nan_stats: bool = True,
         name: str = "TruncatedNormal",
     ) -> None:
-        """As TFP's."""
+        """Takes the arguments of TFP's class."""
         super().__init__(loc, scale, low, high, validate_args, allow_nan_stats, name)
 
     @classmethod
@@ -96,7 +96,7 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
 
 
 def _standard(a: tf.Tensor, b: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-    """A standard normal on [a, b], differentiable in both."""
+    """Draws of a standard normal on [a, b], differentiable in a and b."""
     a, b, upper = _lower_half(a, b)
     left, right = (tf.stop_gradient(end) for end in (a, b))
     mass = _phi(right) - _phi(left)
@@ -113,7 +113,7 @@ def _standard(a: tf.Tensor, b: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
 
 
 def _lower_half(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The interval or its mirror image, where Phi tells the smallest numbers apart."""
+    """The interval or its mirror image, whichever is lower: Phi is accurate there."""
     upper = tf.stop_gradient(a + b) > 0
     return tf.where(upper, -b, a), tf.where(upper, -a, b), upper
 
@@ -123,12 +123,12 @@ def _density(x: tf.Tensor) -> tf.Tensor:
 
 
 def _phi(x: tf.Tensor) -> tf.Tensor:
-    """The normal distribution function, with all its digits below 0."""
+    """The normal distribution function, accurate below 0."""
     return tf.math.erfc(-x / math.sqrt(2)) / 2
 
 
 def _quantile(p: tf.Tensor) -> tf.Tensor:
-    """The inverse of `_phi` down to 1e-200, where XLA's own ends at 1e-16."""
+    """The inverse of `_phi`, down to 1e-200; that of XLA ends at 1e-16."""
     tail = -tf.sqrt(-2 * tf.math.log(tf.maximum(p, 1e-300)))
     x = tf.where(p < 1e-6, tail, tf.math.ndtri(tf.maximum(p, 1e-6)))
     for _ in range(5):  # Newton's method for log Phi, which is concave

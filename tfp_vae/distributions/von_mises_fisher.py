@@ -1,4 +1,4 @@
-"""The von Mises-Fisher distribution on the sphere, with every gradient."""
+"""The von Mises-Fisher distribution, with gradients in all its parameters."""
 
 from typing import Any
 
@@ -25,32 +25,33 @@ _TINY = 1e-30
 
 
 class VonMisesFisher(tfp.distributions.VonMisesFisher):
-    """The normal distribution of directions: unit vectors around a mean direction.
+    """Unit vectors around a mean direction: the analogue of the normal on the sphere.
 
         p(x) = C(k) exp(k mu.x),   C(k) = k^(m/2-1) / ((2 pi)^(m/2) I_(m/2-1)(k))
 
-    TFP's class, with what a posterior needs: in every dimension m >= 2 its draws are
-    reparameterised, with the gradient of the accepted angle in the concentration by
-    implicit reparameterisation (TFP's is biased but for m = 3), and with finite
-    gradients at the mean direction; densities, KL and entropy are computed in float64
-    and are right for concentrations from 0 to 1e6 and more, whatever the dtype. The
-    KL is known to `tfd.SphericalUniform`, to another von Mises-Fisher, and from
-    `tfd.SphericalUniform`.
+    TFP's class, with what a posterior needs. Draws are reparameterised in every
+    dimension m >= 2. Accepted angles get their gradient in the concentration by
+    implicit reparameterisation (TFP's is biased unless m = 3), and gradients at the
+    mean direction are finite. Densities, KL and entropy are computed in float64, and
+    are accurate for concentrations from 0 to 1e6 and above, whatever the dtype. The KL
+    is registered to and from `tfd.SphericalUniform`, and to von Mises-Fisher
+    distributions.
 
     Reference:
         Davidson et al., Hyperspherical Variational Auto-Encoders, 2018.
         https://arxiv.org/abs/1804.00891
 
     Args:
-        mean_direction: mu, unit vectors of shape `(..., m)`, m known and at least 2.
+        mean_direction: mu, unit vectors of shape `(..., m)`, with a known m >= 2.
         concentration: k, at least 0, of shape `(...)`; 0 is the uniform distribution.
         validate_args: Whether parameters and values are checked at run time.
         allow_nan_stats: See `tfd.Distribution`.
         name: Name of the distribution.
 
     Raises:
-        ValueError: If m is below 2, or numbers are no unit vectors or no
-            concentrations. Tensors are checked with `validate_args`.
+        ValueError: If m is below 2, `mean_direction` has a norm other than 1, or
+            `concentration` is negative or not finite. Tensors are checked only with
+            `validate_args`.
 
     Example:
         >>> q = VonMisesFisher([0.6, 0.8], 50.0)
@@ -68,7 +69,7 @@ class VonMisesFisher(tfp.distributions.VonMisesFisher):
         allow_nan_stats: bool = True,
         name: str = "VonMisesFisher",
     ) -> None:
-        """Checks what can be checked without running anything."""
+        """Checks numbers and arrays, but not the values of tensors."""
         unit_vectors(mean_direction, name)
         finite_non_negative(concentration, "concentration", name)
         super().__init__(
@@ -168,7 +169,7 @@ def cosine_moments(concentration: tf.Tensor, dimension: int) -> TiltMoments:
 
 
 def _log_accept(k: tf.Tensor, spread: tf.Tensor, m: int) -> Any:
-    """Wood's acceptance of a half angle, where `spread` is the best one."""
+    """Wood's logarithm of the acceptance probability, for the optimal `spread`."""
     missing = 2 * spread / (1 + spread)
 
     def log_accept(half: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
@@ -180,12 +181,12 @@ def _log_accept(k: tf.Tensor, spread: tf.Tensor, m: int) -> Any:
 
 
 def _tilt(angle: tf.Tensor) -> tf.Tensor:
-    """The cosine less 1."""
+    """cos(t) - 1."""
     return -2 * tf.square(tf.sin(angle / 2))
 
 
 def _mode_of_angle(k: tf.Tensor, dimension: int) -> tf.Tensor:
-    """Where k sin(t)^2 = (m - 2) cos(t)."""
+    """The angle t with k sin(t)^2 = (m - 2) cos(t)."""
     power = dimension - 2.0
     inverse = 2 / tf.maximum(power + tf.sqrt(power**2 + 4 * tf.square(k)), _TINY)
     return tf.atan2(tf.sqrt(power * inverse), k * inverse)
@@ -222,7 +223,7 @@ def _kl_von_mises_fishers(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
 
 
 def cross_entropy(mean_tilt: tf.Tensor, a: Any, b: Any) -> tf.Tensor:
-    """The expected log-density of b relative to the uniform one, under a around mu_a:
+    """The cross-entropy of b under a, relative to the uniform distribution:
 
         -E_a[log p_b(x)] - log |S^(m-1)| = k_b (1 - E_a[mu_b.x]) + log E_U[exp(...)]
 

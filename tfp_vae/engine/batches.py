@@ -1,4 +1,4 @@
-"""Arrays or a pipeline as stacks of batches, of which a program takes one at a time."""
+"""Stacks of batches from arrays or pipelines; a program runs one stack per call."""
 
 import itertools
 import math
@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tfp_vae.engine import data
 
-# What a stack of batches may take, and how many steps one program makes at most, so
-# that a bar moves.
+# The most bytes in a stack, and the most steps in one call of a program: the progress
+# bar moves between calls.
 _STACK_BYTES = 2**25
 _STEPS = 64
 
@@ -23,10 +23,10 @@ class Stack(NamedTuple):
 
     Args:
         tensors: Tensors of shape `(capacity, batch, ...)`.
-        structure: Structure of a batch, with places in `tensors` and `None`.
-        number: How many of the batches there are.
-        is_full: Whether the batch is of the length that most have.
-        length: The length of every batch, where the pipeline tells it.
+        structure: Structure of a batch; its leaves are indices of `tensors`, or `None`.
+        number: The number of batches; what follows them in `tensors` is padding.
+        is_full: Whether the batches have the usual size.
+        length: The static batch size, if the pipeline declares one.
     """
 
     tensors: list[tf.Tensor]
@@ -37,33 +37,33 @@ class Stack(NamedTuple):
 
 
 class Source(Protocol):
-    """Where batches come from."""
+    """A source of batches."""
 
     num_batches: int | None
-    # Whether all are known to have one length.
+    # Whether all batches are known to have the same size.
     is_even: bool
 
     def begin(self, epoch: int) -> None:
-        """Goes to the first batch of an epoch."""
+        """Starts an epoch at its first batch."""
 
     def take(self, most: int, capacity: int) -> Stack | None:
-        """The next batches, in a stack of that capacity; `None` at the end."""
+        """Up to `most` batches, padded to `capacity`; `None` at the end."""
 
     def batch(self) -> tuple[int, Any]:
-        """The bytes of a batch of the usual length, and what tells its shapes."""
+        """The bytes of a batch of the usual size, and a key for its shapes."""
 
 
 class ArrayBatches:
-    """Batches of the rows of arrays, in another order in each epoch.
+    """Batches of array rows, which `shuffle` reorders every epoch.
 
-    (After `keras.utils.set_random_seed`, Keras itself repeats the order of the first.)
+    (After `keras.utils.set_random_seed`, Keras repeats the first epoch's order.)
 
     Args:
-        arrays: Structure of arrays with one first axis, and `None`.
-        rows: Which of the rows.
-        batch_size: Length of a batch, but for the last.
-        shuffle: True, False, or `"batch"` for another order within each batch only.
-        seed: Integer that decides the orders.
+        arrays: Structure of arrays of equal length, and `None`.
+        rows: The rows to use.
+        batch_size: Batch size; the last batch may be smaller.
+        shuffle: True, False, or `"batch"` to shuffle only within each batch.
+        seed: Integer seed of the shuffling.
 
     Example:
         >>> batches = ArrayBatches((tf.range(7), None), range(7), 2)
@@ -93,7 +93,7 @@ class ArrayBatches:
         self.is_even = self.num_batches == 1 or len(rows) % self._size == 0
 
     def begin(self, epoch: int) -> None:
-        """Puts the rows in the order of an epoch."""
+        """Orders the rows for an epoch."""
         self._place = 0
         if not self._shuffle:
             return
@@ -106,7 +106,7 @@ class ArrayBatches:
             self._order = rng.permutation(self._rows)
 
     def take(self, most: int, capacity: int) -> Stack | None:
-        """The next batches, in a stack of that capacity; `None` at the end."""
+        """Up to `most` batches, padded to `capacity`; `None` at the end."""
         full, rest = divmod(len(self._order), self._size)
         if self._place == full + bool(rest):
             return None
@@ -123,7 +123,7 @@ class ArrayBatches:
         return self._stack(index, count, is_full=True)
 
     def batch(self) -> tuple[int, Any]:
-        """The bytes of a batch of the usual length, and what tells its shapes."""
+        """The bytes of a batch of the usual size, and a key for its shapes."""
         rows = min(self._size, len(self._rows))
         shapes = [(rows, *array.shape[1:]) for array in self._arrays]
         return data.size_of(self._arrays, rows), str(shapes)
@@ -134,11 +134,11 @@ class ArrayBatches:
 
 
 class PipelineBatches:
-    """Batches as a pipeline yields them; those of one shape that follow each other.
+    """Batches of a pipeline; a stack has consecutive batches of equal shape.
 
     Args:
         pipeline: A `tf.data.Dataset` or another iterable over batches.
-        num_batches: How many there are in a pass, or `None`.
+        num_batches: Batches per pass, or `None` if unknown.
         caller: Name of the caller, for messages.
 
     Example:
@@ -161,13 +161,13 @@ class PipelineBatches:
         self.is_even = self._length is not None
 
     def begin(self, epoch: int) -> None:
-        """Opens the pipeline for another pass; it is open for the first."""
+        """Restarts the pipeline, except for the first pass, begun in `__init__`."""
         if not self._is_fresh:
             self._batches, self._waiting = iter(self._pipeline), None
         self._is_fresh = False
 
     def take(self, most: int, capacity: int) -> Stack | None:
-        """The next batches, in a stack of that capacity; `None` at the end."""
+        """Up to `most` batches, padded to `capacity`; `None` at the end."""
         first, self._waiting = self._waiting, None
         first = self._next() if first is None else first
         if first is None:
@@ -188,7 +188,7 @@ class PipelineBatches:
         return Stack(tensors, structure, len(found), full, self._length)
 
     def batch(self) -> tuple[int, Any]:
-        """The bytes of a batch of the usual length, and what tells its shapes."""
+        """The bytes of a batch of the usual size, and a key for its shapes."""
         return data.size_of(self.first), str(self._usual)
 
     def _next(self) -> Any:
@@ -197,7 +197,7 @@ class PipelineBatches:
             return None
         batch = tuple(batch) if isinstance(batch, list) else batch
         parts = batch if isinstance(batch, tuple) else (batch,)
-        # Keras casts arrays, never what a dataset yields.
+        # Keras casts arrays, but not the batches of a dataset.
         is_dataset = isinstance(self._pipeline, tf.data.Dataset)
         convert = tf.convert_to_tensor if is_dataset else data.as_tensor
         parts = data.mapped(convert, data.read(parts, self._owner))
@@ -213,13 +213,13 @@ def source_of(
     shuffle: Any = False,
     seed: int = 0,
 ) -> Source:
-    """Where the batches of a call come from.
+    """Makes the source of the batches of a call.
 
     Args:
-        given: The tuple of x, y and weights, or of a pipeline, `None` and `None`.
-        rows: Which rows of arrays; `None` for all.
-        batch_size: Of arrays, or `None` for 32, or as `steps` says.
-        steps: Of a pass, or `None`.
+        given: The tuple (x, y, weights) or (pipeline, None, None).
+        rows: The rows of arrays to use; `None` for all.
+        batch_size: Batch size for arrays; by default for `steps` batches, else 32.
+        steps: Steps per pass, or `None`.
         caller: Name of the caller, for messages.
         shuffle: As in `ArrayBatches`.
         seed: As there.
@@ -244,14 +244,13 @@ def source_of(
 
 
 def steps_at_once(num_batches: int | None, size: int) -> int:
-    """How many steps make one program, where the user does not say.
+    """The default number of steps in one call of a program.
 
-    So many that calling it costs little beside them, so few that the progress bar
-    moves and their batches take little memory; and such that the last program of an
-    epoch is about as long as the others.
+    It makes the cost of the call negligible, but lets the progress bar move and limits
+    the memory of the batches. All calls of an epoch have about equally many steps.
 
     Args:
-        num_batches: The batches of an epoch, or `None` where not known.
+        num_batches: Batches per epoch, or `None` if unknown.
         size: Bytes of a batch.
 
     Returns:
@@ -270,13 +269,13 @@ def steps_at_once(num_batches: int | None, size: int) -> int:
 
 
 class Epochs:
-    """The passes over data of one call, in epochs of so many steps.
+    """Divides the data of one call into epochs.
 
     Args:
-        source: Where batches come from.
-        steps: Of an epoch, or `None` for as many as there are.
-        goes_on: Whether an epoch of fewer steps is followed by the rest of the data,
-            as in training.
+        source: The source of batches.
+        steps: Steps per epoch, or `None` for whole passes over the data.
+        goes_on: Whether an epoch continues where the last one stopped in the data, as
+            in training.
         caller: Name of the caller, for messages.
 
     Example:
@@ -297,16 +296,16 @@ class Epochs:
 
     @property
     def num_batches(self) -> int | None:
-        """The steps of an epoch, or `None` where not known yet."""
+        """Steps per epoch, or `None` while unknown."""
         return self._steps or self._source.num_batches
 
     def epoch(self, epoch: int, most: int, capacity: int) -> Iterator[Stack]:
         """The batches of an epoch.
 
         Args:
-            epoch: Its number, which decides the order.
-            most: How many steps a stack has at most.
-            capacity: For how many steps it has room, at least.
+            epoch: Number of the epoch, which determines the order of rows.
+            most: The most batches in a stack.
+            capacity: The least length to which a stack is padded.
 
         Yields:
             Stacks of batches.
@@ -318,7 +317,7 @@ class Epochs:
             left = most if self._steps is None else min(most, self._steps - made)
             stack = self._source.take(left, capacity)
             if stack is None and self._is_open and not made:
-                self._begin(epoch)  # The data ended with the last epoch.
+                self._begin(epoch)  # The last epoch used all data.
                 stack = self._source.take(left, capacity)
             if stack is None:
                 break
@@ -330,8 +329,8 @@ class Epochs:
         elif made < self._steps:
             self._is_open = False
             warnings.warn(
-                f"`{self._owner}` expects data for {self._steps} steps in each pass. "
-                f"Received: {made} batches before the data ended. Give fewer steps, or "
+                f"`{self._owner}` ran out of data after {made} of {self._steps} steps, "
+                "so this epoch is shorter. Give fewer steps, or use "
                 "`dataset.repeat()`.",
                 stacklevel=4,
             )
@@ -344,7 +343,7 @@ class Epochs:
 
 
 def _length(pipeline: Any) -> int | None:
-    """The length of all batches, where a dataset tells it."""
+    """The static batch size, if a dataset declares one."""
     if not isinstance(pipeline, tf.data.Dataset):
         return None
     lengths = {spec.shape[0] for spec in tf.nest.flatten(pipeline.element_spec)}

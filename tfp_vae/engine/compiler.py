@@ -1,4 +1,4 @@
-"""FunctionCache as one program: by XLA where it can and pays, else by TensorFlow."""
+"""Functions compiled by XLA where possible and worthwhile, else by TensorFlow."""
 
 import collections
 import functools
@@ -10,10 +10,10 @@ from typing import Any
 import tensorflow as tf
 
 EAGER, GRAPH, XLA = "eager", "graph", "XLA"
-# TensorFlow traces a step in about the time that so many take in eager execution; XLA
-# compiles one in about the time that it saves in so many.
+# Tracing a step takes about as long as 4 eager steps; compiling it with XLA takes about
+# as long as XLA saves in 512 steps.
 _EAGER_STEPS, _STEPS_THAT_PAY = 4, 512
-# Draws that follow `tf.random.set_seed` only outside of XLA, which has others.
+# Random operations that follow `tf.random.set_seed`, but not under XLA.
 _RANDOM = {
     "Multinomial",
     "RandomShuffle",
@@ -22,7 +22,7 @@ _RANDOM = {
     "RandomUniformInt",
     "TruncatedNormal",
 }
-# What XLA raises of a graph that it cannot compile.
+# Errors for a graph that XLA cannot compile.
 _REFUSALS = (
     tf.errors.InvalidArgumentError,
     tf.errors.UnimplementedError,
@@ -31,11 +31,11 @@ _REFUSALS = (
 
 
 class Compiler:
-    """Makes compiled functions, and says once if XLA refuses one.
+    """Compiles functions, and warns once if one has to run without XLA.
 
     Args:
-        jit_compile: Whether XLA compiles; `"auto"` where it can and where the work that
-            is asked for pays for the compilation.
+        jit_compile: Whether to use XLA; `"auto"` where possible and where the work
+            outweighs the compilation.
         caller: Name of the model's class, for messages.
 
     Example:
@@ -52,42 +52,42 @@ class Compiler:
     def function(
         self, fn: Callable[..., Any], name: str, input_signature: Any = None
     ) -> "Function":
-        """A function as one program.
+        """Wraps a function for compilation.
 
         Args:
-            fn: Of tensors, and structures of them.
+            fn: Function of tensors, and structures of them.
             name: What it does, for the message.
             input_signature: As in `tf.function`.
 
         Returns:
-            A callable that traces and compiles when it is first called.
+            A callable, traced and compiled at its first call.
         """
         return Function(fn, name, self, input_signature)
 
     def gave_up(self, name: str, why: str) -> None:
-        """Warns that something runs without XLA, the first time."""
+        """Warns, once, that a function runs without XLA."""
         if not self._said:
             self._said = True
             warnings.warn(
-                f"`{self.caller}` expects that XLA compiles {name}. Received: {why} It "
-                "runs without XLA; give `compile(jit_compile=False)` where that is "
-                "meant.",
+                f"`{self.caller}` runs {name} without XLA. The reason: {why} Give "
+                "`compile(jit_compile=False)` to run everything without XLA and "
+                "without this warning.",
                 stacklevel=5,
             )
 
 
 class Function:
-    """Traced once; compiled by XLA, or by TensorFlow alone; made by `Compiler`.
+    """A function that runs with XLA or as a TensorFlow graph; made by `Compiler`.
 
-    XLA knows no kernel for some operations. On a CPU, convolutions inside a loop are
-    about 50 times slower with XLA than without, so functions that have any run without
-    it. Where XLA is chosen by itself, it compiles none with `tf.random` operations,
-    whose seeds it does not know.
+    XLA has no kernel for some operations. On a CPU, convolutions inside a loop are
+    about 50 times slower with XLA, so functions with convolutions run without it. With
+    `jit_compile="auto"`, functions with `tf.random` operations run without it too,
+    since XLA ignores their seeds.
 
     Args:
-        fn: Of tensors, and structures of them.
+        fn: Function of tensors, and structures of them.
         name: What it does, for messages.
-        compiler: What made it.
+        compiler: The `Compiler` that made it.
         input_signature: As in `tf.function`.
 
     Example:
@@ -103,12 +103,12 @@ class Function:
         input_signature: Any = None,
     ) -> None:
         self.name, self._compiler = name, compiler
-        # TensorFlow refuses to relax what a signature fixes.
+        # TensorFlow rejects `reduce_retracing` with a signature.
         self._options: dict[str, Any] = {"autograph": False, "reduce_retracing": True}
         if input_signature is not None:
             self._options = {"autograph": False, "input_signature": input_signature}
-        # TensorFlow counts retracings of equal code together, those of other models
-        # too, and warns; of a partial it counts each alone.
+        # TensorFlow counts the traces of equal code together, across models, and warns
+        # if there are many. It counts each partial separately.
         self._traced = tf.function(functools.partial(fn), **self._options)
         self._is_fixed = input_signature is not None
         self._plain: Any = None
@@ -117,12 +117,12 @@ class Function:
         self._ready: set[str] = set()
 
     def __call__(self, *args: Any, nothing: Any = None) -> Any:
-        """Calls the program.
+        """Calls the compiled function.
 
         Args:
             *args: Arguments of the function.
-            nothing: Arguments of the same shapes that ask for no work, where XLA is
-                wanted; `None` where it is not.
+            nothing: Arguments of the same shapes that cause no work, for XLA to compile
+                on; `None` to run without XLA.
 
         Returns:
             What the function returns.
@@ -133,23 +133,23 @@ class Function:
                 return compiled(*args)
         if self._plain is None:
             with self._compiler.lock:
-                # There can be one trace only, and calls need not look for another.
+                # With a signature there is only one trace; calls need not look it up.
                 traced = self._traced
                 self._plain = traced.get_concrete_function() if self._is_fixed else None
         if self._plain is None:
             with self._compiler.lock:
-                self._traced.get_concrete_function(*args)  # traces, if it has to
+                self._traced.get_concrete_function(*args)  # traces if necessary
             return self._traced(*args)
         return self._plain(*args)
 
     def can_use_xla(self, *args: Any) -> bool:
-        """Whether XLA can compile the function and would not be slower for its kind.
+        """Whether XLA can compile the function without making it slower.
 
         Args:
-            *args: What it is called with.
+            *args: Arguments of a call.
 
         Returns:
-            False for convolutions on a CPU, and by itself for stateful draws.
+            False for convolutions on a CPU and, with `"auto"`, for `tf.random`.
         """
         if self._can is None:
             with self._compiler.lock:
@@ -176,7 +176,7 @@ class Function:
         return False
 
     def _xla(self, nothing: Any) -> Any:
-        """The function compiled by XLA; `None` where XLA refuses it."""
+        """The function compiled by XLA; `None` if XLA cannot compile it."""
         with self._compiler.lock:
             if self._compiled is None:
                 traced = self._traced
@@ -187,8 +187,8 @@ class Function:
                 )
             if self._compiler.jit_compile != "auto":
                 return self._compiled
-            # Compiles and computes nothing, so that an error of this call is a refusal,
-            # and one of a later call is never taken for one.
+            # This call compiles, but computes nothing: its errors are those of XLA.
+            # Errors of later calls are the function's own.
             shapes = str(tf.nest.map_structure(lambda t: t.shape, nothing))
             if shapes in self._ready:
                 return self._compiled
@@ -211,7 +211,7 @@ def _on_a_gpu() -> bool:
 
 
 def operations(graph: Any) -> Iterator[str]:
-    """Names of the operations of a graph, those of its functions included.
+    """Names of the operations of a graph and of its functions.
 
     Args:
         graph: A `GraphDef`.
@@ -230,12 +230,12 @@ def operations(graph: Any) -> Iterator[str]:
 
 
 class FunctionCache:
-    """What a model has compiled, made when first needed.
+    """A model's compiled functions, each made when first needed.
 
-    An object of its own, so that Keras does not take it for state to save.
+    Keras does not track this object, and saves nothing of it.
 
     Args:
-        compiler: Compiles them.
+        compiler: Compiles the functions.
 
     Example:
         >>> functions = FunctionCache(Compiler("auto"))
@@ -250,10 +250,10 @@ class FunctionCache:
         self._steps: collections.Counter[Any] = collections.Counter()
 
     def compiled(self, key: Any, fn: Callable[..., Any], name: str) -> Any:
-        """The function compiled, the same object at each call.
+        """Returns a compiled function, the same object for the same key.
 
         Args:
-            key: What tells it from others of the model.
+            key: Identifies the function within the model.
             fn: The function.
             name: What it does, for messages.
 
@@ -263,14 +263,14 @@ class FunctionCache:
         return self.cached(key, lambda: self.compiler.function(fn, name))
 
     def cached(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Something made when first needed, and kept out of Keras' sight.
+        """Returns the object of a key, made at the first call.
 
         Args:
-            key: What tells it from others.
-            make: Makes it.
+            key: Identifies the object.
+            make: Function that makes the object.
 
         Returns:
-            What was made.
+            The object.
         """
         if key not in self._made:
             with self.compiler.lock:
@@ -279,21 +279,20 @@ class FunctionCache:
         return self._made[key]
 
     def mode(self, key: Any, steps: int | None, may_be_eager: bool = True) -> str:
-        """How to run steps, by the number that calls have asked for until now.
+        """How to run steps, given the number of steps in all calls so far.
 
-        A function of numbers of steps, never of a clock, so that the same calls give
-        the same numbers.
+        It depends on no clock: the same calls give the same results.
 
         Args:
-            key: What the steps do, and on batches of which shape.
-            steps: How many more are asked for; `None` where nobody knows.
-            may_be_eager: Whether eager steps compute the same as those of a graph.
-                Keras weighs the losses of several outputs by the length of a batch
-                where that is known.
+            key: What the steps do, and the shapes of their batches.
+            steps: The number of steps in this call; `None` if unknown.
+            may_be_eager: Whether eager steps compute the same as graph steps. Keras
+                weights the losses of several outputs by the batch size, but only if
+                that is known when the step is traced.
 
         Returns:
-            `"eager"` for a few, `"graph"`, or `"XLA"`, if `jit_compile` allows it, for
-            hundreds; with `jit_compile=True` always `"XLA"`.
+            `"eager"` for a few steps, `"XLA"` for hundreds, if `jit_compile` allows it,
+            and `"graph"` otherwise; always `"XLA"` with `jit_compile=True`.
 
         Example:
             >>> functions = FunctionCache(Compiler("auto"))

@@ -1,4 +1,4 @@
-"""Reads what `fit`, `evaluate` and `predict` are given: arrays or a pipeline."""
+"""Reads the data of `fit`, `evaluate` and `predict`: arrays or a pipeline."""
 
 import math
 import mmap
@@ -11,13 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Arrays up to this size are brought where the model computes; larger ones are read
-# batch by batch.
+# Arrays up to this size are copied to the model's device; larger ones are read batch
+# by batch.
 RESIDENT_BYTES = 2**30
-# Random rows of a mapped file after which its pages are released: each brings more of
-# them into the process than it has.
+# The number of random rows after which the pages of a mapped file are released: reading
+# a row loads more of the file than the row.
 _MAPPED_ROWS = 64
-# TensorFlow has no kernel of some operations for the other integers.
+# Some TensorFlow operations have no kernels for these integers.
 _INTEGERS = {
     tf.int8: tf.int32,
     tf.int16: tf.int32,
@@ -28,7 +28,7 @@ _INTEGERS = {
 
 
 def is_pipeline(x: Any) -> bool:
-    """Whether data come batch by batch, and not as arrays.
+    """Whether data are a pipeline of batches, and not arrays.
 
     Args:
         x: What `fit` was given.
@@ -56,7 +56,7 @@ def is_arrays(x: Any) -> bool:
         x: What `fit` was given.
 
     Returns:
-        True where every leaf has a first axis of examples.
+        True if every leaf has a first axis of examples.
 
     Example:
         >>> is_arrays(np.zeros([5, 2])), is_arrays(tf.data.Dataset.range(5))
@@ -70,7 +70,7 @@ def mapped(fn: Any, structure: Any) -> Any:
     """Applies a function to every array of a structure, and leaves `None` in place.
 
     Args:
-        fn: From array to anything.
+        fn: Function of an array.
         structure: Arrays, and lists, tuples and dictionaries of them.
 
     Returns:
@@ -100,12 +100,12 @@ def leaves_of(structure: Any) -> list[Any]:
 
 
 def read(parts: tuple[Any, ...], caller: str) -> Any:
-    """Arrays of every kind as arrays that can be cut by rows.
+    """Converts arrays of every kind to arrays that can be indexed by rows.
 
-    Lists of numbers and tables of pandas become NumPy arrays, variables tensors, sparse
-    matrices of SciPy have compressed rows; what has `shape`, `dtype` and slicing, such
-    as `np.memmap` or a dataset of HDF5, stays as it is. An array that occurs twice
-    stays one object.
+    Lists of numbers and pandas tables become NumPy arrays, variables become tensors,
+    and SciPy's sparse matrices get the CSR format. Other objects with `shape`, `dtype`
+    and slicing, such as `np.memmap` or an HDF5 dataset, stay as they are. An array that
+    occurs twice stays one object.
 
     Args:
         parts: x, y and weights: arrays, lists, tuples and dictionaries of them, `None`.
@@ -115,7 +115,7 @@ def read(parts: tuple[Any, ...], caller: str) -> Any:
         The same parts.
 
     Raises:
-        ValueError: If there is something that is no dense array of numbers.
+        ValueError: If a part cannot be read as an array of real numbers.
 
     Example:
         >>> read(([[1, 2], [3, 4]], None), "fit")[0].shape
@@ -142,25 +142,25 @@ def read(parts: tuple[Any, ...], caller: str) -> Any:
 
 
 def as_tensor(array: Any) -> tf.Tensor:
-    """Rows as Keras would hand them to a step, on the model's device.
+    """Converts rows to a tensor on the model's device, as Keras does for a step.
 
     Args:
         array: NumPy array or tensor.
 
     Returns:
-        A tensor, of Keras' default type where the array is of floating-point numbers,
-        of 32 or 64 bits where it is of integers of another width.
+        A tensor. Floating-point numbers get Keras' default dtype, integers of other
+        widths 32 or 64 bits.
 
     Example:
         >>> as_tensor(np.zeros(5)).dtype, as_tensor(np.zeros(5, "uint16")).dtype
         (tf.float32, tf.int32)
     """
-    # Without `identity` an array stays in the host's memory, also beside a GPU.
+    # Without `identity`, an array stays in host memory even if there is a GPU.
     return tf.identity(tf.cast(array, dtype_of(array)))
 
 
 def dtype_of(array: Any) -> tf.DType:
-    """The dtype of rows as a step sees them; see `as_tensor`.
+    """The dtype to which `as_tensor` converts an array.
 
     Args:
         array: An array.
@@ -183,7 +183,7 @@ def size_of(structure: Any, rows: int | None = None) -> int:
 
     Args:
         structure: Arrays, and lists, tuples and dictionaries of them, and `None`.
-        rows: How many rows, at most those that there are; `None` for all.
+        rows: The number of rows, limited to those of the arrays; `None` for all.
 
     Returns:
         A number of bytes.
@@ -202,14 +202,14 @@ def size_of(structure: Any, rows: int | None = None) -> int:
 
 
 def resident(structure: Any) -> Any:
-    """Arrays as tensors where the model computes, if they are small enough.
+    """Copies arrays to the model's device, if they are small enough.
 
     Args:
         structure: As `read` returns it.
 
     Returns:
-        The structure with tensors; as it was where it is larger than 1 GiB. Sparse
-        matrices are never made dense as a whole.
+        The structure with tensors; unchanged if it is larger than 1 GiB. Sparse
+        matrices stay sparse.
 
     Example:
         >>> resident((np.zeros(5), None))[0].dtype
@@ -248,7 +248,7 @@ def rows_of(array: Any, index: Any) -> tf.Tensor:
     flat = index.ravel()
     if tf.is_tensor(array):
         count, first = len(flat), flat[0] if len(flat) else 0
-        if np.array_equal(flat, np.arange(first, first + count)):  # nothing to gather
+        if np.array_equal(flat, np.arange(first, first + count)):  # A slice suffices.
             rows = array[first : first + count]
             return tf.reshape(rows, [*index.shape, *array.shape[1:]])
         return tf.gather(array, index)
@@ -264,22 +264,22 @@ def rows_of(array: Any, index: Any) -> tf.Tensor:
         found = array[flat]
     elif _is_sparse(array):
         found = array[flat].toarray()
-    else:  # HDF5 takes rows in rising order, each once.
+    else:  # HDF5 accepts only increasing, unique indices.
         unique, places = np.unique(flat, return_inverse=True)
         try:
             found = np.asarray(array[unique])[places]
-        except (IndexError, TypeError):  # It can be sliced alone.
+        except (IndexError, TypeError):  # It supports only slices.
             rows = [np.asarray(array[i : i + 1]) for i in unique.tolist()]
             found = np.concatenate(rows)[places]
     return as_tensor(np.asarray(found).reshape(*index.shape, *array.shape[1:]))
 
 
 def blocks_of(array: Any, size: int = 2**20) -> Iterator[Any]:
-    """An array in blocks of rows, dense, so that a large one is never in memory.
+    """Yields dense blocks of rows, to keep a large array out of memory.
 
     Args:
         array: What `read` returned.
-        size: How many numbers a block has, about.
+        size: Approximate number of elements in a block.
 
     Yields:
         NumPy arrays.
@@ -301,7 +301,7 @@ def few(structure: Any, rows: int) -> Any:
 
     Args:
         structure: As `read` returns it.
-        rows: How many.
+        rows: The number of rows.
 
     Returns:
         The same structure.
@@ -316,14 +316,14 @@ def few(structure: Any, rows: int) -> Any:
 
 
 def check_rows(structure: Any, caller: str) -> int:
-    """The number of examples, if all arrays agree on it and there is one.
+    """Checks that all arrays have the same number of examples, at least one.
 
     Args:
         structure: Arrays, and lists, tuples and dictionaries of them, and `None`.
         caller: Name of the caller, for the message.
 
     Returns:
-        The number.
+        The number of examples.
 
     Raises:
         ValueError: If arrays have unequal lengths, or there is no example.
@@ -338,18 +338,18 @@ def check_rows(structure: Any, caller: str) -> int:
         raise no_examples(caller, f"x of shape {shapes[0] if shapes else None}")
     if len(lengths) != 1 or not all(shapes):
         raise ValueError(
-            f"`{caller}` expects arrays with one first axis, of examples. Received: "
-            f"arrays of shapes {shapes}. Give as many rows of each."
+            f"`{caller}` expects arrays of equal length on the first axis. Received: "
+            f"arrays of shapes {shapes}. Give the same number of rows in each."
         )
     return int(lengths[0])
 
 
 def no_examples(caller: str, found: str) -> ValueError:
-    """The error of data without an example.
+    """Makes the error for data without examples.
 
     Args:
         caller: Name of the caller.
-        found: What there was.
+        found: What was received.
 
     Returns:
         The error, to be raised.
@@ -365,18 +365,18 @@ def no_examples(caller: str, found: str) -> ValueError:
 
 
 def split(rows: int, fraction: float, caller: str = "fit") -> tuple[range, range]:
-    """The first rows, and the last ones for validation, as Keras splits them.
+    """Splits rows into training and validation rows, as Keras does.
 
     Args:
-        rows: How many there are.
-        fraction: Of the rows, the last ones, that validate.
+        rows: The number of rows.
+        fraction: The fraction for validation, taken from the end.
         caller: Name of the caller, for the message.
 
     Returns:
-        Both.
+        Both ranges of rows.
 
     Raises:
-        ValueError: If one of them has no rows.
+        ValueError: If one of them is empty.
 
     Example:
         >>> split(10, 0.25)
@@ -385,9 +385,9 @@ def split(rows: int, fraction: float, caller: str = "fit") -> tuple[range, range
     at = math.floor(rows * (1.0 - fraction)) if 0 < fraction < 1 else 0
     if not 0 < at < rows:
         raise ValueError(
-            f"`{caller}` expects `validation_split` to leave rows on both sides. "
-            f"Received: validation_split={fraction} of {rows} rows. Give another "
-            "fraction, or `validation_data`."
+            f"`{caller}` expects `validation_split` to leave rows for training and for "
+            f"validation. Received: validation_split={fraction} of {rows} rows. Give "
+            "another fraction, or `validation_data`."
         )
     return range(at), range(at, rows)
 
@@ -397,14 +397,14 @@ def class_weights(y: Any, class_weight: dict[int, float], caller: str) -> np.nda
 
     Args:
         y: Classes of shape `(n,)` or `(n, 1)`, or one-hot of shape `(n, classes)`.
-        class_weight: Weights by class; 1 for a class that is not named.
+        class_weight: Weights by class; other classes have weight 1.
         caller: Name of the caller, for the message.
 
     Returns:
         An array of shape `(n,)`.
 
     Raises:
-        ValueError: If y is not one array of classes.
+        ValueError: If y is not a single array of classes.
 
     Example:
         >>> class_weights(np.array([0, 2, 1]), {2: 5.0}, "fit")
@@ -412,8 +412,8 @@ def class_weights(y: Any, class_weight: dict[int, float], caller: str) -> np.nda
     """
     if y is None or not _has_rows(y) or len(y.shape) > 2:
         raise ValueError(
-            f"`{caller}` expects `class_weight` beside one y, of classes. Received: "
-            f"{type(y).__name__} of shape {getattr(y, 'shape', None)}. Give "
+            f"`{caller}` with `class_weight` expects y to be one array of classes. "
+            f"Received: {type(y).__name__} of shape {getattr(y, 'shape', None)}. Give "
             "`sample_weight`, one number for each example."
         )
     y = np.asarray(y)
@@ -426,7 +426,7 @@ def class_weights(y: Any, class_weight: dict[int, float], caller: str) -> np.nda
 
 
 def packed(x: Any, y: Any, sample_weight: Any) -> Any:
-    """A batch as Keras hands it to a step, with weights also where there is no y.
+    """Packs a batch as Keras does for a step, but keeps weights without y.
 
     Args:
         x: Inputs.
@@ -446,13 +446,13 @@ def packed(x: Any, y: Any, sample_weight: Any) -> Any:
 
 
 class Rows(keras.utils.PyDataset):
-    """Arrays as batches for Keras' own loops, which would copy them whole.
+    """Batches of arrays for Keras' own loops, which would copy the arrays whole.
 
     Args:
-        arrays: Structure of arrays, as `read` returns it; a batch has the same.
-        batch_size: Length of a batch, but for the last.
-        rows: The numbers of the rows.
-        shuffle: Whether every epoch has another order.
+        arrays: Structure of arrays, as `read` returns it; batches have the same.
+        batch_size: Batch size; the last batch may be smaller.
+        rows: The rows to use.
+        shuffle: Whether to reshuffle the rows every epoch.
 
     Example:
         >>> rows = Rows((np.zeros([5, 2]),), 2, range(5))
@@ -469,7 +469,7 @@ class Rows(keras.utils.PyDataset):
         self.on_epoch_end()
 
     def on_epoch_end(self) -> None:
-        """Puts the rows in another order."""
+        """Reshuffles the rows."""
         if self._shuffle:
             rng = np.random.default_rng(random.getrandbits(32))
             self._order = rng.permutation(self._order)
@@ -491,7 +491,7 @@ def is_streamed(structure: Any) -> bool:
         structure: As `read` returns it.
 
     Returns:
-        True for those that are large, sparse, or of another library.
+        True for arrays that are large, sparse, or of another library.
 
     Example:
         >>> is_streamed((np.zeros(5), None))
@@ -509,12 +509,12 @@ def _has_rows(array: Any) -> bool:
 
 
 def _is_sparse(array: Any) -> bool:
-    """Whether an array is a sparse matrix of SciPy."""
+    """Whether an array is a SciPy sparse matrix."""
     return hasattr(array, "tocsr")
 
 
 def _is_of_numbers(part: Any) -> bool:
-    """Whether a list is one of numbers, or of lists of numbers."""
+    """Whether a list contains numbers, or lists of numbers."""
     leaves = keras.tree.flatten(part)
     return bool(leaves) and all(
         isinstance(leaf, int | float | complex | np.number) for leaf in leaves
@@ -536,7 +536,7 @@ def _as_array(part: Any, caller: str) -> Any:
     elif hasattr(part, "to_numpy"):
         part = part.to_numpy()
     elif not tf.is_tensor(part) and hasattr(part, "__array__"):
-        # Of another library, unless it is cut by rows itself.
+        # Arrays with `chunks` (HDF5) are read by rows; others become NumPy arrays.
         known = isinstance(part, np.ndarray) or hasattr(part, "chunks")
         part = part if known else np.asarray(part)
     if _has_rows(part) and len(part.shape) == 0:
@@ -558,15 +558,15 @@ def _as_array(part: Any, caller: str) -> Any:
 
 def _not_numbers(caller: str, found: str) -> ValueError:
     return ValueError(
-        f"`{caller}` expects dense arrays of real numbers. Received: {found}. Give a "
-        "NumPy array, a tensor, a table of numbers, a sparse matrix of SciPy, or a "
-        "pipeline of batches."
+        f"`{caller}` expects arrays of real numbers. Received: {found}. Give a NumPy "
+        "array, a tensor, a table of numbers, a SciPy sparse matrix, or a pipeline of "
+        "batches."
     )
 
 
 def _release(array: Any) -> None:
-    """Has the pages of a mapped file leave the process, which they fill otherwise."""
-    if not isinstance(array, np.memmap) or array.mode == "c":  # "c": with own changes
+    """Releases the pages of a mapped file, which would otherwise fill the memory."""
+    if not isinstance(array, np.memmap) or array.mode == "c":  # "c": copy-on-write
         return
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):

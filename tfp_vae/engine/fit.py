@@ -1,4 +1,4 @@
-"""`fit` and `evaluate` of any Keras model, many steps in one program."""
+"""`fit` and `evaluate` for any Keras model, with many steps in one program."""
 
 import functools
 import inspect
@@ -22,13 +22,15 @@ from tfp_vae.engine.workers import MultiWorkerTrainer
 
 
 class CompiledFit(MultiWorkerTrainer):
-    """The methods of `tv.Model` that train and evaluate it; in front of `keras.Model`.
+    """The methods of `tv.Model` that train and evaluate it; comes before `keras.Model`.
 
-    Nothing on the model changes for the length of a call: the data, the place in them
-    and the programs are those of a `Run`. Where a strategy of `tf.distribute` brings
-    the batches, the model runs eagerly, data are a `PyDataset`, a loader of another
-    library, texts or batches that cannot be stacked, `class_weight` comes with a
-    pipeline, or a subclass makes its own `train_function`, Keras' own loop runs.
+    A call keeps its state in a `Run`, not on the model. Keras' own loop runs instead
+
+    - under a strategy of `tf.distribute`, or if the model runs eagerly;
+    - on a `PyDataset`, a loader of another library, strings, or batches that cannot be
+      stacked;
+    - with `class_weight` and a pipeline;
+    - if a subclass makes its own `train_function` or `test_function`.
     """
 
     built: bool
@@ -59,18 +61,17 @@ class CompiledFit(MultiWorkerTrainer):
 
         Args:
             optimizer: As in `keras.Model.compile`.
-            loss: As there. A plain function gets the model's output as it is, also
-                where that is a distribution: `lambda y, p: -p.log_prob(y)`.
+            loss: As there. A plain function receives the model's output unconverted,
+                even a distribution: `lambda y, p: -p.log_prob(y)`.
             *args: As there.
-            jit_compile: Whether XLA compiles. `"auto"`: `fit` and `evaluate` use it
-                where it can and where the number of steps asked for pays for the
-                compilation; what XLA refuses runs without it, with a warning. Keras'
-                own functions take `"auto"` as Keras does.
-            steps_per_execution: How many steps make one program, at whose end batch
-                callbacks are called and the progress bar moves; `"auto"` for up to 64,
-                and for 1 where a batch callback that is not Keras' own does not say by
-                an attribute `steps_per_execution` that it needs fewer calls. 1 where
-                Keras' own loop runs.
+            jit_compile: Whether to use XLA. `"auto"`: `fit` and `evaluate` use it where
+                possible and where the number of steps outweighs the compilation. Steps
+                that XLA cannot compile run without it, with a warning. Keras' own
+                functions treat `"auto"` as Keras does.
+            steps_per_execution: Steps in one program, after which batch callbacks are
+                called and the progress bar moves. `"auto"`: up to 64, but 1 with a
+                custom batch callback, unless its attribute `steps_per_execution` allows
+                more. In Keras' own loop `"auto"` is 1.
             **kwargs: As in `keras.Model.compile`.
         """
         keras_steps = 1 if steps_per_execution in (AUTO, None) else steps_per_execution
@@ -89,22 +90,22 @@ class CompiledFit(MultiWorkerTrainer):
         vars(self).pop("_compiled_functions", None)
 
     def get_compile_config(self) -> dict[str, Any]:
-        """What `compile` was given; what it chose by itself stays open."""
+        """The arguments of `compile`; automatic choices are not fixed."""
         config = super().get_compile_config()  # type: ignore[misc]
         if config:
             config |= {
                 "jit_compile": self._asked_jit,
                 "steps_per_execution": self._asked_steps,
             }
-            if self._asked_steps == AUTO:  # no word of Keras' own
+            if self._asked_steps == AUTO:  # Keras does not accept it.
                 del config["steps_per_execution"]
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles as the saved model was."""
+        """Compiles the model as it was when saved."""
         try:
             inspect.signature(self.compile).bind(**config)
-        except TypeError:  # of a subclass, with arguments of its own
+        except TypeError:  # A subclass has other arguments.
             super().compile_from_config(config)  # type: ignore[misc]
             return
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -113,7 +114,7 @@ class CompiledFit(MultiWorkerTrainer):
 
     @property
     def jit_compile(self) -> Any:
-        """Whether XLA compiles Keras' own functions of the model."""
+        """Whether Keras' own functions of the model use XLA."""
         return super().jit_compile  # type: ignore[misc]
 
     @jit_compile.setter
@@ -124,7 +125,7 @@ class CompiledFit(MultiWorkerTrainer):
 
     @property
     def steps_per_execution(self) -> int:
-        """How many steps make one program, where that was said; otherwise 1."""
+        """Steps in one program, if `compile` was given a number; otherwise 1."""
         return 1 if self._asked_steps == AUTO else int(self._asked_steps)
 
     @steps_per_execution.setter
@@ -132,9 +133,9 @@ class CompiledFit(MultiWorkerTrainer):
         self._asked_steps = value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute, also one that seems to have the value already.
+        """Sets an attribute, even if it seems to have the value already.
 
-        TensorFlow sets nothing then, and what was chosen by itself would stay open.
+        TensorFlow skips such assignments, which would keep an automatic choice.
         """
         if name in ("jit_compile", "steps_per_execution"):
             getattr(CompiledFit, name).fset(self, value)
@@ -143,7 +144,7 @@ class CompiledFit(MultiWorkerTrainer):
 
     @property
     def _functions(self) -> FunctionCache:
-        """What the model has compiled, out of Keras' sight; one for all threads."""
+        """The model's compiled functions, not tracked by Keras; common to threads."""
         made = vars(self).get("_compiled_functions")
         if made is not None:
             return made
@@ -151,10 +152,11 @@ class CompiledFit(MultiWorkerTrainer):
         return vars(self).setdefault("_compiled_functions", new)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the model while no other thread calls it or traces or runs a step.
+        """Calls the model while no other thread calls it, or traces or runs a step.
 
-        Keras keeps the losses that layers add on the layers themselves, and forgets
-        them at each call. Replicas of a strategy are threads that wait for each other.
+        Keras stores the values of `add_loss` on the layers, and clears them at each
+        call. The replicas of a strategy are threads that wait for each other, so they
+        take no lock.
         """
         if tf.distribute.has_strategy():
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
@@ -162,10 +164,10 @@ class CompiledFit(MultiWorkerTrainer):
             return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
     def _make_function(self, step_function: Any) -> Any:
-        """Makes what Keras' own loops call: a step while no other thread has one.
+        """Makes the function that Keras' own loops call, with a lock around each step.
 
-        Private to Keras, as in `MultiWorkerTrainer`; noticed by
-        `test_an_answer_in_the_middle_of_a_first_step_leaves_it_whole`.
+        The method is private to Keras, as in `MultiWorkerTrainer`. If it changes,
+        `test_an_answer_in_the_middle_of_a_first_step_leaves_it_whole` fails.
         """
         if self._is_distributed():
             return super()._make_function(step_function)
@@ -185,13 +187,13 @@ class CompiledFit(MultiWorkerTrainer):
             **kwargs: As there.
 
         Raises:
-            ValueError: If the path ends in `.h5`, which could not be loaded again.
+            ValueError: If the path ends in `.h5`: such a file could not be loaded.
         """
         if str(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(
                 f"`{type(self).__name__}.save` expects a path that ends in `.keras`. "
-                f"Received: filepath={str(filepath)!r}, of a format in which Keras "
-                "finds no classes of other packages. Save the weights alone with "
+                f"Received: filepath={str(filepath)!r}, a format from which Keras does "
+                "not load classes of other packages. Save the weights alone with "
                 "`save_weights('model.weights.h5')`, or the model as `.keras`."
             )
         super().save(filepath, *args, **kwargs)
@@ -199,17 +201,17 @@ class CompiledFit(MultiWorkerTrainer):
     def check_data(
         self, x: Any, y: Any, sample_weight: Any, training: bool, caller: str
     ) -> None:
-        """Looks at data before a compiled step cannot; here there is nothing to see.
+        """Checks data, which compiled steps cannot do; does nothing unless overridden.
 
         Args:
-            x: Arrays, all of them, or the first batch of a pipeline.
-            y: What belongs to them, or `None`.
-            sample_weight: Likewise.
-            training: Whether the model will be trained on them.
+            x: The whole arrays, or the first batch of a pipeline.
+            y: Targets or conditions, or `None`.
+            sample_weight: Weights, or `None`.
+            training: Whether the model will be trained on the data.
             caller: Name of the method, for messages.
 
         Raises:
-            ValueError: If they cannot be right.
+            ValueError: If the data are invalid.
         """
 
     def fit(  # type: ignore[override]
@@ -234,8 +236,8 @@ class CompiledFit(MultiWorkerTrainer):
         """Trains the model, as `keras.Model.fit`.
 
         Args:
-            x: As in `keras.Model.fit`; also sparse matrices of SciPy, tables of pandas
-                and whatever has `shape`, `dtype` and slicing. Arrays above 1 GiB are
+            x: As in `keras.Model.fit`; also SciPy sparse matrices, pandas tables and
+                other objects with `shape`, `dtype` and slicing. Arrays above 1 GiB are
                 read batch by batch.
             y: As there.
             batch_size: As there.
@@ -244,7 +246,7 @@ class CompiledFit(MultiWorkerTrainer):
             callbacks: As there.
             validation_split: As there.
             validation_data: As there.
-            shuffle: As there; every epoch has another order.
+            shuffle: As there; rows are reshuffled every epoch.
             class_weight: As there.
             sample_weight: As there.
             initial_epoch: As there.
@@ -258,7 +260,7 @@ class CompiledFit(MultiWorkerTrainer):
 
         Raises:
             ValueError: If the model is not compiled, there are no examples, or the data
-                are no arrays of numbers of one length.
+                are not numeric arrays of equal length.
         """
         self._check_compiled("fit")
         check_strategy(self)
@@ -282,13 +284,13 @@ class CompiledFit(MultiWorkerTrainer):
                 validation_batch_size=validation_batch_size,
                 validation_freq=validation_freq,
             )
-        # Once for both parts of a split.
+        # Before the split: both parts use the same tensors.
         given, unweighted = data.resident((given, unweighted))
         rows = last = None
         if validation_split and validation is None:
             rows, last = data.split(data.check_rows(given, "fit"), validation_split)
-        # Every epoch has its order from this number, also in a training that is resumed
-        # after `keras.utils.set_random_seed`.
+        # Determines the order of every epoch, also if training is resumed after
+        # `keras.utils.set_random_seed`.
         seed = random.getrandbits(32)
         train = source_of(
             given, rows, batch_size, steps_per_epoch, "fit", shuffle, seed
@@ -325,19 +327,19 @@ class CompiledFit(MultiWorkerTrainer):
         return self._trained(run, test, due, callbacks, initial_epoch, epochs)
 
     def _read_validation(self, x: Any, validation_data: Any, split: float) -> Any:
-        """What `fit` was given to validate with, as `_read` returns it, or `None`."""
+        """The validation data of `fit`, as `_read` returns them, or `None`."""
         if validation_data is not None:
             given = keras.utils.unpack_x_y_sample_weight(validation_data)
             return self._read(given, "fit")
         if split and data.is_pipeline(x):
             raise ValueError(
-                "`fit` expects `validation_split` beside arrays. Received: it, and x "
-                f"of type {type(x).__name__}. Give `validation_data`."
+                "`fit` with `validation_split` expects arrays. Received: x of type "
+                f"{type(x).__name__}. Give `validation_data`."
             )
         return None
 
     def _fit_in_keras_loop(self, given: Any, validation: Any, **options: Any) -> Any:
-        """`keras.Model.fit`, after the checks of data."""
+        """Checks the data, then calls `keras.Model.fit`."""
         self._look(given, True, "fit")
         if validation is not None:
             self._look(validation, False, "fit")
@@ -385,9 +387,9 @@ class CompiledFit(MultiWorkerTrainer):
             found = run.steps(epoch, callbacks.on_train_batch_begin, ended)
             if found is None:
                 warnings.warn(
-                    f"`fit` expects data for {epochs} epochs. Received: none for epoch "
-                    f"{epoch + 1}, at which training ends. Give a pipeline that can be "
-                    "opened again, or `steps_per_epoch`.",
+                    f"`fit` ended before epoch {epoch + 1} of {epochs}: the pipeline "
+                    "has no more data. Give one that can be iterated again, or "
+                    "`steps_per_epoch`.",
                     stacklevel=3,
                 )
                 break
@@ -415,7 +417,7 @@ class CompiledFit(MultiWorkerTrainer):
         return_dict: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """The loss and the metrics on data, as `keras.Model.evaluate`.
+        """Computes the loss and the metrics, as `keras.Model.evaluate`.
 
         Args:
             x: As in `fit`.
@@ -426,7 +428,7 @@ class CompiledFit(MultiWorkerTrainer):
             steps: As there.
             callbacks: As there.
             return_dict: As there.
-            **kwargs: What Keras' own `fit` hands on.
+            **kwargs: Passed by Keras' own `fit`.
 
         Returns:
             A number, a list of numbers, or a dictionary with `return_dict=True`.
@@ -436,7 +438,7 @@ class CompiledFit(MultiWorkerTrainer):
         """
         self._check_compiled("evaluate")
         check_strategy(self)
-        if kwargs:  # inside Keras' own `fit`
+        if kwargs:  # called by Keras' own `fit`
             return super().evaluate(
                 x,
                 y,
@@ -516,7 +518,7 @@ class CompiledFit(MultiWorkerTrainer):
         return super().predict(x, batch_size, verbose, steps, callbacks)  # type: ignore[misc]
 
     def _read(self, given: Any, caller: str) -> Any:
-        """x, y and weights as arrays that can be cut by rows; a pipeline as it is."""
+        """Reads x, y and weights with `data.read`; leaves a pipeline as it is."""
         x, y, sample_weight = given
         if x is None:
             raise ValueError(
@@ -528,8 +530,8 @@ class CompiledFit(MultiWorkerTrainer):
             return given
         if y is not None or sample_weight is not None:
             raise ValueError(
-                f"`{caller}` expects y and weights beside arrays. Received: them, and "
-                f"x of type {type(x).__name__}. Let the pipeline yield tuples "
+                f"`{caller}` expects y and weights only with arrays. Received: x of "
+                f"type {type(x).__name__}. Let the pipeline yield tuples "
                 "(x, y, sample_weight)."
             )
         return given
@@ -537,7 +539,7 @@ class CompiledFit(MultiWorkerTrainer):
     def _makes_programs(
         self, given: Any, validation: Any = None, others: Any = None
     ) -> bool:
-        """Whether several steps make a program here, and Keras' own loop does not."""
+        """Whether to run several steps in one program, not Keras' own loop."""
         cls = type(self)
         return (
             not self.run_eagerly
@@ -551,7 +553,7 @@ class CompiledFit(MultiWorkerTrainer):
         )
 
     def _is_distributed(self) -> bool:
-        """Whether a strategy of `tf.distribute` brings batches to replicas."""
+        """Whether a strategy of `tf.distribute` distributes the batches."""
         strategy = self.distribute_strategy
         return tf.distribute.has_strategy() or (
             strategy is not tf.distribute.get_strategy()
@@ -566,7 +568,7 @@ class CompiledFit(MultiWorkerTrainer):
         validation: Any = None,
         validation_batch_size: int | None = None,
     ) -> Any:
-        """Data for Keras' own loops, which copy large arrays, and sparse ones."""
+        """Data for Keras' own loops, which would copy large and sparse arrays."""
         validation_batch_size = validation_batch_size or batch_size
         if validation is not None:
             validation = _packed(self._for_keras(validation, validation_batch_size)[0])
@@ -577,7 +579,7 @@ class CompiledFit(MultiWorkerTrainer):
                 "Training on several workers expects dense arrays of at most 1 GiB, or "
                 f"a `tf.data.Dataset`. Received: {type(given[0]).__name__} of shape "
                 f"{getattr(given[0], 'shape', None)}. Make a dataset that yields the "
-                "same on each worker."
+                "same batches on each worker."
             )
         count, size = data.check_rows(given, "fit"), batch_size or 32
         rows: Any = range(count)
@@ -591,10 +593,10 @@ class CompiledFit(MultiWorkerTrainer):
     def _look(
         self, given: Any, training: bool, caller: str, source: Source | None = None
     ) -> None:
-        """Shows the data to `check_data`: all of arrays, the first of a pipeline."""
+        """Calls `check_data` with the arrays, or a pipeline's first batch."""
         if data.is_pipeline(given[0]):
             first = getattr(source, "first", None)
-            if first is None:  # Keras opens it.
+            if first is None:  # Only Keras iterates this pipeline.
                 return
             given = keras.utils.unpack_x_y_sample_weight(first)
         x, y, sample_weight = given
@@ -609,7 +611,7 @@ class CompiledFit(MultiWorkerTrainer):
         name: str,
         caller: str,
     ) -> Run:
-        """The steps of a call, and what decides whether XLA compiles them."""
+        """Makes the `Run` of a call."""
         functions, training = self._functions, name == "training"
         step = self.train_step if training else self.test_step
         program = functions.cached(
@@ -620,7 +622,7 @@ class CompiledFit(MultiWorkerTrainer):
         most = steps_in_program(self._asked_steps, passes.num_batches, size, callbacks)
         optimizer = self.optimizer
         if training and self.built and optimizer is not None and not optimizer.built:
-            # TensorFlow traces a function twice that makes variables.
+            # TensorFlow traces a function twice if it creates variables.
             optimizer.build(self.trainable_variables)
         mode = functools.partial(
             functions.mode, (name, shapes), may_be_eager=source.is_even
@@ -628,7 +630,7 @@ class CompiledFit(MultiWorkerTrainer):
         return Run(program, passes, most, epochs, mode)
 
     def _results(self, logs: Any) -> Any:
-        """The metrics, or the logs of a step that has others."""
+        """The metrics, or the logs of a step if these have other names."""
         found = self.get_metrics_result()  # type: ignore[attr-defined]
         same = isinstance(logs, dict) and logs.keys() == found.keys()
         return found if same else logs
@@ -637,12 +639,12 @@ class CompiledFit(MultiWorkerTrainer):
         if not self.compiled:
             raise ValueError(
                 f"`{type(self).__name__}.{method}` expects a compiled model. Received: "
-                "one without an optimizer and a loss. Call `compile` before."
+                "one without an optimizer and a loss. Call `compile` first."
             )
 
 
 def _can_be_stacked(x: Any) -> bool:
-    """Whether batches are dense tensors, of which several can be joined."""
+    """Whether batches are dense tensors that can be stacked."""
     if isinstance(x, tf.data.Dataset):
         return all(
             isinstance(spec, tf.TensorSpec) and bool(spec.shape.rank)
@@ -654,31 +656,31 @@ def _can_be_stacked(x: Any) -> bool:
 
 
 def _compiled(run: Run, what: str) -> str | None:
-    """What is compiled before the first step of a call, for its bar."""
+    """Name of what the first step compiles, for the progress bar, or `None`."""
     return None if run.mode == EAGER else what
 
 
 def _packed(given: Any) -> tuple[Any, ...]:
-    """A batch as Keras' pipelines yield it."""
+    """Packs data in a tuple, as Keras' pipelines yield batches."""
     packed = keras.utils.pack_x_y_sample_weight(*given)
     return packed if isinstance(packed, tuple) else (packed,)
 
 
 def _weighted(given: Any, class_weight: Any) -> tuple[Any, Any]:
-    """Weights of classes as weights of examples, where the classes are known."""
+    """Converts `class_weight` to weights of examples, if y is an array."""
     x, y, sample_weight = given
     if class_weight is None or data.is_pipeline(x):
         return given, class_weight
     if sample_weight is not None:
         raise ValueError(
-            "`fit` expects `class_weight` or `sample_weight`. Received: both. Multiply "
-            "them into `sample_weight`."
+            "`fit` expects `class_weight` or `sample_weight`. Received: both. Give "
+            "their product as `sample_weight`."
         )
     return (x, y, data.class_weights(y, class_weight, "fit")), None
 
 
 def _is_due(epoch: int, validation_freq: Any) -> bool:
-    """Whether an epoch is followed by validation."""
+    """Whether validation follows an epoch."""
     if isinstance(validation_freq, int):
         return (epoch + 1) % validation_freq == 0
     if isinstance(validation_freq, list | tuple | set | range):
@@ -690,16 +692,20 @@ def _is_due(epoch: int, validation_freq: Any) -> bool:
 
 
 def _capped(epochs: int) -> int:
-    """The number of epochs, of which Keras may allow fewer."""
+    """The number of epochs, limited by Keras' configuration."""
     most = keras.config.max_epochs()
     if most and most < epochs:
-        warnings.warn(f"Keras limits `fit` to {most} epochs.", stacklevel=3)
+        warnings.warn(
+            f"`fit` trains for {most} epochs only, the limit in Keras' configuration. "
+            "Raise it with `keras.config.set_max_epochs`.",
+            stacklevel=3,
+        )
         return int(most)
     return epochs
 
 
 def _numbers(logs: Any) -> dict[str, Any]:
-    """Logs as Python numbers, where they are scalars."""
+    """Converts scalar logs to Python numbers."""
     found: dict[str, Any] = {}
     for name, value in (logs or {}).items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Plain functions as losses, which get a model's output as it is."""
+"""Losses from plain functions, which receive a model's output unconverted."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class FunctionLoss(keras.losses.Loss):
-    """A function of targets and output as a Keras loss, whatever the output is.
+    """A Keras loss from a function of targets and any kind of output.
 
-    Keras would make a plain tensor of every output, of the default dtype and of the
-    rank of the targets. Here only what is a plain tensor already is treated so; of
-    another output, such as a distribution, the targets take the rank, and the dtype if
-    it is one of floating-point numbers. Keras weighs, masks and reduces as ever.
+    Keras converts every output to a tensor of the default dtype and of the targets'
+    rank. Here this happens to plain tensors only. With another output, such as a
+    distribution, the targets get its rank, and its dtype if that is a floating-point
+    type. Weights, masks and the reduction are Keras' own.
 
     Args:
-        fn: From targets and output to the loss of each example.
+        fn: Function of targets and output that returns the loss of each example.
         **kwargs: Passed to `keras.losses.Loss`.
 
     Example:
@@ -37,8 +37,8 @@ class FunctionLoss(keras.losses.Loss):
     def __call__(
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> tf.Tensor:
-        """Calls the function, weighs and reduces."""
-        if is_symbolic_placeholder(y_pred):  # It stands for any output.
+        """Calls the function, then weights and reduces the losses."""
+        if is_symbolic_placeholder(y_pred):  # The function needs the real output.
             values = tf.zeros(tf.shape(y_pred)[:1])
         else:
             values = tf.convert_to_tensor(self.fn(*self._fitted(y_true, y_pred)))
@@ -56,7 +56,7 @@ class FunctionLoss(keras.losses.Loss):
         return y_pred
 
     def _fitted(self, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
-        """Targets and output of one rank, where an axis of 1 makes the difference."""
+        """Targets and output of equal rank, if they differ by an axis of length 1."""
         y_true = tf.convert_to_tensor(y_true)
         if isinstance(y_pred, tf.Tensor):
             y_true = tf.cast(y_true, self.dtype)
@@ -79,13 +79,13 @@ class FunctionLoss(keras.losses.Loss):
 
 
 def with_output_kept(loss: Any) -> Any:
-    """Losses for `keras.Model.compile`, of which plain functions get any output.
+    """Replaces plain functions in the losses of `compile` by `FunctionLoss`.
 
     Args:
         loss: What `compile` was given: a loss, a function, a name, or a structure.
 
     Returns:
-        The same, with a `FunctionLoss` in the place of a function.
+        The same, with a `FunctionLoss` for each plain function.
 
     Example:
         >>> with_output_kept("mse"), type(with_output_kept(lambda y, p: y)).__name__
@@ -101,7 +101,7 @@ def with_output_kept(loss: Any) -> Any:
 
 
 def _of_one_rank(y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Both with the same axes: Keras adds one to numbers, and takes it from others."""
+    """Both with equal rank, as in Keras: expands rank 1, squeezes higher ranks."""
     ranks = y_true.shape.rank, y_pred.shape.rank
     if 1 in ranks:
         return _of_rank(y_true, y_pred.shape, False), _of_rank(
@@ -116,7 +116,7 @@ def _of_one_rank(y_true: tf.Tensor, y_pred: tf.Tensor) -> tuple[tf.Tensor, tf.Te
 def _of_rank(
     values: tf.Tensor, like: tf.TensorShape, may_squeeze: bool = True
 ) -> tf.Tensor:
-    """Values with a last axis of 1 more or less, where the ranks differ by it."""
+    """Adds or removes a last axis of length 1, if the ranks differ by one."""
     if values.shape.rank is None or like.rank is None:
         return values
     if values.shape.rank == like.rank + 1 and values.shape[-1] == 1 and may_squeeze:

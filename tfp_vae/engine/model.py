@@ -13,12 +13,12 @@ class Model(CompiledFit, keras.Model):
     """`keras.Model` whose `fit` and `evaluate` run many steps in one program.
 
         model = tv.Model(inputs, outputs)           as `keras.Model`
-        class MyModel(tv.Model): ...                likewise
+        class MyModel(tv.Model): ...                a subclass
 
-    A drop-in: constructors, `compile`, `fit`, `evaluate`, `predict`, callbacks, custom
-    steps, saving and export are Keras' own. Weights pass both ways, in files
-    `.weights.h5` and by `set_weights`; a whole model in one `.h5` is not supported.
-    `compile` says what is chosen by itself.
+    A drop-in replacement: constructors, `compile`, `fit`, `evaluate`, `predict`,
+    callbacks, custom steps, saving and export work as in Keras. `.weights.h5` files and
+    `set_weights` exchange weights with Keras' models; a whole model in one `.h5` file
+    is not supported. `compile` documents the automatic choices.
 
     Args:
         *args: As in `keras.Model`.
@@ -35,7 +35,7 @@ class Model(CompiledFit, keras.Model):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """A functional model where the arguments are those of one."""
+        """Makes a functional model if the arguments are those of one."""
         if cls is Model and functional_arguments(args, kwargs):
             cls = FunctionalModel
         return super().__new__(cls)
@@ -48,7 +48,7 @@ class Model(CompiledFit, keras.Model):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class FunctionalModel(Model, Functional):
-    """What `tv.Model(inputs, outputs)` makes.
+    """The class of `tv.Model(inputs, outputs)`.
 
     Args:
         *args: As in `keras.Model`.
@@ -80,8 +80,8 @@ class Sequential(CompiledFit, keras.Sequential):
 def _make_functional(cls: type) -> type:
     """Makes a subclass functional, as Keras does, but stops at `tv.Model`.
 
-    Keras would replace the bases of `tv.Model` itself, for good, and no other subclass
-    could be made afterwards.
+    Keras would permanently replace the bases of `tv.Model` itself, after which no other
+    subclass could be made.
     """
     cls.__bases__ = tuple(
         FunctionalModel

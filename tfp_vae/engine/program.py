@@ -13,13 +13,12 @@ from tfp_vae.engine.compiler import EAGER, GRAPH, XLA, Compiler, Function
 class Program:
     """Runs a step on each batch of a stack, in one loop inside one program.
 
-    Keras compiles one step and pays at each for a call and for a batch of its
-    pipeline, of the order of a millisecond. Here a stack of batches is gathered first,
-    and one program runs the steps; logs are those of the last. The step is traced once
-    for batches of every length.
+    Keras compiles one step; at each step the call and the batch of its pipeline cost
+    about a millisecond. Here one program runs the steps on a stack of batches, and
+    returns the logs of the last. The step is traced once for all batch sizes.
 
     Args:
-        step: From a batch to logs.
+        step: Function from a batch to logs.
         name: What the steps do, for messages.
         compiler: Compiles the program.
 
@@ -45,7 +44,7 @@ class Program:
 
         Args:
             stack: The batches.
-            mode: `"eager"`, `"graph"`, or `"XLA"` for full batches, if it can.
+            mode: `"eager"`, `"graph"`, or `"XLA"`, if possible, for full batches.
 
         Returns:
             The logs of the last step.
@@ -65,7 +64,7 @@ class Program:
         nothing = stack.tensors, tf.constant(0, tf.int32)
         use_xla = mode == XLA and stack.is_full and function.can_use_xla(*given)
         if use_xla and self._compiler.jit_compile == "auto":
-            # Logs behind the loop are of a step that is made in any case.
+            # Else a step follows the loop: a call with `nothing` would train.
             use_xla = self._carries[key]
         return function(*given, nothing=nothing if use_xla else None)
 
@@ -89,8 +88,8 @@ class Program:
     def _run(self, key: str, structure: Any, tensors: Any, count: tf.Tensor) -> Any:
         specs = [tf.TensorSpec(tensor.shape[1:], tensor.dtype) for tensor in tensors]
 
-        # Traced once, here: what the loop carries must be known before its body is.
-        # Not kept after a failure: TensorFlow would let it make no variables then.
+        # Traced before the loop, which needs the shapes of the logs. Not kept after a
+        # failure, since a second trace could not create variables.
         step = self._traced.get(key) or tf.function(
             lambda *leaves: self._step(_batch(structure, leaves)), autograph=False
         )
@@ -107,7 +106,7 @@ class Program:
         known = [log.shape.is_fully_defined() for log in tf.nest.flatten(outputs)]
         self._carries[key] = all(known)
         if not all(known):
-            # Logs that a loop cannot carry: those of the last step, behind it.
+            # A loop cannot carry logs of unknown shape: the last step follows it.
             tf.while_loop(
                 lambda i: i < count - 1,
                 only,
@@ -127,5 +126,5 @@ class Program:
 
 
 def _batch(structure: Any, leaves: Any) -> Any:
-    """A batch of a structure of places in a list."""
+    """Replaces the indices in a structure by the leaves of a batch."""
     return data.mapped(lambda place: leaves[place], structure)

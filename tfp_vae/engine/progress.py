@@ -1,4 +1,4 @@
-"""Progress bars: of `fit` and `evaluate`, and of answers that take long."""
+"""Progress bars of `fit`, `evaluate` and other long calls."""
 
 import time
 from typing import Any
@@ -9,12 +9,12 @@ _SECONDS_WITHOUT_BAR = 2.0
 
 
 class EarlyBar(keras.callbacks.ProgbarLogger):
-    """Keras' bar of `fit` and `evaluate`, shown before the first step is compiled.
+    """Keras' progress bar, shown before the first step is compiled.
 
-    Keras shows its bar when the first step is over, seconds after the call.
+    Keras shows its bar after the first step, seconds after the call.
 
     Args:
-        what: What is compiled, or `None` where nothing is.
+        what: Name of what is compiled, or `None`.
 
     Example:
         >>> bar = EarlyBar("the training step")
@@ -32,7 +32,7 @@ class EarlyBar(keras.callbacks.ProgbarLogger):
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        """Shows an empty bar before the first batch of all."""
+        """Shows an empty bar before the first batch of `fit`."""
         self._show()
 
     def on_test_batch_begin(
@@ -49,12 +49,12 @@ class EarlyBar(keras.callbacks.ProgbarLogger):
 
 
 def with_bar(callbacks: Any, verbose: Any, what: str | None) -> list[Any]:
-    """The callbacks of a user, and the bar where Keras would add its own.
+    """The user's callbacks, and an `EarlyBar` where Keras would add its own bar.
 
     Args:
-        callbacks: What `fit` or `evaluate` was given.
-        verbose: Likewise.
-        what: What is compiled at the first step, or `None`.
+        callbacks: Argument of `fit` or `evaluate`.
+        verbose: Argument of `fit` or `evaluate`.
+        what: Name of what the first step compiles, or `None`.
 
     Returns:
         A list.
@@ -74,12 +74,12 @@ def with_bar(callbacks: Any, verbose: Any, what: str | None) -> list[Any]:
 
 
 class LongBar:
-    """Keras' progress bar, from when a run turns out to be long.
+    """Keras' progress bar, shown only for long runs.
 
     Args:
-        steps: How many there will be.
-        verbose: 0 for no bar, 1 for one, `"auto"` for one after two seconds, where
-            there are steps left then.
+        steps: The number of steps.
+        verbose: 0 for no bar, 1 for one, `"auto"` for one after two seconds, if steps
+            remain.
 
     Example:
         >>> bar = LongBar(2, "auto")
@@ -94,7 +94,7 @@ class LongBar:
         self._steps, self._done = steps, 0
 
     def step(self) -> None:
-        """Counts a step that is done."""
+        """Counts a finished step."""
         self._done += 1
         if self._may_show and self._done < self._steps:
             passed = time.monotonic() - self._began

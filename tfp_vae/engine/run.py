@@ -22,9 +22,9 @@ class Run:
     Args:
         program: Runs the steps.
         passes: The passes over the data.
-        most: How many steps a program has at most.
-        epochs: How many passes there will be.
-        mode: From a number of steps to how they run; see `FunctionCache.mode`.
+        most: The most steps in one call of the program.
+        epochs: The number of passes.
+        mode: Function of a number of steps; see `FunctionCache.mode`.
     """
 
     def __init__(
@@ -40,17 +40,18 @@ class Run:
         """Runs the steps of an epoch.
 
         Args:
-            epoch: Its number.
-            begin: Called with the number of the first step of a program.
-            end: Called with the number of the last and its logs; tells whether to stop.
+            epoch: Number of the epoch.
+            begin: Called with the number of a program's first step.
+            end: Called with the number and the logs of a program's last step; returns
+                whether to stop.
 
         Returns:
-            The logs of the last step, or `None` where there was no batch.
+            The logs of the last step, or `None` if there was no batch.
         """
         count = self.data.num_batches
-        if not self._is_decided and count:  # The first epoch has told the number.
+        if not self._is_decided and count:  # It is known after the first epoch.
             self._is_decided, self.mode = True, self._mode_of(self._epochs * count)
-        # XLA compiles for one number of batches.
+        # XLA compiles for one length of the stack.
         capacity = self._most if self.mode == XLA else 1
         logs, done = None, 0
         for stack in self.data.epoch(epoch, self._most, capacity):
@@ -63,13 +64,13 @@ class Run:
 
 
 def steps_in_program(asked: Any, count: int | None, size: int, callbacks: Any) -> int:
-    """How many steps make one program, after which callbacks are called.
+    """The number of steps in one program, after which callbacks are called.
 
     Args:
         asked: The number that `compile` was given, or `"auto"`.
-        count: The batches of an epoch, or `None` where not known.
+        count: Batches per epoch, or `None` if unknown.
         size: Bytes of a batch.
-        callbacks: What `fit` or `evaluate` was given.
+        callbacks: Argument of `fit` or `evaluate`.
 
     Returns:
         A positive number.
@@ -89,15 +90,15 @@ def steps_in_program(asked: Any, count: int | None, size: int, callbacks: Any) -
 
 
 def steps_between(callback: Any) -> int | None:
-    """How many steps a callback allows between two calls.
+    """The number of steps that a callback allows between two calls.
 
-    One that is not Keras' own may do something at each step that it is called for.
+    A custom batch callback may have to be called at every step.
 
     Args:
         callback: A Keras callback.
 
     Returns:
-        A number, or `None` for any.
+        A number, or `None` for no limit.
 
     Example:
         >>> steps_between(keras.callbacks.EarlyStopping()) is None

@@ -32,7 +32,7 @@ def is_chief(strategy: Any) -> bool:
         strategy: A `tf.distribute.Strategy`.
 
     Returns:
-        False on all workers but one: the task `chief`, or worker 0 where there is none.
+        False on all workers but one: the task `chief`, or worker 0 if there is none.
 
     Example:
         >>> is_chief(tf.distribute.get_strategy())
@@ -46,14 +46,14 @@ def is_chief(strategy: Any) -> bool:
 
 
 def from_chief(strategy: Any, *arrays: Any) -> list[Any]:
-    """Gives every worker the arrays of the chief; every worker calls it.
+    """Sends the chief's arrays to every worker; all workers must call it.
 
     Args:
         strategy: A `tf.distribute.Strategy`.
         *arrays: NumPy arrays, of the same shapes and dtypes on all workers.
 
     Returns:
-        A list of the chief's arrays, equal to the last byte.
+        A list of the chief's arrays, bit for bit.
 
     Example:
         >>> from_chief(tf.distribute.get_strategy(), np.arange(3))
@@ -64,7 +64,7 @@ def from_chief(strategy: Any, *arrays: Any) -> list[Any]:
     sizes = [array.nbytes for array in arrays]
     sent = b"".join(array.tobytes() for array in arrays)
     words = np.frombuffer(sent + bytes(-len(sent) % 8), np.int64)
-    # A sum with zeros: each call costs some ms, whatever it carries.
+    # One sum with zeros for all arrays: a call costs some ms, whatever its size.
     words = words if is_chief(strategy) else np.zeros_like(words)
     got = strategy.reduce("SUM", tf.constant(words), axis=None).numpy().tobytes()
     ends = np.cumsum(sizes)
@@ -75,16 +75,16 @@ def from_chief(strategy: Any, *arrays: Any) -> list[Any]:
 
 
 def check_strategy(model: Any) -> None:
-    """Checks that Keras trains a model on the devices that it was made for.
+    """Checks that Keras can train a model under its strategy.
 
     Args:
         model: A compiled Keras model.
 
     Raises:
-        ValueError: If a distribution of Keras is set, which its TensorFlow backend
-            ignores; under a `ParameterServerStrategy`; if the optimizer was made
-            outside of the strategy's scope; or, on several workers, with several steps
-            in an execution, or with XLA on a CPU.
+        ValueError: If a `keras.distribution` is set, which its TensorFlow backend
+            ignores; if the strategy is a `ParameterServerStrategy`; if the optimizer
+            was made outside the strategy's scope; or, on several workers, with several
+            steps per execution, or with XLA on a CPU.
 
     Example:
         >>> model = keras.Sequential([keras.layers.Dense(1)])
@@ -96,7 +96,7 @@ def check_strategy(model: Any) -> None:
     if distribution is not None:
         raise ValueError(
             "Training with TensorFlow expects a strategy of `tf.distribute`. Received: "
-            f"`keras.distribution.{type(distribution).__name__}`, of which Keras' "
+            f"`keras.distribution.{type(distribution).__name__}`, with which Keras' "
             "TensorFlow backend would use one device. Call "
             "`keras.distribution.set_distribution(None)`, and make and compile the "
             "model in the scope of a `tf.distribute.MirroredStrategy()`."
@@ -114,20 +114,20 @@ def check_strategy(model: Any) -> None:
             raise ValueError(
                 "Training expects an optimizer made in the scope of the model's "
                 f"strategy. Received: `{type(optimizer).__name__}` made outside of it. "
-                "Make the optimizer, and call `compile`, inside of "
+                "Make the optimizer, and call `compile`, inside "
                 "`with strategy.scope():`."
             )
     if not has_workers(strategy):
         return
     if model.steps_per_execution > 1:
         raise ValueError(
-            "Training on several workers expects one step in an execution. Received: "
+            "Training on several workers expects one step per execution. Received: "
             f"steps_per_execution={model.steps_per_execution}. Leave it out of "
             "`compile`."
         )
     if model.jit_compile and "GPU" not in strategy.extended.worker_devices[0]:
         raise ValueError(
             "Training on several workers expects steps without XLA, which on a CPU "
-            "does not compile what workers tell each other. Received: "
+            "cannot compile the communication of workers. Received: "
             "jit_compile=True. Leave it out of `compile`."
         )

@@ -1,4 +1,4 @@
-"""Batches that several workers share out by rows, in an order that all agree on."""
+"""Batches in the same order on all workers, each of which takes some of the rows."""
 
 import math
 import warnings
@@ -17,18 +17,18 @@ _Policy = tf.data.experimental.AutoShardPolicy
 
 
 def batches(arrays: Any, batch_size: int, shuffle: Any, seed: int) -> tf.data.Dataset:
-    """Batches of arrays in an order that `seed` alone decides, another at each pass.
+    """Batches of arrays, reshuffled every pass in an order that only `seed` determines.
 
-    Keras shuffles arrays by TensorFlow's seed, which is another one in each process.
+    Keras shuffles arrays by TensorFlow's seed, which differs between processes.
 
     Args:
         arrays: x, y and weights: structures of arrays, and `None`.
-        batch_size: Rows of a batch, over all workers.
-        shuffle: True, False, or `"batch"` for another order within each batch only.
+        batch_size: Global batch size, over all workers.
+        shuffle: True, False, or `"batch"` to shuffle only within each batch.
         seed: Integer.
 
     Returns:
-        A dataset for Keras' `fit`, that workers share out by rows.
+        A dataset for Keras' `fit`, which TensorFlow shards by rows.
 
     Example:
         >>> found = batches((np.arange(5), None, None), 2, shuffle=True, seed=0)
@@ -54,7 +54,7 @@ def batches(arrays: Any, batch_size: int, shuffle: Any, seed: int) -> tf.data.Da
 
     spec = tf.TensorSpec([None], tf.int64)
     numbers = tf.data.Dataset.from_generator(rows, output_signature=spec)
-    # As in Keras: the arrays are an element, and no constants of a graph.
+    # As in Keras: the arrays are an element of a dataset, not constants of a graph.
     pairs = tf.data.Dataset.zip(numbers, tf.data.Dataset.from_tensors(given).repeat())
     found = pairs.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
     length = tf.data.experimental.assert_cardinality(math.ceil(count / batch_size))
@@ -64,13 +64,13 @@ def batches(arrays: Any, batch_size: int, shuffle: Any, seed: int) -> tf.data.Da
 
 
 def warn_of_other_rows(strategy: Any, dataset: tf.data.Dataset) -> None:
-    """Warns where a pipeline begins with another batch than on the chief.
+    """Warns if the first batch of a pipeline differs from the chief's.
 
-    Each worker takes its share of what its own pipeline yields.
+    Each worker takes its rows from the batches of its own pipeline.
 
     Args:
         strategy: A `tf.distribute.Strategy`.
-        dataset: What `fit` was given.
+        dataset: The dataset given to `fit`.
 
     Example:
         >>> pipeline = tf.data.Dataset.range(5).batch(2)
@@ -83,9 +83,8 @@ def warn_of_other_rows(strategy: Any, dataset: tf.data.Dataset) -> None:
     mine = np.array(zlib.crc32(b"".join(part.numpy().tobytes() for part in parts)))
     if from_chief(strategy, mine)[0] != mine:
         warnings.warn(
-            "Training on several workers expects a pipeline that yields the same on "
-            "each. Received: one that begins with another batch than on the chief, so "
-            "that rows may come twice, and others never. Give `shuffle` and all noise "
-            "a seed; if each worker reads files of its own, set `AutoShardPolicy.OFF`.",
+            "The pipeline's first batch on this worker differs from the chief's. Some "
+            "rows may be used twice, and others never. Give `shuffle` and all noise a "
+            "seed; if each worker reads files of its own, set `AutoShardPolicy.OFF`.",
             stacklevel=3,
         )

@@ -17,8 +17,8 @@ from tfp_vae.engine.strategies import (
 )
 from tfp_vae.engine.worker_batches import batches, warn_of_other_rows
 
-# Callbacks of Keras that do nothing but write files. A subclass may do more, such as
-# `predict`, in which all workers have to take part.
+# Keras' callbacks that only write files. A subclass may do more, such as `predict`,
+# which all workers have to call.
 _WRITERS = (
     keras.callbacks.BackupAndRestore,
     keras.callbacks.CSVLogger,
@@ -28,21 +28,21 @@ _WRITERS = (
 
 
 class MultiWorkerTrainer:
-    """What comes before `keras.Model` so that several workers can train the model.
+    """The methods that let several workers train a model; comes before `keras.Model`.
 
-    Keras 3.15 fails there: it takes the mean over workers of batches of images, and of
-    numbers as if they had a first axis. With both mended, and what follows, workers
-    compute what one process would, up to rounding:
+    Keras 3.15 fails on several workers: it averages batches of images over them, and
+    reduces scalars as if they had a first axis. This class fixes both and adds the
+    following. Workers then compute the same as one process, up to rounding:
 
-    - `fit` begins with the chief's weights, optimizer and epoch, so that the chief's
-      backup is the backup of all;
-    - rows of arrays come in the chief's order, each of them once in an epoch;
-    - a row has as much weight in a short batch as in a long one;
-    - moving averages, as of `BatchNormalization`, are the chief's;
-    - the chief alone writes files.
+    - `fit` begins with the chief's weights, optimizer and epoch: its backup suffices
+      for all workers;
+    - array rows come in the chief's order, each once per epoch;
+    - a row has the same weight in short and in long batches;
+    - moving averages, as in `BatchNormalization`, are the chief's;
+    - only the chief writes files.
 
-    Every worker calls `fit`, `evaluate` and `predict`, on the same data. Without
-    several workers this is Keras alone.
+    Every worker calls `fit`, `evaluate` and `predict` with the same data. With one
+    worker, Keras is unchanged.
 
     Example:
         >>> class Model(MultiWorkerTrainer, keras.Model):
@@ -59,7 +59,7 @@ class MultiWorkerTrainer:
         ['loss']
     """
 
-    # What a Keras model has, for these methods to use.
+    # Attributes of a Keras model that these methods use.
     _distribute_strategy: Any
     _initial_epoch: Any
     distribute_strategy: Any
@@ -80,7 +80,7 @@ class MultiWorkerTrainer:
         validation_data: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Trains the model, as `keras.Model.fit`; `batch_size` is of all workers."""
+        """Trains the model, as `keras.Model.fit`, with a global `batch_size`."""
         check_strategy(self)
         if has_workers(self.distribute_strategy):
             callbacks = self._callbacks_here(callbacks)
@@ -111,7 +111,7 @@ class MultiWorkerTrainer:
                 raise ValueError(
                     "`fit` on several workers expects arrays or a `tf.data.Dataset`. "
                     f"Received: a {type(x).__name__}, which each worker would shuffle "
-                    "in an order of its own. Make a dataset of it, or give "
+                    "in its own order. Make a dataset of it, or give "
                     "`shuffle=False`."
                 )
             kwargs["shuffle"] = False
@@ -136,24 +136,24 @@ class MultiWorkerTrainer:
         return super().evaluate(*args, **kwargs)  # type: ignore[misc]
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Saves the model, as `keras.Model.save`; the chief alone writes."""
+        """Saves the model, as `keras.Model.save`; only the chief writes."""
         if is_chief(self.distribute_strategy):
             super().save(*args, **kwargs)  # type: ignore[misc]
 
     def save_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Saves the weights, as `keras.Model.save_weights`; the chief alone writes."""
+        """Saves the weights, as `keras.Model.save_weights`; only the chief writes."""
         if is_chief(self.distribute_strategy):
             super().save_weights(*args, **kwargs)  # type: ignore[misc]
 
     def export(self, *args: Any, **kwargs: Any) -> None:
-        """Exports the model, as `keras.Model.export`; the chief alone writes."""
+        """Exports the model, as `keras.Model.export`; only the chief writes."""
         if is_chief(self.distribute_strategy):
             super().export(*args, **kwargs)  # type: ignore[misc]
 
     def _in_one_order(
         self, arrays: Any, batch_size: int | None, steps: int | None, shuffle: Any
     ) -> tf.data.Dataset:
-        """Batches of arrays, as long as Keras makes them."""
+        """Batches of arrays, with Keras' default batch size."""
         count = len(data.leaves_of(arrays)[0])
         if batch_size is None:
             batch_size = 32 if steps is None else -(-count // steps)
@@ -162,32 +162,32 @@ class MultiWorkerTrainer:
         return batches(arrays, batch_size, shuffle, int(seed))
 
     def _callbacks_here(self, callbacks: Any) -> list[Any]:
-        """The callbacks of this worker, and one that takes over the chief's state."""
+        """The callbacks of this worker, and one that copies the chief's state."""
         given = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
         if not is_chief(self.distribute_strategy):
             given = [callback for callback in given if type(callback) not in _WRITERS]
-        # Behind the others, one of which may have restored the chief from a backup.
+        # Comes last: another callback may restore the chief from a backup.
         last = keras.callbacks.LambdaCallback(
             on_train_begin=lambda logs: self._take_state()
         )
         return [*given, last]
 
     def _take_state(self) -> None:
-        """Takes over the chief's variables and its first epoch."""
+        """Copies the chief's variables and initial epoch."""
         variables = [*self.variables, *getattr(self.optimizer, "variables", [])]
         epoch = self._take(variables, np.array(self._initial_epoch or 0))
         self._initial_epoch = int(epoch[0])
 
     def _take_averages(self) -> None:
-        """Takes over the chief's moving averages: each worker's are of its own rows.
+        """Copies the chief's moving averages; each worker has those of its own rows.
 
-        Of the replicas of a `MirroredStrategy` too, the first one's count.
+        A `MirroredStrategy` also keeps the averages of its first replica.
         """
         if has_workers(self.distribute_strategy):
             self._take([v for v in self.non_trainable_variables if "float" in v.dtype])
 
     def _take(self, variables: list[Any], *others: Any) -> list[Any]:
-        """Gives variables the chief's values, and returns its other arrays."""
+        """Assigns the chief's values to variables, and returns its other arrays."""
         mine = [variable.numpy() for variable in variables]
         taken = from_chief(self.distribute_strategy, *mine, *others)
         for variable, value in zip(variables, taken, strict=False):
@@ -197,10 +197,10 @@ class MultiWorkerTrainer:
     def _maybe_symbolic_build(
         self, iterator: Any = None, data_batch: Any = None
     ) -> None:
-        """Builds on the batch of one replica, where Keras takes the mean of all.
+        """Builds on the batch of one replica; Keras would build on the mean of all.
 
-        Private to Keras, which has no other place for it. Noticed by
-        `test_keras_still_needs_the_mends`.
+        The method is private to Keras, which has no public one for this.
+        `test_keras_still_needs_the_mends` fails when Keras no longer needs it.
         """
         if iterator is not None and has_workers(self._distribute_strategy):
             local = self._distribute_strategy.experimental_local_results
@@ -214,13 +214,13 @@ class MultiWorkerTrainer:
         )
 
     def _make_function(self, step_function: Any) -> Any:
-        """Makes what runs a step, as Keras does but for its reduction."""
+        """Makes Keras' function for a step, with a correct reduction."""
         if not has_workers(self.distribute_strategy):
             return super()._make_function(step_function)  # type: ignore[misc]
         return _with_reduction(keras.Model._make_function)(self, step_function)
 
     def make_predict_function(self, force: bool = False) -> Any:
-        """Makes what runs a batch of `predict`, as Keras does but for its reduction."""
+        """Makes Keras' function for a batch of `predict`, with a correct reduction."""
         if not has_workers(self.distribute_strategy):
             return super().make_predict_function(force)  # type: ignore[misc]
         return _with_reduction(keras.Model.make_predict_function)(self, force)
@@ -228,10 +228,10 @@ class MultiWorkerTrainer:
     def _compute_loss(self, x: Any = None, *args: Any, **kwargs: Any) -> tf.Tensor:
         """Keras' loss, with the gradient of a mean over the rows of all workers.
 
-        Keras takes the mean of the workers' means, where a worker with few rows of a
-        short batch counts as much as one with many. Private to Keras: the public
-        `compute_loss` is what models override. Noticed by
-        `test_workers_take_the_steps_of_one_process`.
+        Keras takes the mean of the workers' means, which gives a worker with few rows
+        of a short batch the weight of one with many. The method is private to Keras,
+        since models override the public `compute_loss`. If Keras changes it,
+        `test_workers_take_the_steps_of_one_process` fails.
         """
         loss = super()._compute_loss(x, *args, **kwargs)  # type: ignore[misc]
         return of_all_rows(loss, x)
@@ -245,7 +245,7 @@ def of_all_rows(loss: tf.Tensor, x: Any) -> tf.Tensor:
         x: Its inputs.
 
     Returns:
-        The loss; without several workers as it is.
+        The loss; unchanged without several workers.
 
     Example:
         >>> of_all_rows(tf.constant(2.0), tf.zeros([3, 1])).numpy()
@@ -262,16 +262,16 @@ def of_all_rows(loss: tf.Tensor, x: Any) -> tf.Tensor:
 
 @tf.custom_gradient
 def _with_gradient(loss: tf.Tensor, scale: tf.Tensor) -> Any:
-    """A loss as it is, and its gradient multiplied."""
+    """The loss itself, with its gradient multiplied by `scale`."""
     return tf.identity(loss), lambda upstream: (upstream * scale, None)
 
 
 def _with_reduction(function: Any) -> Callable[..., Any]:
-    """A copy of a function of Keras' trainer that reduces over workers as it should.
+    """A copy of a function of Keras' trainer, with a correct reduction over workers.
 
-    What it calls for that, `reduce_per_replica`, is a global name of Keras' module,
-    which nobody can override. The copy has another function under this name, and Keras
-    stays as it is. Noticed by `test_keras_still_needs_the_mends`.
+    Keras calls `reduce_per_replica`, a global name of its module that cannot be
+    overridden. The copy has another function under this name; Keras is unchanged.
+    `test_keras_still_needs_the_mends` fails when Keras no longer needs it.
     """
     names = {**function.__globals__, "reduce_per_replica": _reduce_per_replica}
     rest = (function.__name__, function.__defaults__, function.__closure__)
@@ -279,7 +279,7 @@ def _with_reduction(function: Any) -> Callable[..., Any]:
 
 
 def _reduce_per_replica(values: Any, strategy: Any, reduction: str) -> Any:
-    """The means of numbers over all replicas, or rows one behind the other."""
+    """Averages values over all replicas, or concatenates their rows."""
     flat = keras.tree.flatten(values)
     replica = tf.distribute.get_replica_context
 
@@ -287,7 +287,7 @@ def _reduce_per_replica(values: Any, strategy: Any, reduction: str) -> Any:
         return [replica().all_gather(part, axis=0) for part in parts]
 
     def mean(*parts: Any) -> list[Any]:
-        # In one vector, since each call takes some ms, whatever it carries.
+        # In one vector, since each call takes some ms, whatever its size.
         vectors = [tf.reshape(tf.cast(part, tf.float64), [-1]) for part in parts]
         whole = replica().all_reduce("MEAN", tf.concat(vectors, axis=0))
         split = tf.split(whole, [tf.size(vector) for vector in vectors])

@@ -1,4 +1,4 @@
-"""A number that may change during training: given, a variable, or a function."""
+"""Numbers that may change during training: a constant, a variable or a callable."""
 
 import math
 from typing import Any
@@ -14,20 +14,20 @@ _VARIABLES: dict[str, Any] = {
 
 
 def checked(value: Any, name: str, caller: str, zero: bool = True) -> Any:
-    """Returns what was given for such a number, if it can be one.
+    """Checks a number, variable or callable, and returns it.
 
     Args:
-        value: A finite number, a variable that is not trainable, a callable without
+        value: A finite number, a non-trainable variable, a callable without
             arguments, or `None`.
         name: Name of the argument, for the message.
         caller: Name of the caller, for the message.
-        zero: Whether 0 is allowed; nothing below is.
+        zero: Whether 0 is allowed; negative numbers never are.
 
     Returns:
-        The same.
+        The value; a number as a `float`.
 
     Raises:
-        ValueError: If it is too small, not finite, trainable, or none of these.
+        ValueError: If `value` is too small, not finite, trainable, or none of these.
 
     Example:
         >>> checked(0.5, "weight", "The KL")
@@ -49,12 +49,12 @@ def checked(value: Any, name: str, caller: str, zero: bool = True) -> Any:
         f"{caller} expects `{name}` to be a finite number {'of at least' * zero}"
         f"{'above' * (not zero)} 0, a variable or a callable without arguments. "
         f"Received: {name}={value!r}. Give a number, or a variable that a callback "
-        "changes in training."
+        "changes during training."
     )
 
 
 def _number(value: Any) -> float:
-    """What is known of a value before training; NaN where it is no number."""
+    """The current value as a float; NaN if it is not a number."""
     if isinstance(value, bool):
         return math.nan
     try:
@@ -64,7 +64,7 @@ def _number(value: Any) -> float:
 
 
 def present(value: Any, name: str, caller: str, dtype: Any) -> tf.Tensor:
-    """What the number is now.
+    """The current value of the number.
 
     Args:
         value: As in `checked`, but not `None`.
@@ -76,7 +76,7 @@ def present(value: Any, name: str, caller: str, dtype: Any) -> tf.Tensor:
         A scalar tensor.
 
     Raises:
-        ValueError: If it is no scalar.
+        ValueError: If it is not a scalar.
 
     Example:
         >>> float(present(lambda: 0.5, "weight", "The KL", "float32"))
@@ -95,13 +95,13 @@ def present(value: Any, name: str, caller: str, dtype: Any) -> tf.Tensor:
 
 
 def serialize(value: Any) -> Any:
-    """The config of the number: of a variable its kind and present value.
+    """The config of the number; for a variable, its class and current value.
 
     Args:
         value: As in `checked`.
 
     Returns:
-        What JSON can hold; `revive` reads the variables among it.
+        A value for JSON, from which `revive` restores a variable.
 
     Example:
         >>> serialize(keras.Variable(0.5, trainable=False))
@@ -114,14 +114,14 @@ def serialize(value: Any) -> Any:
 
 
 def revive(config: Any, name: str) -> Any:
-    """Makes the variable that `serialize` wrote; leaves the rest as it is.
+    """Restores a variable from its config; returns other values unchanged.
 
     Args:
-        config: Its result.
+        config: The result of `serialize`.
         name: Name for the variable.
 
     Returns:
-        A variable that is not trainable, or the argument.
+        A non-trainable variable, or `config`.
 
     Example:
         >>> float(revive({"tf.Variable": 0.5}, "weight").numpy()), revive(2.0, "weight")

@@ -1,4 +1,4 @@
-"""The KL that an encoder of the layers' way carries, for a model that has its own."""
+"""Finds the KL layers in an encoder, for a VAE that computes the KL itself."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def carried_kls(network: Any) -> list[KLDivergenceRegularizer]:
         network: A layer or a model.
 
     Returns:
-        A list, empty where there is none.
+        A list, empty if there is none.
 
     Example:
         >>> kl = tv.KLDivergenceAddLoss(tv.StandardNormal(2))
@@ -30,19 +30,19 @@ def carried_kls(network: Any) -> list[KLDivergenceRegularizer]:
 
 
 def prior_of(encoder: Any, decoder: Any, prior: Any) -> Any:
-    """The one prior of a VAE: given, or taken from the KL that the encoder carries.
+    """The prior of a VAE: the argument, or that of the encoder's KL layer.
 
     Args:
-        encoder: The network that makes q(z | x).
-        decoder: The network that makes p(x | z), which must carry no KL.
+        encoder: The network that outputs q(z | x).
+        decoder: The network that outputs p(x | z), without a KL layer.
         prior: The prior, or `None` to take the encoder's.
 
     Returns:
         The prior.
 
     Raises:
-        ValueError: If there is no prior, more than one, or the KL has options that the
-            VAE would lose.
+        ValueError: If there is no prior or more than one, or if the KL layer has
+            options, which the VAE would ignore.
 
     Example:
         >>> kl = tv.KLDivergenceAddLoss(tv.StandardNormal(2))
@@ -52,22 +52,22 @@ def prior_of(encoder: Any, decoder: Any, prior: Any) -> Any:
     """
     if carried_kls(decoder):
         raise ValueError(
-            "`VAE` expects one KL, that of the encoder's posterior and the prior. "
-            "Received: a decoder that carries another. For latents inside the decoder "
-            "build a `keras.Model` from the layers, with `NegativeLogLikelihood`."
+            "`VAE` expects one KL, from the encoder's posterior to the prior. "
+            "Received: a decoder with a KL layer. For latents inside the decoder build "
+            "a `keras.Model` from layers, with `NegativeLogLikelihood`."
         )
     carried = carried_kls(encoder)
     if prior is not None:
         if carried:
             raise ValueError(
                 "`VAE` expects its prior once. Received: prior="
-                f"{prior!r}, and an encoder that carries a KL with "
+                f"{prior!r}, and an encoder whose KL layer has the prior "
                 f"{carried[0].prior!r}. Leave out `prior=`, or the KL layer."
             )
         return prior
     if len(carried) != 1:
         raise ValueError(
-            "`VAE` expects a prior, or an encoder that carries one KL with it. "
+            "`VAE` expects a prior, or an encoder with one KL layer, which has it. "
             f"Received: prior=None and {len(carried)} KLs in the encoder. Give "
             "`prior=tv.StandardNormal(latent_size)`."
         )
@@ -88,8 +88,8 @@ def _check_options(kl: KLDivergenceRegularizer) -> None:
     given = {name: value for name, value in config.items() if value is not None}
     if given:
         raise ValueError(
-            "`VAE` expects a KL layer without options, since its own objective has "
-            f"them. Received: {given}. Say them there: "
-            "`VAE(..., objective=tv.ELBO(beta=..., free_bits=..., capacity=...))`, and "
-            "`tv.KLWarmup` for a weight that grows."
+            "`VAE` expects a KL layer without options, since its objective has them. "
+            f"Received: {given}. Give them to the objective: "
+            "`VAE(..., objective=tv.ELBO(beta=..., free_bits=..., capacity=...))`. For "
+            "a weight that grows use `tv.KLWarmup`."
         )

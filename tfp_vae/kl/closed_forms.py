@@ -1,10 +1,9 @@
 """Closed-form KLs that TFP lacks, registered with `tfd.RegisterKL`.
 
-One distribution in different wrappers: `Independent(X)` and `Sample(X)` of any family
-whose own KL is known; for the normal also `MultivariateNormalDiag` and the full
-covariances. Laws on an interval: Kumaraswamy against beta and itself, and several
-against the uniform distribution. Poisson against itself. The KLs on the sphere are with
-the distributions of `tfp_vae.distributions`.
+Between wrappers: `Independent(X)` and `Sample(X)` for any family X with a known KL; for
+normals also `MultivariateNormalDiag` and full covariances. On an interval: Kumaraswamy
+to beta and to Kumaraswamy, and several families to uniform. Poisson to Poisson. KLs on
+the sphere are defined with the distributions of `tfp_vae.distributions`.
 """
 
 from typing import Any
@@ -18,13 +17,13 @@ from tfp_vae.distributions.truncated_normal import TruncatedNormal
 
 tfd = tfp.distributions
 
-# Nodes of the tanh-sinh rule on the real line, and what they are worth.
+# Step and nodes of the tanh-sinh quadrature rule.
 _STEP = 0.1
 _NODES = np.arange(-7.5, 7.5 + _STEP / 2, _STEP)
 
 
 def family_name(distribution: Any) -> str:
-    """Name of the family, with the one inside a wrapper.
+    """Class name of a distribution, and of the one that it wraps.
 
     Args:
         distribution: A `tfd.Distribution`.
@@ -51,8 +50,7 @@ def as_independent(distribution: Any) -> Any:
 
     Returns:
         The same distribution as `Independent(base, event rank)`, where `base` has a
-        scalar event; `None` where the distribution does not factorise, or where it is
-        not known to.
+        scalar event; `None` if the distribution does not factorise, or is not known to.
 
     Example:
         >>> as_independent(tfd.MultivariateNormalDiag(tf.zeros([5, 3]))).event_shape
@@ -79,7 +77,7 @@ def as_independent(distribution: Any) -> Any:
 
 
 def _repeated(sample: Any, base: Any) -> Any:
-    """The scalars of a `Sample`: batch axes, then its shape, then the event."""
+    """The scalar factors of a `Sample`, with the batch shape batch + event."""
     batch, event = sample.batch_shape_tensor(), sample.event_shape_tensor()
     whole = tf.concat([batch, event], axis=0)
     if type(base) is tfd.Normal:
@@ -135,7 +133,7 @@ def _without_broadcast(base: Any) -> Any:
 
 @tfd.RegisterKL(tfd.Kumaraswamy, tfd.Beta)
 def _kl_kumaraswamy_beta(q: Any, p: Any, name: str | None = None) -> tf.Tensor:
-    """Nalisnick and Smyth, 2017, with an integral for their series.
+    """Nalisnick and Smyth, 2017, with an integral in place of their series.
 
     KL = log(a b) + (a - alpha) E[log x] - (b - 1) / b - (beta - 1) E[log(1 - x)]
          + log B(alpha, beta)
@@ -152,7 +150,7 @@ def _kl_kumaraswamy_beta(q: Any, p: Any, name: str | None = None) -> tf.Tensor:
 def _kl_kumaraswamys(q: Any, p: Any, name: str | None = None) -> tf.Tensor:
     """KL = log(a b / (c d)) + (a - c) E[log x] - (b - 1) / b - (d - 1) E[log(1 - x^c)].
 
-    where x^c is a Kumaraswamy of a / c and b.
+    where x^c is Kumaraswamy distributed, with a / c and b.
     """
     with tf.name_scope(name or "kl_kumaraswamys"):
         a, b = _double(q.concentration1), _double(q.concentration0)
@@ -169,14 +167,14 @@ def _mean_log(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 def _mean_log_one_minus(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """E[log(1 - x)] for a Kumaraswamy x, to 8 digits or more for b from 0.02 to 1e4.
 
-    With v = 1 - x^a of density b v^(b-1), and v = sigmoid(log(1 + b) + pi sinh t), the
-    trapezoidal rule in t converges exponentially, whatever happens at both ends.
+    v = 1 - x^a has the density b v^(b-1). With v = sigmoid(log(1 + b) + pi sinh t), the
+    trapezoidal rule in t converges exponentially, even with singularities at both ends.
     """
     a, b = a[..., tf.newaxis], b[..., tf.newaxis]
     logit = tf.math.log1p(b) + tf.constant(np.pi * np.sinh(_NODES), tf.float64)
     log_v, log_not_v = tf.math.log_sigmoid(logit), tf.math.log_sigmoid(-logit)
-    # log(1 - x) = log(1 - exp(-y)) with y = -log(1 - v) / a, by a series where y is
-    # tiny; log y itself is log v - log a where v is.
+    # log(1 - x) = log(1 - exp(-y)), y = -log(1 - v) / a. If y is tiny, a series is
+    # used; if v is tiny, log y = log v - log a.
     usual = tf.maximum(-log_not_v, 1e-13)
     y = usual / a
     log_y = tf.where(logit < -29, log_v, tf.math.log(usual)) - tf.math.log(a)
@@ -214,7 +212,7 @@ def _kl_poissons(q: Any, p: Any, name: str | None = None) -> tf.Tensor:
     """KL = rate_q log(rate_q / rate_p) - rate_q + rate_p."""
     with tf.name_scope(name or "kl_poissons"):
         log_ratio = q.log_rate_parameter() - p.log_rate_parameter()
-        # expm1: with equal rates nothing is left but rounding.
+        # expm1 limits the rounding error if the rates are nearly equal.
         return q.rate_parameter() * (log_ratio + tf.math.expm1(-log_ratio))
 
 

@@ -34,25 +34,25 @@ def kl_divergence(
         posterior: q, a `tfd.Distribution`.
         prior: p, of the same event shape and dtype; its batch shape must broadcast
             to that of the posterior.
-        use_exact_kl: `None` takes the closed form where there is one, or that of each
-            step given draws of those before (`AutoregressivePrior`), `True` insists on
-            the first, `False` always uses Monte Carlo.
-        test_points: Function that returns the draws `z ~ q` for Monte Carlo, of shape
-            `(draws..., batch..., event...)`, or a pair of these and log q of them; by
+        use_exact_kl: `None` uses the closed form if there is one, or with an
+            `AutoregressivePrior` that of each step given draws of the steps before.
+            `True` requires the first, `False` always uses Monte Carlo.
+        test_points: Function that returns the Monte Carlo draws `z ~ q`, of shape
+            `(draws..., batch..., event...)`, or a pair of draws and their log q; by
             default one new draw.
         test_points_reduce_axis: Axes of `log q(z) - log p(z)` to average; by default
-            all the draw axes in front of the batch.
-        per_dimension: Whether to keep the event: one number for each coordinate, of
-            distributions that factorise over it.
+            all draw axes in front of the batch.
+        per_dimension: Whether to keep the event axes, one number for each coordinate.
+            Needs distributions that factorise over the event.
 
     Returns:
-        A tensor of shape `posterior.batch_shape`, with `posterior.event_shape` behind
-        it if `per_dimension`.
+        A tensor of shape `posterior.batch_shape`, followed by `posterior.event_shape`
+        if `per_dimension`.
 
     Raises:
-        ValueError: If event shapes, dtypes or supports differ, the prior's batch does
-            not fit, `use_exact_kl=True` has no closed form to use, the reduced axes do
-            not leave the batch, or a distribution does not factorise where it should.
+        ValueError: If event shapes or dtypes differ, the prior's support or batch does
+            not fit, `use_exact_kl=True` finds no closed form, the axes left are not
+            those of the batch, or a distribution does not factorise where it must.
 
     Example:
         >>> q = tfd.Independent(tfd.Normal(tf.ones([5, 3]), 1.0), 1)
@@ -63,8 +63,7 @@ def kl_divergence(
     if use_exact_kl not in (None, True, False):
         raise ValueError(
             "The KL expects `use_exact_kl` to be None, True or False. Received: "
-            f"use_exact_kl={use_exact_kl!r}. None takes the closed form where there "
-            "is one."
+            f"use_exact_kl={use_exact_kl!r}. None uses the closed form if there is one."
         )
     posterior, prior = unwrap(posterior), unwrap(prior)
     _check_pair(posterior, prior)
@@ -84,8 +83,8 @@ def kl_divergence(
                 ) from error
     points = draw(posterior) if test_points is None else test_points()
     draws, log_q = points if isinstance(points, tuple) else (points, None)
-    # A new tensor: TFP's bijectors remember the tensors they made, and a remembered
-    # draw comes back without gradients for the parameters.
+    # A new tensor: TFP's bijectors cache the tensors they made, and a cached draw has
+    # no gradient for the parameters.
     draws = tf.identity(draws)
     _check_draws(draws, posterior)
     if use_exact_kl is None:
@@ -102,9 +101,9 @@ def kl_divergence(
 def _stepwise(posterior: Any, prior: Any, draws: tf.Tensor) -> tf.Tensor | None:
     """Sum_t KL(q(z[t]) || p(z[t] | z[<t])), given draws of the steps before.
 
-    Of a prior that knows the distribution of each step `given` those before, and of a
-    posterior that factorises. The mean over draws is the KL, as that of log q - log p,
-    whose variance is larger.
+    `None` unless the prior has a method `given`, which returns the distribution of each
+    step given those before, and the posterior factorises. The mean over draws is the
+    KL, like that of log q - log p, but with less variance.
     """
     if not hasattr(prior, "given") or as_independent(posterior) is None:
         return None
@@ -145,7 +144,7 @@ def _average_draws(
 
 
 def _over_the_batch(kl: tf.Tensor, posterior: Any) -> tf.Tensor:
-    """One number per example, also where neither parameter carries the batch axis."""
+    """One number per example, even if no parameter has the batch axis."""
     return tf.broadcast_to(kl, posterior.batch_shape_tensor())
 
 
@@ -164,8 +163,8 @@ def _check_pair(posterior: Any, prior: Any) -> None:
             f"The KL expects a prior of event shape {posterior.event_shape}, that of "
             f"the posterior. Received: prior.event_shape={prior.event_shape}, "
             f"prior={family_name(prior)}. Give both the same event shape: "
-            f"`StandardNormal({tuple(posterior.event_shape)})`; of a scalar p, "
-            "`tfd.Sample(p, shape)`; of a batch of scalars, `tfd.Independent(p, 1)`."
+            f"`StandardNormal({tuple(posterior.event_shape)})`; for a scalar p, "
+            "`tfd.Sample(p, shape)`; for a batch of scalars, `tfd.Independent(p, 1)`."
         )
     if posterior.dtype != prior.dtype:
         raise ValueError(
@@ -205,7 +204,7 @@ def _check_supports(posterior: Any, prior: Any) -> None:
 
 
 def _blocks(posterior: Any, prior: Any) -> list[tuple[Any, Any]]:
-    """Pairs of distributions over the same coordinates, or some of the same."""
+    """Pairs (q, p) of distributions that have coordinates in common."""
     left, right = _parts(posterior), _parts(prior)
     if _event_shapes(left) == _event_shapes(right):
         return list(zip(left, right, strict=True))

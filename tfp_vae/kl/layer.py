@@ -36,9 +36,8 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
 
     in nats, counted once. Keras divides what an activity regularizer returns by the
     length of the first axis of the output, so this returns the mean times that length:
-    the sum over the batch. A learned prior becomes part of the layer that carries the
-    regularizer, and so does the `kl` metric. Members that a Keras mask leaves out do
-    not count.
+    the sum over the batch. A learned prior and the `kl` metric become part of the layer
+    that has the regularizer. Masked members of the batch do not count.
 
     Reference:
         `tfp.layers.KLDivergenceRegularizer`, whose argument names these are. It added
@@ -47,22 +46,22 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
     Args:
         distribution_b: The prior p: a `tfd.Distribution`, a Keras layer or model that
             returns one, or a callable without arguments that does.
-        use_exact_kl: `None` takes the closed form where there is one, `True` insists
-            on it, `False` uses Monte Carlo.
+        use_exact_kl: `None` uses the closed form if there is one, `True` requires it,
+            `False` uses Monte Carlo.
         test_points_reduce_axis: Axes of the Monte Carlo draws to average; by default
-            all that stand in front of the batch.
-        test_points_fn: From posterior to draws. By default the value that the decoder
-            sees, where it is a draw: converted by `"sample"`, or by a function with a
-            parameter `seed`. Otherwise a new draw.
-        weight: What multiplies the KL in the loss, not in the metric: a number, a
-            variable that is not trainable, or a callable without arguments.
+            all in front of the batch.
+        test_points_fn: Function from posterior to draws. By default the value that the
+            decoder sees if it is a draw, converted by `"sample"` or by a function with
+            a parameter `seed`; otherwise a new draw.
+        weight: Factor of the KL in the loss, not in the metric: a number, a
+            non-trainable variable, or a callable without arguments.
         num_samples: Number of new draws for each Monte Carlo KL; by default the draw
             that the decoder sees.
-        free_bits: Nats that cost nothing, see `KLTarget`: a number, a variable that is
-            not trainable, or a callable without arguments; `None` for none.
-        free_bits_per: `"dimension"`, of distributions that factorise, or `"total"`.
-        capacity: Nats that the KL is drawn to, in place of 0: a number, a variable
-            that is not trainable, or a callable without arguments.
+        free_bits: Nats that cost nothing, see `KLTarget`: a number, a non-trainable
+            variable, or a callable without arguments; `None` for none.
+        free_bits_per: `"dimension"`, for distributions that factorise, or `"total"`.
+        capacity: Target of the KL in nats, in place of 0: a number, a non-trainable
+            variable, or a callable without arguments.
 
     Raises:
         ValueError: If `distribution_b` cannot give a distribution, or `weight` is
@@ -92,7 +91,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         self.prior = checked_prior(distribution_b)
         self.use_exact_kl = use_exact_kl
         self.test_points_reduce_axis = test_points_reduce_axis
-        default = test_points_fn is tf.convert_to_tensor  # that of tfp.layers
+        default = test_points_fn is tf.convert_to_tensor  # the default in tfp.layers
         self.test_points_fn = None if default else test_points_fn
         self.weight = annealed.checked(weight, "weight", "The KL")
         self.num_samples = None
@@ -100,10 +99,10 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             self.num_samples = integer(num_samples, "num_samples", "The KL")
             if self.test_points_fn is not None or use_exact_kl:
                 raise ValueError(
-                    "The KL expects `num_samples` for its own Monte Carlo draws. "
+                    "The KL expects `num_samples` only if it makes Monte Carlo draws. "
                     f"Received: num_samples={num_samples} with test_points_fn="
-                    f"{test_points_fn!r} and use_exact_kl={use_exact_kl!r}, which make "
-                    "none. Leave it None."
+                    f"{test_points_fn!r} and use_exact_kl={use_exact_kl!r}, so that it "
+                    "makes none. Leave num_samples=None."
                 )
         self.target = KLTarget(free_bits, free_bits_per, capacity)
         self._seeds = Seeds()
@@ -130,7 +129,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         """Makes the variables of a learned prior.
 
         Args:
-            inputs: Any inputs of a conditional prior.
+            inputs: Example inputs of a conditional prior.
         """
         if isinstance(self.prior, keras.layers.Layer):
             prior_distribution(self.prior, inputs)
@@ -143,8 +142,8 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             prior_inputs: Inputs of a conditional prior.
 
         Returns:
-            A tensor of shape `posterior.batch_shape`, in nats; with the event's shape
-            behind it where free bits are per dimension.
+            A tensor of shape `posterior.batch_shape`, in nats, followed by the event
+            shape if free bits are per dimension.
         """
         return kl_divergence(
             posterior,
@@ -160,7 +159,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
 
         Args:
             posterior: The output of a distribution layer; a Keras mask on it, of the
-                batch's shape, leaves members out.
+                batch shape, excludes members.
             prior_inputs: Inputs of a conditional prior.
 
         Returns:
@@ -210,13 +209,13 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class KLDivergenceAddLoss(keras.layers.Layer):
-    """Adds KL(q || p) to the loss of the model, and hands the distribution on.
+    """Adds KL(q || p) to the loss of the model, and returns the distribution.
 
         loss += weight * mean_b KL(q(z | x[b]) || p(z))
 
-    in nats per example, summed over the event, exact where a closed form is known and
-    by Monte Carlo with the draw that the decoder saw otherwise. The `kl` metric, always
-    unweighted, appears in the history of `fit` by itself.
+    in nats per example, summed over the event. The KL is exact if a closed form is
+    known, otherwise by Monte Carlo with the draw that the decoder sees. The `kl` metric
+    is always unweighted, and appears in the history of `fit` automatically.
 
     Reference:
         `tfp.layers.KLDivergenceAddLoss`, whose argument names these are. The value is
@@ -225,34 +224,34 @@ class KLDivergenceAddLoss(keras.layers.Layer):
     Args:
         distribution_b: The prior p: a `tfd.Distribution`, a Keras layer or model that
             returns one, or a callable without arguments that does.
-        use_exact_kl: `None` takes the closed form where there is one, `True` insists
-            on it, `False` uses Monte Carlo.
+        use_exact_kl: `None` uses the closed form if there is one, `True` requires it,
+            `False` uses Monte Carlo.
         test_points_reduce_axis: Axes of the Monte Carlo draws to average; by default
-            all that stand in front of the batch.
-        test_points_fn: From posterior to draws. By default the value that the decoder
-            sees, where it is a draw: converted by `"sample"`, or by a function with a
-            parameter `seed`. Otherwise a new draw.
-        weight: What multiplies the KL in the loss, not in the metric: a number, a
-            variable that is not trainable, or a callable without arguments.
+            all in front of the batch.
+        test_points_fn: Function from posterior to draws. By default the value that the
+            decoder sees if it is a draw, converted by `"sample"` or by a function with
+            a parameter `seed`; otherwise a new draw.
+        weight: Factor of the KL in the loss, not in the metric: a number, a
+            non-trainable variable, or a callable without arguments.
         num_samples: Number of new draws for each Monte Carlo KL; by default the draw
             that the decoder sees.
-        free_bits: Nats that cost nothing, see `KLTarget`: a number, a variable that is
-            not trainable, or a callable without arguments; `None` for none.
-        free_bits_per: `"dimension"`, of distributions that factorise, or `"total"`.
-        capacity: Nats that the KL is drawn to, in place of 0: a number, a variable
-            that is not trainable, or a callable without arguments.
+        free_bits: Nats that cost nothing, see `KLTarget`: a number, a non-trainable
+            variable, or a callable without arguments; `None` for none.
+        free_bits_per: `"dimension"`, for distributions that factorise, or `"total"`.
+        capacity: Target of the KL in nats, in place of 0: a number, a non-trainable
+            variable, or a callable without arguments.
         **kwargs: Passed to `keras.layers.Layer`.
 
     Call arguments:
-        distribution_a: The posterior q, the output of a distribution layer. Members of
-            the batch that a Keras mask leaves out do not count.
+        distribution_a: The posterior q, the output of a distribution layer. Masked
+            members of the batch do not count.
         prior_inputs: Inputs of a conditional prior p(z | prior_inputs), such as y.
 
     Returns:
         `distribution_a`, unchanged.
 
     Raises:
-        ValueError: If the input is no distribution, or its event shape or dtype is
+        ValueError: If the input is not a distribution, or its event shape or dtype is
             not that of the prior.
 
     Example:
@@ -300,12 +299,12 @@ class KLDivergenceAddLoss(keras.layers.Layer):
 
     @property
     def prior(self) -> Any:
-        """The prior p(z): the distribution, layer or callable that was given."""
+        """The prior p(z), as given: a distribution, layer or callable."""
         return self._kl.prior
 
     @property
     def weight(self) -> Any:
-        """What multiplies the KL in the loss; `None` for 1."""
+        """The factor of the KL in the loss; `None` for 1."""
         return self._kl.weight
 
     def build(self, distribution_a_shape: Any, prior_inputs_shape: Any = None) -> None:
@@ -351,9 +350,9 @@ class KLDivergenceAddLoss(keras.layers.Layer):
 
 
 def track_kl(layer: keras.layers.Layer, regularizer: KLDivergenceRegularizer) -> None:
-    """Makes the prior, metric, weight and seed of a KL part of a layer.
+    """Attaches the prior, metric, weight and seeds of a KL to a layer.
 
-    Keras tracks what a layer holds as an attribute, and looks into no regularizer.
+    Keras tracks the attributes of layers, not those of regularizers.
 
     Args:
         layer: The layer that adds the KL.
@@ -362,8 +361,8 @@ def track_kl(layer: keras.layers.Layer, regularizer: KLDivergenceRegularizer) ->
     if regularizer._layer is not None:
         raise ValueError(
             "A `KLDivergenceRegularizer` expects to be the regularizer of one layer. "
-            f"Received: one of {regularizer._layer.name!r} for {layer.name!r} too. "
-            "Make another one; they can share the prior."
+            f"Received: that of {regularizer._layer.name!r}, for {layer.name!r} too. "
+            "Make another one, which may have the same prior."
         )
     metric = KLMetric(layer.name)
     regularizer._metric, regularizer._layer = metric, layer
@@ -380,13 +379,12 @@ def track_kl(layer: keras.layers.Layer, regularizer: KLDivergenceRegularizer) ->
 
 
 def _warn_of_lost_gradients(posterior: Any) -> None:
-    """Monte Carlo differentiates through the draw, and not every draw can be."""
+    """Warns of draws without a gradient, which Monte Carlo needs."""
     if posterior.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
         warnings.warn(
-            "The KL expects a posterior whose draws are reparameterised, since it has "
-            f"no closed form for it. Received: {unwrap(posterior)}: the KL's value is "
-            "right, its gradient is not. Choose another posterior or prior; for a "
-            "mixture, `reparameterize=True`.",
+            f"The KL is estimated by Monte Carlo from draws of {unwrap(posterior)}, "
+            "which are not reparameterised. Its value is right, its gradient is not. "
+            "Choose another posterior or prior; for a mixture, `reparameterize=True`.",
             stacklevel=2,
         )
 
@@ -396,7 +394,7 @@ def _checked_mask(mask: Any, kl: tf.Tensor) -> tf.Tensor:
         raise ValueError(
             f"The KL expects a mask of the batch's shape {tuple(kl.shape)}. Received: "
             f"mask.shape={tuple(mask.shape)}. Drop the mask in front of the posterior, "
-            "or make the masked axis a batch axis of it."
+            "or make the masked axis one of its batch axes."
         )
     return tf.cast(mask, kl.dtype)
 

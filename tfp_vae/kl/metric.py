@@ -13,9 +13,9 @@ from tfp_vae.keras_internals import called_model, in_predict
 class KLMetric(keras.metrics.Mean):
     """Mean KL per example over an epoch, shown as `kl` by `fit`.
 
-    It is what the layer adds to the loss, unweighted: a layer that is called twice in
-    one step adds two KLs, and shows their sum. Where a compiled model has several KL
-    layers, each shows its own as `<layer name>_kl`, and `kl` is the sum over them.
+    The KL that the layer adds to the loss, unweighted. A layer that is called twice in
+    one step shows the sum of both KLs. In a compiled model with several KL layers, each
+    shows its own as `<layer name>_kl`, and `kl` is the sum over them.
 
     Args:
         layer_name: Name of the layer that computes the KL.
@@ -30,23 +30,23 @@ class KLMetric(keras.metrics.Mean):
     def __init__(self, layer_name: str) -> None:
         super().__init__(name="kl", dtype="float32")
         self._layer_name = layer_name
-        # A function and not the list of peers: Keras walks lists when it saves.
+        # A function, since Keras walks through lists of metrics when it saves.
         self._total: Callable[[], tf.Tensor] | None = None
 
     def result(self) -> Any:
-        """The mean, or a dictionary of the own mean and the model's total."""
+        """The mean; with several KL layers, a dictionary of the mean and the total."""
         own = super().result()
         if self._total is None:
             return own
         return {self.name: own, "kl": self._total()}
 
     def record(self, layer: keras.layers.Layer, kl: tf.Tensor, share: Any) -> None:
-        """Adds the KL of a batch; `predict` in between leaves the history alone.
+        """Adds the KL of a batch, except in `predict`.
 
         Args:
-            layer: The layer whose call is under way.
+            layer: The layer that is being called.
             kl: KL of each member of the batch.
-            share: Of the same shape, 1 for members that count and 0 for masked ones.
+            share: Weights of the same shape, 0 for masked members and 1 for the others.
         """
         if in_predict():
             return
@@ -57,12 +57,12 @@ class KLMetric(keras.metrics.Mean):
         of_weights = sum(v.regularizer is not None for v in weights)
         if len(layer.losses) == of_weights:
             self.update_state(kl, sample_weight=share)
-        else:  # called again in the same step: more KL, and no more examples
+        else:  # a second call in one step adds KL, but no examples
             self.total.assign_add(tf.cast(tf.reduce_sum(kl * share), self.dtype))
 
 
 def _share_total(model: keras.Model) -> None:
-    """Tells the KL metrics of a model their names and each other."""
+    """Sets the names of a model's KL metrics, and how each computes the total."""
     # A dictionary, since Keras lists the metrics of nested layers twice.
     metrics = {id(metric): metric for metric in model.metrics}.values()
     peers = [metric for metric in metrics if isinstance(metric, KLMetric)]

@@ -1,4 +1,4 @@
-"""What can be given as a prior, and the distribution behind it."""
+"""Checks, calls and serializes a prior: a distribution, layer or callable."""
 
 import inspect
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ tfd = tfp.distributions
 
 
 def prior_distribution(prior: Any, inputs: Any = None) -> Any:
-    """The distribution p(z) behind whatever was given as a prior.
+    """The distribution p(z) that a prior is or returns.
 
     Args:
         prior: A `tfd.Distribution`, a Keras layer or model, or a callable.
@@ -25,8 +25,8 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
         A `tfd.Distribution`.
 
     Raises:
-        ValueError: If the layer or callable cannot be called so, or returns something
-            else, or holds variables that Keras cannot train.
+        ValueError: If the layer or callable cannot be called with these inputs, returns
+            no distribution, or has variables that Keras cannot train.
 
     Example:
         >>> prior_distribution(tv.StandardNormal(2)).event_shape
@@ -53,9 +53,9 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
     if inputs is None and _arguments(prior, None) and distribution.batch_shape == (1,):
         raise ValueError(
             f"The KL expects the inputs of a conditional prior. Received: {prior!r} "
-            "without any. Call the KL layer with `prior_inputs=`, or make a "
-            "`tv.VAE` with conditional=True; for a prior without "
-            "inputs begin it with a `VariableLayer`."
+            "without any. Call the KL layer with `prior_inputs=`, or make a `tv.VAE` "
+            "with conditional=True. A prior that needs no inputs must begin with a "
+            "`VariableLayer`."
         )
     if callable(prior) and not isinstance(prior, keras.layers.Layer):
         _refuse(distribution, distribution.trainable_variables)
@@ -65,7 +65,7 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
 def needs_inputs(prior: Any) -> bool:
     """Whether a prior is a layer or model that cannot be called without an input.
 
-    A model made of layers needs one, also where it begins with a variable.
+    A model made of layers needs one, even if it begins with a `VariableLayer`.
 
     Args:
         prior: A `tfd.Distribution`, a Keras layer or model, or a callable.
@@ -102,7 +102,7 @@ def _refuse(distribution: Any, variables: Sequence[Any]) -> None:
 
 
 def _keras_variables(distribution: Any) -> list[Any]:
-    """TFP reads their values once and for all when it makes the distribution."""
+    """Variables whose values TFP reads only once, when it makes the distribution."""
     found = []
     for part in tf.nest.flatten(dict(distribution.parameters)):
         if isinstance(part, tfd.Distribution):
@@ -113,16 +113,16 @@ def _keras_variables(distribution: Any) -> list[Any]:
 
 
 def checked_prior(prior: Any) -> Any:
-    """Returns what was given as a prior, if it can give a distribution.
+    """Checks a prior, and returns it.
 
     Args:
         prior: A `tfd.Distribution`, a Keras layer or model, or a callable.
 
     Returns:
-        The same; a `DistributionTensor` unwrapped.
+        The prior; a `DistributionTensor` unwrapped.
 
     Raises:
-        ValueError: If it is none of these, or holds variables that Keras cannot train.
+        ValueError: If it is none of these, or has variables that Keras cannot train.
 
     Example:
         >>> checked_prior(tfd.Normal(0.0, 1.0)).name
@@ -142,13 +142,13 @@ def checked_prior(prior: Any) -> Any:
 
 
 def serialize_prior(prior: Any) -> Any:
-    """The config of a prior: of TFP's distributions their class and parameters.
+    """The config of a prior; for a TFP distribution, its class and parameters.
 
     Args:
         prior: A `tfd.Distribution`, a Keras layer or model, or a callable.
 
     Returns:
-        A dictionary: `is_distribution_config` tells which of the two it is.
+        A dictionary; `is_distribution_config` recognises that of a distribution.
 
     Example:
         >>> serialize_prior(tfd.Normal(0.0, 1.0))["tfp.distributions"]
@@ -158,7 +158,7 @@ def serialize_prior(prior: Any) -> Any:
         return serialize_distribution(prior)
     config = keras.saving.serialize_keras_object(prior)
     if isinstance(prior, keras.layers.Layer):
-        # Keras' own mark of one object in several places of a model: without it, two
-        # KL layers that share a prior would each load one.
+        # Keras' key for one object in several places of a model. Without it, two KL
+        # layers with the same prior would load two.
         config["shared_object_id"] = id(prior)
     return config

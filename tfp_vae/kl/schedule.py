@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfp_vae.checks import integer
 
 SCHEDULES = ("linear", "sigmoid", "cyclical")
-# Where the logistic curve is cut off on both sides, before it is stretched to [0, 1].
+# The logistic curve is cut off at -6 and 6, then scaled to [0, 1].
 _STEEPNESS = 6.0
 
 
@@ -21,11 +21,10 @@ class KLSchedule(keras.layers.Layer):
         weight = start + (1 - start) s(u)            sigmoid, s logistic from 0 to 1
         u = min(1, (t mod L) / (ratio L))            cyclical, L = steps / cycles
 
-    and 1 from `steps` on. The step t is that of the optimizer, and of those before it
-    where the model was compiled anew. Its numbers are variables: a
-    schedule that is set between two calls of `fit` needs no new trace, and one that is
-    saved with the model goes on where the optimizer's steps do. As made, the weight is
-    1.
+    and 1 from `steps` on. The step t counts the steps of the optimizer, and of earlier
+    ones if the model was compiled again. The schedule is stored in variables: setting
+    it between two calls of `fit` needs no new trace, and a loaded model continues it at
+    the optimizer's step. Until it is set, the weight is 1.
 
     Example:
         >>> schedule = KLSchedule()
@@ -62,15 +61,15 @@ class KLSchedule(keras.layers.Layer):
         ratio: float = 0.5,
         now: float = 0.0,
     ) -> None:
-        """Sets the schedule; one of the same numbers goes on.
+        """Sets the schedule; one with the same numbers continues.
 
         Args:
             schedule: `"linear"`, `"sigmoid"` or `"cyclical"`.
             steps: Number of steps until the weight stays at 1.
             start: Weight at the first step.
-            cycles: Number of cycles, where cyclical.
-            ratio: Share of a cycle in which the weight rises, where cyclical.
-            now: The step at which another schedule begins.
+            cycles: Number of cycles, if cyclical.
+            ratio: Fraction of a cycle in which the weight rises, if cyclical.
+            now: The step at which a schedule with other numbers begins.
         """
         cyclical = schedule == "cyclical"
         numbers = {
@@ -90,7 +89,7 @@ class KLSchedule(keras.layers.Layer):
         """The weight at a step, a scalar float32.
 
         Args:
-            step: Number of steps that the present optimizer has made.
+            step: Number of steps of the current optimizer.
 
         Returns:
             A scalar.
@@ -112,20 +111,20 @@ def _value(variable: Any) -> Any:
 def checked_schedule(
     schedule: str, start: float, cycles: int, ratio: float, caller: str
 ) -> dict[str, Any]:
-    """The arguments of `KLSchedule.set` but for `steps`, if they can be such.
+    """Checks the arguments of `KLSchedule.set`, except `steps`.
 
     Args:
         schedule: `"linear"`, `"sigmoid"` or `"cyclical"`.
-        start: Weight at the first step, from 0 to below 1.
+        start: Weight at the first step, in [0, 1).
         cycles: Number of cycles.
-        ratio: Share of a cycle in which the weight rises, above 0 and up to 1.
+        ratio: Fraction of a cycle in which the weight rises, in (0, 1].
         caller: Name of the caller, for the message.
 
     Returns:
-        A dictionary of them.
+        A dictionary of the arguments.
 
     Raises:
-        ValueError: If one cannot.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> checked_schedule("linear", 0.0, 4, 0.5, "KLWarmup")["schedule"]
@@ -138,14 +137,14 @@ def checked_schedule(
         )
     if not (_is_number(start) and 0 <= start < 1):
         raise ValueError(
-            f"`{caller}` expects `start` to be a number from 0 to below 1. Received: "
+            f"`{caller}` expects `start` to be a number in [0, 1). Received: "
             f"start={start!r}. It is the weight at the first step; the last is 1, and "
             "`ELBO(beta=...)` multiplies both."
         )
     if not (_is_number(ratio) and 0 < ratio <= 1):
         raise ValueError(
-            f"`{caller}` expects `ratio` to be a number above 0, up to 1. Received: "
-            f"ratio={ratio!r}. It is the share of a cycle in which the weight rises."
+            f"`{caller}` expects `ratio` to be a number in (0, 1]. Received: ratio="
+            f"{ratio!r}. It is the fraction of a cycle in which the weight rises."
         )
     cycles = integer(cycles, "cycles", caller)
     return {"schedule": schedule, "start": start, "cycles": cycles, "ratio": ratio}

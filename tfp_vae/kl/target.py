@@ -1,4 +1,4 @@
-"""What the KL costs: all of it, what exceeds free bits, its distance to a capacity."""
+"""The cost of the KL: the mean, with free bits, or the distance to a capacity."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ class KLTarget:
         cost = max(mean_b KL[b], free_bits)            free bits in total
         cost = |mean_b KL[b] - capacity|               a capacity
 
-    Free bits leave a KL below them without gradient, so that a latent may carry them
-    at no cost; a capacity draws the KL towards itself. The mean inside the maximum is
-    that of the batch, or of the part of it on one replica, as in the paper.
+    A KL below the free bits has no gradient, so that a latent may carry them at no
+    cost. A capacity is a target for the KL. The mean inside the maximum is over the
+    batch, or the part of it on one replica, as in the paper.
 
     Reference:
         Kingma et al., Improved variational inference with inverse autoregressive flow,
@@ -27,14 +27,14 @@ class KLTarget:
         2018, whose gamma is the `weight` of the KL.
 
     Args:
-        free_bits: Nats that cost nothing: a number, a variable that is not trainable
-            or a callable without arguments; `None` for none.
+        free_bits: Nats that cost nothing: a number, a non-trainable variable or a
+            callable without arguments; `None` for none.
         free_bits_per: `"dimension"` or `"total"`.
-        capacity: A number of nats, a variable that is not trainable or a callable
-            without arguments; `None` for none.
+        capacity: Target of the KL in nats: a number, a non-trainable variable or a
+            callable without arguments; `None` for none.
 
     Raises:
-        ValueError: If `free_bits` is not positive, `capacity` negative, both are
+        ValueError: If `free_bits` is not positive, `capacity` is negative, both are
             given, or `free_bits_per` is something else.
 
     Example:
@@ -49,18 +49,17 @@ class KLTarget:
         free_bits_per: str = DIMENSION,
         capacity: Any = None,
     ) -> None:
-        """Checks the arguments."""
         caller = "The KL"
         if free_bits_per not in (DIMENSION, TOTAL):
             raise ValueError(
                 f"{caller} expects `free_bits_per` to be 'dimension' or 'total'. "
-                f"Received: free_bits_per={free_bits_per!r}. The paper's are "
-                "per dimension."
+                f"Received: free_bits_per={free_bits_per!r}. The paper uses "
+                "'dimension'."
             )
         if free_bits is not None and capacity is not None:
             raise ValueError(
                 f"{caller} expects `free_bits` or `capacity`. Received: both, "
-                f"free_bits={free_bits!r} and capacity={capacity!r}. Leave one None."
+                f"free_bits={free_bits!r} and capacity={capacity!r}. Leave out one."
             )
         self.free_bits = annealed.checked(free_bits, "free_bits", caller, zero=False)
         self.free_bits_per = free_bits_per
@@ -73,18 +72,18 @@ class KLTarget:
 
     @property
     def changes_the_cost(self) -> bool:
-        """Whether the cost is another one than the mean of the KL."""
+        """Whether the cost differs from the mean of the KL."""
         return self.free_bits is not None or self.capacity is not None
 
     def cost(self, kl: tf.Tensor, sample_weight: tf.Tensor) -> tf.Tensor:
         """The cost of a batch.
 
         Args:
-            kl: KLs of shape `batch_shape`, with the event's behind if `per_dimension`.
-            sample_weight: What each member counts, of shape `batch_shape`.
+            kl: KLs of shape `batch_shape`, followed by the event's if `per_dimension`.
+            sample_weight: Weight of each member, of shape `batch_shape`.
 
         Returns:
-            A scalar; of an empty batch as if its KLs were 0.
+            A scalar; for an empty batch, the cost of a KL of 0.
         """
         sample_weight = tf.cast(sample_weight, kl.dtype)
         batch = list(range(sample_weight.shape.rank))
@@ -105,7 +104,7 @@ class KLTarget:
         return mean
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`; `annealed.revive` reads both numbers."""
+        """Arguments of `__init__`; `annealed.revive` restores both numbers."""
         return {
             "free_bits": annealed.serialize(self.free_bits),
             "free_bits_per": self.free_bits_per,

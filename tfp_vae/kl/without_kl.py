@@ -1,4 +1,4 @@
-"""Calls of an encoder that are not about data, and so must not count as KL."""
+"""Switches the KL off, for calls of an encoder on anything but data."""
 
 import contextlib
 import contextvars
@@ -9,9 +9,9 @@ _OFF = contextvars.ContextVar("tfp_vae_kl_off", default=False)
 
 @contextlib.contextmanager
 def without_kl() -> Iterator[None]:
-    """Lets KL layers and regularizers pass their input on, and add nothing.
+    """Context in which KL layers and regularizers add no loss.
 
-    A VampPrior sends its pseudo-inputs through the encoder, whose KL is that of data.
+    A VampPrior calls the encoder on pseudo-inputs, whose KL must not count.
 
     Example:
         >>> layer = tv.KLDivergenceAddLoss(tv.StandardNormal(2))

@@ -1,1 +1,1 @@
-"""Layers that output a distribution, one family a file."""
+"""Layers that output a distribution, one family per file."""

@@ -1,4 +1,4 @@
-"""MADE: a network whose i-th output sees only the inputs before the i-th."""
+"""MADE: a network whose i-th output depends only on the inputs before the i-th."""
 
 import itertools
 import operator
@@ -25,27 +25,27 @@ class AutoregressiveNetwork(keras.layers.Layer):
 
         output[..., i, :] = f_i(x[..., j] for all j before i)
 
-    Every unit has a degree, the place of the last input it may see, and each kernel is
-    multiplied by the mask of the connections that the degrees allow.
+    Each unit has a degree: the place of the last input that it may depend on. Each
+    kernel is multiplied by a mask of the connections that the degrees allow.
 
     Reference:
         Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution
-        Estimation", 2015; `tfp.bijectors.AutoregressiveNetwork`, whose argument names
-        these are.
+        Estimation", 2015; `tfp.bijectors.AutoregressiveNetwork`, with the same argument
+        names.
 
     Args:
         params: Number of outputs for each input, such as 2 for a shift and a scale.
         event_shape: Number of inputs d; by default that of the first call.
         hidden_units: Width of each hidden layer.
-        input_order: `"left-to-right"`, `"right-to-left"`, `"random"`, or for each
-            input its place in the order, a permutation of 1 to d.
-        hidden_degrees: How hidden units get their degrees: `"equal"` shares of each,
-            or `"random"`.
+        input_order: `"left-to-right"`, `"right-to-left"`, `"random"`, or a permutation
+            of 1 to d, the place of each input in the order.
+        hidden_degrees: Degrees of the hidden units: `"equal"`, for equally many units
+            of each degree, or `"random"`.
         activation: Function between the layers, or its Keras name.
         use_bias: Whether the layers add a bias.
         kernel_initializer: Initial kernels, before the masks.
-        seed: Integer seed of what is random in order and degrees; by default one that
-            `keras.utils.set_random_seed` governs.
+        seed: Integer seed of a random order and random degrees; by default it follows
+            `keras.utils.set_random_seed`.
         output_initializer: Initial kernel of the last layer; by default
             `kernel_initializer`. `"zeros"` lets a flow start at the identity.
         **kwargs: Passed to `keras.layers.Layer`.
@@ -57,8 +57,8 @@ class AutoregressiveNetwork(keras.layers.Layer):
         A tensor of shape `(..., d, params)`.
 
     Raises:
-        ValueError: If an argument is none of these, or the last axis of the inputs is
-            not `event_shape`.
+        ValueError: If an argument is invalid, or the last axis of the inputs is not
+            `event_shape`.
 
     Example:
         >>> made = AutoregressiveNetwork(2, hidden_units=(16, 16), activation="relu")
@@ -91,7 +91,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
         self.use_bias = bool(use_bias)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.output_initializer = keras.initializers.get(output_initializer)
-        # Kept in the config, so that a loaded network has the masks of the saved one.
+        # Saved in the config, so that a loaded network has the same masks.
         self.seed = random.getrandbits(31) if seed is None else int(seed)
 
     def build(self, input_shape: Any) -> None:
@@ -99,8 +99,8 @@ class AutoregressiveNetwork(keras.layers.Layer):
         size = input_shape[-1] if len(input_shape) else None
         if size is None or self.event_shape not in (None, (size,)):
             raise ValueError(
-                f"`{type(self).__name__}` expects inputs of shape (..., d), with d "
-                f"known and that of event_shape={self.event_shape}. Received: "
+                f"`{type(self).__name__}` expects inputs of shape (..., d), with a "
+                f"known d that matches event_shape={self.event_shape}. Received: "
                 f"inputs.shape={tuple(input_shape)}. Give inputs of that width, or "
                 "leave `event_shape` out."
             )
@@ -125,7 +125,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
         return tf.reshape(x, [*batch_axes(inputs), size, self.params])
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """The input's shape and `params`."""
+        """The shape of the input, followed by `params`."""
         return (*input_shape, self.params)
 
     def get_config(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
     def _add_kernel(self, index: int, inputs: int, outputs: int) -> Any:
         last = index == len(self.hidden_units)
         initializer = (last and self.output_initializer) or self.kernel_initializer
-        # A copy: one initializer without a seed draws the same for every kernel.
+        # A copy: an initializer without a seed repeats its values if it is used again.
         draw = keras.initializers.get(keras.initializers.serialize(initializer))
         mask = self._masks[index]
         return self.add_weight(
@@ -188,7 +188,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
 
 
 def checked_hidden_units(hidden_units: Any, caller: str) -> tuple[int, ...]:
-    """Returns the widths of hidden layers, if that is what they are.
+    """Returns the widths of hidden layers, if they are positive integers.
 
     Args:
         hidden_units: What the user gave.
@@ -198,7 +198,7 @@ def checked_hidden_units(hidden_units: Any, caller: str) -> tuple[int, ...]:
         A tuple of positive integers.
 
     Raises:
-        ValueError: If it is no sequence, or not of positive integers.
+        ValueError: If it is not a sequence of positive integers.
 
     Example:
         >>> checked_hidden_units([64, 64], "Flow")
@@ -236,8 +236,8 @@ def _checked_order(order: Any, event_shape: Any) -> Any:
     if not valid:
         raise ValueError(
             f"`AutoregressiveNetwork` expects `input_order` to be one of {_ORDERS}, or "
-            f"a permutation of 1 to d. Received: input_order={order!r}. Give for each "
-            "input its place in the order, such as (2, 1, 3)."
+            f"a permutation of 1 to d. Received: input_order={order!r}. Give the place "
+            "of each input in the order, such as (2, 1, 3)."
         )
     return places
 
@@ -246,7 +246,7 @@ def _checked_degrees(degrees: Any) -> str:
     if degrees not in _DEGREES:
         raise ValueError(
             f"`AutoregressiveNetwork` expects `hidden_degrees` to be one of {_DEGREES}."
-            f" Received: hidden_degrees={degrees!r}. 'equal' is usual."
+            f" Received: hidden_degrees={degrees!r}. If in doubt, give 'equal'."
         )
     return str(degrees)
 

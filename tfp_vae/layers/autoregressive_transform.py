@@ -1,4 +1,4 @@
-"""One masked autoregressive flow with a network of one's own."""
+"""One masked autoregressive flow with a given network."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from tfp_vae.layers.flow_layer import FlowLayer, masked_autoregressive
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class AutoregressiveTransform(FlowLayer):
-    """A masked autoregressive flow over the distribution of the layer in front.
+    """A masked autoregressive flow applied to the distribution of the previous layer.
 
         x[i] = u[i] exp(s_i(x[:i])) + m_i(x[:i]),    s = 5 tanh(raw / 5)
 
-    with the shifts m and raw log scales that `made` computes. For several in a row, and
-    for other kinds, see `Flow`.
+    The network `made` computes the shifts m and the raw log scales. For several flows
+    in a row, and for other kinds, see `Flow`.
 
     Reference:
         `tfp.layers.AutoregressiveTransform`, without the bound on s; Papamakarios,
@@ -32,8 +32,8 @@ class AutoregressiveTransform(FlowLayer):
         A `TransformedDistribution` with the batch shape of the input.
 
     Raises:
-        ValueError: If `made` is no such network, or the input is no distribution of
-            vectors.
+        ValueError: If `made` is not such a network, or the input is not a distribution
+            of vectors.
 
     Example:
         >>> made = AutoregressiveNetwork(2, hidden_units=[10], activation="relu")

@@ -20,8 +20,9 @@ class Blockwise(DistributionLayer):
         log p(x) = sum_j log p_j(x[block j]; parameters[block j])
 
     The inputs are the parameters of the first block, then those of the second, and so
-    on; a draw is the flattened draws in the same order. The KL to a `Blockwise` prior,
-    or a `tfd.Blockwise`, is the sum over the blocks, exact where each is.
+    on. A draw concatenates the flattened draws of the blocks in this order. The KL to a
+    `Blockwise` or `tfd.Blockwise` prior is the sum over the blocks, and exact if each
+    term is.
 
     Reference:
         `tfp.distributions.Blockwise`.

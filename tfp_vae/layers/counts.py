@@ -1,4 +1,4 @@
-"""Independent counts, with more zeros than such distributions have where asked."""
+"""Independent counts, optionally zero-inflated."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ tfd = tfp.distributions
 
 
 class CountsLayer(IndependentLayer):
-    """Counts for each coordinate, zero with an extra probability where asked.
+    """A count for each coordinate, optionally zero-inflated.
 
         p(x) = prod_i pi[i] [x[i] = 0] + (1 - pi[i]) p(x[i]; parameters[i])
         pi = sigmoid(logits)
 
     where pi is 0 unless `zero_inflated`. The logits of pi come last in the inputs. A
-    concrete layer gives `parts` and `coordinates`, as an `IndependentLayer` does.
+    subclass defines `parts` and `coordinates`, as for `IndependentLayer`.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
@@ -62,7 +62,7 @@ class CountsLayer(IndependentLayer):
         name: str | None = None,
         zero_inflated: bool = False,
     ) -> int:
-        """`parts` numbers per coordinate, and a logit where `zero_inflated`."""
+        """`parts` numbers per coordinate, and one logit if `zero_inflated`."""
         parts = cls.parts + bool(zero_inflated)
         return parts * event_size(event_shape, name or "params_size")
 
@@ -72,7 +72,7 @@ class CountsLayer(IndependentLayer):
         raw = split_event(parameters, self.event_shape, parts, self.description)
         base = self.coordinates(*raw[: self.parts])
         if self.zero_inflated:
-            # TFP 0.25 takes half the log-odds: its weights are softmax([l, -l]).
+            # TFP 0.25 expects half the log-odds: its weights are softmax([l, -l]).
             base = tfd.Inflated(
                 base,
                 inflated_loc_logits=raw[self.parts] / 2,
@@ -87,9 +87,9 @@ class IndependentPoisson(CountsLayer):
 
         log p(x) = sum_i x[i] log_rate[i] - exp(log_rate[i]) - log x[i]!
 
-    with x[i] in {0, 1, 2, ...} and |log_rate| cut at 40, where float32 ends. With
-    `zero_inflated` a count is 0 with probability sigmoid(logits), and Poisson
-    otherwise; the logits follow the log rates in the inputs.
+    with x[i] in {0, 1, 2, ...}. The log rate is clipped to [-40, 40], which keeps
+    float32 finite. With `zero_inflated` a count is 0 with probability sigmoid(logits),
+    and Poisson otherwise; the logits follow the log rates in the inputs.
 
     Reference:
         `tfp.layers.IndependentPoisson`, `tfp.distributions.Inflated`.
@@ -144,16 +144,16 @@ def _poisson(log_rate: tf.Tensor, validate_args: bool) -> Any:
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentNegativeBinomial(CountsLayer):
-    """A negative binomial count for each coordinate: a Poisson with a varying rate.
+    """A negative binomial count for each coordinate: a Poisson with a random rate.
 
         log p(x) = sum_i log (x[i] + n[i] - 1 choose x[i])
                          + x[i] log s[i] + n[i] log(1 - s[i])
         n = max(softplus(raw), 1e-5),  s = sigmoid(logits)
 
-    with mean n s / (1 - s) = n exp(logits) and variance mean + mean^2 / n: the total
+    The mean is n s / (1 - s) = n exp(logits), the variance mean + mean^2 / n. The total
     count n is also called the inverse dispersion. The inputs are all raw n, then all
-    logits; with `zero_inflated` the logits of the extra zeros follow. A likelihood
-    under XLA too, where TFP cannot draw it: convert with `"mean"` there.
+    logits; with `zero_inflated` the logits of the extra zeros follow. XLA compiles the
+    log-density, but not TFP's draws: set `convert_to_tensor_fn="mean"` there.
 
     Reference:
         `tfp.distributions.NegativeBinomial`; Lopez et al., Deep generative modeling for

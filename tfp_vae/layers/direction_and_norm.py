@@ -14,15 +14,15 @@ from tfp_vae.layers.vector_layer import VectorLayer
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class DirectionAndNorm(VectorLayer):
-    """A vector z = r u around that of the inputs: the posterior of the neural editor.
+    """A vector z = r u around the input vector: the posterior of the neural editor.
 
         u ~ VonMisesFisher(raw / |raw|, concentration)
         r ~ Uniform(low, low + norm_width),  low = min(|raw|, max_norm - norm_width)
 
-    The concentration and the width are fixed, so that the KL to the prior that belongs
-    to it, `UniformDirectionAndNorm(event_size, max_norm)`, is one number for all
-    examples, without gradient: the posterior cannot collapse, and nothing is to be
-    annealed.
+    The concentration and the width are fixed. The KL to the matching prior,
+    `UniformDirectionAndNorm(event_size, max_norm)`, is therefore the same for all
+    examples and has no gradient. The posterior cannot collapse, and the KL needs no
+    annealing.
 
         KL = KL(vMF || uniform) + log(max_norm / norm_width)
 
@@ -34,9 +34,8 @@ class DirectionAndNorm(VectorLayer):
 
     Args:
         event_size: The number m of coordinates, at least 2.
-        concentration: That of the direction, positive.
-        max_norm: The largest norm, at most that of the prior, to which the KL is
-            infinite otherwise.
+        concentration: The concentration of the direction, positive.
+        max_norm: The largest norm. If it exceeds that of the prior, the KL is infinite.
         norm_width: The length of the interval of norms, below `max_norm`.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
@@ -50,8 +49,8 @@ class DirectionAndNorm(VectorLayer):
         `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If `event_size` is below 2, a number is not positive, the interval
-            is longer than the largest norm, or the last axis of the inputs is not m.
+        ValueError: If `event_size` is below 2, a number is not positive, `norm_width`
+            is not below `max_norm`, or the last axis of the inputs is not m.
 
     Example:
         >>> q = DirectionAndNorm(128)(tf.random.normal([5, 128]))
@@ -80,14 +79,14 @@ class DirectionAndNorm(VectorLayer):
         if self.norm_width >= self.max_norm:
             raise ValueError(
                 f"`{caller}` expects `norm_width` below `max_norm`. Received: "
-                f"norm_width={norm_width!r}, max_norm={max_norm!r}. The paper has 0.1 "
-                "and 14."
+                f"norm_width={norm_width!r}, max_norm={max_norm!r}. Give a smaller "
+                "`norm_width`; the paper uses 0.1 and 14."
             )
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
         mean_direction = unit_vector(parameters)
-        # As tf.norm, with a gradient at 0.
+        # Equal to tf.norm, but with a gradient at 0.
         norm = tf.reduce_sum(parameters * mean_direction, axis=-1)
         dtype = parameters.dtype
         direction = VonMisesFisher(

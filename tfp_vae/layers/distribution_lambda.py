@@ -15,8 +15,8 @@ tfd = tfp.distributions
 class DistributionLambda(DistributionLayer):
     """Turns the output of the previous layer into any distribution of TFP.
 
-    For families that have no layer of their own. The function is saved by name: give
-    it one, and register it, where the model is to be loaded again.
+    For families without a layer. Keras saves the function by name: to load the model
+    again, use a named function and register it.
 
     Reference:
         `tfp.layers.DistributionLambda`.
@@ -34,8 +34,8 @@ class DistributionLambda(DistributionLayer):
         A `DistributionTensor`.
 
     Raises:
-        ValueError: If the function returns no distribution; when loading in safe mode,
-            if it was a Python lambda.
+        ValueError: If the function does not return a distribution, or is a Python
+            lambda and the model is loaded in safe mode.
 
     Example:
         >>> layer = DistributionLambda(lambda rate: tfd.Exponential(tf.exp(rate)))

@@ -1,4 +1,4 @@
-"""What every layer that outputs a distribution has in common."""
+"""The base class of all layers that output a distribution."""
 
 import inspect
 import itertools
@@ -25,21 +25,21 @@ NO_EVENT_SHAPE: Any = object()
 class DistributionLayer(keras.layers.Layer):
     """A Keras layer whose output is a `tfp.distributions` distribution.
 
-    To add a family, subclass it and give two members: `params_size`, how wide the
-    previous layer must be, and `make_distribution`, from parameters to distribution.
-    The rest is here: the output is a `DistributionTensor`, draws take reproducible
-    seeds from a generator that is saved with the model, the width is checked,
-    and the maths is float32 under every dtype policy but float64.
+    To add a family, define `params_size`, the width of the previous layer, and
+    `make_distribution`, from parameters to distribution, in a subclass. This class
+    returns a `DistributionTensor`, takes reproducible seeds for draws from a generator
+    that is saved with the model, checks the width, and computes in float32 under every
+    dtype policy except float64.
 
     Args:
-        event_shape: Shape of one draw, or an integer for a vector; not given where the
-            family is described by something else.
+        event_shape: Shape of one draw, or an integer for a vector; omitted by families
+            with another argument for it.
         convert_to_tensor_fn: How the distribution becomes a tensor where one is
             needed: a name such as `"sample"` or `"mean"`, a method of
             `tfd.Distribution`, or a callable.
         validate_args: Whether TFP checks parameters and values at run time.
-        seed: Integer seed of the draws; by default one that
-            `keras.utils.set_random_seed` governs.
+        seed: Integer seed of the draws; by default it follows
+            `keras.utils.set_random_seed`.
         **kwargs: Passed to `keras.layers.Layer`.
 
     Call arguments:
@@ -64,7 +64,7 @@ class DistributionLayer(keras.layers.Layer):
         TensorShape([3])
     """
 
-    # Families take different arguments here, as in `tfp.layers`.
+    # Its arguments differ between families, as in `tfp.layers`.
     params_size: ClassVar[Callable[..., int]]
 
     def __init__(
@@ -89,14 +89,14 @@ class DistributionLayer(keras.layers.Layer):
 
     @property
     def convert_to_tensor_fn(self) -> Any:
-        """The conversion as a name, where it has one, or as the callable given."""
+        """The name of the conversion, if it has one, or the given callable."""
         return self._conversion.fn
 
     @property
     def parameters_width(self) -> int | None:
-        """How wide the last axis of the inputs must be; `None` where any will do.
+        """The required width of the last axis of the inputs; `None` if any is allowed.
 
-        It is `params_size` of the attributes that are named as its arguments.
+        It calls `params_size` with the attributes that have its arguments' names.
         """
         size = getattr(self, "params_size", None)
         return None if size is None else size(**self._attributes_named_in(size))
@@ -108,7 +108,7 @@ class DistributionLayer(keras.layers.Layer):
         return f"{type(self).__name__}({size})"
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
-        """From the output of the previous layer to a `tfd.Distribution`.
+        """Makes a `tfd.Distribution` from the output of the previous layer.
 
         Args:
             parameters: Tensor of shape `(..., params_size)`.
@@ -119,19 +119,19 @@ class DistributionLayer(keras.layers.Layer):
         raise NotImplementedError
 
     def distribution_for(self, values: tf.Tensor) -> Any:
-        """A distribution of the family that can have drawn the values, if any can.
+        """A distribution of the family whose support contains the values, if any does.
 
         Args:
             values: Tensor of shape `(n, *event_shape)`.
 
         Returns:
-            A distribution; here the one of parameters 0, of batch shape `(1,)`.
+            A distribution; here that of parameters 0, with batch shape `(1,)`.
         """
         zeros = tf.zeros([1, self.parameters_width], self.compute_dtype)
         return self.make_distribution(zeros)
 
     def build(self, input_shape: Any) -> None:
-        """Checks the width; builds a learned prior that a regularizer brings along."""
+        """Checks the width, and builds the prior of a KL regularizer."""
         width = self.parameters_width
         if (
             width is not None
@@ -149,7 +149,7 @@ class DistributionLayer(keras.layers.Layer):
         width = self.parameters_width
         if width is not None:
             parameters_width(inputs.shape, width, self.description)
-            # Where the width is not known yet, it is checked when it is.
+            # A width that is still unknown is checked when the graph runs.
             unknown = [None] * (inputs.shape.rank - 1)
             inputs = tf.ensure_shape(inputs, [*unknown, width])
         distribution = self.make_distribution(inputs)
@@ -173,14 +173,14 @@ class DistributionLayer(keras.layers.Layer):
 
     def compute_output_spec(self, inputs: Any, mask: Any = None) -> keras.KerasTensor:
         """Shape and dtype of the distribution as a tensor."""
-        # `Layer.compute_output_spec` prefers `compute_output_shape`, and then guesses
-        # the dtype; `Operation`'s traces `call`, and so knows it.
+        # `Layer.compute_output_spec` would call `compute_output_shape` and guess the
+        # dtype. That of `Operation` traces `call`, and so gets the right dtype.
         return keras.Operation.compute_output_spec(self, inputs)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`: the attributes that are named as they are.
+        """Arguments of `__init__`, from the attributes of the same names.
 
-        A subclass adds arguments that are no attribute, or that Keras has to serialize.
+        A subclass adds arguments that are not attributes or that Keras must serialize.
         """
         classes = [c for c in type(self).__mro__ if issubclass(c, DistributionLayer)]
         inits = [c.__init__ for c in classes]  # type: ignore[misc]
@@ -199,7 +199,7 @@ class DistributionLayer(keras.layers.Layer):
         return cls(**revive_arguments(config))
 
     def _attributes_named_in(self, *functions: Any) -> dict[str, Any]:
-        """The layer's attributes that are named as arguments of functions."""
+        """The layer's attributes that have the names of the functions' arguments."""
         signatures = [inspect.signature(function).parameters for function in functions]
         names = dict.fromkeys(itertools.chain(*signatures))
         names.pop("name", None)
@@ -208,7 +208,7 @@ class DistributionLayer(keras.layers.Layer):
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def _refuse_draw_axes_in_predict(self, output: DistributionTensor) -> None:
-        """`predict` joins batches along axis 0, which here would be the draws."""
+        """Rejects draws on axis 0, along which `predict` concatenates the batches."""
         if self._conversion.name is not None or not in_predict():
             return
         batch, rank = output.batch_shape, output.batch_shape.rank

@@ -1,4 +1,4 @@
-"""From a flat vector of parameters to the shape of an event."""
+"""Reshapes flat vectors of parameters to the shape of an event."""
 
 import math
 from typing import Any
@@ -61,14 +61,14 @@ def split_event(params: Any, event_shape: Shape, parts: int, caller: str) -> lis
 
 
 def batch_axes(params: tf.Tensor) -> list[Any]:
-    """Sizes of all axes but the last: numbers where known, scalar tensors elsewhere.
+    """Sizes of all axes but the last: integers if known, otherwise scalar tensors.
 
     Args:
         params: Tensor of shape `(..., width)`.
 
     Returns:
-        A list to build the shape of a `tf.reshape` from, which then stays static where
-        it can, and fails where the width was not the one expected.
+        A list for the shape of a `tf.reshape`, which then keeps known sizes static, and
+        fails if the last axis has an unexpected width.
 
     Example:
         >>> batch_axes(tf.zeros([5, 2, 12]))
@@ -80,7 +80,7 @@ def batch_axes(params: tf.Tensor) -> list[Any]:
 
 
 def independent(base: Any, event_shape: Shape, validate_args: bool = False) -> Any:
-    """Makes the trailing axes of a batch of scalar distributions into the event.
+    """Turns the trailing batch axes of scalar distributions into the event.
 
     Args:
         base: Distribution of batch shape `(..., *event_shape)`.

@@ -1,4 +1,4 @@
-"""Normalizing flows: a distribution goes in, the one of f(u) comes out."""
+"""Normalizing flows: from the distribution of u to that of f(u)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,30 +34,29 @@ _KINDS = _AUTOREGRESSIVE + _COUPLING
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Flow(FlowLayer):
-    """A normalizing flow over the distribution that the layer in front outputs.
+    """A normalizing flow applied to the distribution that the previous layer outputs.
 
         x = f_K(... f_1(u)),    log p(x) = log p(u) - sum_k log |det df_k|
 
-    Each f_k is, with s and m the outputs of a network,
+    With the outputs s and m of a network, each f_k is
 
         maf:      x[i] = u[i] exp(s_i(x[:i])) + m_i(x[:i])
         iaf:      x[i] = (u[i] - m_i(u[:i])) exp(-s_i(u[:i]))
         realnvp:  x[a] = u[a],  x[b] = u[b] exp(s(u[a])) + m(u[a])
         spline:   x[a] = u[a],  x[b] = rational quadratic spline of u[b], given u[a]
 
-    and every second one has the order of the coordinates reversed: i runs the other
-    way, a and b change places. With one transform a coupling leaves half of the
-    coordinates alone.
+    Every second transform reverses the order of the coordinates: i runs backwards, a
+    and b swap. A single coupling transform leaves half of the coordinates unchanged.
 
     A flow starts as the identity. Its log scales are bounded, s = 5 tanh(raw / 5), so
-    that inputs far away stay finite. The spline has `num_bins` bins on [-5, 5], none
-    below a twentieth of an equal share, slopes in [exp(-3), exp(3)] at its knots, and
-    is the identity outside: the bounds keep its inverse accurate in float32.
+    that large inputs stay finite. The spline has `num_bins` bins on [-5, 5], each at
+    least a twentieth of the mean size, and slopes in [exp(-3), exp(3)] at its knots. It
+    is the identity outside. The bounds keep its inverse accurate in float32.
 
-    One direction of maf and iaf takes d passes through each network, one after another:
-    draws from maf, and for iaf `log_prob` of anything but its own draws, for which
-    `experimental_sample_and_log_prob` and the KL take one pass. XLA compiles draws,
-    log-densities and their gradients for all four; the spline takes it longest.
+    One direction of maf and iaf needs d sequential passes through each network: draws
+    of maf, and `log_prob` of iaf at values that it did not draw. For draws of iaf,
+    `experimental_sample_and_log_prob` and the KL need one pass. XLA compiles draws,
+    log-densities and their gradients for all four; the spline takes longest.
 
     Reference:
         Papamakarios, Pavlakou, Murray, "Masked Autoregressive Flow", 2017; Kingma et
@@ -66,13 +65,13 @@ class Flow(FlowLayer):
 
     Args:
         transform: `"maf"`, `"iaf"`, `"realnvp"` or `"spline"`; or a bijector of
-            `tfp.bijectors`, used once and as it is.
+            `tfp.bijectors`, used once and unchanged.
         num_transforms: The number of transforms K.
         hidden_units: Width of each hidden layer of the networks.
         activation: Activation of the hidden layers, or its Keras name.
         num_bins: Bins of the spline, at least 2.
-        convert_to_tensor_fn: `"sample"`, or a callable. There is no closed form for the
-            mean and the like, but for bijectors with a constant Jacobian.
+        convert_to_tensor_fn: `"sample"`, or a callable. The mean and other statistics
+            have a closed form only for bijectors with a constant Jacobian.
         validate_args: Whether TFP checks values at run time.
         **kwargs: Passed to `DistributionLayer`.
 
@@ -83,8 +82,8 @@ class Flow(FlowLayer):
         A `TransformedDistribution` with the batch shape of the input.
 
     Raises:
-        ValueError: If an argument is none of these, the input is no distribution of
-            vectors, or a coupling is asked for d = 1.
+        ValueError: If an argument is invalid, the input is not a distribution of
+            vectors, or d = 1 with a coupling.
 
     Example:
         >>> encoder = keras.Sequential([
@@ -120,7 +119,7 @@ class Flow(FlowLayer):
         self._networks: list[Any] = []
 
     def build_networks(self, size: int) -> None:
-        """One network for each transform."""
+        """Makes one network for each transform."""
         if isinstance(self.transform, str):
             steps = range(self.num_transforms)
             self._networks = [self._make_network(i, size) for i in steps]
@@ -200,7 +199,7 @@ class Flow(FlowLayer):
 
 
 def _kept(size: Any, index: int) -> int:
-    """How many coordinates a coupling leaves alone; negative: the last ones."""
+    """The number of coordinates that a coupling keeps; negative for the last ones."""
     return size // 2 - size if index % 2 else size // 2
 
 
@@ -227,7 +226,7 @@ def _spline(parameters: tf.Tensor) -> Any:
 
 
 class _Spline(tfp.bijectors.RationalQuadraticSpline):
-    """TFP's, which forgets the static shape of what it maps."""
+    """Keeps the static shape, which TFP's spline loses."""
 
     def _forward(self, x: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(super()._forward(x), x.shape)
@@ -237,7 +236,7 @@ class _Spline(tfp.bijectors.RationalQuadraticSpline):
 
 
 def _bin_sizes(raw: tf.Tensor) -> tf.Tensor:
-    """Shares of [-range, range], none below a twentieth of an equal one."""
+    """Sizes of the bins on [-5, 5], each at least a twentieth of their mean."""
     bins = raw.shape[-1]
     shares = (1 - SPLINE_BIN_FLOOR) * tf.nn.softmax(raw) + SPLINE_BIN_FLOOR / bins
     return 2 * SPLINE_RANGE * shares
@@ -255,7 +254,7 @@ def _checked_transform(transform: Any) -> Any:
     if transform not in _KINDS:
         raise ValueError(
             f"`Flow` expects `transform` to be one of {_KINDS} or a `tfb.Bijector`. "
-            f"Received: transform={transform!r}. 'iaf' is usual for q(z|x), 'maf' for "
-            "a density."
+            f"Received: transform={transform!r}. Use 'iaf' for q(z|x), 'maf' for a "
+            "density."
         )
     return transform

@@ -1,4 +1,4 @@
-"""What layers that transform a distribution have in common."""
+"""The base class of layers that transform a distribution."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,18 +20,19 @@ _STATISTICS = ("mean", "mode", "stddev", "covariance", "entropy")
 
 
 class FlowLayer(DistributionLayer):
-    """From a distribution of vectors u to the distribution of x = f(u).
+    """Turns a distribution of vectors u into the distribution of x = f(u).
 
         log p(x) = log p(u) - log |det df/du|
 
-    A concrete layer gives `make_bijector`, the map f. Its input is a distribution, the
-    output of another distribution layer.
+    A subclass defines `make_bijector`, the map f. The input is the output of another
+    distribution layer.
 
     Args:
         convert_to_tensor_fn: `"sample"`, or a callable. A flow has no closed form for
             its mean and the other statistics.
         validate_args: Whether TFP checks values at run time.
-        constant_jacobian: Whether f is affine, so that its mean and the like are known.
+        constant_jacobian: Whether f is affine, so that f(u) has a mean and other
+            statistics in closed form.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -41,8 +42,8 @@ class FlowLayer(DistributionLayer):
         A `TransformedDistribution` with the batch shape of the input.
 
     Raises:
-        ValueError: If the input is no distribution, or its event no vector, or its
-            dtype not that of the layer.
+        ValueError: If the input is not a distribution of vectors, or its dtype is not
+            that of the layer.
 
     Example:
         >>> class Doubled(FlowLayer):
@@ -60,7 +61,7 @@ class FlowLayer(DistributionLayer):
         constant_jacobian: bool = False,
         **kwargs: Any,
     ) -> None:
-        # A distribution cast to another dtype would be a draw.
+        # Autocasting would turn the input distribution into a draw.
         super().__init__(
             convert_to_tensor_fn=convert_to_tensor_fn,
             validate_args=validate_args,
@@ -102,15 +103,15 @@ class FlowLayer(DistributionLayer):
         if not len(input_shape) or input_shape[-1] is None:
             raise ValueError(
                 f"`{self.description}` expects a distribution of vectors of known "
-                f"size. Received: a shape of {tuple(input_shape)}. Give the layer in "
-                "front an `event_shape`."
+                f"size. Received: a shape of {tuple(input_shape)}. Give the previous "
+                "layer an `event_shape`."
             )
         self._size = int(input_shape[-1])
         self.build_networks(self._size)
         super().build(input_shape)
 
     def transform_distribution(self, base: Any) -> Any:
-        """The distribution of f(u), outside of Keras' machinery, as priors need it.
+        """The distribution of f(u), without a Keras call, as priors need it.
 
         Args:
             base: The distribution of u, a `tfd.Distribution` with event shape `(d,)`.
@@ -119,8 +120,8 @@ class FlowLayer(DistributionLayer):
             A plain `tfd.TransformedDistribution`.
 
         Raises:
-            ValueError: If `base` is no distribution, or its event no vector, or its
-                dtype not that of the layer.
+            ValueError: If `base` is not a distribution of vectors, or its dtype is not
+                that of the layer.
         """
         base = self._checked_base(base)
         if not self.built:
@@ -129,7 +130,7 @@ class FlowLayer(DistributionLayer):
             raise ValueError(
                 f"`{self.description}` expects a distribution of event shape "
                 f"({self._size},), for which it was built. Received: "
-                f"event_shape={base.event_shape}. Make another flow for it."
+                f"event_shape={base.event_shape}. Make another flow for that shape."
             )
         return tfd.TransformedDistribution(
             base, self.make_bijector(), validate_args=self.validate_args
@@ -145,7 +146,7 @@ class FlowLayer(DistributionLayer):
             return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if not self.built:
             self.build(inputs.shape)
-        # Keras has no distribution to hand over here: another one of that shape does.
+        # Keras passes only a shape here: use a normal distribution of that shape.
         stand_in = DistributionLambda(
             lambda loc: self.transform_distribution(
                 tfd.MultivariateNormalDiag(loc, tf.ones_like(loc))
@@ -168,8 +169,8 @@ class FlowLayer(DistributionLayer):
             raise ValueError(
                 f"`{self.description}` expects a distribution of vectors. Received: "
                 f"event_shape={base.event_shape}. Make the event a vector, as in "
-                "`IndependentNormal(d)`; of a batch of scalars, `tfd.Independent(p, 1)`"
-                " does."
+                "`IndependentNormal(d)`, or turn a batch of scalars into one with "
+                "`tfd.Independent(p, 1)`."
             )
         support = support_of(base)
         if support is not None and support.kind != REALS:
@@ -181,8 +182,8 @@ class FlowLayer(DistributionLayer):
         if base.dtype != self.compute_dtype:
             raise ValueError(
                 f"`{self.description}` expects a distribution of {self.compute_dtype}. "
-                f"Received: dtype={tf.as_dtype(base.dtype).name}. Make this layer with "
-                "dtype= that of the distribution, which must be a float."
+                f"Received: dtype={tf.as_dtype(base.dtype).name}. Give this layer the "
+                "`dtype` of the distribution, which must be a float."
             )
         return base
 
@@ -193,7 +194,7 @@ def masked_autoregressive(network: Callable[[tf.Tensor], tf.Tensor]) -> Any:
         x[i] = u[i] exp(s_i(x[:i])) + m_i(x[:i]),    s = 5 tanh(raw / 5)
 
     Args:
-        network: From `(..., d)` to `(..., d, 2)`: shifts m and raw log scales.
+        network: Maps `(..., d)` to `(..., d, 2)`: shifts m and raw log scales.
 
     Returns:
         A `tfb.MaskedAutoregressiveFlow`.
@@ -212,13 +213,13 @@ def masked_autoregressive(network: Callable[[tf.Tensor], tf.Tensor]) -> Any:
 
 
 def soft_clip(raw: tf.Tensor, bound: float = LOG_SCALE_BOUND) -> tf.Tensor:
-    """Maps reals into an interval, and those near 0 almost to themselves:
+    """Maps reals into an interval, and changes those near 0 very little:
 
         soft_clip(raw) = bound tanh(raw / bound)
 
     Args:
         raw: Real tensor.
-        bound: Largest absolute value that comes out.
+        bound: Largest absolute output.
 
     Returns:
         A tensor shaped like `raw`.

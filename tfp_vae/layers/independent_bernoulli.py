@@ -13,11 +13,11 @@ from tfp_vae.layers.independent_layer import IndependentLayer
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentBernoulli(IndependentLayer):
-    """A coin for each coordinate, given its logit.
+    """A Bernoulli variable for each coordinate, given its logit.
 
         log p(x) = sum_i x[i] log s(logits[i]) + (1 - x[i]) log(1 - s(logits[i]))
 
-    with s the logistic function and x[i] in {0, 1}. Grey values are no draws from it.
+    with s the logistic function and x[i] in {0, 1}. Grey values are not in the support.
 
     Reference:
         `tfp.layers.IndependentBernoulli`.

@@ -1,4 +1,4 @@
-"""Pixels as one of 256 values, without an order between them."""
+"""Pixels as one of 256 unordered values."""
 
 from typing import Any
 
@@ -20,8 +20,9 @@ class IndependentCategorical(IndependentLayer):
         log p(x) = sum_i log softmax(logits[i])[x[i]],  x[i] in {0, ..., K - 1}
 
     The inputs are the K logits of the first coordinate, then those of the second, and
-    so on; with `parameters_axis=-1` K channels for each colour of a pixel. Values
-    and draws are numbers of the parameters' dtype; the mean is that of the numbers.
+    so on. With `parameters_axis=-1` they are K channels for each colour of a pixel.
+    Values and draws are category numbers in the dtype of the parameters; the mean is
+    the mean of these numbers.
 
     Reference:
         van den Oord et al., Pixel recurrent neural networks, 2016;
@@ -42,7 +43,7 @@ class IndependentCategorical(IndependentLayer):
 
     Raises:
         ValueError: If the last axis of the inputs is not `params_size`, or there are
-            less than 2 categories.
+            fewer than 2 categories.
 
     Example:
         >>> p = IndependentCategorical((8, 8, 1), "mean")(tf.zeros([2, 8 * 8 * 256]))
@@ -72,7 +73,7 @@ class IndependentCategorical(IndependentLayer):
         return categories * event_size(event_shape, caller)
 
     def _count(self) -> int:
-        return 1  # The logits of a coordinate stand together.
+        return 1  # The logits of a coordinate are contiguous.
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
@@ -83,9 +84,9 @@ class IndependentCategorical(IndependentLayer):
 
 
 class _NumberedCategorical(tfd.Categorical):
-    """Categories that are the numbers 0 to K - 1, and so have a mean.
+    """A categorical distribution over the numbers 0 to K - 1, which has a mean.
 
-    Of the logits' dtype, for which TFP's own checks of values raise a `TypeError`.
+    Its values have the dtype of the logits, for which TFP's checks raise `TypeError`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Grey pixels between 0 and 1, with the constant that cross-entropy lacks."""
+"""Grey pixels between 0 and 1, with the normalizer that cross-entropy lacks."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ class IndependentContinuousBernoulli(IndependentLayer):
         log p(x) = sum_i x[i] log s[i] + (1 - x[i]) log(1 - s[i]) + log C(s[i])
         s = sigmoid(logits),  C(s) = 2 atanh(1 - 2 s) / (1 - 2 s),  C(1/2) = 2
 
-    What binary cross-entropy on grey pixels should be: without log C it is no
-    likelihood. The mean of the distribution is not s.
+    Use it for grey pixels in place of binary cross-entropy, which lacks log C and is
+    therefore not a likelihood. The mean of the distribution is not s.
 
     Reference:
         Loaiza-Ganem and Cunningham, The continuous Bernoulli, 2019.

@@ -18,21 +18,21 @@ class IndependentLayer(DistributionLayer):
 
         log p(x) = sum_i log p(x[i]; parameters[i])
 
-    The inputs are one vector: the first parameter of all coordinates, then the second
-    of all, and so on. With `parameters_axis` they have the axes of the event, of which
-    that one is as many times as long as a coordinate has parameters: the channels of a
-    convolution, or the features of each step of a sequence.
+    By default the inputs are one vector: the first parameter of all coordinates, then
+    the second of all, and so on. With `parameters_axis` they have the axes of the
+    event. The size of that axis is multiplied by the number of parameters of a
+    coordinate: the channels of a convolution, or the features of each step.
 
         loc, raw_scale = tf.split(inputs, 2, axis=parameters_axis)
 
-    A concrete layer names how many `parts` a coordinate has, and gives `coordinates`,
-    from the raw parts to a batch of scalar distributions.
+    A subclass defines `parts`, the number of parameters of a coordinate, and
+    `coordinates`, from these raw parts to a batch of scalar distributions.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
-        parameters_axis: Axis of the event along which the inputs have the parameters,
+        parameters_axis: Axis of the event along which the inputs list the parameters,
             a negative integer; -1 after convolutions and sequence layers. By default
             all parameters are one vector.
         **kwargs: Passed to `DistributionLayer`.
@@ -91,7 +91,7 @@ class IndependentLayer(DistributionLayer):
         return cls.parts * event_size(event_shape, name or "params_size")
 
     def coordinates(self, *raw: tf.Tensor) -> Any:
-        """From real numbers to scalar distributions.
+        """Makes scalar distributions from real numbers.
 
         Args:
             *raw: The parts, tensors of shape `(..., *event_shape)`.
@@ -116,11 +116,11 @@ class IndependentLayer(DistributionLayer):
         return independent(self.coordinates(*raw), shape, self.validate_args)
 
     def _count(self) -> int:
-        """How many parts the inputs have."""
+        """The number of parts into which the inputs are split."""
         return (self.parameters_width or 1) // event_size(self.event_shape, self.name)
 
     def _shape_of_vector(self, shape: Any) -> Any:
-        """The shape of the inputs as vectors, if they have the axes of the event."""
+        """Checks the shape of the inputs, and flattens the axes of the event in it."""
         if self.parameters_axis is None:
             return shape
         event, rank = list(self.event_shape), len(self.event_shape)
@@ -141,7 +141,7 @@ class IndependentLayer(DistributionLayer):
         return (*tuple(shape)[:-rank], width)
 
     def _as_vector(self, inputs: Any) -> Any:
-        """The inputs as vectors: all of the first part, then all of the second."""
+        """Flattens the inputs: all of the first part, then all of the second."""
         axis = self.parameters_axis
         if axis is None:
             return inputs
@@ -152,7 +152,7 @@ class IndependentLayer(DistributionLayer):
         for part in tf.split(inputs, parts, axis=axis):
             sizes = tf.unstack(tf.shape(part))
             sizes[axis : axis + 1 or None] = [self.event_shape[axis], -1]
-            # What one coordinate has of a part comes last.
+            # The entries of one coordinate become the last axis.
             own = len(batch) + rank + axis + 1
             order = [i for i in range(len(batch) + rank + 1) if i != own]
             of_each = tf.transpose(tf.reshape(part, sizes), [*order, own])

@@ -21,8 +21,8 @@ class IndependentStudentT(IndependentLayer):
         log p(x) = sum_i log StudentT(x[i]; df[i], loc[i], scale[i])
         scale = max(softplus(raw), scale_floor),  df = 1 + max(softplus(raw), 1e-5)
 
-    so that the mean exists. The inputs are all `loc`, all raw scales, then all raw
-    degrees of freedom.
+    The mean exists, because df > 1. The inputs are all `loc`, then all raw scales, then
+    all raw degrees of freedom.
 
     Reference:
         `tfp.distributions.StudentT`.
@@ -32,7 +32,7 @@ class IndependentStudentT(IndependentLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         scale_floor: Smallest scale.
-        df: A number for fixed degrees of freedom; `None` for those of the inputs.
+        df: A number for fixed degrees of freedom; `None` to take them from the inputs.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -71,7 +71,7 @@ class IndependentStudentT(IndependentLayer):
     def params_size(
         cls, event_shape: Shape = (), name: str | None = None, df: float | None = None
     ) -> int:
-        """`loc`, raw scale and raw `df`, unless that is given, per coordinate."""
+        """`loc`, raw scale and, unless `df` is given, raw `df` per coordinate."""
         parts = 3 if df is None else 2
         return parts * event_size(event_shape, name or "params_size")
 

@@ -15,18 +15,18 @@ _REACH = 30.0
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentTruncatedNormal(IndependentLayer):
-    """A normal for each coordinate, truncated to [low, high]: grey pixels, say.
+    """A normal for each coordinate, truncated to [low, high], such as grey pixels.
 
         log p(x) = sum_i log N(x[i]; loc[i], scale[i])
                          - log(Phi((high - loc[i]) / scale[i])
                                - Phi((low - loc[i]) / scale[i]))
         scale = max(softplus(raw), scale_floor)
 
-    The inputs are all `loc`, then all raw scales; `loc` may be outside, and is cut at
-    30 scales from the interval, where float64 ends.
+    The inputs are all `loc`, then all raw scales. `loc` may be outside the interval. It
+    is clipped at 30 scales from it, where float64 reaches its limit.
 
     Reference:
-        `tfp_vae.distributions.TruncatedNormal`, which has the gradients of its draws.
+        `tfp_vae.distributions.TruncatedNormal`, whose draws have correct gradients.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.

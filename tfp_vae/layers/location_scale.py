@@ -23,17 +23,17 @@ class LocationScaleLayer(IndependentLayer):
         log p(x) = sum_i log p(x[i]; loc[i], scale[i])
         scale = max(softplus(raw), scale_floor)
 
-    The parameters are all the `loc`, then all the raw scales. A concrete layer names
-    its `family`, a class of `tfp.distributions` that takes `loc` and `scale`.
+    The parameters are all `loc`, then all raw scales. A subclass sets `family`, a class
+    of `tfp.distributions` that takes `loc` and `scale`.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         scale_floor: Smallest scale.
-        scale: `None` for a scale of each coordinate, from the inputs; a number for a
-            fixed one; `"shared"` for a single one that is learned, a variable of the
-            layer that begins at 1. In both these cases the inputs are the `loc` alone.
+        scale: `None` to take one scale per coordinate from the inputs; a number for a
+            fixed scale; `"shared"` for a single learned scale, a variable of the layer
+            that starts at 1. Unless it is `None`, the inputs are the `loc` alone.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -105,7 +105,7 @@ class LocationScaleLayer(IndependentLayer):
             return independent(base, event_shape, validate_args)
 
     def build(self, input_shape: Any) -> None:
-        """Makes the shared scale."""
+        """Makes the variable of a shared scale."""
         if self.scale == SHARED and not self.built:
             one = keras.initializers.Constant(math.log(math.expm1(1.0)))
             self.raw_scale = self.add_weight(name="raw_scale", initializer=one)
@@ -141,13 +141,13 @@ class IndependentNormal(LocationScaleLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         scale_floor: Smallest scale.
-        scale: `None` for one from the inputs per coordinate, a number for a fixed one,
-            `"shared"` for a single learned one.
+        scale: `None` to take one per coordinate from the inputs, a number for a fixed
+            scale, `"shared"` for a single learned scale.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales
-            where they are not given.
+            unless `scale` is given.
 
     Returns:
         An `Independent(Normal)` with `batch_shape == inputs.shape[:-1]`.
@@ -185,13 +185,13 @@ class IndependentLogistic(LocationScaleLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         scale_floor: Smallest scale.
-        scale: `None` for one from the inputs per coordinate, a number for a fixed one,
-            `"shared"` for a single learned one.
+        scale: `None` to take one per coordinate from the inputs, a number for a fixed
+            scale, `"shared"` for a single learned scale.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales
-            where they are not given.
+            unless `scale` is given.
 
     Returns:
         An `Independent(Logistic)` with `batch_shape == inputs.shape[:-1]`.
@@ -223,13 +223,13 @@ class IndependentLaplace(LocationScaleLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         scale_floor: Smallest scale.
-        scale: `None` for one from the inputs per coordinate, a number for a fixed one,
-            `"shared"` for a single learned one.
+        scale: `None` to take one per coordinate from the inputs, a number for a fixed
+            scale, `"shared"` for a single learned scale.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales
-            where they are not given.
+            unless `scale` is given.
 
     Returns:
         An `Independent(Laplace)` with `batch_shape == inputs.shape[:-1]`.

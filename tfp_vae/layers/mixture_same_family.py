@@ -1,4 +1,4 @@
-"""Mixtures of one family, weights and components from one tensor."""
+"""Mixtures of one family, with weights and components from one tensor."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -37,9 +37,9 @@ class MixtureSameFamily(DistributionLayer):
         component_layer: A distribution layer such as `IndependentNormal(3)`.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
-        reparameterize: Whether draws have gradients, as a posterior needs them: exact,
-            by the distribution functions of the coordinates, hence for components that
-            are independent coordinates with a known one (TFP, implicit gradients).
+        reparameterize: Whether draws have gradients, as a posterior needs. They are the
+            exact implicit gradients of TFP, for components of independent coordinates
+            with a known distribution function.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -49,8 +49,8 @@ class MixtureSameFamily(DistributionLayer):
         A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If `component_layer` is no distribution layer, or the last axis of
-            the inputs is not `params_size`.
+        ValueError: If `component_layer` is not a distribution layer, or the last axis
+            of the inputs is not `params_size`.
 
     Example:
         >>> layer = MixtureSameFamily(5, IndependentNormal(3))
@@ -136,7 +136,7 @@ class MixtureSameFamily(DistributionLayer):
             )
 
     def build(self, input_shape: Any) -> None:
-        """Builds what the component layer has of variables."""
+        """Builds the component layer."""
         if not self.component_layer.built:
             width = self.component_layer.parameters_width
             self.component_layer.build((*input_shape[:-1], width))
@@ -159,7 +159,7 @@ class MixtureSameFamily(DistributionLayer):
 
 
 def _check_coordinates(components: Any) -> None:
-    """TFP would fail at the first draw, and speak of univariate components."""
+    """Fails early: TFP fails at the first draw, and asks for univariate components."""
     inner = components
     while isinstance(inner, tfd.Independent):
         inner = inner.distribution
@@ -176,7 +176,7 @@ class MixtureOfLocationScale(DistributionLayer):
 
         p(x) = sum_k softmax(weights)[k] prod_i p(x[i]; loc[k, i], scale[k, i])
 
-    A concrete layer names its `component`, a `LocationScaleLayer`.
+    A subclass sets `component`, a `LocationScaleLayer`.
 
     Args:
         num_components: The number of components K.

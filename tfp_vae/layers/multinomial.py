@@ -1,4 +1,4 @@
-"""Counts that share a total: bags of words."""
+"""Counts with a given total, such as bags of words."""
 
 from typing import Any
 
@@ -18,24 +18,24 @@ INPUT = "input"
 class SharedTotalLayer(VectorLayer):
     """Counts of d categories with a given total.
 
-    The total is one number, or `"input"`: then the inputs have one more column, the
-    last, with the total of each example, which the user puts there:
+    The total is one number, or `"input"`. With `"input"` the inputs have one more
+    column, the last, with the total of each example. Append it to the others:
 
         Concatenate()([Dense(params_size(d))(h), total])
 
-    A concrete layer gives `from_total`.
+    A subclass defines `from_total`.
 
     Args:
         event_size: The number of categories d.
         convert_to_tensor_fn: See `DistributionLayer`.
-        validate_args: Whether TFP checks parameters and values at run time. Without it
-            values of another total get a log-likelihood that is no probability:
-            `check_values` looks for them.
+        validate_args: Whether TFP checks parameters and values at run time. Without it,
+            the log-likelihood of values with another total is meaningless;
+            `check_values` finds such values.
         total_count: The total, an integer, or `"input"`.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
-        inputs: Tensor of shape `(..., event_size)`, or `(..., event_size + 1)` where
+        inputs: Tensor of shape `(..., event_size)`, or `(..., event_size + 1)` if
             `total_count="input"`.
 
     Returns:
@@ -68,11 +68,11 @@ class SharedTotalLayer(VectorLayer):
 
     @property
     def parameters_width(self) -> int:
-        """The number of categories, and the total where it is an input."""
+        """The number of categories, plus 1 if the total is an input."""
         return self.event_size + (self.total_count == INPUT)
 
     def from_total(self, total_count: Any, raw: tf.Tensor) -> Any:
-        """From the total and a parameter per category to the distribution.
+        """Makes the distribution from the total and one parameter per category.
 
         Args:
             total_count: Tensor of shape `(...)`, or one number.
@@ -92,7 +92,7 @@ class SharedTotalLayer(VectorLayer):
         return self.from_total(tf.cast(total, raw.dtype), raw)
 
     def distribution_for(self, values: tf.Tensor) -> Any:
-        """A distribution that can have drawn the values, of their totals if need be."""
+        """As in the base class; with `"input"`, the totals are those of the values."""
         total = tf.reduce_sum(values, axis=-1)
         if self.total_count != INPUT:
             total = tf.cast(self.total_count, values.dtype)
@@ -112,12 +112,12 @@ class Multinomial(SharedTotalLayer):
         event_size: The number of categories d.
         convert_to_tensor_fn: See `DistributionLayer`; also `"logits"` and `"probs"`.
         validate_args: Whether TFP checks parameters and values at run time.
-        total_count: The total n; `"input"` where it is the last column of the inputs.
+        total_count: The total n; `"input"` if it is the last column of the inputs.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
-        inputs: Tensor of logits, of shape `(..., event_size)`; with one more column
-            where `total_count="input"`.
+        inputs: Tensor of logits, of shape `(..., event_size)`; with one more column if
+            `total_count="input"`.
 
     Returns:
         A `Multinomial` with `batch_shape == inputs.shape[:-1]`.
@@ -140,12 +140,12 @@ class Multinomial(SharedTotalLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class DirichletMultinomial(SharedTotalLayer):
-    """Counts of d categories among n draws, whose probabilities are Dirichlet.
+    """Counts of d categories among n draws, with Dirichlet probabilities.
 
         log p(x) = log n! - sum_i log x[i]! + log B(a + x) - log B(a)
         a = max(softplus(raw), 1e-5)
 
-    with B the multivariate beta function: a multinomial with more variance.
+    with B the multivariate beta function. It is a multinomial with more variance.
 
     Reference:
         `tfp.distributions.DirichletMultinomial`.
@@ -154,12 +154,12 @@ class DirichletMultinomial(SharedTotalLayer):
         event_size: The number of categories d.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
-        total_count: The total n; `"input"` where it is the last column of the inputs.
+        total_count: The total n; `"input"` if it is the last column of the inputs.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
         inputs: Tensor of raw concentrations, of shape `(..., event_size)`; with one
-            more column where `total_count="input"`.
+            more column if `total_count="input"`.
 
     Returns:
         A `DirichletMultinomial` with `batch_shape == inputs.shape[:-1]`.

@@ -1,4 +1,4 @@
-"""A vector with a diagonal normal distribution."""
+"""A normal distribution with diagonal covariance."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class MultivariateNormalDiag(VectorLayer):
 
         x ~ N(loc, diag(scale)^2),  scale = max(softplus(raw), scale_floor)
 
-    The distribution of `IndependentNormal(event_size)` as TFP's
+    The distribution equals that of `IndependentNormal(event_size)`, but is TFP's
     `MultivariateNormalDiag`, which has a `covariance()`. The inputs are `loc`, then the
     raw scales.
 
@@ -41,7 +41,7 @@ class MultivariateNormalDiag(VectorLayer):
         A `MultivariateNormalDiag` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If `event_size` is no positive integer, or the last axis of the
+        ValueError: If `event_size` is not a positive integer, or the last axis of the
             inputs is not `params_size`.
 
     Example:
@@ -64,7 +64,7 @@ class MultivariateNormalDiag(VectorLayer):
 
     @classmethod
     def params_size(cls, event_size: int, name: str | None = None) -> int:
-        """`loc` and a raw scale for each of the d."""
+        """One `loc` and one raw scale per coordinate."""
         return 2 * super().params_size(event_size, name)
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:

@@ -15,7 +15,7 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class MultivariateNormalTriL(VectorLayer):
-    """A multivariate normal, given `loc` and the factor of its covariance.
+    """A multivariate normal, given `loc` and the Cholesky factor of its covariance.
 
         x ~ N(loc, L L^T),  diag(L) = softplus(raw) + scale_floor
 
@@ -29,7 +29,7 @@ class MultivariateNormalTriL(VectorLayer):
         event_size: The dimension d.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
-        scale_floor: What is added to the diagonal of L.
+        scale_floor: Number added to the diagonal of L.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -39,7 +39,7 @@ class MultivariateNormalTriL(VectorLayer):
         A `MultivariateNormalTriL` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If `event_size` is no positive integer, or the last axis of the
+        ValueError: If `event_size` is not a positive integer, or the last axis of the
             inputs is not `params_size`.
 
     Example:

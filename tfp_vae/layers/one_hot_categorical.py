@@ -1,4 +1,4 @@
-"""One of d categories, as a one-hot vector; and mixtures of such."""
+"""One of d categories as a one-hot vector, and mixtures of these."""
 
 from typing import Any
 

@@ -12,7 +12,7 @@ from tfp_vae.layers.independent_layer import IndependentLayer
 
 tfd = tfp.distributions
 
-_LOG_SCALE_LIMIT = 8.0  # with LOG_LIMIT: draws stay in float32 up to 6 scales away
+_LOG_SCALE_LIMIT = 8.0  # 40 + 6 * 8 = 88: draws within 6 scales stay in float32
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -22,8 +22,8 @@ class IndependentLogNormal(IndependentLayer):
         log p(x) = sum_i log N(log x[i]; loc[i], scale[i]) - log x[i]
         scale = softplus(raw), at least 1e-5 and at most 8;  |loc| <= 40
 
-    The limits are those of float32, which holds exp(88). The inputs are all `loc`, then
-    all raw scales.
+    The limits keep draws in the range of float32, which ends at about exp(88). The
+    inputs are all `loc`, then all raw scales.
 
     Reference:
         `tfp.distributions.LogNormal`.
@@ -68,9 +68,10 @@ class IndependentGamma(IndependentLayer):
         concentration = max(softplus(raw), concentration_floor)
         rate = max(softplus(raw), 1e-5)
 
-    with mean concentration / rate. The inputs are all raw concentrations, then all raw
-    rates. Below a concentration of 1/4, float32 draws zeros, of infinite density; of a
-    likelihood, which is not drawn in training, the floor may be lower.
+    The mean is concentration / rate. The inputs are all raw concentrations, then all
+    raw rates. With a concentration below 1/4, some float32 draws are 0, where the
+    density is infinite. A likelihood, which is not drawn from in training, may have a
+    lower floor.
 
     Reference:
         `tfp.distributions.Gamma`, whose draws are reparameterised implicitly.
@@ -89,7 +90,7 @@ class IndependentGamma(IndependentLayer):
         An `Independent(Gamma)` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If the last axis of the inputs is not `params_size`, or the floor
+        ValueError: If the last axis of the inputs is not `params_size`, or the floor is
             not positive.
 
     Example:

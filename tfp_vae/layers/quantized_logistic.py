@@ -1,4 +1,4 @@
-"""Pixels of 256 levels as rounded logistics, and mixtures of such for each pixel."""
+"""Pixels of 256 levels as rounded logistics, or as mixtures of these."""
 
 from typing import Any
 
@@ -19,25 +19,24 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class QuantizedLogistic(IndependentLayer):
-    """A logistic rounded to an integer for each pixel, or a mixture of K such.
+    """A logistic rounded to an integer for each pixel, or a mixture of K of these.
 
         log p(x) = sum_i log sum_k w[i, k] P(round(y) = x[i]),
         y ~ Logistic(loc[i, k], scale[i, k]),  w[i] = softmax(logits[i])
 
-    where all of the distribution below `low` belongs to `low`, and all above `high` to
-    `high`. The network's outputs are in units of half the range: with h = (high - low)
-    / 2,
+    Values of y below `low` are rounded to `low`, those above `high` to `high`. The
+    network's outputs are in units of half the range: with h = (high - low) / 2,
 
         loc = low + h + h raw,  scale = h max(softplus(raw), 1e-5)
 
     so that outputs near 0 describe the middle of the range. The inputs are all raw
-    `loc`, then all raw scales; with more than one component each of these is
-    (coordinate, component) and all logits follow. Values are integers, 0 to 255, not
-    numbers between 0 and 1.
+    `loc`, then all raw scales. With more than one component, each of these has the
+    shape (coordinate, component), and all logits follow. Values are integers from 0 to
+    255, not numbers between 0 and 1.
 
     Reference:
-        Salimans et al., PixelCNN++, 2017, without its dependence between the colours of
-        a pixel. https://arxiv.org/abs/1701.05517
+        Salimans et al., PixelCNN++, 2017, but with independent colours in a pixel.
+        https://arxiv.org/abs/1701.05517
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
@@ -88,7 +87,7 @@ class QuantizedLogistic(IndependentLayer):
     def params_size(
         event_shape: Shape = (), name: str | None = None, *, num_components: int = 1
     ) -> int:
-        """Two per coordinate, or three per component of each."""
+        """Two per coordinate, or three per component if there are several."""
         count = integer(num_components, "num_components", name or "params_size")
         size = event_size(event_shape, name or "params_size")
         return size * (2 if count == 1 else 3 * count)

@@ -18,15 +18,15 @@ tfd = tfp.distributions
 class RelaxedLayer(DistributionLayer):
     """A continuous relaxation of a discrete distribution, with a temperature.
 
-    Draws are logits, or logarithms of probabilities, not the probabilities: those round
-    to exact zeros and ones in float32, where their density is infinite. The KL is the
-    same number in either space; a decoder begins with the activation that a concrete
-    layer names. The prior has to be a relaxed distribution in the same space.
+    Draws are logits or log-probabilities. In float32 probabilities would round to
+    exactly 0 or 1, where their density is infinite. The KL is the same in both spaces.
+    The decoder begins with an activation, which the docstring of the subclass names.
+    The prior must be a relaxed distribution in the same space.
 
     Args:
-        event_shape: See the concrete layer.
+        event_shape: See the subclass.
         temperature: Positive number, a variable that is not trainable, or a callable
-            without arguments; low is close to discrete.
+            without arguments; a low one is close to discrete.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         **kwargs: Passed to `DistributionLayer`.
@@ -63,7 +63,7 @@ class RelaxedLayer(DistributionLayer):
         self.temperature = annealed.checked(temperature, "temperature", caller, False)
 
     def present_temperature(self, dtype: Any) -> tf.Tensor:
-        """The temperature now.
+        """The current temperature.
 
         Args:
             dtype: Dtype of the result.
@@ -94,8 +94,8 @@ class IndependentRelaxedBernoulli(RelaxedLayer):
         bit[i] = sigmoid(y[i])
 
     The decoder begins with `keras.layers.Activation("sigmoid")`. The prior with
-    probability 1/2 is `tfd.Sample(tfd.Logistic(0.0, 1 / temperature), event_shape)`; to
-    follow a temperature that changes, this layer behind a `VariableLayer`.
+    probability 1/2 is `tfd.Sample(tfd.Logistic(0.0, 1 / temperature), event_shape)`. If
+    the temperature changes, use this layer after a `VariableLayer` as the prior.
 
     Reference:
         Maddison et al., The Concrete distribution, 2017, appendix C.
@@ -117,7 +117,7 @@ class IndependentRelaxedBernoulli(RelaxedLayer):
 
     Raises:
         ValueError: If the last axis of the inputs is not `params_size`, or the
-            temperature not positive.
+            temperature is not positive.
 
     Example:
         >>> q = IndependentRelaxedBernoulli(20, temperature=0.1)(tf.zeros([5, 20]))
@@ -146,9 +146,9 @@ class RelaxedOneHotCategorical(RelaxedLayer):
         y = log softmax((logits + g) / temperature),  g[i] ~ Gumbel(0, 1)
 
     where exp(y) is on the simplex, and one-hot as the temperature goes to 0. The
-    decoder begins with `keras.layers.Activation("exponential")`; a prior of equal
-    probabilities is `tfd.ExpRelaxedOneHotCategorical(temperature, tf.zeros(d))`; to
-    follow a temperature that changes, this layer behind a `VariableLayer`.
+    decoder begins with `keras.layers.Activation("exponential")`. The prior with equal
+    probabilities is `tfd.ExpRelaxedOneHotCategorical(temperature, tf.zeros(d))`. If the
+    temperature changes, use this layer after a `VariableLayer` as the prior.
 
     Reference:
         Maddison et al., The Concrete distribution, 2017, appendix C;
@@ -159,7 +159,7 @@ class RelaxedOneHotCategorical(RelaxedLayer):
         event_size: The number of categories d.
         temperature: Positive number, a variable that is not trainable, or a callable
             without arguments.
-        convert_to_tensor_fn: `"sample"`, or a callable: there are no moments.
+        convert_to_tensor_fn: `"sample"`, or a callable: the moments are not available.
         validate_args: Whether TFP checks parameters and values at run time.
         **kwargs: Passed to `DistributionLayer`.
 
@@ -171,7 +171,7 @@ class RelaxedOneHotCategorical(RelaxedLayer):
 
     Raises:
         ValueError: If the last axis of the inputs is not `event_size`, or the
-            temperature not positive.
+            temperature is not positive.
 
     Example:
         >>> q = RelaxedOneHotCategorical(10, temperature=0.1)(tf.zeros([5, 10]))

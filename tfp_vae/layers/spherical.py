@@ -13,21 +13,21 @@ from tfp_vae.layers.vector_layer import VectorLayer
 
 
 class SphericalLayer(VectorLayer):
-    """A direction in R^m and how concentrated the unit vectors are around it.
+    """Unit vectors of R^m around a mean direction, with a concentration.
 
         mean_direction = raw[:m] / |raw[:m]|
         concentration = concentration_floor + softplus(raw[m])
 
-    A concrete layer names its `family`, a class that takes `mean_direction` and
-    `concentration`. The event has `event_size` = m coordinates, and m - 1 degrees of
-    freedom: what the literature calls S^10 is `event_size=11`.
+    A subclass sets `family`, a class that takes `mean_direction` and `concentration`.
+    The event has `event_size` = m coordinates and m - 1 degrees of freedom: S^10 in the
+    literature is `event_size=11`.
 
     Args:
         event_size: The number m of coordinates, at least 2.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
-        concentration: A number that fixes the concentration, which then is no
-            parameter; the KL to the uniform prior is constant.
+        concentration: A number that fixes the concentration, which is then not in the
+            inputs; the KL to the uniform prior is constant.
         concentration_floor: Smallest concentration; above 0 it keeps the posterior
             away from the prior.
         **kwargs: Passed to `DistributionLayer`.
@@ -100,8 +100,8 @@ class VonMisesFisher(SphericalLayer):
         p(x) = C(k) exp(k mu.x),   mu = raw[:m] / |raw[:m]|
         k = concentration_floor + softplus(raw[m])
 
-    The prior that belongs to it is `tfd.SphericalUniform(m)`, with the KL in closed
-    form. Draws have the exact gradient in every dimension.
+    The matching prior is `tfd.SphericalUniform(m)`, with the KL in closed form. Draws
+    have the exact gradient in every dimension.
 
     Reference:
         Davidson et al., Hyperspherical Variational Auto-Encoders, 2018,
@@ -140,13 +140,12 @@ class VonMisesFisher(SphericalLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class PowerSpherical(SphericalLayer):
-    """A power spherical distribution: like `VonMisesFisher`, but all in closed form.
+    """Power spherical: like `VonMisesFisher`, but with everything in closed form.
 
         p(x) = (1 + mu.x)^k / N(k),   mu = raw[:m] / |raw[:m]|
         k = concentration_floor + softplus(raw[m])
 
-    The prior that belongs to it is `tfd.SphericalUniform(m)`, with the KL in closed
-    form.
+    The matching prior is `tfd.SphericalUniform(m)`, with the KL in closed form.
 
     Reference:
         De Cao and Aziz, The Power Spherical distribution, 2020.

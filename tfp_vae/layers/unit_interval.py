@@ -17,9 +17,9 @@ class TwoConcentrations(IndependentLayer):
 
         concentration = concentration_floor + softplus(raw)
 
-    With a floor of 1 the density is bounded. Below 1 it goes to infinity at the ends,
-    and float32 draws exact zeros and ones, where it is infinite. A concrete layer names
-    its `family`, a class of `tfp.distributions`.
+    With a floor of 1 the density is bounded. With a concentration below 1 it is
+    infinite at an end, and some float32 draws are exactly 0 or 1. A subclass sets
+    `family`, a class of `tfp.distributions`.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
@@ -35,7 +35,7 @@ class TwoConcentrations(IndependentLayer):
         An `Independent(family)` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If the last axis of the inputs is not `params_size`, or the floor
+        ValueError: If the last axis of the inputs is not `params_size`, or the floor is
             not positive.
 
     Example:
@@ -72,8 +72,8 @@ class IndependentBeta(TwoConcentrations):
         log p(x) = sum_i log Beta(x[i]; concentration1[i], concentration0[i])
         concentration = concentration_floor + softplus(raw)
 
-    proportional to x^(concentration1 - 1) (1 - x)^(concentration0 - 1). The inputs are
-    all raw `concentration1`, then all raw `concentration0`.
+    The density is proportional to x^(concentration1 - 1) (1 - x)^(concentration0 - 1).
+    The inputs are all raw `concentration1`, then all raw `concentration0`.
 
     Reference:
         `tfp.distributions.Beta`, whose draws are reparameterised implicitly.
@@ -82,8 +82,8 @@ class IndependentBeta(TwoConcentrations):
         event_shape: Shape of one draw, or an integer for a vector.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
-        concentration_floor: Smallest concentration. Below 1, float32 draws exact zeros
-            and ones, of infinite density.
+        concentration_floor: Smallest concentration. Below 1, some float32 draws are
+            exactly 0 or 1, where the density is infinite.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -93,7 +93,7 @@ class IndependentBeta(TwoConcentrations):
         An `Independent(Beta)` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If the last axis of the inputs is not `params_size`, or the floor
+        ValueError: If the last axis of the inputs is not `params_size`, or the floor is
             not positive.
 
     Example:
@@ -107,7 +107,7 @@ class IndependentBeta(TwoConcentrations):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentKumaraswamy(TwoConcentrations):
-    """A Kumaraswamy distribution for each coordinate: like a beta, with exact draws.
+    """A Kumaraswamy distribution for each coordinate: like a beta, drawn by inversion.
 
         log p(x) = sum_i log a[i] b[i] x[i]^(a[i] - 1) (1 - x[i]^a[i])^(b[i] - 1)
         a, b = concentration_floor + softplus(raw)
@@ -123,8 +123,8 @@ class IndependentKumaraswamy(TwoConcentrations):
         event_shape: Shape of one draw, or an integer for a vector.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
-        concentration_floor: Smallest concentration. Below 1, float32 draws exact zeros
-            and ones, of infinite density.
+        concentration_floor: Smallest concentration. Below 1, some float32 draws are
+            exactly 0 or 1, where the density is infinite.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -134,7 +134,7 @@ class IndependentKumaraswamy(TwoConcentrations):
         An `Independent(Kumaraswamy)` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If the last axis of the inputs is not `params_size`, or the floor
+        ValueError: If the last axis of the inputs is not `params_size`, or the floor is
             not positive.
 
     Example:

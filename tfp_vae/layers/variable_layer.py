@@ -1,4 +1,4 @@
-"""A variable as a layer: what a learned prior is made of."""
+"""A variable as a layer, for learned priors."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tfp_vae.constraints import float_policy
 class VariableLayer(keras.layers.Layer):
     """Returns a variable, whatever its input: f(x) = activation(c).
 
-    Followed by a distribution layer it is a distribution with learned parameters.
+    With a distribution layer after it, it makes a distribution with learned parameters.
 
     Reference:
         `tfp.layers.VariableLayer`.

@@ -1,4 +1,4 @@
-"""Laws of vectors."""
+"""Distributions of vectors."""
 
 from typing import Any, ClassVar
 
@@ -9,8 +9,8 @@ from tfp_vae.layers.distribution_layer import DistributionLayer
 class VectorLayer(DistributionLayer):
     """A distribution of vectors of `event_size` coordinates.
 
-    A concrete layer gives `make_distribution`, and `params_size` where it has more than
-    one parameter for each coordinate.
+    A subclass defines `make_distribution`, and `params_size` if it has more than one
+    parameter for each coordinate.
 
     Args:
         event_size: The number of coordinates.
@@ -37,7 +37,7 @@ class VectorLayer(DistributionLayer):
         TensorShape([3])
     """
 
-    # The least `event_size`.
+    # The smallest `event_size` that is allowed.
     smallest: ClassVar[int] = 1
 
     def __init__(

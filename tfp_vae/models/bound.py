@@ -1,4 +1,4 @@
-"""The bound of a batch: the draws, the distributions, the weights."""
+"""The bound of a batch: draws, distributions and weights."""
 
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from tfp_vae.objectives import GradientScale, Terms
 
 
 class Draws(NamedTuple):
-    """A batch on its way through a VAE, with k draws for each example.
+    """The distributions and the latents of a batch, with k draws for each example.
 
     Args:
         likelihood: p(x | z), of batch shape `(k * batch,)`.
@@ -29,8 +29,8 @@ class Draws(NamedTuple):
         posterior: q(z | x).
         prior: p(z).
         latents: Draws of shape `(k, batch, *event_shape)`.
-        log_posterior: log q(z | x) where the draw knew it, else `None`.
-        scale: What the draws went through.
+        log_posterior: log q(z | x) if drawing computed it, else `None`.
+        scale: The `GradientScale` of the draws.
     """
 
     likelihood: Any
@@ -43,14 +43,14 @@ class Draws(NamedTuple):
 
 
 class LikelihoodTensor(DistributionTensor):
-    """p(x | z) as the output of a model, with the draws that it came from, if any.
+    """p(x | z) as the output of a model, with the draws that led to it, if any.
 
-    As a tensor it is the mean, or the mode of a distribution without one, whatever the
-    decoder's layer converts to.
+    It converts to its mean, or to its mode if it has no mean, whatever the decoder's
+    layer converts to.
 
     Args:
         likelihood: p(x | z).
-        draws: What the objective needs; metrics see it too.
+        draws: The `Draws`, for the objective and the metrics.
 
     Example:
         >>> p = LikelihoodTensor(tfd.Bernoulli(logits=[0.0]))
@@ -64,9 +64,9 @@ class LikelihoodTensor(DistributionTensor):
 
 
 class Bound:
-    """The methods of `tv.VAE` that send a batch through its networks."""
+    """The methods of `tv.VAE` that run its networks on a batch."""
 
-    # What the model has, for these methods to use.
+    # Attributes of the model that these methods use.
     conditional: bool
     decoder: Any
     encoder: Any
@@ -76,10 +76,10 @@ class Bound:
     target: str | None
 
     def posterior(self, inputs: Any, training: bool | None = False) -> Any:
-        """q(z | x) of a batch; `encode` for the user.
+        """q(z | x) of a batch; users call `encode`.
 
         Args:
-            inputs: x, or the pair `(x, y)` where conditional.
+            inputs: x, or the pair `(x, y)` if the model is conditional.
             training: Passed to the encoder.
 
         Returns:
@@ -92,14 +92,14 @@ class Bound:
         return unwrap(q)
 
     def _given(self, inputs: Any) -> Any:
-        """What the encoder is called with."""
+        """The inputs of the encoder."""
         x, y = data.mapped(tf.convert_to_tensor, self._split(inputs))
         if self.missing is not None:
             x = self._without_absent(x)
         return [x, y] if self.conditional else x
 
     def likelihood(self, z: Any, y: Any = None, training: bool | None = False) -> Any:
-        """p(x | z) of a batch; `decode` for the user.
+        """p(x | z) of a batch; users call `decode`.
 
         Args:
             z: Latents of shape `(batch, *event_shape)`.
@@ -107,7 +107,7 @@ class Bound:
             training: Passed to the decoder.
 
         Returns:
-            What the decoder puts out, a distribution of batch shape `(batch,)`.
+            The decoder's output, a distribution of batch shape `(batch,)`.
         """
         p = self.decoder([z, y] if self.conditional else z, training=training)
         check_distribution(p, "decoder", "p(x | z)")
@@ -116,7 +116,7 @@ class Bound:
     def through(
         self, posterior: Any, y: Any, num_samples: int, seed: Any, training: Any = False
     ) -> Draws:
-        """Draws latents and decodes them, the draws folded into the batch.
+        """Draws latents and decodes them, with the draws folded into the batch.
 
         Args:
             posterior: q(z | x), of batch shape `(batch,)`.
@@ -126,12 +126,12 @@ class Bound:
             training: Passed to the decoder.
 
         Returns:
-            The pass, from which `terms` makes what objectives need.
+            The `Draws` from which `terms` computes the terms of objectives.
         """
         draws, log_q = draw(posterior, [num_samples], seed=seed)
         scale, z = GradientScale(), draws
         if self.objective.gradient == "dreg":
-            # What the draw knew of its density did not go through the scale.
+            # The density computed while drawing bypasses the gradient scale.
             z, log_q = scale(draws), None
         folded = tf.reshape(z, tf.concat([[-1], tf.shape(z)[2:]], axis=0))
         folded = tf.ensure_shape(folded, [None, *posterior.event_shape])
@@ -147,12 +147,12 @@ class Bound:
         )
 
     def terms(self, draws: Draws, target: Any, weights: Any = None) -> Terms:
-        """What objectives are made of.
+        """Computes the terms of objectives.
 
         Args:
             draws: The result of `through`.
-            target: What the likelihood describes, of shape `(batch, *event_shape)`.
-            weights: Numbers for entries of the target, or `None`.
+            target: Target of the likelihood, of shape `(batch, *event_shape)`.
+            weights: Weights of the target's entries, or `None`.
 
         Returns:
             The terms of the batch.
@@ -179,7 +179,7 @@ class Bound:
         )
 
     def _filled(self, values: tf.Tensor, likelihood: Any) -> tuple[tf.Tensor, Any]:
-        """Possible values for what is absent, and weights of the rest."""
+        """Fills missing entries with valid values; their weights are 0, others 1."""
         absent = self._absent(values)
         if absent is None:
             return values, None
@@ -200,7 +200,7 @@ class Bound:
         return unwrap(prior_distribution(self.prior, y if given else None))
 
     def _split(self, inputs: Any) -> tuple[Any, Any]:
-        """x, and y or `None`."""
+        """Splits inputs into x, and y or `None`."""
         if not self.conditional:
             return inputs, None
         pair = isinstance(inputs, list | tuple) and len(inputs) == 2
@@ -213,7 +213,7 @@ class Bound:
         )
 
     def _without_absent(self, x: Any) -> Any:
-        """X with 0 for what was not observed."""
+        """Sets the missing entries of x to 0."""
         if self.target is not None:
             return {**x, self.target: self._zeroed(x[self.target])}
         return self._zeroed(x)
@@ -221,9 +221,9 @@ class Bound:
     def _zeroed(self, x: Any) -> tf.Tensor:
         if isinstance(x, dict | list | tuple):
             raise ValueError(
-                f"`VAE(missing={self.missing!r})` expects one x, of which entries are "
-                f"missing. Received: a {type(x).__name__}. Give x as a dictionary, and "
-                "`target`, the name of the entry."
+                f"`VAE(missing={self.missing!r})` expects x to be one array. Received: "
+                f"a {type(x).__name__}. Give x as a dictionary, and `target`, the name "
+                "of the array with missing entries."
             )
         x = tf.convert_to_tensor(x)
         absent = self._absent(x)
@@ -245,7 +245,7 @@ class Bound:
         return x, y if given else self.target_of(x), weights
 
     def target_of(self, x: Any) -> Any:
-        """What the decoder describes: x, or the entry of it that `target` names.
+        """The target of the decoder: x, or its entry of the name `target`.
 
         Args:
             x: Inputs, without conditions.
@@ -254,14 +254,14 @@ class Bound:
             The same or one of its entries.
 
         Raises:
-            ValueError: If there is no such entry, or it is not known which.
+            ValueError: If there is no such entry, or x has several and no `target`.
         """
         if self.target is not None:
             if not isinstance(x, dict) or self.target not in x:
                 found = sorted(x) if isinstance(x, dict) else type(x).__name__
                 raise ValueError(
                     f"`VAE(target={self.target!r})` expects x to be a dictionary with "
-                    f"that name. Received: {found}. Name one of its entries."
+                    f"this key. Received: {found}. Give one of its keys as `target`."
                 )
             return x[self.target]
         if isinstance(x, dict | list | tuple):
@@ -269,21 +269,21 @@ class Bound:
             raise ValueError(
                 "`VAE` expects to know which entry of x the decoder describes. "
                 f"Received: a {type(x).__name__} of {found}. Give x as a dictionary "
-                "and `VAE(..., target=...)`, one of its names; or targets, `fit(x, y)`."
+                "and one of its keys, `VAE(..., target=...)`; or targets, `fit(x, y)`."
             )
         return x
 
 
 def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
-    """Gives Keras something in the place of y, without which it drops the weights.
+    """Adds a placeholder for y, without which Keras drops the weights.
 
     Args:
         x: Inputs.
-        y: Targets or `None`; the inputs themselves need not be sent twice.
+        y: Targets or `None`; the inputs themselves count as `None`.
         sample_weight: Weights or `None`.
 
     Returns:
-        The three, with targets of no width where only the weights need one.
+        The three, with targets of width 0 if there are weights but no targets.
 
     Example:
         >>> x = np.zeros([5, 2])
@@ -297,7 +297,7 @@ def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any
 
 
 def is_place_holder(y: Any) -> bool:
-    """Whether targets are the ones of no width of `with_place_for_weights`.
+    """Whether targets are the placeholder of `with_place_for_weights`.
 
     Args:
         y: Targets, or a structure of them.
@@ -321,7 +321,7 @@ def tiled(values: Any, count: int) -> Any:
         count: Number of draws.
 
     Returns:
-        The same of `count` times the length.
+        The same, `count` times as long.
 
     Example:
         >>> tiled(tf.constant([1, 2]), 2).numpy()
@@ -338,14 +338,14 @@ def tiled(values: Any, count: int) -> Any:
 
 
 def split_weights(sample_weight: Any) -> tuple[Any, Any]:
-    """Weights of whole examples, and weights of entries of the likelihood.
+    """Separates weights of whole examples from weights of the likelihood's entries.
 
     Args:
-        sample_weight: Numbers of shape `(batch,)`, `(batch, 1)` or with more axes, or
+        sample_weight: Weights of shape `(batch,)`, `(batch, 1)` or with more axes, or
             `None`.
 
     Returns:
-        Two tensors, of which at least one is `None`.
+        Both; at least one is `None`.
 
     Example:
         >>> whole, inside = split_weights(np.ones([5, 1]))
@@ -361,10 +361,10 @@ def split_weights(sample_weight: Any) -> tuple[Any, Any]:
 
 
 def spread(weights: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Adds axes of length 1 behind the weights of leading axes.
+    """Appends axes of length 1 to weights, up to the rank of a tensor.
 
     Args:
-        weights: Numbers for leading axes of a tensor.
+        weights: Weights for the leading axes of the tensor.
         like: The tensor.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Whether data are what a VAE can be trained on and asked about."""
+"""Checks that data are valid for a VAE."""
 
 import dataclasses
 import warnings
@@ -25,10 +25,10 @@ def check_finite(x: Any, missing: Any) -> None:
 
     Args:
         x: Array, or a structure of arrays.
-        missing: `"nan"` where NaN are allowed.
+        missing: `"nan"` if NaN are allowed.
 
     Raises:
-        ValueError: If there are some.
+        ValueError: If there are any.
 
     Example:
         >>> check_finite(np.array([[1.0, np.nan]]), missing="nan")
@@ -39,11 +39,11 @@ def check_finite(x: Any, missing: Any) -> None:
 
 
 def check_observed(values: Any, decoder: Any, missing: Any) -> None:
-    """Checks what the decoder is to describe, before a compiled step cannot.
+    """Checks the decoder's targets, which compiled steps cannot do.
 
     Args:
         values: Array of shape `(n, ...)`.
-        decoder: Its last layer says what values there can be.
+        decoder: The decoder; its last layer determines the support.
         missing: `"nan"`, the number that marks missing entries, or `None`.
 
     Raises:
@@ -57,11 +57,10 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
         return
     if isinstance(likelihood, IndependentBernoulli) and found.is_grey():
         warnings.warn(
-            "A VAE expects of IndependentBernoulli that values are 0 or 1. Received: "
-            f"values between {found.low} and {found.high}, such as grey pixels, "
-            "for which its 'likelihood' is no density. Use "
-            "`IndependentContinuousBernoulli`, whose parameters are the same, or round "
-            "the values.",
+            "IndependentBernoulli models values that are 0 or 1, but the data have "
+            f"others between {found.low} and {found.high}, such as grey pixels. Their "
+            "'likelihood' is no density. Use `IndependentContinuousBernoulli`, which "
+            "has the same parameters, or round the values.",
             stacklevel=4,
         )
         return
@@ -74,7 +73,8 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
         and not distribution.distribution.event_shape.rank
     )
     if scalar and tuple(distribution.event_shape) == shape:
-        # The support of a number is an interval, of the integers where it is discrete.
+        # A support of scalars is an interval, or the integers in one, so these few
+        # values suffice: if they are in it, all are.
         few = np.array(found.numbers()).reshape(-1, *[1] * len(shape))
         check_values(np.broadcast_to(few, (len(few), *shape)), likelihood)
         return
@@ -87,9 +87,9 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
 
 @dataclasses.dataclass
 class _Range:
-    """The least and the greatest number that was observed, and one that is no integer.
+    """The smallest and the largest observed value, and one that is not an integer.
 
-    `None` where there is none.
+    `None` if there is none.
     """
 
     low: Any = None
@@ -98,7 +98,7 @@ class _Range:
 
     @classmethod
     def of(cls, values: Any, missing: Any) -> "_Range":
-        """Looks at all numbers, in blocks that stay in the cache."""
+        """Scans all values, in blocks that fit in the cache of a CPU."""
         found = cls()
         for block in data.blocks_of(values, size=2**18):
             if missing is not None:
@@ -116,12 +116,12 @@ class _Range:
         return found
 
     def numbers(self) -> list[Any]:
-        """Those that there are."""
+        """Those that are not `None`."""
         found = [self.low, self.high, self.fraction]
         return [number for number in found if number is not None]
 
     def is_grey(self) -> bool:
-        """Whether numbers lie between 0 and 1, and are not only these two."""
+        """Whether all values lie in [0, 1], and some are neither 0 nor 1."""
         return self.fraction is not None and self.low >= 0 and self.high <= 1
 
 
@@ -144,7 +144,7 @@ def _absent(values: np.ndarray, missing: Any) -> np.ndarray:
 
 
 def _without_gaps(values: np.ndarray, missing: Any) -> np.ndarray:
-    """Values with others of the same entry, or any, in place of what is missing."""
+    """Replaces missing values by observed ones, of the same entry if there are any."""
     absent = _absent(values, missing)
     if absent.all():
         return values[:0]
@@ -160,7 +160,7 @@ def likelihood_of(decoder: Any) -> DistributionLayer | None:
         decoder: A layer or a model.
 
     Returns:
-        The layer, or `None` where the decoder is made otherwise.
+        The layer, or `None` if the decoder ends otherwise.
 
     Example:
         >>> likelihood_of(tv.IndependentNormal(3)).event_shape
@@ -175,18 +175,18 @@ def likelihood_of(decoder: Any) -> DistributionLayer | None:
 
 
 def as_arrays(x: Any, y: Any, caller: str) -> tuple[Any, Any]:
-    """Inputs and conditions as arrays; of a dataset all its batches, joined.
+    """Reads x and y as arrays; concatenates the batches of a dataset.
 
     Args:
         x: Arrays, or a `tf.data.Dataset` of x, or of pairs (x, y).
-        y: What belongs to arrays x, or `None`.
+        y: Conditions or targets for arrays x, or `None`.
         caller: Name of the caller, for messages.
 
     Returns:
         x and y.
 
     Raises:
-        ValueError: If there are no examples, or not as many of both.
+        ValueError: If x has no examples, or is neither arrays nor a dataset.
 
     Example:
         >>> pairs = tf.data.Dataset.from_tensors((np.zeros([5, 2]), np.zeros(5)))

@@ -14,7 +14,7 @@ from tfp_vae.models.data_checks import as_arrays, check_observed
 from tfp_vae.models.inference import Inference
 from tfp_vae.models.pieces import ROWS, pieces_of, rows_at_once
 
-# Draws between two looks at the clock.
+# Latents decoded in one call, after which the progress bar is updated.
 _WORK = 2**18
 
 
@@ -35,14 +35,15 @@ class Estimates(Inference):
 
             log p(x) ~ log(1/K sum_k p(x | z[k]) p(z[k]) / q(z[k] | x))
 
-        with z[k] ~ q(z | x): a lower bound in expectation, that rises to log p(x) in K.
+        with z[k] ~ q(z | x). Its expectation is a lower bound of log p(x), and
+        approaches it as K grows.
 
         Args:
-            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, which is joined.
+            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number K of draws for each example.
-            y: Conditions, where the model is conditional; else what the decoder
-                describes where that is not x, as in `fit`.
-            batch_size: How many latents are decoded at once; bounds the memory.
+            y: Conditions, if the model is conditional; else the decoder's targets, if
+                they are not x, as in `fit`.
+            batch_size: Number of latents decoded at once; limits the memory.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
 
@@ -73,10 +74,10 @@ class Estimates(Inference):
         """E_q[log p(x | z)] - KL(q(z | x) || p(z)), the mean over draws of z.
 
         Args:
-            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, which is joined.
+            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number of draws for each example.
-            y: Conditions, where the model is conditional; else what the decoder
-                describes where that is not x, as in `fit`.
+            y: Conditions, if the model is conditional; else the decoder's targets, if
+                they are not x, as in `fit`.
             batch_size: As in `log_prob`.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -115,13 +116,13 @@ class Estimates(Inference):
         if target.shape[0] != count:
             raise ValueError(
                 f"`{caller}` expects y to have a row for each x. Received: "
-                f"{target.shape[0]} rows for {count}. Leave y out to describe x."
+                f"{target.shape[0]} rows for {count}. Leave y out if x is the target."
             )
         check_observed(target, self.decoder, self.missing)
         if batch_size is None:
             batch_size = rows_at_once(self.decoder, ROWS)
         rows = integer(batch_size, "batch_size", caller)
-        # Powers of two, so that data of many lengths need few traces.
+        # A power of two: data of many lengths need few traces.
         piece = min(rows, 1 << (count - 1).bit_length())
         draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
         block = max(draws, _WORK // piece)
@@ -130,7 +131,7 @@ class Estimates(Inference):
         )
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
-        # XLA has to do as much as in as many steps of training.
+        # Decoding one piece counts as one step of training.
         mode = self._functions.mode((caller, piece), pieces * -(-num_samples // draws))
         bar = LongBar(pieces * len(starts), verbose)
         base, results = self._seed(seed), []
@@ -156,14 +157,14 @@ class Estimates(Inference):
         num_samples: Any,
         draws: int = 1,
     ) -> tf.Tensor:
-        """Log sum_k w[k] over draws, as a loop in the graph.
+        """Computes log sum_k w[k] over draws, in a loop in the graph.
 
         Args:
-            inputs: x, or the pair `(x, y)` where conditional.
-            target: What the decoder describes, of shape `(n, ...)`.
+            inputs: x, or the pair `(x, y)` if the model is conditional.
+            target: Target of the decoder, of shape `(n, ...)`.
             seed: Tensor of shape `(2,)`.
             num_samples: Scalar, the number of draws.
-            draws: How many of them go through the decoder at once.
+            draws: Number of draws decoded at once.
 
         Returns:
             A tensor of shape `(n,)`.

@@ -1,4 +1,4 @@
-"""A VAE as a SavedModel with an endpoint for each question."""
+"""Exports a VAE as a SavedModel with an endpoint for each method."""
 
 import contextlib
 from typing import Any
@@ -21,8 +21,8 @@ def export_endpoints(
         vae: A `tv.VAE` that has weights.
         filepath: Directory to write to.
         verbose: Whether to print the endpoints.
-        input_signature: Structure of `tf.TensorSpec` of x, or of `(x, y)` where
-            conditional; by default that of the encoder's input.
+        input_signature: Structure of `tf.TensorSpec` of x, or of `(x, y)` if the model
+            is conditional; by default that of the encoder's input.
 
     Raises:
         ValueError: If the shape of x is not known.
@@ -82,7 +82,7 @@ def _inputs(vae: Any, x: Any, y: Any) -> Any:
 def _input_specs(vae: Any) -> Any:
     """Shapes of the encoder's input, with a batch of any size."""
     try:
-        # A `Sequential` has the list alone; of the others it has lost its structure.
+        # A `Sequential` has only the list `inputs`, which in others lacks structure.
         sequential = isinstance(vae.encoder, keras.Sequential)
         known = vae.encoder.inputs[0] if sequential else vae.encoder.input
     except (AttributeError, TypeError, ValueError) as error:
@@ -91,7 +91,7 @@ def _input_specs(vae: Any) -> Any:
             "`keras.Input`. Give `input_signature`, a `tf.TensorSpec([None, ...])` "
             "of x."
         ) from error
-    if isinstance(known, dict):  # whose names are then those of the signature
+    if isinstance(known, dict):  # Its names become those of the signature.
         return {name: _spec(tensor, name) for name, tensor in known.items()}
     return keras.tree.map_structure(_spec, known)
 
@@ -109,7 +109,7 @@ def _latent_spec(vae: Any, x_spec: Any, y_specs: list[Any]) -> tf.TensorSpec:
 
 
 def _new_seed() -> tf.Tensor:
-    """Another seed at each call, in each process: TensorFlow's own randomness."""
+    """A new random seed at each call, which differs between processes."""
     return tf.raw_ops.RandomUniformInt(
         shape=[2], minval=0, maxval=np.iinfo(np.int32).max, seed=0, seed2=0
     )

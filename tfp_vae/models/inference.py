@@ -1,4 +1,4 @@
-"""What a trained VAE is asked for."""
+"""Inference with a VAE: encodes, decodes, predicts, generates and interpolates."""
 
 from typing import Any
 
@@ -25,9 +25,9 @@ from tfp_vae.models.statistics import checked_statistics, needs_seed, statistics
 
 
 class Predictor(keras.Model):
-    """Chosen statistics of what a VAE puts out, in Keras' own `predict`.
+    """Computes chosen statistics of a VAE's output in Keras' own `predict`.
 
-    A model for each choice, so that each has a function of its own.
+    Each choice has its own model, and so its own compiled function.
 
     Args:
         vae: A `tv.VAE`.
@@ -51,9 +51,9 @@ class Predictor(keras.Model):
 
 
 class Inference(Bound):
-    """The methods of `tv.VAE` that answer questions; its training is in `vae`."""
+    """The methods of `tv.VAE` for inference; those for training are in `training`."""
 
-    # What a Keras model has, for these methods to use.
+    # Attributes of a Keras model that these methods use.
     __call__: Any
     _for_keras: Any
     jit_compile: Any
@@ -67,7 +67,7 @@ class Inference(Bound):
 
         Args:
             x: Inputs of shape `(n, ...)`, or a `tf.data.Dataset`.
-            y: Conditions, where the model is conditional.
+            y: Conditions, if the model is conditional.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`.
@@ -95,9 +95,9 @@ class Inference(Bound):
         """The likelihood p(x | z).
 
         Args:
-            z: Latents of shape `(n, *event_shape)`, or a distribution, of which the
-                mean is taken.
-            y: Conditions, where the model is conditional.
+            z: Latents of shape `(n, *event_shape)`, or a distribution, whose mean is
+                used.
+            y: Conditions, if the model is conditional.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`.
@@ -128,15 +128,14 @@ class Inference(Bound):
             steps: As there.
             callbacks: As there.
             statistics: `"mean"`, `"stddev"`, `"sample"`, `"params"`, another name in
-                `STATISTICS`, or a list of several; by default the mean, of a
-                distribution without one the mode. `"sample"` draws x, anew at each
-                call.
-            y: Conditions, where the model is conditional and x are arrays.
+                `STATISTICS`, or a list of several; by default the mean, or the mode if
+                there is no mean. `"sample"` draws a new x at each call.
+            y: Conditions, if the model is conditional and x are arrays.
 
         Returns:
-            An array of shape `(n, *event_shape)`; a dictionary of them by name where
+            An array of shape `(n, *event_shape)`; a dictionary of arrays by name if
             `statistics` is a list; for `"params"` a dictionary of the parameters,
-            of a mixture one within another.
+            nested for a mixture.
 
         Raises:
             ValueError: If a statistic is unknown.
@@ -145,7 +144,7 @@ class Inference(Bound):
         if data.is_pipeline(x):
             if y is not None:
                 raise ValueError(
-                    "`predict` expects y beside arrays x. Received: y, and x of type "
+                    "`predict` expects y only with arrays. Received: y with x of type "
                     f"{type(x).__name__}. Let the pipeline yield pairs (x, y)."
                 )
             inputs = x
@@ -170,7 +169,7 @@ class Inference(Bound):
         """Statistics of p(x | z) at the posterior's mean z.
 
         Args:
-            batch: x, or tuples that begin with it, as a pipeline yields them.
+            batch: x, or a tuple that begins with x, as a pipeline yields it.
             statistics: What `checked_statistics` returned.
 
         Returns:
@@ -178,7 +177,7 @@ class Inference(Bound):
         """
         x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
         p = self((x, y) if self.conditional and y is not None else x, training=False)
-        # Deterministic answers leave the seeds as they are.
+        # Deterministic statistics must not advance the seeds.
         seed = self._seeds.next() if needs_seed(statistics) else None
         return statistics_of(p, statistics, seed)
 
@@ -187,8 +186,8 @@ class Inference(Bound):
 
         Args:
             x: Inputs of shape `(n, ...)`.
-            y: Conditions, where the model is conditional.
-            batch_size: How many at once.
+            y: Conditions, if the model is conditional.
+            batch_size: Number of examples at once.
 
         Returns:
             An array of shape `(n, *event_shape)`.
@@ -206,18 +205,18 @@ class Inference(Bound):
         """New examples: z from the prior, and the mean of p(x | z).
 
         Args:
-            n: How many.
-            y: Conditions of shape `(n, ...)`, where the model is conditional.
+            n: Number of examples.
+            y: Conditions of shape `(n, ...)`, if the model is conditional.
             seed: Integer for the same examples at each call.
-            temperature: What multiplies the scale of the prior.
+            temperature: Factor of the scale of the prior.
             statistics: As in `predict`; `"sample"` also draws x.
 
         Returns:
             An array of shape `(n, *event_shape)`, or as in `predict`.
 
         Raises:
-            ValueError: If the model has no weights yet, or the prior no scale for a
-                temperature other than 1.
+            ValueError: If the model has no weights yet, or if the temperature is not 1
+                and the prior has no scale.
         """
         self._check_built("generate")
         n = integer(n, "n", "generate")
@@ -236,15 +235,15 @@ class Inference(Bound):
         y: Any = None,
         statistics: Any = None,
     ) -> Any:
-        """Examples on the way from one to the other, straight in the space of latents.
+        """Examples on straight lines between the latents of two inputs.
 
-        Along great circles where the latents lie on a sphere; see `latents.path`.
+        Latents on a sphere follow great circles; see `latents.path`.
 
         Args:
             start: Inputs of shape `(n, ...)`.
             end: Inputs of the same shape.
             num_steps: Number of points, both ends included.
-            y: Conditions of shape `(n, ...)`, where the model is conditional.
+            y: Conditions of shape `(n, ...)`, if the model is conditional.
             statistics: As in `predict`.
 
         Returns:
@@ -255,9 +254,9 @@ class Inference(Bound):
         ends = center(q), center(self.encode(end, y))
         if ends[0].shape != ends[1].shape:
             raise ValueError(
-                "`interpolate` expects as many examples to begin at as to end at. "
-                f"Received: {len(ends[0])} and {len(ends[1])}. Repeat some, or leave "
-                "some out."
+                "`interpolate` expects the same number of examples in `start` and "
+                f"`end`. Received: {len(ends[0])} and {len(ends[1])}. Repeat some, or "
+                "leave some out."
             )
         z = path(*ends, steps, has_direction(q))
         return self._grid(z, 2, y, statistics, "interpolate")
@@ -271,23 +270,23 @@ class Inference(Bound):
         y: Any = None,
         statistics: Any = None,
     ) -> Any:
-        """Examples at latents of which one coordinate is moved at a time.
+        """Examples at latents with one coordinate varied at a time.
 
-        On the sphere the other coordinates shrink or grow with it to length 1.
+        On the sphere, the other coordinates are rescaled to keep length 1.
 
         Args:
-            x: Inputs of shape `(n, ...)` to begin at; by default the prior's center.
-            dimensions: Which coordinates; by default all.
-            values: What they are set to; by default 7 from -3 to 3, or from -0.9 to 0.9
-                on the sphere.
-            y: Conditions of shape `(n, ...)`, where the model is conditional.
+            x: Inputs of shape `(n, ...)` to start from; by default the prior's center.
+            dimensions: The coordinates to vary; by default all.
+            values: Values of a coordinate; by default 7 from -3 to 3, or from -0.9 to
+                0.9 on the sphere.
+            y: Conditions of shape `(n, ...)`, if the model is conditional.
             statistics: As in `predict`.
 
         Returns:
             An array of shape `(n, len(dimensions), len(values), *event_shape)`.
 
         Raises:
-            ValueError: If the latents are no vectors, or a dimension does not exist.
+            ValueError: If the latents are not vectors, or a dimension does not exist.
         """
         self._check_built("traverse")
         distribution = (
@@ -301,7 +300,7 @@ class Inference(Bound):
         return self._grid(moved, 3, y, statistics, "traverse")
 
     def _inputs(self, x: Any, y: Any, caller: str) -> Any:
-        """What `call` takes: x, or the pair of x and y."""
+        """Reads and checks the inputs of `call`: x, or the pair of x and y."""
         if self.conditional and y is None and isinstance(x, list | tuple):
             x, y = self._split(x)
         x, y = data.read((x, y), caller)
@@ -334,13 +333,13 @@ class Inference(Bound):
     def _check_built(self, method: str) -> None:
         if not self.built:
             raise ValueError(
-                f"`VAE.{method}` expects a model that has weights. Received: one that "
-                "has seen no data, whose networks begin without `keras.Input`. Call "
-                "`fit`, or the model on a batch, before."
+                f"`VAE.{method}` expects a model that has weights. Received: networks "
+                "without `keras.Input` that have not been called. Call `fit`, or the "
+                "model on a batch, first."
             )
 
     def _grid(self, z: tf.Tensor, axes: int, y: Any, names: Any, caller: str) -> Any:
-        """Decodes latents with several axes in front of the event."""
+        """Decodes latents with several leading axes."""
         lead = tuple(z.shape[:axes])
         repeats = int(np.prod(lead[1:]))
         y = data.mapped(lambda part: tf.repeat(part, repeats, 0), self._condition(y))
@@ -360,7 +359,7 @@ class Inference(Bound):
         def decode(z: Any, y: Any, seed: Any) -> Any:
             return statistics_of(self.likelihood(z, y), names, seed)
 
-        # XLA gains little on one network, and is slow at the bits of draws.
+        # XLA gains little on one network, and generates random bits slowly.
         function = self._functions.compiled(("decode", names), decode, f"`{caller}`")
         asked = self._functions.compiler.jit_compile is True
         found = []
@@ -379,8 +378,8 @@ def _moved(z: tf.Tensor, dimensions: Any, values: Any, sphere: bool) -> tf.Tenso
     if z.shape.rank != 2:
         raise ValueError(
             "`traverse` expects latents that are vectors. Received: latents of shape "
-            f"{tuple(z.shape[1:])}. Move what you want of `encode(x).mean()` yourself, "
-            "and `decode` it."
+            f"{tuple(z.shape[1:])}. Change entries of `encode(x).mean()` yourself, and "
+            "`decode` the result."
         )
     size = z.shape[1]
     chosen = range(size) if dimensions is None else dimensions
@@ -405,7 +404,7 @@ def _moved(z: tf.Tensor, dimensions: Any, values: Any, sphere: bool) -> tf.Tenso
 
 
 def traversal_values(sphere: bool) -> np.ndarray:
-    """What `traverse` sets coordinates to where nothing is said.
+    """The default values of `traverse`.
 
     Args:
         sphere: Whether the latents lie on the unit sphere.

@@ -1,4 +1,4 @@
-"""Whether the networks of a VAE fit together, and fit the data."""
+"""Checks that the networks of a VAE fit each other and the data."""
 
 import warnings
 from typing import Any
@@ -14,25 +14,25 @@ tfd = tfp.distributions
 
 
 def check_distribution(output: Any, network: str, symbol: str) -> None:
-    """Checks that a network put out one distribution for each example.
+    """Checks that a network returned one distribution for each example.
 
     Args:
-        output: What it put out.
+        output: Output of the network.
         network: `"encoder"` or `"decoder"`.
-        symbol: What the distribution is called.
+        symbol: Symbol of the distribution, for messages.
 
     Raises:
-        ValueError: If it is none, or its batch has other axes.
+        ValueError: If it is not a distribution, or its batch shape is not `(batch,)`.
 
     Example:
         >>> check_distribution(tfd.Normal([0.0], 1.0), "encoder", "q(z | x)")
     """
     if not isinstance(output, tfd.Distribution):
         raise ValueError(
-            f"`VAE` expects its {network} to put out a distribution, {symbol}. "
+            f"`VAE` expects its {network} to return a distribution, {symbol}. "
             f"Received: {type(output).__name__} of shape "
-            f"{getattr(output, 'shape', None)}. End it with a distribution layer, such "
-            "as `tv.IndependentNormal`, and nothing behind."
+            f"{getattr(output, 'shape', None)}. Make a distribution layer, such as "
+            "`tv.IndependentNormal`, its last layer."
         )
     batch = output.batch_shape
     if batch.rank != 1:
@@ -45,7 +45,7 @@ def check_distribution(output: Any, network: str, symbol: str) -> None:
 
 
 def check_latent(posterior: Any, decoder: Any) -> None:
-    """Compares the latent with the decoder's input, where Keras knows that.
+    """Compares the latent shape with the decoder's input shape, if that is known.
 
     Args:
         posterior: q(z | x).
@@ -73,14 +73,14 @@ def check_latent(posterior: Any, decoder: Any) -> None:
 
 
 def check_event(likelihood: Any, target: Any) -> None:
-    """Compares p(x | z) with what it is to describe.
+    """Compares the event shape of p(x | z) with the target's shape.
 
     Args:
         likelihood: p(x | z).
         target: Values of shape `(n, ...)`.
 
     Raises:
-        ValueError: If the event is not of the shape of one value.
+        ValueError: If the event shape is not that of one value.
 
     Example:
         >>> check_event(tfd.MultivariateNormalDiag(tf.zeros([5, 3])), np.zeros([5, 3]))
@@ -88,15 +88,15 @@ def check_event(likelihood: Any, target: Any) -> None:
     event = tuple(likelihood.event_shape)
     if not likelihood.event_shape.is_compatible_with(target.shape[1:]):
         raise ValueError(
-            f"`VAE` expects to describe values of the decoder's event shape {event}. "
-            f"Received: values of shape (n, *{tuple(target.shape[1:])}). Reshape them, "
-            "or give the decoder's last layer their shape. A y that is a label is for "
-            "`conditional=True`; otherwise y is described in place of x."
+            f"`VAE` expects targets of the decoder's event shape {event}. Received: "
+            f"values of shape (n, *{tuple(target.shape[1:])}). Reshape them, or give "
+            "the decoder's last layer their shape. A y that is a label is for "
+            "`conditional=True`; otherwise y is the target instead of x."
         )
 
 
 def check_inputs(x: Any, y: Any, encoder: Any) -> None:
-    """Compares x with the encoder's input, where Keras knows that.
+    """Compares the shape of x with the encoder's input shape, if that is known.
 
     Args:
         x: Array of shape `(n, ...)`, or a structure of arrays.
@@ -104,7 +104,7 @@ def check_inputs(x: Any, y: Any, encoder: Any) -> None:
         encoder: The network that takes x.
 
     Raises:
-        ValueError: If there is an axis too many or too few, or of another length.
+        ValueError: If there are more or fewer axes, or one has another length.
 
     Example:
         >>> encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
@@ -120,8 +120,8 @@ def check_inputs(x: Any, y: Any, encoder: Any) -> None:
     if (len(known) == 1) == (y is None) and not fits:
         raise ValueError(
             f"`VAE` expects x of shape (n, *{expected[1:]}), the encoder's input. "
-            f"Received: x.shape={found}. Of one example make a batch, `x[None]`; of a "
-            "dataset of examples batches, `.batch(128)`; of images without channels "
+            f"Received: x.shape={found}. Make a batch of one example with `x[None]`, "
+            "batches of a dataset with `.batch(128)`, a channel axis with "
             "`x[..., None]`."
         )
 
@@ -131,7 +131,7 @@ def check_rows(y: Any, rows: int | None) -> None:
 
     Args:
         y: Conditions, tensors of shape `(n, ...)`, or `None`.
-        rows: The number of examples, where it is known.
+        rows: The number of examples, or `None` if unknown.
 
     Raises:
         ValueError: If there are more or fewer.
@@ -144,17 +144,17 @@ def check_rows(y: Any, rows: int | None) -> None:
         if not shape or (rows is not None and shape[0] not in (None, rows)):
             raise ValueError(
                 "`VAE` expects one condition for each example. Received: y.shape="
-                f"{shape} for {rows} examples. Repeat one for all of them, "
+                f"{shape} for {rows} examples. Repeat a common one, "
                 "`np.repeat(y[None], n, axis=0)`."
             )
 
 
 def check_reparameterized(posterior: Any, objective: Any) -> None:
-    """Warns where the gradient of the likelihood does not reach the encoder.
+    """Warns if the gradient of the likelihood does not reach the encoder.
 
     Args:
         posterior: q(z | x).
-        objective: An objective; without the score of q there is no gradient at all.
+        objective: The objective; its gradient may exclude the score of q.
 
     Raises:
         ValueError: If the objective's gradient needs draws that are reparameterised.
@@ -166,9 +166,9 @@ def check_reparameterized(posterior: Any, objective: Any) -> None:
         return
     message = (
         "`VAE.fit` expects a posterior whose draws are reparameterised. Received: "
-        f"{family_name(posterior)}, through whose draws the likelihood's gradient does "
-        "not reach the encoder. Use a relaxed distribution such as "
-        "`IndependentRelaxedBernoulli`, or of a mixture `reparameterize=True`."
+        f"{family_name(posterior)}, whose draws pass no gradient of the likelihood to "
+        "the encoder. Use a relaxed distribution such as "
+        "`IndependentRelaxedBernoulli`, or `reparameterize=True` for a mixture."
     )
     if objective.gradient != "total":
         raise ValueError(message)
@@ -176,9 +176,9 @@ def check_reparameterized(posterior: Any, objective: Any) -> None:
 
 
 def warn_of_activation(decoder: Any) -> None:
-    """Warns of an activation in front of the layer that makes the distribution.
+    """Warns of an activation before the distribution layer.
 
-    Its inputs are logits, or other numbers on the whole real line.
+    The inputs of that layer are logits, or other unconstrained parameters.
 
     Args:
         decoder: A Keras model.
@@ -193,9 +193,9 @@ def warn_of_activation(decoder: Any) -> None:
     activation = getattr(layers[-2], "activation", keras.activations.linear)
     if activation not in (None, keras.activations.linear):
         warnings.warn(
-            f"`VAE` expects the layer in front of {type(layers[-1]).__name__} to be "
-            "linear: its outputs are logits, or other parameters before they are "
-            f"constrained. Received: {layers[-2].name!r} with activation="
+            f"The inputs of {type(layers[-1]).__name__} are logits, or other "
+            f"unconstrained parameters, but the layer {layers[-2].name!r} before it "
+            f"limits them by activation="
             f"{getattr(activation, '__name__', activation)!r}. Leave the activation "
             "out.",
             stacklevel=3,
@@ -203,7 +203,7 @@ def warn_of_activation(decoder: Any) -> None:
 
 
 def checked_missing(missing: Any) -> Any:
-    """Returns what marks missing entries, if it can.
+    """Checks the value that marks missing entries.
 
     Args:
         missing: `None`, `"nan"` or a number.
@@ -223,6 +223,6 @@ def checked_missing(missing: Any) -> Any:
         return missing
     raise ValueError(
         "`VAE` expects `missing` to be None, 'nan' or the number that marks missing "
-        f"entries. Received: missing={missing!r}. Entries that are NaN are left out "
-        "with missing='nan'."
+        f"entries. Received: missing={missing!r}. Give missing='nan' to leave out "
+        "entries that are NaN."
     )

@@ -1,4 +1,4 @@
-"""Networks on many rows, in pieces, so that memory does not grow with the data."""
+"""Runs networks on many rows in pieces, to limit the memory."""
 
 import functools
 import math
@@ -11,23 +11,22 @@ import tensorflow as tf
 
 from tfp_vae.engine import data
 
-# Rows that go through the networks together, and the numbers that the widest layer may
-# put out for them.
+# The most rows in one piece, and the most numbers that the widest layer may output for
+# them.
 ROWS = 1024
 _WIDTH = 2**22
-# Bytes of the arrays that one call of a program is given.
+# Bytes of the arrays in one call of a program.
 _HANDED_BYTES = 2**25
-# Pieces of an array that are computed at the same time.
+# Pieces computed in parallel.
 _AT_ONCE = 4
 
 
 class DistributionInPieces:
-    """A function from rows to a distribution, as one program in pieces of rows.
+    """A function from rows to a distribution, computed in pieces by one program.
 
-    XLA does not compile it: pieces are independent, and TensorFlow works at up to four
-    at the same time, one's element-wise operations beside another's matrix products.
-    The parameters of the pieces are joined along the batch, if TFP can take such a
-    distribution apart.
+    It runs without XLA: TensorFlow computes up to four pieces in parallel, and overlaps
+    element-wise operations of one with matrix products of another. The parameters of
+    the pieces are concatenated along the batch, if TFP can take the distribution apart.
 
     Args:
         fn: From a structure of tensors to a distribution of batch shape `(rows,)`.
@@ -46,7 +45,7 @@ class DistributionInPieces:
         self._fn, self._rows = fn, rows
         self._is_batched: list[bool] = []
         self._distribution: Any = None
-        # A partial: TensorFlow counts the traces of equal code together, and warns.
+        # Partials: TensorFlow counts the traces of equal code together, and warns.
         options = {"autograph": False, "input_signature": [spec]}
         self._piece = tf.function(functools.partial(self._parameters), **options)
         self._program = tf.function(functools.partial(self._whole), **options)
@@ -89,7 +88,7 @@ class DistributionInPieces:
         tensors = tf.nest.flatten(distribution, expand_composites=True)
         if _can_be_rebuilt(distribution, tensors):
             self._distribution = distribution
-            # Of a length that is not known only what has the axis of the batch.
+            # Only tensors with a batch axis have an unknown length.
             self._is_batched = [
                 bool(t.shape.rank) and t.shape[0] is None for t in tensors
             ]
@@ -129,7 +128,7 @@ def _rebuilt(distribution: Any, tensors: list[tf.Tensor]) -> Any:
 
 
 def _can_be_rebuilt(distribution: Any, tensors: list[Any]) -> bool:
-    """Whether TFP can take a distribution apart, and put it together again."""
+    """Whether TFP can take a distribution apart and rebuild it."""
     if not all(map(tf.is_tensor, tensors)):
         return False
     try:
@@ -145,7 +144,7 @@ def _cut(array: Any, start: int, stop: int) -> tf.Tensor:
 
 
 def any_length(array: Any) -> tf.TensorSpec:
-    """What is known of a batch of any length.
+    """The spec of a batch of any length.
 
     Args:
         array: Array or tensor of shape `(n, ...)`.
@@ -161,11 +160,11 @@ def any_length(array: Any) -> tf.TensorSpec:
 
 
 def pieces_of(x: Any, y: Any, rows: int) -> Iterator[tuple[int, Any, Any]]:
-    """Cuts arrays into pieces of one length, the last filled up with the last row.
+    """Cuts arrays into pieces of equal length; the last repeats the last row.
 
     Args:
         x: Array, or a structure of arrays.
-        y: What belongs to them, of the same length, or `None`.
+        y: Array, or a structure of arrays, of the same length, or `None`.
         rows: Length of a piece.
 
     Yields:
@@ -186,15 +185,15 @@ def pieces_of(x: Any, y: Any, rows: int) -> Iterator[tuple[int, Any, Any]]:
 
 
 def rows_at_once(network: Any, most: int) -> int:
-    """How many rows go through a network at once without taking much memory.
+    """The number of rows that a network computes at once without much memory.
 
     Args:
         network: A Keras model.
-        most: No more than these, and no fewer where the network tells no shapes.
+        most: The upper limit, and the result if the layers' shapes are unknown.
 
     Returns:
-        A power of two, or `most`: as far as the layers tell their shapes, none puts out
-        more than 2^22 numbers for so many rows, but for a single one.
+        A power of two, or `most`. For this many rows, if more than one, no layer of
+        known shape outputs more than 2^22 numbers.
 
     Example:
         >>> wide = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2**18)])
@@ -206,7 +205,7 @@ def rows_at_once(network: Any, most: int) -> int:
 
 
 def _widths(network: Any) -> Iterator[int]:
-    """How many numbers each layer puts out for a row, as far as it is known."""
+    """The size of each layer's output for one row, if known."""
     for layer in network.layers if isinstance(network, keras.Model) else ():
         yield from _widths(layer)
         try:

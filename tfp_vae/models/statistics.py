@@ -1,4 +1,4 @@
-"""Numbers that stand for a distribution: chosen statistics, one pass for several."""
+"""Statistics of a distribution by name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +17,9 @@ PARAMETERS = "params"
 
 
 class DefaultConversion(TensorConversion):
-    """The mean; of a distribution without one the mode, without either its `center`.
+    """The mean of a distribution; without a mean its mode, without both its `center`.
 
-    Which of them is found out when the value is needed.
+    The choice is made when the value is needed.
 
     Example:
         >>> conversion = DefaultConversion()
@@ -30,7 +30,7 @@ class DefaultConversion(TensorConversion):
     """
 
     def __init__(self) -> None:
-        """Is shown, and has the shape, as the mean."""
+        """Uses the representation and the shape of the mean."""
         super().__init__("mean")
 
     def __call__(self, distribution: Any, seed: Any = None) -> Any:
@@ -46,7 +46,7 @@ class DefaultConversion(TensorConversion):
 
 
 def checked_statistics(names: Any, caller: str) -> Any:
-    """Returns the names of statistics, if there are such.
+    """Checks the names of statistics.
 
     Args:
         names: `None` for the default, a name, or several.
@@ -74,13 +74,13 @@ def checked_statistics(names: Any, caller: str) -> Any:
 
 
 def needs_seed(names: Any) -> bool:
-    """Whether statistics are random, and so move the state of the seeds.
+    """Whether statistics are random, and so advance the seeds.
 
     Args:
         names: What `checked_statistics` returned.
 
     Returns:
-        True where `"sample"` is among them.
+        True if `"sample"` is among them.
 
     Example:
         >>> needs_seed("mean"), needs_seed(("mean", "sample"))
@@ -98,8 +98,8 @@ def statistics_of(distribution: Any, names: Any, seed: Any = None) -> Any:
         seed: Seed of `"sample"`.
 
     Returns:
-        A tensor for one name, a dictionary by name for several; of `"params"` again a
-        dictionary.
+        A tensor for one name, a dictionary by name for several; for `"params"` a
+        dictionary of tensors.
 
     Example:
         >>> p = tfd.Normal([0.0], 2.0)
@@ -117,7 +117,7 @@ def statistics_of(distribution: Any, names: Any, seed: Any = None) -> Any:
 
 
 def _parameters(distribution: Any) -> dict[str, Any]:
-    """The tensors that a distribution was made of, each with the axes of its batch."""
+    """The parameters of a distribution as tensors, each with its batch axes."""
     if isinstance(distribution, tfd.Independent | tfd.Sample):
         return _parameters(distribution.distribution)
     found: dict[str, Any] = {}
@@ -141,7 +141,7 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _with_batch(value: tf.Tensor, distribution: Any) -> tf.Tensor:
-    """A parameter that all members share, repeated for each of them."""
+    """Broadcasts a parameter that is common to the batch to the batch shape."""
     if value.shape.rank > distribution.batch_shape.rank:
         return value
     return tf.broadcast_to(value, distribution.batch_shape_tensor())

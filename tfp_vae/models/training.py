@@ -55,26 +55,26 @@ class Training(Bound, Model):
         """
         if loss is not None or args or kwargs.get("loss_weights") is not None:
             raise ValueError(
-                "`VAE.compile` expects no loss: the likelihood is the decoder's, and "
-                f"minus the objective is the loss. Received: loss={loss!r}. Choose "
-                "p(x|z) by the decoder's last layer, such as `IndependentBernoulli` "
-                "for cross-entropy or `IndependentNormal` for squared errors, and the "
-                "rest by `VAE(objective=...)`."
+                "`VAE.compile` expects no loss: it is minus the objective, with the "
+                f"decoder's likelihood. Received: loss={loss!r}. Choose p(x|z) by the "
+                "decoder's last layer, such as `IndependentBernoulli` for "
+                "cross-entropy or `IndependentNormal` for squared errors, and the rest "
+                "by `VAE(objective=...)`."
             )
         previous = getattr(self, "optimizer", None)
         super().compile(optimizer, None, **kwargs)
         if previous is not None and previous is not self.optimizer:
-            # The steps of a new optimizer begin at 0, those of the schedule do not.
+            # A new optimizer counts its steps from 0; the schedule goes on.
             steps = tf.convert_to_tensor(previous.iterations)
             self.kl_schedule.passed.assign_add(float(steps))
 
     @property
     def metrics(self) -> list[Any]:
-        """The model's metrics, without that of a KL layer which the encoder carries."""
+        """The model's metrics, without that of a KL layer in the encoder."""
         return [m for m in super().metrics if not isinstance(m, KLMetric)]
 
     def train_step(self, batch: Any) -> dict[str, Any]:
-        """A step of the optimizer, on x as its own target."""
+        """A step of the optimizer, with x as the target."""
         x, y, weights = self._packed(batch)
         with tf.GradientTape() as tape:
             loss, p = self._loss_of(x, y, weights, training=True)
@@ -86,13 +86,13 @@ class Training(Bound, Model):
         return self.compute_metrics(x, y, p, weights)
 
     def test_step(self, batch: Any) -> dict[str, Any]:
-        """The loss on x as its own target; the bound is that of draws."""
+        """The loss with x as the target, from draws of z."""
         x, y, weights = self._packed(batch)
         _, p = self._loss_of(x, y, weights, training=False)
         return self.compute_metrics(x, y, p, weights)
 
     def _loss_of(self, x: Any, y: Any, weights: Any, training: bool) -> Any:
-        """The loss, which is noted, and p(x | z) of every draw."""
+        """Records and returns the loss; also returns p(x | z) of every draw."""
         p = self(x, training=training, num_samples=self.objective.num_samples)
         loss = of_all_rows(self.compute_loss(x, y, p, weights, training), x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -111,10 +111,10 @@ class Training(Bound, Model):
         """Minus the objective, the mean over the batch; records its terms.
 
         Args:
-            x: What `call` takes.
-            y: What the decoder describes.
-            y_pred: What the model puts out in a step; of anything else the draws are
-                made anew.
+            x: Inputs of `call`.
+            y: Targets of the decoder.
+            y_pred: The model's output in a step; if it has no draws, new ones are
+                made.
             sample_weight: As in `fit`.
             training: Passed to the networks.
 
@@ -155,14 +155,14 @@ class Training(Bound, Model):
         self._elbo_metric.update_state(-nll - tf.cast(terms.kl, nll.dtype))
         self._nll_metric.update_state(nll)
         self._kl_metric.update_state(terms.kl)
-        # One for each example: under a strategy TensorFlow runs what does not depend on
-        # them once more at the end of data of unknown length.
+        # One value per example: under a strategy, at the end of data of unknown length,
+        # TensorFlow runs once more all operations that do not depend on the examples.
         self._weight_metric.update_state(tf.fill(tf.shape(nll), kl_weight))
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
-        """Keras' metrics, of every draw of z."""
+        """Computes Keras' metrics over all draws of z."""
         draws = getattr(y_pred, "draws", None)
         if draws is not None:
             count = draws.latents.shape[0]
@@ -175,22 +175,22 @@ class Training(Bound, Model):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Builds metrics under a strategy, where Keras would take y for the target."""
-        # Private to Keras, which has no other place for it; noticed by
-        # `test_metrics_of_keras_join_in_under_a_strategy`.
+        """Builds metrics under a strategy; Keras would take y for the target."""
+        # The method is private to Keras, which has no public one for this. If it
+        # changes, `test_metrics_of_keras_join_in_under_a_strategy` fails.
         batch = None if data_batch is None else self._packed(data_batch)
         super()._symbolic_build(iterator=iterator, data_batch=batch)
 
     def check_data(
         self, x: Any, y: Any, sample_weight: Any, training: bool, caller: str
     ) -> None:
-        """Looks at shapes, at what is not finite, and at the likelihood's support.
+        """Checks shapes, finite values, and the likelihood's support.
 
         Args:
-            x: Arrays, all of them, or the first batch of a pipeline.
+            x: The whole arrays, or the first batch of a pipeline.
             y: Conditions or targets, or `None`.
             sample_weight: Weights or `None`.
-            training: Whether the model will be trained on them.
+            training: Whether the model will be trained on the data.
             caller: Name of the method, for messages.
 
         Raises:
@@ -210,11 +210,11 @@ class Training(Bound, Model):
             x: Arrays, a dictionary of them, a `tf.data.Dataset`, a
                 `keras.utils.PyDataset` or a generator, of x or of `(x, y)` or
                 `(x, y, sample_weight)`.
-            y: Conditions of a conditional model; otherwise what the decoder describes
-                where that is not x, as of a denoising model.
+            y: Conditions of a conditional model; otherwise the decoder's targets, if
+                they are not x, as in a denoising model.
             *args: As in `tv.Model.fit`.
-            **kwargs: As there. `sample_weight` of shape `(n,)` multiplies the whole
-                loss of an example; with more axes the entries of the likelihood.
+            **kwargs: As there. `sample_weight` of shape `(n,)` multiplies the loss of
+                an example; with more axes, the entries of the likelihood.
 
         Returns:
             A `keras.callbacks.History` with `loss`, `elbo`, `nll`, `kl` and
@@ -226,13 +226,13 @@ class Training(Bound, Model):
         """
         if kwargs.get("class_weight") is not None:
             raise ValueError(
-                "`VAE.fit` expects weights of examples. Received: class_weight, for "
-                "which a VAE has no classes. Give `sample_weight`, one number for each "
+                "`VAE.fit` expects weights of examples. Received: class_weight, but a "
+                "VAE has no classes. Give `sample_weight`, one number for each "
                 "example."
             )
         return super().fit(x, y, *args, **kwargs)
 
     def _for_keras(self, given: Any, *args: Any, **kwargs: Any) -> Any:
-        """Gives Keras something in the place of y, without which it drops weights."""
+        """Adds a placeholder for y, without which Keras drops weights."""
         given = with_place_for_weights(*given)
         return super()._for_keras(given, *args, **kwargs)

@@ -39,7 +39,7 @@ _OF_OBJECTIVES = {"alpha", "beta", "capacity", "free_bits", "gradient", "num_sam
 
 
 class Held:
-    """What a model is made of, and Keras and TensorFlow shall not track.
+    """Parts of a model that Keras and TensorFlow must not track.
 
     Args:
         prior: The prior that was given.
@@ -61,16 +61,16 @@ class VAE(Estimates, Training):
 
         log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z))
 
-    `fit(x)` needs no targets and no loss: minus the bound is the loss, in nats per
-    example. The history shows `loss`, what is minimised; `elbo`, `nll` and `kl`, the
-    bound of one draw and its two terms, always unweighted; and `kl_weight`, what the
-    loss multiplies the KL by. Variants are arguments:
+    `fit(x)` needs no targets and no loss: the loss is minus the bound, in nats per
+    example. The history has `loss`, which is minimised; `elbo`, `nll` and `kl`, the
+    bound of one draw and its two terms, always unweighted; and `kl_weight`, the factor
+    of the KL in the loss. Variants are arguments:
 
         tv.VAE(encoder, decoder, prior, objective=tv.ELBO(beta=4.0))       beta-VAE
         tv.VAE(..., objective=tv.ImportanceWeightedBound(50))              IWAE
         tv.VAE(encoder, decoder, tv.VampPrior(encoder, num_components=500)) VampPrior
         tv.VAE(..., conditional=True)          q(z | x, y), p(x | z, y), p(z | y)
-        tv.VAE(..., missing="nan")             NaN are not observed
+        tv.VAE(..., missing="nan")             NaN are missing entries
 
     `encode` and `decode` return distributions, everything else NumPy arrays.
 
@@ -89,23 +89,23 @@ class VAE(Estimates, Training):
         conditional: Whether both networks also take y: they are called with `[x, y]`
             and `[z, y]`, and `fit(x, y)` gives it. A prior that needs an input, such
             as a model, gets y too.
-        target: Which entry of x the decoder describes, where x is a dictionary.
-        missing: `"nan"`, or the number, that marks entries which were not observed.
-            The encoder sees 0 in their place, the likelihood leaves them out.
+        target: Name of the entry of x that the decoder describes, if x is a dictionary.
+        missing: `"nan"`, or the number that marks missing entries. The encoder sees 0
+            in their place, the likelihood leaves them out.
         **kwargs: Passed to `keras.Model`.
 
     Call arguments:
-        inputs: x, or the pair `(x, y)` where conditional.
-        training: Whether to draw one z from q(z | x), in place of its mean.
-        num_samples: How many z to draw in any case, folded into the batch, as a step
-            of training or of evaluation does.
+        inputs: x, or the pair `(x, y)` if the model is conditional.
+        training: Whether to draw one z from q(z | x) instead of using its mean.
+        num_samples: Number of z to draw, also if `training` is false, folded into the
+            batch; steps of training and of evaluation use it.
 
     Returns:
         p(x | z), a `DistributionTensor`.
 
     Raises:
-        ValueError: If a network gives no distribution, shapes do not fit, or there is
-            not one prior.
+        ValueError: If a network returns no distribution, shapes do not fit, or there is
+            not exactly one prior.
 
     Example:
         >>> encoder = keras.Sequential([
@@ -136,8 +136,9 @@ class VAE(Estimates, Training):
         misplaced = _OF_OBJECTIVES & set(kwargs)
         if misplaced:
             raise ValueError(
-                f"`VAE` expects {sorted(misplaced)} of its objective. Received: them "
-                "as its own arguments. Give `objective=tv.ELBO(beta=4.0)`, or "
+                f"`VAE` expects {sorted(misplaced)} as arguments of its objective. "
+                "Received: them as arguments of `VAE`. Give "
+                "`objective=tv.ELBO(beta=4.0)`, or "
                 "`tv.ImportanceWeightedBound(num_samples=50)`."
             )
         super().__init__(**{"autocast": False, **kwargs})
@@ -159,13 +160,13 @@ class VAE(Estimates, Training):
         self.encoder = encoder
         self.decoder = decoder
         prior = checked_prior(prior_of(encoder, decoder, prior))
-        # A distribution is held where TensorFlow does not look for what to export.
+        # TensorFlow would try to export a distribution that is an attribute.
         self._held = Held(prior, objective)
         self._prior_layer = prior if isinstance(prior, keras.layers.Layer) else None
         self.conditional = bool(conditional)
         self.target = target
         self.missing = checked_missing(missing)
-        # Keras tracks what a model holds as an attribute, and looks into no objective.
+        # Keras tracks attributes of a model, but no variables inside an objective.
         self._objective_variables = objective.variables
         self.kl_schedule = KLSchedule()
         self._seeds = Seeds()
@@ -179,16 +180,16 @@ class VAE(Estimates, Training):
 
     @property
     def prior(self) -> Any:
-        """The prior p(z) that was given: make another model for another one."""
+        """The prior p(z); it cannot be replaced."""
         return self._held.prior
 
     @property
     def objective(self) -> Objective:
-        """The objective that was given: make another model for another one."""
+        """The objective; it cannot be replaced."""
         return self._held.objective
 
     def build(self, inputs_shape: Any) -> None:
-        """Builds the networks that have no variables yet, on zeros."""
+        """Builds the networks that have no variables yet, by calling them on zeros."""
         x, y = inputs_shape if self.conditional else (inputs_shape, None)
         x, y = _zeros(x), None if y is None else _zeros(y)
         with without_kl():
@@ -218,7 +219,7 @@ class VAE(Estimates, Training):
     def save(
         self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any
     ) -> None:
-        """Saves the model as a `.keras` file; a failure leaves an older one as it was.
+        """Saves the model as a `.keras` file; after a failure the old file remains.
 
         Args:
             filepath: Path that ends in `.keras`.
@@ -249,13 +250,13 @@ class VAE(Estimates, Training):
 
         Endpoints: `encode` (a dictionary of mean, stddev and sample), `decode`,
         `reconstruct`, `generate`, `log_prob`, and `serving_default`, which is
-        `reconstruct`. `generate(n, seed)` draws anew where seed is -1, and the same for
-        the same seed otherwise.
+        `reconstruct`. `generate(n, seed)` makes new draws if seed is -1, else the same
+        draws for the same seed.
 
         Args:
             filepath: Directory to write to.
-            format: `"tf_saved_model"`; other formats are Keras', of `call` alone.
-            **kwargs: `verbose`, and `input_signature` of x where it is not known.
+            format: `"tf_saved_model"`; other formats are Keras' own, only of `call`.
+            **kwargs: `verbose`, and `input_signature` of x if it is not known.
 
         Raises:
             ValueError: If the model has no weights yet.
@@ -274,7 +275,7 @@ class VAE(Estimates, Training):
         for name in ("encoder", "decoder"):
             network = getattr(self, name)
             config[name] = keras.saving.serialize_keras_object(network)
-            # Keras' own mark of one object in several places: a VampPrior's encoder.
+            # Keras' mark of an object that occurs again, as a VampPrior's encoder.
             config[name]["shared_object_id"] = id(network)
         return {
             **config,
@@ -295,15 +296,15 @@ class VAE(Estimates, Training):
 
 
 def _has_weights(network: Any) -> bool:
-    """Whether a network is made of layers that all know their shapes.
+    """Whether a network has known inputs, and so all its layers have weights.
 
-    Keras calls other layers built before the layers inside them are.
+    Keras marks other layers as built before their inner layers are.
     """
     return isinstance(network, keras.Model) and bool(getattr(network, "inputs", None))
 
 
 def _with_encoder(prior: Any, config: dict[str, Any], encoder: Any) -> Any:
-    """The config of a prior, in which the model's own encoder is that very object."""
+    """The config of a prior, with the model's encoder itself in place of its config."""
     inner = prior.get("config") if isinstance(prior, dict) else None
     theirs = inner.get("encoder") if isinstance(inner, dict) else None
     if not isinstance(theirs, dict) or inner is None:

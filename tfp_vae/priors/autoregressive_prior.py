@@ -1,4 +1,4 @@
-"""A prior over sequences of latents, each given those before."""
+"""A prior over sequences of latents, each conditioned on those before it."""
 
 from typing import Any
 
@@ -17,16 +17,16 @@ tfd: Any = tfp.distributions
 class AutoregressivePrior(keras.layers.Layer):
     """The prior p(z) = prod_t N(z[t]; loc(h[t]), scale(h[t])), h = LSTM(0, z[<t]).
 
-    Called without inputs it is that distribution of whole sequences: `log_prob(z)`
-    feeds the network the given z (teacher forcing), `sample` its own draws. Called with
-    a draw z of the posterior it is the distribution of each step given the *drawn*
-    steps before it. For a posterior that factorises over the steps, such as
+    Without inputs, the call returns this distribution of whole sequences: `log_prob(z)`
+    feeds z to the network (teacher forcing), `sample` feeds it its own draws. With a
+    draw z of the posterior, the call returns the distribution of each step given the
+    *drawn* steps before it. For a posterior that factorises over the steps, such as
     `IndependentNormal((T, d))`,
 
         KL(q || p) = sum_t E_q[z[<t]] KL(q(z[t]) || p(z[t] | z[<t]))
 
-    whose inner KL is exact, with less variance than log q - log p. `tv.VAE` and the KL
-    layers compute that, with the draws that the decoder sees.
+    The inner KL is exact, so the estimate has less variance than log q - log p.
+    `tv.VAE` and the KL layers use it, with the draws that the decoder gets.
 
     Reference:
         Li and Mandt, Disentangled sequential autoencoder, 2018.
@@ -38,7 +38,7 @@ class AutoregressivePrior(keras.layers.Layer):
         **kwargs: Passed to `keras.layers.Layer`.
 
     Call arguments:
-        inputs: `None`, or latents of shape `(..., T, d)` to force the network with.
+        inputs: `None`, or latents of shape `(..., T, d)` to feed to the network.
 
     Returns:
         Without inputs a `tfd.Autoregressive` with batch shape `()`; with them an
@@ -118,7 +118,7 @@ class AutoregressivePrior(keras.layers.Layer):
 
 
 class _Sequences(tfd.Autoregressive):
-    """TFP leaves the shapes unknown, which may depend on what its function does."""
+    """Sets static shapes. TFP leaves them unknown: its function might change them."""
 
     def given(self, latents: tf.Tensor) -> Any:
         """The distribution of each step given the latents before it, for the KL."""

@@ -20,8 +20,8 @@ class FlowPrior(keras.layers.Layer):
 
         log p(z) = log N(f^-1(z); 0, I) + log |det d f^-1 / dz|
 
-    Training evaluates it at draws of the posterior, generation samples it: "realnvp" is
-    fast at both, "maf" at the first. At first f is close to the identity.
+    Training computes log p(z) at draws of the posterior; generation draws from p.
+    "realnvp" is fast at both, "maf" only in training. f starts close to the identity.
 
     Reference:
         Chen et al., Variational lossy autoencoder, 2017 (autoregressive flow priors).
@@ -43,7 +43,7 @@ class FlowPrior(keras.layers.Layer):
         A `TransformedDistribution` with batch shape `()`.
 
     Raises:
-        ValueError: If `event_size` is no positive integer, or `Flow` cannot be made.
+        ValueError: If `event_size` is not a positive integer, or `Flow` raises one.
 
     Example:
         >>> p = FlowPrior(4)()

@@ -21,10 +21,10 @@ _FAMILIES: dict[str, Any] = {
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class LearnedNormal(keras.layers.Layer):
-    """The prior p(z) = N(loc, S) with learned loc and S, at first N(0, I).
+    """The prior p(z) = N(loc, S) with learned loc and S, initially N(0, I).
 
-    In a VAE whose encoder and decoder end in linear layers this adds nothing that these
-    cannot do; it does where their form is fixed, or the prior is shared.
+    It adds nothing to a VAE whose encoder and decoder have linear layers at z, which
+    can learn the same map. It helps if they are fixed, or several models use the prior.
 
     Args:
         event_size: The dimension d of a latent.
@@ -38,7 +38,8 @@ class LearnedNormal(keras.layers.Layer):
         A `MultivariateNormalDiag` or `MultivariateNormalTriL` with batch shape `()`.
 
     Raises:
-        ValueError: If `event_size` is no positive integer, or `covariance` is neither.
+        ValueError: If `event_size` is not a positive integer, or `covariance` is not
+            one of these.
 
     Example:
         >>> p = LearnedNormal(3, covariance="full")()
@@ -54,8 +55,8 @@ class LearnedNormal(keras.layers.Layer):
         if covariance not in _FAMILIES:
             raise ValueError(
                 "`LearnedNormal` expects `covariance` to be 'diagonal' or 'full'. "
-                f"Received: covariance={covariance!r}. 'diagonal' has "
-                f"{2 * self.event_size} parameters."
+                f"Received: covariance={covariance!r}. Give 'diagonal', which has "
+                f"{2 * self.event_size} parameters, if in doubt."
             )
         self.covariance = covariance
         family = _FAMILIES[covariance]

@@ -16,8 +16,8 @@ from tfp_vae.layers.variable_layer import VariableLayer
 class MixturePrior(keras.layers.Layer):
     """The prior p(z) = sum_k w[k] N(z; loc[k], diag(scale[k])^2), all of it learned.
 
-    At first the weights are equal, the scales 1 and the locations normal draws. The KL
-    to it has no closed form, and is estimated with the draw that the decoder sees.
+    Initially the weights are equal, the scales are 1 and the locations are normal
+    draws. The KL has no closed form; the draw that the decoder gets estimates it.
 
     Reference:
         Dilokthanakul et al., Deep unsupervised clustering with Gaussian mixture VAEs,
@@ -26,8 +26,8 @@ class MixturePrior(keras.layers.Layer):
     Args:
         event_size: The dimension d of a latent.
         num_components: The number of components.
-        seed: Seed of the first locations; by default one that
-            `keras.utils.set_random_seed` governs.
+        seed: Seed of the initial locations; by default it follows
+            `keras.utils.set_random_seed`.
         **kwargs: Passed to `keras.layers.Layer`.
 
     Call arguments:
@@ -37,7 +37,7 @@ class MixturePrior(keras.layers.Layer):
         A `MixtureSameFamily` with batch shape `()`.
 
     Raises:
-        ValueError: If `event_size` or `num_components` is no positive integer.
+        ValueError: If `event_size` or `num_components` is not a positive integer.
 
     Example:
         >>> p = MixturePrior(16, num_components=100)()

@@ -16,8 +16,7 @@ tfd = tfp.distributions
 class SphericalUniform(keras.layers.Layer):
     """The prior p(z) = Gamma(m / 2) / (2 pi^(m / 2)) on the unit sphere of R^m.
 
-    For the posteriors `PowerSpherical` and `VonMisesFisher`, to both of which the KL is
-    exact.
+    For the posteriors `PowerSpherical` and `VonMisesFisher`, whose KL to it is exact.
 
     Reference:
         Davidson et al., Hyperspherical variational auto-encoders, 2018.
@@ -34,7 +33,7 @@ class SphericalUniform(keras.layers.Layer):
         A `SphericalUniform` with batch shape `()`.
 
     Raises:
-        ValueError: If `event_size` is no integer of at least 2.
+        ValueError: If `event_size` is not an integer of at least 2.
 
     Example:
         >>> p = SphericalUniform(3)()

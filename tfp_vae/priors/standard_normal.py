@@ -16,9 +16,9 @@ tfd = tfp.distributions
 class StandardNormal(keras.layers.Layer):
     """The prior p(z) = N(0, I).
 
-    Like every prior a Keras layer, `prior(inputs=None) -> distribution`: what a prior
-    has of variables trains, saves and exports with the model that holds it. The inputs
-    are for priors that depend on something, and ignored by this one.
+    Every prior is a Keras layer, `prior(inputs=None) -> distribution`. Its variables
+    are trained, saved and exported with the model that contains it. The inputs are for
+    conditional priors; this one ignores them.
 
     Args:
         event_shape: Shape of one latent, or an integer for a vector.

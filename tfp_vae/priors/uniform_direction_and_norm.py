@@ -1,4 +1,4 @@
-"""The prior of vectors whose direction and whose norm are uniform."""
+"""A prior over vectors with a uniform direction and a uniform norm."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ tfd = tfp.distributions
 class UniformDirectionAndNorm(keras.layers.Layer):
     """The prior of z = r u: u uniform on the sphere of R^m, r uniform up to `max_norm`.
 
-    For the posterior `DirectionAndNorm`, to which the KL is exact and constant.
+    For the posterior `DirectionAndNorm`, whose KL to it is exact and constant.
 
     Reference:
         Guu et al., Generating Sentences by Editing Prototypes, 2018.
@@ -35,8 +35,8 @@ class UniformDirectionAndNorm(keras.layers.Layer):
         A `tfp_vae.distributions.DirectionAndNorm` with batch shape `()`.
 
     Raises:
-        ValueError: If `event_size` is no integer of at least 2, or `max_norm` is not
-            positive.
+        ValueError: If `event_size` is not an integer of at least 2, or `max_norm` is
+            not positive.
 
     Example:
         >>> z = UniformDirectionAndNorm(16)().sample(1000, seed=1)

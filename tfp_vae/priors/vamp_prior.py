@@ -1,4 +1,4 @@
-"""The mixture of the encoder's own posteriors at learned pseudo-inputs."""
+"""A mixture of the encoder's posteriors at learned pseudo-inputs."""
 
 from typing import Any
 
@@ -19,15 +19,15 @@ tfd = tfp.distributions
 class VampPrior(keras.layers.Layer):
     """The prior p(z) = 1/K sum_k q(z | u[k]) with learned pseudo-inputs u.
 
-    The encoder is that of the model, called in inference mode; a KL layer inside it
-    adds no loss and no metric for the pseudo-inputs. Give the KL layer what the encoder
-    outputs, so that the prior can be made in between:
+    The prior calls the model's encoder in inference mode. A KL layer inside the encoder
+    adds no loss or metric for the pseudo-inputs. Make the encoder, then the prior, then
+    call the KL layer of this prior on the encoder's output:
 
         encoder = keras.Sequential([..., tv.IndependentNormal(16)])
         prior = tv.VampPrior(encoder, num_components=500, activation="sigmoid")
         z = tv.KLDivergenceAddLoss(prior)(encoder(inputs))
 
-    To begin with data, `prior.pseudo_inputs.constant.assign(x[:500])`, without
+    To start at data, call `prior.pseudo_inputs.constant.assign(x[:500])`, and set no
     activation.
 
     Reference:
@@ -38,9 +38,9 @@ class VampPrior(keras.layers.Layer):
         encoder: A Keras model or layer from inputs to a distribution.
         num_components: The number K of pseudo-inputs.
         input_shape: Shape of one input without the batch axis; by default that of the
-            encoder, where it is built.
-        activation: Function that keeps the pseudo-inputs where data are, such as
-            `"sigmoid"` for pixels between 0 and 1.
+            encoder, if it is built.
+        activation: Function that maps the pseudo-inputs to the range of the data, such
+            as `"sigmoid"` for pixels between 0 and 1.
         initializer: Initial values before the activation.
         **kwargs: Passed to `keras.layers.Layer`.
 
@@ -51,7 +51,7 @@ class VampPrior(keras.layers.Layer):
         A `MixtureSameFamily` with batch shape `()`.
 
     Raises:
-        ValueError: If the encoder is no Keras layer, its input shape is not known, or
+        ValueError: If the encoder is not a Keras layer, its input shape is unknown, or
             it does not return one distribution per pseudo-input.
 
     Example:
@@ -89,13 +89,13 @@ class VampPrior(keras.layers.Layer):
         )
 
     def build(self, inputs_shape: Any = None) -> None:
-        """Builds the encoder, where it is not yet."""
+        """Builds the encoder, if it is not built yet."""
         layers = getattr(self.encoder, "layers", [])
         if any(getattr(layer, "prior", None) is self for layer in layers):
             raise ValueError(
                 "`VampPrior` expects an encoder that ends in front of the KL layer of "
                 f"this prior. Received: {self.encoder.name!r}, which contains it. Call "
-                "the KL layer on the encoder's output, and both in one model."
+                "the KL layer on the encoder's output, and put both in one model."
             )
         if not self.encoder.built:
             with without_kl():
@@ -120,8 +120,8 @@ class VampPrior(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`, the encoder serialized."""
         encoder = keras.saving.serialize_keras_object(self.encoder)
-        # Keras' own mark of one object in several places of a model: the encoder is
-        # also a layer of the model that holds the prior.
+        # The encoder is also a layer of the model that contains the prior. With this
+        # key Keras restores both as one object.
         encoder["shared_object_id"] = id(self.encoder)
         variable = self.pseudo_inputs.get_config()
         return {
@@ -135,7 +135,7 @@ class VampPrior(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "VampPrior":
-        """Restores the encoder, where it is not there yet, before `__init__`."""
+        """Restores the encoder, if necessary, before calling `__init__`."""
         encoder = config["encoder"]
         if not isinstance(encoder, keras.layers.Layer):
             encoder = keras.saving.deserialize_keras_object(encoder)
