@@ -145,9 +145,8 @@ def build(shape: tuple[int, ...], kind: str, weight: Any) -> Autoencoder:
         h = layers.SimpleRNN(UNITS, return_sequences=True)(bidirectional(True)(h))
     else:
         h = layers.Dense(UNITS, activation="leaky_relu")(v)
-    # All locations before all scales, the order that the layer expects.
-    parameters = [layers.Flatten()(layers.Dense(DYNAMIC)(h)) for _ in range(2)]
-    z = tv.IndependentNormal((steps, DYNAMIC))(layers.Concatenate()(parameters))
+    h = layers.Dense(tv.IndependentNormal.params_size(DYNAMIC))(h)
+    z = tv.IndependentNormal((steps, DYNAMIC), parameters_axis=-1)(h)
     prior = tv.AutoregressivePrior((steps, DYNAMIC), UNITS)
     z = tv.KLDivergenceAddLoss(prior, weight=weight, name="z")(z)
     encoder = keras.Model(x, [f, z])

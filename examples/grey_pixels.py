@@ -90,15 +90,12 @@ def build(kind: str, x: np.ndarray) -> tv.VAE:
     scaled = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(image)
     encode = networks.encoder(shape, [HIDDEN, HIDDEN], "relu", posterior)
 
-    likelihood = LIKELIHOODS[kind](shape)
+    likelihood = LIKELIHOODS[kind](shape, parameters_axis=-1)
     channels = likelihood.parameters_width // int(np.prod(shape))
     h = keras.layers.Dense(HIDDEN, activation="relu")(z)
     h = keras.layers.Dense(FEATURES * int(np.prod(shape)), activation="relu")(h)
-    h = keras.layers.Reshape((-1, FEATURES))(h)
-    h = keras.layers.Dense(channels)(h)
-    if kind != "categorical":  # parameters: all locations, then all scales
-        h = keras.layers.Permute((2, 1))(h)
-    p = likelihood(keras.layers.Flatten()(h))
+    h = keras.layers.Reshape((*shape[:-1], shape[-1] * FEATURES))(h)
+    p = likelihood(keras.layers.Dense(shape[-1] * channels)(h))
     return tv.VAE(
         keras.Model(image, encode(scaled)), keras.Model(z, p), tv.StandardNormal(LATENT)
     )

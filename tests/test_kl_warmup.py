@@ -171,10 +171,10 @@ def test_the_validation_loss_rises_while_the_elbo_does_not():
         ({"epochs": 1, "steps": 1}, "expects `epochs` or `steps`"),
         ({"epochs": 0}, "`epochs`"),
         ({"steps": 1.5}, "`steps`"),
-        ({"epochs": 1, "shape": "cubic"}, r"`shape` to be one of.*'cubic'"),
+        ({"epochs": 1, "schedule": "cubic"}, r"`schedule` to be one of.*'cubic'"),
         ({"epochs": 1, "start": 1.0}, "`start`"),
-        ({"epochs": 1, "shape": "cyclical", "cycles": 0}, "`cycles`"),
-        ({"epochs": 1, "shape": "cyclical", "ratio": 0.0}, "`ratio`"),
+        ({"epochs": 1, "schedule": "cyclical", "cycles": 0}, "`cycles`"),
+        ({"epochs": 1, "schedule": "cyclical", "ratio": 0.0}, "`ratio`"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused(options, message):

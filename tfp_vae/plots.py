@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Range = tuple[float, float] | None
 
-_ROWS = 1024
 _MISSING = 0.5
 # In inches: the height of an image, reduced if the figure would exceed the width.
 _CELL = 0.6
