@@ -183,7 +183,7 @@ class DistributionLayer(keras.layers.Layer):
         A subclass adds arguments that are not attributes or that Keras must serialize.
         """
         classes = [c for c in type(self).__mro__ if issubclass(c, DistributionLayer)]
-        inits = [c.__init__ for c in classes]  # type: ignore[misc]
+        inits = [c.__init__ for c in classes]
         fn = self.convert_to_tensor_fn
         return {
             **self._attributes_named_in(*inits),

@@ -131,7 +131,7 @@ class CategoricalMixtureOfOneHotCategorical(VectorLayer):
         self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
 
     @staticmethod
-    def params_size(
+    def params_size(  # type: ignore[override]
         event_size: int, num_components: int, name: str | None = None
     ) -> int:
         """One weight and `event_size` logits for each component."""
