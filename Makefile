@@ -30,7 +30,7 @@ check: lint types test
 newest:
 	python3 -m venv .venv-newest
 	.venv-newest/bin/pip install -e ".[dev]"
-	.venv-newest/bin/pip install --upgrade keras tensorflow
+	.venv-newest/bin/pip install --upgrade keras tensorflow tf_keras
 	.venv-newest/bin/python -m pytest
 
 example:

@@ -33,7 +33,8 @@ setup(
     package_data={"tfp_vae": ["py.typed"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
-        "keras>=3.15,<3.16",  # what the tests have seen; see "Newer releases"
+        # What the tests have seen. Before 3.14 Keras weighs a KL regularizer otherwise.
+        "keras>=3.15,<3.16",
         "numpy>=1.26",
         "setuptools",  # TFP imports distutils, which Python 3.12 left to setuptools
         "tensorflow>=2.21,<2.22",

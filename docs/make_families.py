@@ -255,7 +255,7 @@ which tries it: {d} coordinates or categories, float32, parameters drawn from N(
   drawn in training, so that one without compiled draws still trains under XLA: convert
   it with `"mean"`.
 - *Finite*: the log-density of a draw, those of {draws} more draws, and all gradients.
-- *Closed KL to*: what `use_exact_kl=True` accepts, of the laws that were tried: the
+- *Closed KL to*: what `use_exact_kl=True` accepts, among the distributions tried: the
   family's own, {priors}.
   For every other pair on one support the KL is estimated by Monte Carlo.
 

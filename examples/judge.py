@@ -56,15 +56,15 @@ def agreement(seen: dict[str, np.ndarray], labels: np.ndarray) -> tuple[float, f
     return 100 * float(np.mean(agrees[:-1])), 100 * float(np.mean(agrees[-1]))
 
 
-def entropies(law: Any) -> tuple[float, float]:
+def entropies(probs: Any) -> tuple[float, float]:
     """H(y | x) and H(y) in nats: entropy of each row on average, and of the mean row.
 
     Args:
-        law: Probabilities, shape `(n, classes)`.
+        probs: Probabilities, shape `(n, classes)`.
 
     Returns:
         Two numbers. The inception score is the exponential of the second minus the
         first.
     """
-    of_each = stats.entropy(law, axis=-1).mean()
-    return float(of_each), float(stats.entropy(np.mean(law, axis=0)))
+    of_each = stats.entropy(probs, axis=-1).mean()
+    return float(of_each), float(stats.entropy(np.mean(probs, axis=0)))

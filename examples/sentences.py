@@ -113,8 +113,8 @@ class Corpus:
         written = np.zeros_like(source)
         ended = np.zeros(len(source), bool)
         for step in range(self.steps):
-            law = decoder([source, before, z])
-            word = np.asarray(law.mode())[:, step].astype("int32")
+            words = decoder([source, before, z])
+            word = np.asarray(words.mode())[:, step].astype("int32")
             written[:, step] = np.where(ended, PAD, word)
             ended |= word == END
             if step + 1 < self.steps:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.backend.common import global_state
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -22,6 +23,8 @@ def fresh_keras():
     keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy("float32")
+    # A call that never ended would keep the losses of all later ones.
+    assert global_state.get_global_attribute("current_call_ctx") is None
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -183,15 +183,15 @@ def test_a_total_from_the_inputs(layer, rng):
     x[1] *= 2
     raw = rng.normal(size=(4, 3)).astype("float32")
     inputs = np.concatenate([raw, x.sum(1, keepdims=True)], axis=1)
-    many = layer(3, "input")(inputs).log_prob(x)
+    many = layer(3, total_count="input")(inputs).log_prob(x)
     assert layer.params_size(3) == 3
     for k in range(4):
-        one = layer(3, int(x[k].sum()))(raw[k : k + 1])
+        one = layer(3, total_count=int(x[k].sum()))(raw[k : k + 1])
         np.testing.assert_allclose(one.log_prob(x[k : k + 1])[0], many[k], rtol=1e-5)
-    tv.check_values(x, layer(3, "input"))
+    tv.check_values(x, layer(3, total_count="input"))
     for total in (0, 2.5, "inputs"):
         with pytest.raises(ValueError, match="at least 1. Received: total_count="):
-            layer(3, total)
+            layer(3, total_count=total)
 
 
 @pytest.mark.parametrize(

@@ -569,3 +569,47 @@ def test_two_counts_in_a_row_are_given_by_keyword(make):
 
 def test_mixtures_have_the_order_of_tfp_layers():
     assert tv.MixtureNormal(5, 3).event_shape == (3,)
+
+
+def test_params_size_takes_attributes_of_the_layer():
+    class Named(tv.DistributionLayer):
+        @staticmethod
+        def params_size(shape):
+            return shape
+
+    with pytest.raises(ValueError, match=r"`Named.params_size` .*\['shape'\]. Rename"):
+        Named(3)(tf.zeros([2, 3]))
+
+
+def test_configs_have_no_attributes_of_keras_and_no_keyword_arguments():
+    class Family(tv.IndependentNormal):
+        def __init__(self, losses=2, **kwargs):
+            super().__init__(3, **kwargs)
+            self.kwargs = kwargs
+
+    config = Family(convert_to_tensor_fn="mean").get_config()
+    assert not {"losses", "kwargs", "self", "variables"} & set(config)
+    assert config["convert_to_tensor_fn"] == "mean"
+
+
+@pytest.mark.parametrize(
+    ("layer", "description"),
+    [
+        (lambda: tv.IndependentNormal(3), "IndependentNormal(event_shape=(3,))"),
+        (
+            lambda: tv.IndependentNormal(3, scale=2.0),
+            "IndependentNormal(event_shape=(3,), scale=2.0)",
+        ),
+        (lambda: tv.MultivariateNormalTriL(3), "MultivariateNormalTriL(3)"),
+        (
+            lambda: tv.MixtureNormal(5, 3),
+            "MixtureNormal(event_shape=(3,), num_components=5)",
+        ),
+        (
+            lambda: tv.Multinomial(3, total_count="input"),
+            "Multinomial(3, total_count='input')",
+        ),
+    ],
+)
+def test_messages_show_what_decides_the_width(layer, description):
+    assert layer().description == description

@@ -163,3 +163,36 @@ def test_a_law_for_each_step_of_a_sequence_sums_to_that_of_the_whole(rng):
     np.testing.assert_allclose(
         tf.reduce_sum(steps.log_prob(x), axis=1), whole.log_prob(x), rtol=1e-5
     )
+
+
+def test_unknown_sides_are_checked_when_the_graph_runs():
+    layer = tv.IndependentNormal((8, 4, 1), "mean", parameters_axis=-1)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 2])])
+    def means(inputs):
+        return tf.convert_to_tensor(layer(inputs))
+
+    assert means(tf.zeros([3, 8, 4, 2])).shape == (3, 8, 4, 1)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        means(tf.zeros([3, 4, 8, 2]))
+
+
+@pytest.mark.parametrize("axis", [np.int64(-1), np.array(-2)])
+def test_the_axis_may_be_an_integer_of_numpy(axis):
+    assert (
+        type(tv.IndependentNormal((4, 3), parameters_axis=axis).parameters_axis) is int
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda layer: tv.MixtureSameFamily(2, layer), lambda layer: tv.Blockwise([layer])],
+)
+def test_layers_inside_others_read_one_vector(make):
+    with pytest.raises(ValueError, match="one vector. Received: .*Make it without"):
+        make(tv.IndependentNormal((4, 3), parameters_axis=-1))
+
+
+def test_a_flat_layer_behind_a_convolution_says_both_ways():
+    with pytest.raises(ValueError, match="`parameters_axis=-1`.*Flatten"):
+        tv.IndependentNormal((4, 3, 2))(tf.zeros([5, 4, 3, 4]))

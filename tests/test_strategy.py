@@ -89,8 +89,8 @@ def test_the_symbolic_build_reaches_the_loss(strategy, monkeypatch):
 
     original = losses._distribution
 
-    def spy(y_pred, owner):
-        found = original(y_pred, owner)
+    def spy(y_pred, caller):
+        found = original(y_pred, caller)
         seen.append(found is None)
         return found
 

@@ -90,7 +90,11 @@ def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
     if len(shape) == 0 or shape[-1] not in (None, width):
         advice = f"Give the previous layer {width} units, or change the event shape."
         if None not in shape[1:] and math.prod(map(int, shape[1:])) == width:
-            advice = "Put `keras.layers.Flatten()` before it."
+            advice = (
+                "If its last axis has the channels of a convolution or the features of "
+                "each step, give `parameters_axis=-1`; if the axes are those of one "
+                "parameter for each coordinate, put `keras.layers.Flatten()` before it."
+            )
         raise ValueError(
             f"`{caller}` expects `parameters` of shape (..., {width}). "
             f"Received: parameters.shape={tuple(shape)}. {advice}"

@@ -17,7 +17,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow.python.eager import record
 
-from tfp_vae.draws import draw
+from tfp_vae.draws import draw, seed_for_tfp
 
 tfd = tfp.distributions
 
@@ -71,11 +71,11 @@ class TensorConversion:
     def __call__(self, distribution: Any, seed: Any) -> Any:
         """The value of `distribution`, as the conversion returns it."""
         if self.name == "sample":
-            return distribution.sample(seed=seed)
+            return distribution.sample(seed=seed_for_tfp(seed))
         if self.name is not None:
             return _statistic(distribution, self.name)
         if self._takes_seed:
-            return self.fn(distribution, seed=seed)
+            return self.fn(distribution, seed=seed_for_tfp(seed))
         return self.fn(distribution)
 
     def static_spec(self, distribution: Any) -> tf.TensorSpec | None:

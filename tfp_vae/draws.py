@@ -36,19 +36,38 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
     inner = distribution
     while isinstance(inner, tfd.Independent):
         inner = inner.distribution
-    # By the attribute: one of TFP's two `TransformedDistribution` classes is private.
+    plain = type(inner) is tfd.Normal and not inner.validate_args
+    if plain and _is_stateless(seed) and inner.dtype == tf.float32:
+        return _normal_draw(inner, sample_shape, seed), None
+    seed = seed_for_tfp(seed)
+    # TFP makes two classes of `TransformedDistribution`, of which one has no name.
     if isinstance(getattr(inner, "bijector", None), tfp.bijectors.Bijector):
         return distribution.experimental_sample_and_log_prob(sample_shape, seed=seed)
-    # From an integer or `None`, TFP makes seeds itself.
-    stateless = isinstance(seed, tuple | list | np.ndarray | tf.Tensor)
-    plain = type(inner) is tfd.Normal and not inner.validate_args
-    if plain and stateless and inner.dtype == tf.float32:
-        return _normal_draw(inner, sample_shape, seed), None
-    if stateless:
-        # TFP hashes the seed, and XLA repeats that for each number drawn unless the
-        # seed comes from a generator: a quarter of a training step with 2,560 draws.
-        seed = _random_bits([2], seed, tf.int32)
     return distribution.sample(sample_shape, seed=seed), None
+
+
+def seed_for_tfp(seed: Any) -> Any:
+    """A seed with which XLA compiles TFP's samplers well.
+
+    XLA hashes a seed again for every number drawn, unless it is the output of a random
+    number generator: draws of 2,560 numbers take more than twice as long.
+
+    Args:
+        seed: Two integers, or any other seed of TFP.
+
+    Returns:
+        Two random integers with the given ones as the key, or the other seed.
+
+    Example:
+        >>> seed_for_tfp((1, 2)).dtype, seed_for_tfp(7)
+        (tf.int32, 7)
+    """
+    return _random_bits([2], seed, tf.int32) if _is_stateless(seed) else seed
+
+
+def _is_stateless(seed: Any) -> bool:
+    # With an integer or None TFP makes the seeds itself.
+    return isinstance(seed, tuple | list | np.ndarray | tf.Tensor)
 
 
 def _normal_draw(distribution: Any, sample_shape: Any, seed: Any) -> tf.Tensor:

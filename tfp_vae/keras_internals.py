@@ -30,7 +30,9 @@ def called_model(layer: keras.layers.Layer) -> Any:
         >>> called_model(layer) is layer
         True
     """
-    return layer._get_call_context().entry_layer
+    # `layer._get_call_context()` outside of a call would begin one that never ends.
+    context = global_state.get_global_attribute("current_call_ctx")
+    return layer if context is None else context.entry_layer
 
 
 def nested_layers(layer: keras.layers.Layer) -> list[Any]:

@@ -149,7 +149,7 @@ class PipelineBatches:
     """
 
     def __init__(self, pipeline: Any, num_batches: int | None, caller: str) -> None:
-        self._pipeline, self._owner = pipeline, caller
+        self._pipeline, self._caller = pipeline, caller
         self.num_batches = num_batches
         self._batches: Iterator[Any] = iter(pipeline)
         self._is_fresh = True
@@ -200,7 +200,7 @@ class PipelineBatches:
         # Keras casts arrays, but not the batches of a dataset.
         is_dataset = isinstance(self._pipeline, tf.data.Dataset)
         convert = tf.convert_to_tensor if is_dataset else data.as_tensor
-        parts = data.mapped(convert, data.read(parts, self._owner))
+        parts = data.mapped(convert, data.read(parts, self._caller))
         return parts if isinstance(batch, tuple) else parts[0]
 
 
@@ -279,8 +279,8 @@ class Epochs:
         caller: Name of the caller, for messages.
 
     Example:
-        >>> passes = Epochs(ArrayBatches(tf.range(8), range(8), 2), 2, "fit")
-        >>> [[s.number for s in passes.epoch(e, 1, 1)] for e in range(2)]
+        >>> epochs = Epochs(ArrayBatches(tf.range(8), range(8), 2), 2, "fit")
+        >>> [[s.number for s in epochs.epoch(e, 1, 1)] for e in range(2)]
         [[1, 1], [1, 1]]
     """
 
@@ -289,7 +289,7 @@ class Epochs:
     ) -> None:
         cap = keras.config.max_steps_per_epoch()
         given = [int(number) for number in (steps, cap) if number]
-        self._source, self._owner = source, caller
+        self._source, self._caller = source, caller
         self._steps = min(given) if given else None
         self._goes_on = goes_on and self._steps is not None
         self._is_open, self._taken = False, 0
@@ -329,8 +329,8 @@ class Epochs:
         elif made < self._steps:
             self._is_open = False
             warnings.warn(
-                f"`{self._owner}` ran out of data after {made} of {self._steps} steps, "
-                "so this epoch is shorter. Give fewer steps, or use "
+                f"`{self._caller}` ran out of data after {made} of {self._steps} "
+                "steps, so this epoch is shorter. Give fewer steps, or use "
                 "`dataset.repeat()`.",
                 stacklevel=4,
             )

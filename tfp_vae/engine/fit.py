@@ -311,9 +311,9 @@ class CompiledFit(MultiWorkerTrainer):
             )
             if validation is not None:
                 self._look(validation, False, "fit", source)
-            passes = len({*due} & {*left})
+            num_epochs = len({*due} & {*left})
             test = self._run(
-                source, validation_steps, callbacks, passes, "evaluation", "fit"
+                source, validation_steps, callbacks, num_epochs, "evaluation", "fit"
             )
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = keras.callbacks.CallbackList(
@@ -321,7 +321,7 @@ class CompiledFit(MultiWorkerTrainer):
                 add_history=True,
                 verbose=verbose,
                 epochs=epochs,
-                steps=run.data.num_batches,
+                steps=run.epochs.num_batches,
                 model=self,
             )
         return self._trained(run, test, due, callbacks, initial_epoch, epochs)
@@ -472,7 +472,7 @@ class CompiledFit(MultiWorkerTrainer):
                 with_bar(callbacks, verbose, _compiled(run, "the evaluation step")),
                 verbose=verbose,
                 epochs=1,
-                steps=run.data.num_batches,
+                steps=run.epochs.num_batches,
                 model=self,
             )
         logs = self._evaluated(run, callbacks)
@@ -607,7 +607,7 @@ class CompiledFit(MultiWorkerTrainer):
         source: Source,
         steps: int | None,
         callbacks: Any,
-        epochs: int,
+        num_epochs: int,
         name: str,
         caller: str,
     ) -> Run:
@@ -617,9 +617,9 @@ class CompiledFit(MultiWorkerTrainer):
         program = functions.cached(
             name, lambda: Program(step, f"its {name}", functions.compiler)
         )
-        passes = Epochs(source, steps, caller, goes_on=training)
+        epochs = Epochs(source, steps, caller, goes_on=training)
         size, shapes = source.batch()
-        most = steps_in_program(self._asked_steps, passes.num_batches, size, callbacks)
+        most = steps_in_program(self._asked_steps, epochs.num_batches, size, callbacks)
         optimizer = self.optimizer
         if training and self.built and optimizer is not None and not optimizer.built:
             # TensorFlow traces a function twice if it creates variables.
@@ -627,7 +627,7 @@ class CompiledFit(MultiWorkerTrainer):
         mode = functools.partial(
             functions.mode, (name, shapes), may_be_eager=source.is_even
         )
-        return Run(program, passes, most, epochs, mode)
+        return Run(program, epochs, most, num_epochs, mode)
 
     def _results(self, logs: Any) -> Any:
         """The metrics, or the logs of a step if these have other names."""

@@ -21,20 +21,20 @@ class Run:
 
     Args:
         program: Runs the steps.
-        passes: The passes over the data.
+        epochs: The passes over the data.
         most: The most steps in one call of the program.
-        epochs: The number of passes.
+        num_epochs: How many there will be.
         mode: Function of a number of steps; see `FunctionCache.mode`.
     """
 
     def __init__(
-        self, program: Program, passes: Epochs, most: int, epochs: int, mode: Any
+        self, program: Program, epochs: Epochs, most: int, num_epochs: int, mode: Any
     ) -> None:
-        self._program, self.data = program, passes
-        self._most, self._epochs, self._mode_of = most, epochs, mode
-        count = passes.num_batches
+        self._program, self.epochs = program, epochs
+        self._most, self._num_epochs, self._mode_of = most, num_epochs, mode
+        count = epochs.num_batches
         self._is_decided = count is not None
-        self.mode = mode(None if count is None else epochs * count)
+        self.mode = mode(None if count is None else num_epochs * count)
 
     def steps(self, epoch: int, begin: Any, end: Any) -> Any:
         """Runs the steps of an epoch.
@@ -48,13 +48,13 @@ class Run:
         Returns:
             The logs of the last step, or `None` if there was no batch.
         """
-        count = self.data.num_batches
+        count = self.epochs.num_batches
         if not self._is_decided and count:  # It is known after the first epoch.
-            self._is_decided, self.mode = True, self._mode_of(self._epochs * count)
+            self._is_decided, self.mode = True, self._mode_of(self._num_epochs * count)
         # XLA compiles for one length of the stack.
         capacity = self._most if self.mode == XLA else 1
         logs, done = None, 0
-        for stack in self.data.epoch(epoch, self._most, capacity):
+        for stack in self.epochs.epoch(epoch, self._most, capacity):
             begin(done)
             logs = self._program(stack, self.mode)
             done += stack.number

@@ -8,7 +8,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import unwrap
-from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.distribution_layer import (
+    DistributionLayer,
+    check_vector_of_parameters,
+)
 
 tfd = tfp.distributions
 
@@ -119,6 +122,8 @@ def _checked_layers(layers: Any) -> list[DistributionLayer]:
             f"parameters. Received: {layers!r}. Give instances such as "
             "`[IndependentNormal(3), VonMisesFisher(5)]`."
         )
+    for layer in layers:
+        check_vector_of_parameters(layer, "Blockwise")
     return layers
 
 

@@ -28,7 +28,7 @@ class CountsLayer(IndependentLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         zero_inflated: Whether a coordinate has an extra probability of 0.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`.
@@ -99,7 +99,7 @@ class IndependentPoisson(CountsLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         zero_inflated: Whether a coordinate has an extra probability of 0.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`.
@@ -164,7 +164,7 @@ class IndependentNegativeBinomial(CountsLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         zero_inflated: Whether a coordinate has an extra probability of 0.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`.

@@ -6,7 +6,9 @@ import keras
 import tensorflow as tf
 
 from tfp_vae.checks import positive_number
-from tfp_vae.distributions.direction_and_norm import DirectionAndNorm as Law
+from tfp_vae.distributions.direction_and_norm import (
+    DirectionAndNorm as DirectionAndNormDistribution,
+)
 from tfp_vae.distributions.sphere import unit_vector
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 from tfp_vae.layers.vector_layer import VectorLayer
@@ -94,4 +96,4 @@ class DirectionAndNorm(VectorLayer):
         )
         low = tf.minimum(norm, self.max_norm - self.norm_width)
         width = tf.constant(self.norm_width, dtype)
-        return Law(direction, low, width, self.validate_args)
+        return DirectionAndNormDistribution(direction, low, width, self.validate_args)

@@ -99,13 +99,38 @@ class DistributionLayer(keras.layers.Layer):
         It calls `params_size` with the attributes that have its arguments' names.
         """
         size = getattr(self, "params_size", None)
-        return None if size is None else size(**self._attributes_named_in(size))
+        if size is None:
+            return None
+        found = self._attributes_named_in(size)
+        absent = [
+            name
+            for name, argument in inspect.signature(size).parameters.items()
+            if argument.default is argument.empty and name not in found
+        ]
+        if absent:
+            raise ValueError(
+                f"`{type(self).__name__}.params_size` expects arguments that are "
+                f"attributes of the layer, such as `event_shape`. Received: {absent}. "
+                "Rename them, or set attributes of these names in `__init__`."
+            )
+        return size(**found)
 
     @property
     def description(self) -> str:
-        """The layer as error messages show it."""
-        size = getattr(self, "event_size", f"event_shape={self.event_shape}")
-        return f"{type(self).__name__}({size})"
+        """The layer as error messages show it, with what decides its width."""
+        size: Any = getattr(self, "params_size", None)
+        named = {} if size is None else self._attributes_named_in(size)
+        first = named.pop("event_size", None)
+        if first is None:
+            named.pop("event_shape", None)
+            first = f"event_shape={self.event_shape}"
+        defaults = inspect.signature(size).parameters if named else {}
+        rest = [
+            f", {name}={value!r}"
+            for name, value in named.items()
+            if value != defaults[name].default
+        ]
+        return f"{type(self).__name__}({first}{''.join(rest)})"
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes a `tfd.Distribution` from the output of the previous layer.
@@ -199,9 +224,15 @@ class DistributionLayer(keras.layers.Layer):
         return cls(**revive_arguments(config))
 
     def _attributes_named_in(self, *functions: Any) -> dict[str, Any]:
-        """The layer's attributes that have the names of the functions' arguments."""
-        signatures = [inspect.signature(function).parameters for function in functions]
-        names = dict.fromkeys(itertools.chain(*signatures))
+        """The layer's own attributes with the names of the functions' arguments."""
+        signatures = [inspect.signature(f).parameters.values() for f in functions]
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        names = dict.fromkeys(
+            argument.name
+            for argument in itertools.chain(*signatures)
+            if argument.kind not in several
+            and not hasattr(keras.layers.Layer, argument.name)
+        )
         names.pop("name", None)
         if self.event_shape is None:
             names.pop("event_shape", None)
@@ -230,3 +261,25 @@ def _map_shapes(fn: Any, shapes: Any) -> Any:
     if isinstance(shapes, Sequence) and shapes and isinstance(shapes[0], Sequence):
         return [_map_shapes(fn, shape) for shape in shapes]
     return fn(shapes)
+
+
+def check_vector_of_parameters(layer: DistributionLayer, caller: str) -> None:
+    """Checks that a layer inside another reads its parameters from one vector.
+
+    Args:
+        layer: The inner layer.
+        caller: Name of the outer one, for the message.
+
+    Raises:
+        ValueError: If it has a `parameters_axis`.
+
+    Example:
+        >>> check_vector_of_parameters(tv.IndependentNormal(3), "Blockwise")
+    """
+    axis = getattr(layer, "parameters_axis", None)
+    if axis is not None:
+        raise ValueError(
+            f"`{caller}` expects layers whose parameters are one vector. Received: "
+            f"{layer.description} with parameters_axis={axis}. Make it without "
+            "`parameters_axis`."
+        )

@@ -60,11 +60,12 @@ def split_event(params: Any, event_shape: Shape, parts: int, caller: str) -> lis
     return [tf.reshape(piece, shape) for piece in pieces]
 
 
-def batch_axes(params: tf.Tensor) -> list[Any]:
+def batch_axes(params: tf.Tensor, last: int = 1) -> list[Any]:
     """Sizes of all axes but the last: integers if known, otherwise scalar tensors.
 
     Args:
         params: Tensor of shape `(..., width)`.
+        last: How many axes to leave out.
 
     Returns:
         A list for the shape of a `tf.reshape`, which then keeps known sizes static, and
@@ -74,7 +75,7 @@ def batch_axes(params: tf.Tensor) -> list[Any]:
         >>> batch_axes(tf.zeros([5, 2, 12]))
         [5, 2]
     """
-    known = params.shape[:-1].as_list()
+    known = params.shape[:-last].as_list()
     dynamic = tf.shape(params)
     return [dynamic[i] if size is None else size for i, size in enumerate(known)]
 

@@ -27,7 +27,7 @@ class IndependentBernoulli(IndependentLayer):
         convert_to_tensor_fn: See `DistributionLayer`; also `"logits"` and `"probs"`.
         sample_dtype: Dtype of draws; by default that of the parameters.
         validate_args: Whether TFP checks parameters and values at run time.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of logits, of shape `(..., params_size)`.

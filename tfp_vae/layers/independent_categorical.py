@@ -33,7 +33,7 @@ class IndependentCategorical(IndependentLayer):
         convert_to_tensor_fn: See `DistributionLayer`; also `"logits"` and `"probs"`.
         validate_args: Whether TFP checks parameters and values at run time.
         num_categories: The number K of categories.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of logits, of shape `(..., params_size)`.

@@ -29,7 +29,7 @@ class IndependentContinuousBernoulli(IndependentLayer):
         event_shape: Shape of one draw, or an integer for a vector.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of logits, of shape `(..., params_size)`.

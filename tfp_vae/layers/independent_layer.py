@@ -1,5 +1,6 @@
 """Independent coordinates of one scalar family."""
 
+import operator
 from typing import Any, ClassVar
 
 import tensorflow as tf
@@ -8,7 +9,7 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import Shape
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.layers.distribution_layer import DistributionLayer
-from tfp_vae.layers.events import event_size, independent, split_event
+from tfp_vae.layers.events import batch_axes, event_size, independent, split_event
 
 tfd = tfp.distributions
 
@@ -73,11 +74,12 @@ class IndependentLayer(DistributionLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
-        self.parameters_axis = parameters_axis
+        self.parameters_axis: int | None = None
         axes = range(-len(self.event_shape), 0)
-        if parameters_axis is not None and not (
-            type(parameters_axis) is int and parameters_axis in axes
-        ):
+        if parameters_axis is None:
+            return
+        self.parameters_axis = _index(parameters_axis)
+        if self.parameters_axis not in axes:
             raise ValueError(
                 f"`{self.description}` expects `parameters_axis` to be None or an axis "
                 f"of the event, one of {list(axes)}. Received: "
@@ -120,14 +122,12 @@ class IndependentLayer(DistributionLayer):
         return (self.parameters_width or 1) // event_size(self.event_shape, self.name)
 
     def _shape_of_vector(self, shape: Any) -> Any:
-        """Checks the shape of the inputs, and flattens the axes of the event in it."""
+        """The shape of the inputs as vectors."""
         if self.parameters_axis is None:
             return shape
-        event, rank = list(self.event_shape), len(self.event_shape)
-        width = self.parameters_width or 0
-        event[self.parameters_axis] *= width // event_size(self.event_shape, self.name)
-        found = tuple(shape)[-rank:]
-        if len(shape) < rank or any(
+        event = self._axes_of_inputs()
+        found = tuple(shape)[-len(event) :]
+        if len(shape) < len(event) or any(
             size not in (None, expected)
             for size, expected in zip(found, event, strict=True)
         ):
@@ -138,24 +138,43 @@ class IndependentLayer(DistributionLayer):
                 f"{event[self.parameters_axis]} filters or units along that axis, or "
                 "leave `parameters_axis` out where all parameters are one vector."
             )
-        return (*tuple(shape)[:-rank], width)
+        return (*tuple(shape)[: -len(event)], self.parameters_width)
+
+    def _axes_of_inputs(self) -> list[int]:
+        """The sizes of the event's axes, and the longer one of the parameters."""
+        sizes = list(self.event_shape)
+        sizes[self.parameters_axis or 0] *= (self.parameters_width or 0) // event_size(
+            self.event_shape, self.name
+        )
+        return sizes
 
     def _as_vector(self, inputs: Any) -> Any:
-        """Flattens the inputs: all of the first part, then all of the second."""
+        """The inputs as vectors: all of the first part, then all of the second."""
         axis = self.parameters_axis
         if axis is None:
             return inputs
-        *_, width = self._shape_of_vector(inputs.shape)
-        rank, parts = len(self.event_shape), self._count()
-        batch = list(range(inputs.shape.rank - rank))
-        vectors = []
-        for part in tf.split(inputs, parts, axis=axis):
-            sizes = tf.unstack(tf.shape(part))
-            sizes[axis : axis + 1 or None] = [self.event_shape[axis], -1]
-            # The entries of one coordinate become the last axis.
-            own = len(batch) + rank + axis + 1
-            order = [i for i in range(len(batch) + rank + 1) if i != own]
-            of_each = tf.transpose(tf.reshape(part, sizes), [*order, own])
-            vectors.append(tf.reshape(of_each, [*sizes[: len(batch)], width // parts]))
-        vector = tf.concat(vectors, axis=-1)
-        return tf.ensure_shape(vector, [*inputs.shape[:-rank], width])
+        shape, sizes = self._shape_of_vector(inputs.shape), self._axes_of_inputs()
+        batch, parts = len(shape) - 1, self._count()
+        # Unknown sizes are checked when the graph runs.
+        inputs = tf.ensure_shape(inputs, [*[None] * batch, *sizes])
+        # What a part has for one coordinate becomes the last axis.
+        sizes[axis : axis + 1 or None] = [self.event_shape[axis], -1]
+        own = batch + len(self.event_shape) + axis + 1
+        order = [i for i in range(batch + len(sizes)) if i != own]
+        first = batch_axes(inputs, len(self.event_shape))
+        vectors = [
+            tf.reshape(
+                tf.transpose(tf.reshape(part, [*first, *sizes]), [*order, own]),
+                [*first, shape[-1] // parts],
+            )
+            for part in tf.split(inputs, parts, axis=axis)
+        ]
+        return tf.concat(vectors, axis=-1)
+
+
+def _index(value: Any) -> int | None:
+    """An integer as `int`; `None` for anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None

@@ -33,7 +33,7 @@ class IndependentStudentT(IndependentLayer):
         validate_args: Whether TFP checks parameters and values at run time.
         scale_floor: Smallest scale.
         df: A number for fixed degrees of freedom; `None` to take them from the inputs.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`.

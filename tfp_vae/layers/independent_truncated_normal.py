@@ -35,7 +35,7 @@ class IndependentTruncatedNormal(IndependentLayer):
         low: Lower end of the interval.
         high: Upper end of the interval.
         scale_floor: Smallest scale, by default a thousandth of the interval.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`.

@@ -34,7 +34,7 @@ class LocationScaleLayer(IndependentLayer):
         scale: `None` to take one scale per coordinate from the inputs; a number for a
             fixed scale; `"shared"` for a single learned scale, a variable of the layer
             that starts at 1. Unless it is `None`, the inputs are the `loc` alone.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`.
@@ -143,7 +143,7 @@ class IndependentNormal(LocationScaleLayer):
         scale_floor: Smallest scale.
         scale: `None` to take one per coordinate from the inputs, a number for a fixed
             scale, `"shared"` for a single learned scale.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales
@@ -187,7 +187,7 @@ class IndependentLogistic(LocationScaleLayer):
         scale_floor: Smallest scale.
         scale: `None` to take one per coordinate from the inputs, a number for a fixed
             scale, `"shared"` for a single learned scale.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales
@@ -225,7 +225,7 @@ class IndependentLaplace(LocationScaleLayer):
         scale_floor: Smallest scale.
         scale: `None` to take one per coordinate from the inputs, a number for a fixed
             scale, `"shared"` for a single learned scale.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`: all `loc`, then all raw scales

@@ -10,7 +10,10 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import Shape, integer, parameters_width, positive_number
 from tfp_vae.constraints import SCALE_FLOOR
 from tfp_vae.distribution_tensor import unwrap
-from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.layers.distribution_layer import (
+    DistributionLayer,
+    check_vector_of_parameters,
+)
 from tfp_vae.layers.events import batch_axes
 from tfp_vae.layers.location_scale import (
     IndependentLogistic,
@@ -82,6 +85,7 @@ class MixtureSameFamily(DistributionLayer):
                 f"Received: component_layer={component_layer!r}. Give an instance such "
                 "as `IndependentNormal(3)`."
             )
+        check_vector_of_parameters(component_layer, caller)
         self.component_layer = component_layer
 
     @staticmethod

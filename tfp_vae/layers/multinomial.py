@@ -71,6 +71,11 @@ class SharedTotalLayer(VectorLayer):
         """The number of categories, plus 1 if the total is an input."""
         return self.event_size + (self.total_count == INPUT)
 
+    @property
+    def description(self) -> str:
+        """The layer as error messages show it."""
+        return f"{super().description[:-1]}, total_count={self.total_count!r})"
+
     def from_total(self, total_count: Any, raw: tf.Tensor) -> Any:
         """Makes the distribution from the total and one parameter per category.
 

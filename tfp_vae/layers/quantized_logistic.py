@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import Shape, integer
 from tfp_vae.constraints import SCALE_FLOOR, positive
 from tfp_vae.distributions.quantized_logistic import (
-    QuantizedLogistic as QuantizedLogisticLaw,
+    QuantizedLogistic as QuantizedLogisticDistribution,
 )
 from tfp_vae.layers.events import event_size, independent, split_event
 from tfp_vae.layers.independent_layer import IndependentLayer
@@ -45,7 +45,7 @@ class QuantizedLogistic(IndependentLayer):
         num_components: The number K of logistics for each coordinate.
         low: Smallest value.
         high: Largest value.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`.
@@ -101,7 +101,7 @@ class QuantizedLogistic(IndependentLayer):
         shape = (*self.event_shape, *[self.num_components] * mixture)
         parts = split_event(parameters, shape, self._count(), self.description)
         half = (self.high - self.low) / 2
-        base = QuantizedLogisticLaw(
+        base = QuantizedLogisticDistribution(
             self.low + half + half * parts[0],
             half * positive(parts[1], SCALE_FLOOR),
             self.low,

@@ -6,9 +6,13 @@ import keras
 import tensorflow as tf
 
 from tfp_vae.checks import positive_number
-from tfp_vae.distributions.power_spherical import PowerSpherical as PowerSphericalLaw
+from tfp_vae.distributions.power_spherical import (
+    PowerSpherical as PowerSphericalDistribution,
+)
 from tfp_vae.distributions.sphere import unit_vector
-from tfp_vae.distributions.von_mises_fisher import VonMisesFisher as VonMisesFisherLaw
+from tfp_vae.distributions.von_mises_fisher import (
+    VonMisesFisher as VonMisesFisherDistribution,
+)
 from tfp_vae.layers.vector_layer import VectorLayer
 
 
@@ -135,7 +139,7 @@ class VonMisesFisher(SphericalLayer):
         (array([0.577, 0.577, 0.577], dtype=float32), TensorShape([5, 3]))
     """
 
-    family = VonMisesFisherLaw
+    family = VonMisesFisherDistribution
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -177,4 +181,4 @@ class PowerSpherical(SphericalLayer):
         (array([0.577, 0.577, 0.577], dtype=float32), TensorShape([5, 3]))
     """
 
-    family = PowerSphericalLaw
+    family = PowerSphericalDistribution

@@ -26,7 +26,7 @@ class TwoConcentrations(IndependentLayer):
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         concentration_floor: Smallest concentration.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`.
@@ -84,7 +84,7 @@ class IndependentBeta(TwoConcentrations):
         validate_args: Whether TFP checks parameters and values at run time.
         concentration_floor: Smallest concentration. Below 1, some float32 draws are
             exactly 0 or 1, where the density is infinite.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`.
@@ -125,7 +125,7 @@ class IndependentKumaraswamy(TwoConcentrations):
         validate_args: Whether TFP checks parameters and values at run time.
         concentration_floor: Smallest concentration. Below 1, some float32 draws are
             exactly 0 or 1, where the density is infinite.
-        **kwargs: Passed to `DistributionLayer`.
+        **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
         inputs: Tensor of shape `(..., params_size)`.

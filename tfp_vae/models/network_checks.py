@@ -164,15 +164,21 @@ def check_reparameterized(posterior: Any, objective: Any) -> None:
     """
     if posterior.reparameterization_type == tfd.FULLY_REPARAMETERIZED:
         return
-    message = (
-        "`VAE.fit` expects a posterior whose draws are reparameterised. Received: "
-        f"{family_name(posterior)}, whose draws pass no gradient of the likelihood to "
-        "the encoder. Use a relaxed distribution such as "
-        "`IndependentRelaxedBernoulli`, or `reparameterize=True` for a mixture."
+    family = family_name(posterior)
+    advice = (
+        "Use a relaxed distribution such as `IndependentRelaxedBernoulli`, or "
+        "`reparameterize=True` for a mixture."
     )
     if objective.gradient != "total":
-        raise ValueError(message)
-    warnings.warn(message, stacklevel=4)
+        raise ValueError(
+            f"`VAE.fit` with gradient={objective.gradient!r} expects a posterior whose "
+            f"draws are reparameterised. Received: {family}. {advice}"
+        )
+    warnings.warn(
+        f"Draws of the posterior, {family}, are not reparameterised: the gradient of "
+        f"the likelihood does not reach the encoder. {advice}",
+        stacklevel=4,
+    )
 
 
 def warn_of_activation(decoder: Any) -> None:
