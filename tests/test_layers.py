@@ -111,26 +111,26 @@ def test_draws_have_the_gradients_of_the_moments(family, parameters):
         pytest.skip("a law whose mean or variance is not known")
     chunks, n = 25, 2000
 
+    x = tf.constant(np.asarray(parameters, "float64"))
+    same = family.make(dtype="float64")
+
     def slopes(moment):
-        x = tf.constant(np.asarray(parameters, "float64"))
         with tf.GradientTape() as tape:
             tape.watch(x)
-            value = tf.reduce_sum(moment(family.make(dtype="float64")(x)))
-        return tape.gradient(value, x).numpy()
+            value = tf.reduce_sum(moment(same(x)))
+        return tape.gradient(value, x)
 
     for power, exact in (
         (1, lambda p: p.mean()),
         (2, lambda p: p.variance() + p.mean() ** 2),
     ):
+
+        @tf.function(autograph=False)
+        def of_draws(seed, power=power):
+            return slopes(lambda p: tf.reduce_mean(p.sample(n, seed=seed) ** power, 0))
+
         draws = np.stack(
-            [
-                slopes(
-                    lambda p, i=i, power=power: tf.reduce_mean(
-                        p.sample(n, seed=(i, power)) ** power, axis=0
-                    )
-                )
-                for i in range(chunks)
-            ]
+            [of_draws(tf.constant([i, power])).numpy() for i in range(chunks)]
         )
         error = draws.std(0) / np.sqrt(chunks)
         assert np.all(np.abs(draws.mean(0) - slopes(exact)) < 6 * error + 1e-4)

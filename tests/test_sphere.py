@@ -1,5 +1,7 @@
 """Laws on the sphere: values, gradients and draws against closed forms and SciPy."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -271,9 +273,17 @@ def test_gradient_of_each_angle_against_quadrature(law, m, k):
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
+# Each dimension and each concentration, the smallest and the largest of both together.
+OFTEN = [(2, 1.0), (3, 100.0), (5, 10.0), (20, 1.0), (100, 100.0)]
+ALL = itertools.product([2, 3, 5, 10, 20, 50, 100], [1.0, 10.0, 100.0])
+CASES = [
+    case if case in OFTEN else pytest.param(*case, marks=pytest.mark.slow)
+    for case in ALL
+]
+
+
 @pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("m", [2, 3, 5, 10, 20, 50, 100])
-@pytest.mark.parametrize("k", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize(("m", "k"), CASES)
 def test_gradient_of_the_mean_in_the_concentration(rng, law, m, k):
     mu, n = direction(rng, m), 100_000
 
