@@ -75,7 +75,7 @@ class TensorConversion:
         if self.name is not None:
             return _statistic(distribution, self.name)
         if self._takes_seed:
-            return self.fn(distribution, seed=seed_for_tfp(seed))
+            return self.fn(distribution, seed=seed)
         return self.fn(distribution)
 
     def static_spec(self, distribution: Any) -> tf.TensorSpec | None:

@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import canonical_event_shape, parameters_width
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
+from tfp_vae.draws import seed_for_tfp
 from tfp_vae.keras_internals import in_predict, set_mask
 from tfp_vae.kl.layer import KLDivergenceRegularizer, track_kl
 from tfp_vae.seeds import Seeds
@@ -184,7 +185,10 @@ class DistributionLayer(keras.layers.Layer):
                 f"`tfd.Distribution`. Received: {distribution!r}. Return an instance "
                 "of a class of `tfp.distributions`."
             )
-        output = DistributionTensor(distribution, self._conversion, self._seeds.next())
+        seed = self._seeds.next()
+        if self._conversion.draws and self._conversion.name is None:
+            seed = seed_for_tfp(seed)  # The user's function gives it to TFP.
+        output = DistributionTensor(distribution, self._conversion, seed)
         self._refuse_draw_axes_in_predict(output)
         return set_mask(output, mask)
 
