@@ -321,9 +321,8 @@ def parameter_servers():
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         cluster, rpc_layer="grpc"
     )
-    vae = small_vae(tf.distribute.ParameterServerStrategy(resolver))
     try:
-        vae.fit(X, verbose=0)
+        small_vae(tf.distribute.ParameterServerStrategy(resolver)).fit(X, verbose=0)
     except ValueError as error:
         print(error, flush=True)
     os._exit(0)  # The servers never end.

@@ -353,7 +353,8 @@ class CompiledFit(MultiWorkerTrainer):
             validation,
             options["validation_batch_size"],
         )
-        if not is_sequence:
+        # Several workers have a rule of their own, in `MultiWorkerTrainer.fit`.
+        if not is_sequence and not has_workers(self.distribute_strategy):
             shuffle = shuffle and not data.is_pipeline(given[0])
         options |= {"validation_split": split, "shuffle": shuffle}
         x, y, sample_weight = given
