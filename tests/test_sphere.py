@@ -273,7 +273,7 @@ def test_gradient_of_each_angle_against_quadrature(law, m, k):
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
-# Each dimension and each concentration, the smallest and the largest of both together.
+# Small and large dimensions, and each concentration; the other pairs are slow.
 OFTEN = [(2, 1.0), (3, 100.0), (5, 10.0), (20, 1.0), (100, 100.0)]
 ALL = itertools.product([2, 3, 5, 10, 20, 50, 100], [1.0, 10.0, 100.0])
 CASES = [

@@ -226,26 +226,26 @@ def weighted_log_prob(
     batch_rank = distribution.batch_shape.rank - draws
     inside = []
     outside: dict[str, Any] = {"sample_weight": None, "mask": None}
-    for name, share in (("sample_weight", weights), ("mask", mask)):
-        if share is not None:
-            share = tf.cast(tf.convert_to_tensor(share), _float_dtype(distribution))
-            share = _fitted(share, values, batch_rank, name)
-            if share.shape.rank > batch_rank:
-                inside.append(_spread(share, values.shape.rank))
+    for name, weight in (("sample_weight", weights), ("mask", mask)):
+        if weight is not None:
+            weight = tf.cast(tf.convert_to_tensor(weight), _float_dtype(distribution))
+            weight = _fitted(weight, values, batch_rank, name)
+            if weight.shape.rank > batch_rank:
+                inside.append(_spread(weight, values.shape.rank))
             else:
-                outside[name] = _spread(share, batch_rank)
+                outside[name] = _spread(weight, batch_rank)
     if inside:
         elements = _log_prob_of_elements(distribution, values)
-        for share in inside:
-            elements *= share
+        for weight in inside:
+            elements *= weight
         event = range(distribution.batch_shape.rank, elements.shape.rank)
         log_prob = tf.reduce_sum(elements, axis=list(event))
     else:
         log_prob = distribution.log_prob(values)
     log_prob = tf.reduce_mean(log_prob, axis=list(range(draws)))
     whole = {
-        name: share if share is None else tf.broadcast_to(share, tf.shape(log_prob))
-        for name, share in outside.items()
+        name: weight if weight is None else tf.broadcast_to(weight, tf.shape(log_prob))
+        for name, weight in outside.items()
     }
     return log_prob, whole["sample_weight"], whole["mask"]
 
@@ -298,29 +298,29 @@ def _shape(tensor: tf.Tensor) -> Any:
     return "unknown rank" if rank is None else tuple(tensor.shape)
 
 
-def _fitted(share: tf.Tensor, values: tf.Tensor, rank: int, name: str) -> tf.Tensor:
+def _fitted(weight: tf.Tensor, values: tf.Tensor, rank: int, name: str) -> tf.Tensor:
     """Checks that weights or a mask have the shape of leading axes of the values.
 
     An extra last axis of length 1, as in Keras' (B, 1), is dropped.
     """
-    if share.shape.rank == rank + 1 and share.shape[-1] == 1:
-        share = tf.squeeze(share, axis=-1)
-    known = share.shape.rank is not None and share.shape.rank <= values.shape.rank
-    leading = values.shape[: share.shape.rank] if known else None
-    if leading is None or not leading.is_compatible_with(share.shape):
+    if weight.shape.rank == rank + 1 and weight.shape[-1] == 1:
+        weight = tf.squeeze(weight, axis=-1)
+    known = weight.shape.rank is not None and weight.shape.rank <= values.shape.rank
+    leading = values.shape[: weight.shape.rank] if known else None
+    if leading is None or not leading.is_compatible_with(weight.shape):
         raise ValueError(
             f"The log-likelihood expects `{name}` to have the shape of leading axes of "
             f"the values, {tuple(values.shape)}. Received: {name}.shape="
-            f"{_shape(share)}. Give one number for each example, or one for each "
+            f"{_shape(weight)}. Give one number for each example, or one for each "
             "element, and compile again if their rank changes."
         )
-    return tf.ensure_shape(share, leading)
+    return tf.ensure_shape(weight, leading)
 
 
-def _spread(share: tf.Tensor, rank: int) -> tf.Tensor:
+def _spread(weight: tf.Tensor, rank: int) -> tf.Tensor:
     """Appends axes of length 1, so that weights of examples broadcast to elements."""
-    missing = rank - share.shape.rank
-    return tf.reshape(share, tf.concat([tf.shape(share), [1] * missing], axis=0))
+    missing = rank - weight.shape.rank
+    return tf.reshape(weight, tf.concat([tf.shape(weight), [1] * missing], axis=0))
 
 
 def _log_prob_of_elements(distribution: Any, values: tf.Tensor) -> tf.Tensor:

@@ -30,7 +30,7 @@ _OURS = types.SimpleNamespace(
     TruncatedNormal=TruncatedNormal,
     VonMisesFisher=VonMisesFisher,
 )
-_ROOMS = {
+_MODULES = {
     "tfp_vae.distributions": (_OURS, tfp.distributions.Distribution),
     "tfp.distributions": (tfp.distributions, tfp.distributions.Distribution),
     "tfp.bijectors": (tfp.bijectors, tfp.bijectors.Bijector),
@@ -61,7 +61,7 @@ def serialize_distribution(distribution: Any) -> dict[str, Any]:
     name = type(distribution).__name__
     # Some TFP classes have a private twin: `Independent` may be `_Independent`.
     for public in (name, name.lstrip("_")):
-        for room, (module, _) in _ROOMS.items():
+        for path, (module, _) in _MODULES.items():
             cls: Any = getattr(module, public, None)
             if isinstance(cls, type) and isinstance(distribution, cls):
                 parameters = {
@@ -69,7 +69,7 @@ def serialize_distribution(distribution: Any) -> dict[str, Any]:
                     for key, value in given.items()
                     if value is not _default(cls, key)
                 }
-                return {room: public, "parameters": parameters}
+                return {path: public, "parameters": parameters}
     raise ValueError(
         "Saving expects an instance of a public class of `tfp.distributions` or "
         f"`tfp.bijectors`. Received: {distribution!r} of type {name}. Write a Keras "
@@ -95,15 +95,15 @@ def deserialize_distribution(config: dict[str, Any]) -> Any:
         >>> float(deserialize_distribution(config).stddev())
         2.0
     """
-    for room, (module, base) in _ROOMS.items():
-        if room in config:
-            cls = getattr(module, str(config[room]), None)
+    for path, (module, base) in _MODULES.items():
+        if path in config:
+            cls = getattr(module, str(config[path]), None)
             if isinstance(cls, type) and issubclass(cls, base):
                 parameters = config.get("parameters", {})
                 return cls(**{key: _decode(value) for key, value in parameters.items()})
     raise ValueError(
         "Loading expects the config of a distribution, with a class of "
-        f"{' or '.join(_ROOMS)} and its parameters. Received: {config!r}. Save it "
+        f"{' or '.join(_MODULES)} and its parameters. Received: {config!r}. Save it "
         "again with `serialize_distribution`."
     )
 
@@ -121,7 +121,7 @@ def is_distribution_config(config: Any) -> bool:
         >>> is_distribution_config({"class_name": "Dense"})
         False
     """
-    return isinstance(config, dict) and any(room in config for room in _ROOMS)
+    return isinstance(config, dict) and any(path in config for path in _MODULES)
 
 
 def revive_arguments(config: dict[str, Any]) -> dict[str, Any]:

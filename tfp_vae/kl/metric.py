@@ -40,13 +40,15 @@ class KLMetric(keras.metrics.Mean):
             return own
         return {self.name: own, "kl": self._total()}
 
-    def record(self, layer: keras.layers.Layer, kl: tf.Tensor, share: Any) -> None:
+    def record(
+        self, layer: keras.layers.Layer, kl: tf.Tensor, sample_weight: Any
+    ) -> None:
         """Adds the KL of a batch, except in `predict`.
 
         Args:
             layer: The layer that is being called.
             kl: KL of each member of the batch.
-            share: Weights of the same shape, 0 for masked members and 1 for the others.
+            sample_weight: Weights of the same shape: 0 for masked members, else 1.
         """
         if in_predict():
             return
@@ -56,9 +58,11 @@ class KLMetric(keras.metrics.Mean):
         weights = layer.trainable_weights
         of_weights = sum(v.regularizer is not None for v in weights)
         if len(layer.losses) == of_weights:
-            self.update_state(kl, sample_weight=share)
+            self.update_state(kl, sample_weight=sample_weight)
         else:  # a second call in one step adds KL, but no examples
-            self.total.assign_add(tf.cast(tf.reduce_sum(kl * share), self.dtype))
+            self.total.assign_add(
+                tf.cast(tf.reduce_sum(kl * sample_weight), self.dtype)
+            )
 
 
 def _share_total(model: keras.Model) -> None:
