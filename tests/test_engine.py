@@ -360,6 +360,31 @@ def test_draws_that_follow_the_seed_are_left_to_tensorflow():
     np.testing.assert_array_equal(*found)
 
 
+def test_recurrent_layers_learn_without_xla_and_without_a_warning(recwarn):
+    keras.utils.set_random_seed(0)
+    layer = keras.layers.LSTM(2)
+
+    def slope(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(layer(x))
+        return tape.gradient(value, x)
+
+    x = tf.ones([4, 3, 1])
+    layer(x)  # makes the variables
+    function = Compiler("auto").function(
+        slope, "a gradient", [tf.TensorSpec([None, 3, 1])]
+    )
+    np.testing.assert_allclose(called(function, x), slope(x), rtol=1e-5)
+    assert not function.can_use_xla(x)
+    assert not recwarn
+    # One size of batches compiles, and so does a forward pass.
+    for fn, sizes in ((slope, [4, 3, 1]), (layer, [None, 3, 1])):
+        function = Compiler("auto").function(fn, "it", [tf.TensorSpec(sizes)])
+        np.testing.assert_allclose(called(function, x), fn(x), rtol=1e-5)
+        assert function.can_use_xla(x)
+
+
 def on_the_host(x):
     """Something that XLA cannot compile."""
     return tf.ensure_shape(tf.numpy_function(lambda a: a + 1, [x], tf.float32), x.shape)

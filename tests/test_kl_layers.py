@@ -469,3 +469,40 @@ def test_float64(rng):
 def test_the_distribution_passes_through(rng):
     q = tv.IndependentNormal(3)(parameters(rng))
     assert tv.KLDivergenceAddLoss(tv.StandardNormal(3))(q) is q
+
+
+@pytest.mark.parametrize("model", [tv.Sequential, keras.Sequential])
+def test_a_subclass_written_for_tfp_layers_works(model, rng):
+    """Its `call` has one argument, as in `tfp.layers`."""
+    seen = []
+
+    class Mine(tv.KLDivergenceAddLoss):
+        def call(self, distribution_a):
+            seen.append(distribution_a.event_shape)
+            return super().call(distribution_a)
+
+    made = model(
+        [
+            keras.Input((4,)),
+            tv.IndependentNormal(2),
+            Mine(tv.LearnedNormal(2), weight=3.0),
+        ]
+    )
+    x = rng.normal(size=(8, 4)).astype("float32")
+    made.compile("sgd", loss=tv.NegativeLogLikelihood())
+    q = made(x)
+    want = tfd.kl_divergence(
+        q.tensor_distribution, tfd.Independent(tfd.Normal(tf.zeros(2), 1.0), 1)
+    )
+    found = made.evaluate(x, np.zeros((8, 2)), verbose=0, return_dict=True)
+    np.testing.assert_allclose(found["kl"], want.numpy().mean(), rtol=1e-5)
+    made.fit(x, np.zeros((8, 2)), verbose=0)
+    assert seen
+    assert len(made.trainable_variables) == 1
+
+
+def test_a_conditional_prior_is_built_with_the_layer():
+    prior = keras.Sequential([keras.layers.Dense(4), tv.IndependentNormal(2)])
+    x, y = keras.Input((4,)), keras.Input((3,))
+    q = tv.KLDivergenceAddLoss(prior)(tv.IndependentNormal(2)(x), prior_inputs=y)
+    assert len(keras.Model([x, y], q).trainable_variables) == 2

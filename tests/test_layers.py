@@ -28,7 +28,6 @@ ABSTRACT = (
     "VectorLayer",
 )
 NO_VARIANCE = (
-    tv.Blockwise,  # in TFP 0.25
     tv.DistributionLambda,
     tv.IndependentStudentT,
     tv.RelaxedOneHotCategorical,
@@ -59,6 +58,22 @@ def concrete_subclasses(cls):
         for c in below
         if c.__module__.startswith("tfp_vae.") and c.__name__ not in other
     ]
+
+
+def test_a_parameter_that_is_nan_stays_nan(family, rng):
+    """One parameter of each member is NaN, and none of the last."""
+    width = family.width
+    parameters = rng.normal(size=(width + 1, width)).astype("float32")
+    parameters[range(width), range(width)] = np.nan
+    p = family.make()(parameters)
+    log_prob = p.log_prob(family.values(rng, (width + 1, *family.event))).numpy()
+    assert np.isnan(log_prob[:width]).all()
+    assert np.isfinite(log_prob[width]).all()
+    if p.reparameterization_type == tfd.FULLY_REPARAMETERIZED:
+        draws = np.isnan(p.sample(seed=1)).reshape(width + 1, -1)
+        assert draws[:width].any(-1).all()
+    if p.tensor_distribution.dtype.is_floating:  # draws of counts return too
+        assert p.sample(seed=1).shape == (width + 1, *family.event)
 
 
 def test_every_layer_is_listed():

@@ -179,15 +179,8 @@ def test_values_of_another_shape_are_an_error(shape):
         tv.NegativeLogLikelihood()(np.zeros(shape, "float32"), p)
 
 
-def test_a_column_of_targets_for_scalar_events_is_an_error():
-    """log_prob would broadcast (B, 1) against (B,) to (B, B)."""
-    p = tfd.Normal(tf.zeros(B), 1.0)
-    with pytest.raises(ValueError, match=r"y.shape=\(4, 1\)"):
-        tv.NegativeLogLikelihood()(np.zeros((B, 1)), p)
-
-
-def test_targets_that_lack_an_axis_are_an_error_whatever_the_batch():
-    """Of 7 rows in batches of 4 Keras knows no static size: (B,) might be (B, 1)."""
+def test_targets_that_lack_an_axis_of_1_are_right_whatever_the_batch(rng):
+    """Of 7 rows in batches of 4 Keras knows no static size: (B,) means (B, 1)."""
     model = keras.Sequential(
         [
             keras.Input((5,)),
@@ -197,8 +190,10 @@ def test_targets_that_lack_an_axis_are_an_error_whatever_the_batch():
     )
     model.compile("sgd", loss=tv.NegativeLogLikelihood(), metrics=[tv.LogLikelihood()])
     for rows in (7, 8):
-        with pytest.raises(ValueError, match=r"of shape \(.*, 1\).*set draw_axes=1"):
-            model.evaluate(np.zeros((rows, 5)), np.zeros(rows), batch_size=4, verbose=0)
+        x, y = rng.normal(size=(rows, 5)).astype("float32"), np.arange(rows)
+        want = model(x).log_prob(y[:, None].astype("float32")).numpy().mean()
+        found = model.evaluate(x, y, batch_size=4, verbose=0)
+        np.testing.assert_allclose(found, [-want, want], rtol=1e-5)
 
 
 def test_a_dataset_of_unknown_shapes(rng):
@@ -401,3 +396,73 @@ def test_a_loop_of_ones_own():
     expected = 3 * 0.5 * np.log(2 * np.pi) + 3 * np.log(np.log(2.0))
     actual = step(tf.zeros([2, 6]), tf.zeros([2, 3]))
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["loss", "metric"])
+@pytest.mark.parametrize(
+    ("shape", "event_rank", "given"),
+    [
+        ((B, 1), 1, (B,)),
+        ((B, D, 1), 1, (B, D)),
+        ((B,), 0, (B, 1)),
+        ((B, D), 0, (B, D, 1)),
+    ],
+)
+def test_the_axis_of_one_coordinate_may_be_left_out(
+    kind, shape, event_rank, given, rng
+):
+    """What pandas and scikit-learn give as y."""
+    p, scipy = normal(shape, event_rank)
+    y = rng.normal(size=shape).astype("float32")
+    log_prob = scipy.logpdf(y).mean()
+    if kind == "loss":
+        found = -float(tv.NegativeLogLikelihood()(y.reshape(given), p))
+    else:
+        metric = tv.LogLikelihood()
+        metric.update_state(y.reshape(given), p)
+        found = float(metric.result())
+    assert found == pytest.approx(log_prob, rel=1e-5)
+
+
+@pytest.mark.parametrize("model", [tv.Sequential, keras.Sequential])
+@pytest.mark.parametrize("column", [False, True])
+def test_a_column_of_a_table_trains(model, column, rng):
+    x = rng.normal(size=(B, 2)).astype("float32")
+    y = x.sum(-1)
+    layers = [keras.Input((2,)), keras.layers.Dense(2), tv.IndependentNormal(1)]
+    made = model(layers)
+    made.compile("sgd", loss=tv.NegativeLogLikelihood(), metrics=[tv.LogLikelihood()])
+    log_prob = made(x).log_prob(y[:, None]).numpy().mean()
+    found = made.evaluate(x, y[:, None] if column else y, verbose=0)
+    np.testing.assert_allclose(found, [-log_prob, log_prob], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(D,), (1, B), (B, 1, 1), ()])
+def test_other_missing_axes_stay_an_error(shape):
+    p, _ = normal((B, 1))
+    with pytest.raises(ValueError, match=r"expects values of shape \(4, 1\).*Received"):
+        tv.NegativeLogLikelihood()(np.zeros(shape, "float32"), p)
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (np.ma.masked_array(np.ones((B, D)), np.eye(B, D)), "a masked array"),
+        (np.ones((B, D), "complex64"), "complex64"),
+        (np.ones((B, D), "complex128"), "complex128"),
+    ],
+    ids=["masked", "complex64", "complex128"],
+)
+@pytest.mark.parametrize("event_rank", [0, 1])
+def test_numbers_that_are_not_real_are_an_error(y, words, event_rank):
+    p, _ = normal(event_rank=event_rank)
+    message = rf"expects real numbers\. Received: .*{words}"
+    with pytest.raises(ValueError, match=message):
+        tv.NegativeLogLikelihood()(y, p)
+
+
+def test_a_weight_that_is_nan_is_named():
+    p, _ = normal()
+    weights = np.array([1.0, np.nan, 1.0, 1.0])
+    with pytest.raises(ValueError, match=r"Received: 1 NaN in `sample_weight`"):
+        tv.NegativeLogLikelihood()(np.zeros((B, D)), p, weights)

@@ -137,6 +137,15 @@ def test_reconstructions_are_below_what_they_reconstruct(kind):
     saved(figure)
 
 
+@pytest.mark.parametrize("kind", ["plain", "conditional"])
+def test_of_a_dataset_the_first_batch_is_drawn(kind):
+    vae, (x, y) = vaes.KINDS[kind](), vaes.inputs(kind, 6)
+    dataset = tf.data.Dataset.from_tensor_slices(x if y is None else (x, y)).batch(4)
+    figure = plot_reconstructions(vae, dataset)
+    want = plot_reconstructions(vae, x[:4], None if y is None else y[:4])
+    np.testing.assert_allclose(shown(figure), shown(want), atol=1e-6)
+
+
 def test_missing_entries_that_a_number_marks_are_grey():
     x = models.digits(2)
     x[:, 0] = -1.0

@@ -278,3 +278,31 @@ def test_a_served_model_draws_anew_at_each_call(tmp_path):
     served = tf.saved_model.load(tmp_path / "served")
     x = np.zeros((2, 6), "float32")
     assert not np.array_equal(served.serve(x), served.serve(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("conversion", ["mean", "stddev", "mode"])
+def test_lite_rt_and_tensorflow_save_a_model_without_draws(conversion, tmp_path, rng):
+    """Its layers read no state of seeds, which TensorFlow would not track."""
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(4),
+            tv.IndependentNormal(2, convert_to_tensor_fn=conversion),
+        ]
+    )
+    x = rng.normal(size=(3, 4)).astype("float32")
+    want = getattr(model(x), conversion)()
+    tf.saved_model.save(model, str(tmp_path / "saved"))
+    served = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
+    (found,) = served(tf.constant(x)).values()
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    model.export(tmp_path / "m.tflite", format="litert", verbose=False)
+    interpreter = tf.lite.Interpreter(model_path=str(tmp_path / "m.tflite"))
+    given = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(given, x.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given, x)
+    interpreter.invoke()
+    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)

@@ -1,12 +1,16 @@
 """Distributions as class name and parameters."""
 
+import copy
 import json
+import pickle
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae as tv
 from tfp_vae import DistributionTensor
 from tfp_vae.distributions import PowerSpherical, QuantizedLogistic, VonMisesFisher
 from tfp_vae.serialization import (
@@ -108,3 +112,54 @@ def test_a_users_own_distribution_is_not_taken_for_its_parent():
 def test_only_classes_of_tfp_are_loaded(config):
     with pytest.raises(ValueError, match="the config of a distribution.*Received"):
         deserialize_distribution(config)
+
+
+def predicted():
+    raw = np.linspace(-1.0, 1.0, 12, dtype="float32").reshape(2, 6)
+    table = tv.Blockwise([tv.IndependentNormal(2), tv.IndependentPoisson(2)])
+    return {
+        "normal": lambda: tv.IndependentNormal(3)(raw),
+        "full": lambda: tv.MultivariateNormalTriL(2)(raw[:, :5]),
+        "mixture": lambda: tv.MixtureNormal(2, ())(raw),
+        "blocks": lambda: table(raw),
+        "inflated": lambda: tv.IndependentPoisson(3, zero_inflated=True)(raw),
+        "sphere": lambda: tv.PowerSpherical(5)(raw),
+        "bernoulli": lambda: tv.IndependentBernoulli(6, "mean")(raw),
+        "lambda": lambda: tv.DistributionLambda(lambda t: tfd.Gamma(t**2, 1.0))(raw),
+    }
+
+
+@pytest.mark.parametrize("copied", ["pickle", "deepcopy", "copy"])
+@pytest.mark.parametrize("name", predicted())
+def test_a_predicted_distribution_is_copied(name, copied):
+    p = predicted()[name]()
+    value = p.numpy()
+    again = {
+        "pickle": lambda: pickle.loads(pickle.dumps(p)),
+        "deepcopy": lambda: copy.deepcopy(p),
+        "copy": lambda: copy.copy(p),
+    }[copied]()
+    assert isinstance(again, tfd.Distribution)
+    np.testing.assert_array_equal(again, value)
+    x = p.sample(seed=1)
+    np.testing.assert_array_equal(again.log_prob(x), p.log_prob(x))
+
+
+def test_the_output_of_a_vae_is_copied():
+    encoder = keras.Sequential([keras.Input((4,)), tv.IndependentNormal(2)])
+    decoder = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(4), tv.IndependentBernoulli(4)]
+    )
+    vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+    x = np.eye(4, dtype="float32")
+    for p in (vae(x), vae.encode(x), vae.decode(np.zeros((3, 2), "float32"))):
+        again = pickle.loads(pickle.dumps(p))
+        np.testing.assert_array_equal(again.mean(), p.mean())
+        np.testing.assert_array_equal(again, p)
+
+
+def test_a_distribution_with_a_network_says_why_it_cannot_be_copied():
+    flow = tv.Flow("maf", num_transforms=1, hidden_units=(8,))
+    p = keras.Sequential([tv.IndependentNormal(2), flow])(tf.zeros([2, 4]))
+    with pytest.raises(ValueError, match=r"Saving expects.*Received"):
+        pickle.dumps(p)

@@ -1,5 +1,7 @@
 """TFP distributions as Keras 3 layer outputs, and the VAEs made of them."""
 
+from typing import Any
+
 from tfp_vae import disentanglement as disentanglement
 from tfp_vae import distributions as distributions
 from tfp_vae import evaluation as evaluation
@@ -10,6 +12,7 @@ from tfp_vae.callbacks.nan_guard import NaNGuard
 from tfp_vae.callbacks.vae_tensorboard import VAETensorBoard
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.engine.model import Model, Sequential
+from tfp_vae.environment import absent_name, check_keras
 from tfp_vae.kl.layer import KLDivergenceAddLoss, KLDivergenceRegularizer
 from tfp_vae.kl.prior import prior_distribution
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
@@ -48,6 +51,7 @@ from tfp_vae.layers.positive import IndependentGamma, IndependentLogNormal
 from tfp_vae.layers.quantized_logistic import QuantizedLogistic
 from tfp_vae.layers.relaxed import IndependentRelaxedBernoulli, RelaxedOneHotCategorical
 from tfp_vae.layers.spherical import PowerSpherical, VonMisesFisher
+from tfp_vae.layers.statistic import Statistic
 from tfp_vae.layers.unit_interval import IndependentBeta, IndependentKumaraswamy
 from tfp_vae.layers.variable_layer import VariableLayer
 from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
@@ -65,6 +69,14 @@ from tfp_vae.priors.vamp_prior import VampPrior
 from tfp_vae.values import check_values
 
 __version__ = "0.1.0"
+
+check_keras()
+
+
+def __getattr__(name: str) -> Any:
+    """Says where to find a name of `tfp.layers` that is not here."""
+    raise absent_name(name)
+
 
 __all__ = [
     "ELBO",
@@ -122,6 +134,7 @@ __all__ = [
     "Sequential",
     "SphericalUniform",
     "StandardNormal",
+    "Statistic",
     "UniformDirectionAndNorm",
     "VAETensorBoard",
     "VampPrior",

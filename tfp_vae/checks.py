@@ -1,45 +1,85 @@
 """Argument checks. Each `ValueError` says what was expected, what came, what to do."""
 
+import contextlib
 import math
 import operator
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+import numpy as np
+import tensorflow as tf
 
 Shape = int | Sequence[int]
 
+# TensorFlow counts rows, and numbers in a tensor, in 32 bits in many places.
+LARGEST = 2**31 - 1
 
-def canonical_event_shape(event_shape: Any, caller: str) -> tuple[int, ...]:
+
+def canonical_event_shape(
+    event_shape: Any, caller: str, name: str = "event_shape"
+) -> tuple[int, ...]:
     """Turns an integer, tuple, list or `TensorShape` into a tuple of sizes.
 
     Args:
         event_shape: Shape of one draw; an integer `d` means `(d,)`.
         caller: Name of the caller, for the message.
+        name: Name of the argument, for the message.
 
     Returns:
         A tuple of positive integers.
 
     Raises:
-        ValueError: If a size is unknown, not an integer or not positive.
+        ValueError: If a size is unknown, not an integer or not positive, or their
+            product exceeds 2**31 - 1.
 
     Example:
         >>> canonical_event_shape(3, "Layer"), canonical_event_shape([2, 4], "Layer")
         ((3,), (2, 4))
     """
-    sizes: tuple[int, ...]
-    try:
-        sizes = (operator.index(event_shape),)
-    except TypeError:
-        try:
-            sizes = tuple(operator.index(size) for size in event_shape)
-        except (TypeError, ValueError):
-            sizes = (-1,)
-    if isinstance(event_shape, bool) or any(size < 1 for size in sizes):
+    size = _index(event_shape)
+    sizes = integers(event_shape) if size is None else (size,)
+    if sizes is None or min(sizes, default=1) < 1 or math.prod(sizes) > LARGEST:
         raise ValueError(
-            f"`{caller}` expects `event_shape` to be a positive integer or a sequence "
-            f"of positive integers. Received: event_shape={event_shape!r}. Give the "
-            "shape of one draw without the batch axis, such as 16 or (28, 28, 1)."
+            f"`{caller}` expects `{name}` to be a positive integer or a sequence of "
+            f"positive integers, below 2**31 together. Received: {name}="
+            f"{event_shape!r}. Give the shape of one draw without the batch axis, such "
+            "as 16 or (28, 28, 1)."
         )
     return sizes
+
+
+def _index(value: Any) -> int | None:
+    """An integer as an `int`; `None` for anything else, such as a boolean."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def integers(value: Any) -> tuple[int, ...] | None:
+    """Returns a sequence of integers as a tuple.
+
+    Args:
+        value: What the user gave.
+
+    Returns:
+        A tuple; `None` if it is not a sequence, or has anything else in it.
+
+    Example:
+        >>> integers(np.array([2, 3])), integers([1.5]), integers("12")
+        ((2, 3), None, None)
+    """
+    if isinstance(value, str | bytes | dict | set | frozenset):
+        return None
+    if not isinstance(value, Iterable):
+        return None
+    try:
+        found = [_index(item) for item in value]
+    except (TypeError, ValueError):  # an array without axes, a shape of unknown rank
+        return None
+    known = tuple(item for item in found if item is not None)
+    return known if len(known) == len(found) else None
 
 
 def integer(value: Any, name: str, caller: str, minimum: int = 1) -> int:
@@ -55,22 +95,225 @@ def integer(value: Any, name: str, caller: str, minimum: int = 1) -> int:
         The value as an `int`.
 
     Raises:
-        ValueError: If `value` is not an integer of at least `minimum`.
+        ValueError: If `value` is not an integer from `minimum` to 2**31 - 1.
 
     Example:
         >>> integer(16, "event_size", "Layer")
         16
     """
-    try:
-        number = minimum - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = minimum - 1
-    if number < minimum:
+    number = _index(value)
+    if number is None or number < minimum:
         raise ValueError(
             f"`{caller}` expects `{name}` to be an integer of at least {minimum}. "
             f"Received: {name}={value!r}. Give a Python integer, {minimum} or more."
         )
+    if number > LARGEST:
+        raise ValueError(
+            f"`{caller}` expects `{name}` to be an integer below 2**31. Received: "
+            f"{name}={value!r}. Give a smaller one; ask for many rows in pieces."
+        )
     return number
+
+
+def optional_seed(value: Any, caller: str, name: str = "seed") -> int | None:
+    """Returns a seed, if it is `None` or a non-negative integer.
+
+    Args:
+        value: What the user gave.
+        caller: Name of the caller, for the message.
+        name: Name of the argument, for the message.
+
+    Returns:
+        The value as an `int`, or `None`.
+
+    Raises:
+        ValueError: If `value` is neither `None` nor an integer from 0 to 2**31 - 1.
+
+    Example:
+        >>> optional_seed(7, "Layer"), optional_seed(None, "Layer")
+        (7, None)
+    """
+    number = _index(value)
+    if value is not None and (number is None or not 0 <= number <= LARGEST):
+        raise ValueError(
+            f"`{caller}` expects `{name}` to be None or an integer from 0 to 2**31 - "
+            f"1. Received: {name}={value!r}. Give an integer such as 42 for the same "
+            "numbers in each run, or None."
+        )
+    return number
+
+
+def boolean(value: Any, name: str, caller: str) -> bool:
+    """Returns `value` as a `bool`, if it is a boolean.
+
+    Args:
+        value: What the user gave.
+        name: Name of the argument, for the message.
+        caller: Name of the caller, for the message.
+
+    Returns:
+        The value as a `bool`.
+
+    Raises:
+        ValueError: If `value` is anything else, such as 1 or "no".
+
+    Example:
+        >>> boolean(np.True_, "validate_args", "Layer")
+        True
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(
+            f"`{caller}` expects `{name}` to be True or False. Received: {name}="
+            f"{value!r}. Give a Python boolean."
+        )
+    return bool(value)
+
+
+def choice(value: Any, choices: Sequence[str], name: str, caller: str) -> str:
+    """Returns `value`, if it is one of several names.
+
+    Args:
+        value: What the user gave.
+        choices: The names, the recommended one first.
+        name: Name of the argument, for the message.
+        caller: Name of the caller, for the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: If `value` is none of them.
+
+    Example:
+        >>> choice("full", ("diagonal", "full"), "covariance", "LearnedNormal")
+        'full'
+    """
+    if not isinstance(value, str) or value not in choices:
+        *first, last = map(repr, choices)
+        raise ValueError(
+            f"`{caller}` expects `{name}` to be one of {', '.join(first)} or {last}. "
+            f"Received: {name}={value!r}. If in doubt, give {choices[0]!r}."
+        )
+    return value
+
+
+def numeric_dtype(value: Any, name: str, caller: str) -> str | None:
+    """Returns the name of a dtype of numbers or booleans.
+
+    Args:
+        value: What the user gave: a name, a `tf.DType`, a dtype of NumPy or `None`.
+        name: Name of the argument, for the message.
+        caller: Name of the caller, for the message.
+
+    Returns:
+        The name, or `None`.
+
+    Raises:
+        ValueError: If `value` is none of these.
+
+    Example:
+        >>> numeric_dtype(tf.int32, "sample_dtype", "Layer")
+        'int32'
+    """
+    dtype: Any = None
+    # Not integers, which `tf.as_dtype` takes for numbers of dtypes.
+    if isinstance(value, str | type | np.dtype | tf.DType):
+        with contextlib.suppress(TypeError):
+            dtype = tf.as_dtype(value)
+    numeric = dtype and (dtype.is_floating or dtype.is_integer or dtype.is_bool)
+    if value is not None and not numeric:
+        raise ValueError(
+            f"`{caller}` expects `{name}` to be None or a dtype of numbers. Received: "
+            f"{name}={value!r}. Give a name such as 'float32' or 'int32'."
+        )
+    return dtype and dtype.name
+
+
+def keras_object(
+    get: Callable[[Any], Any], value: Any, name: str, caller: str, default: bool = True
+) -> Any:
+    """Returns the activation, initializer, ... that Keras finds for a value.
+
+    Args:
+        get: Function of Keras, such as `keras.activations.get`.
+        value: What the user gave.
+        name: Name of the argument, for the message.
+        caller: Name of the caller, for the message.
+        default: Whether `None` is allowed.
+
+    Returns:
+        What `get` returns.
+
+    Raises:
+        ValueError: If `value` is no name, config or callable, or Keras does not know
+            it.
+
+    Example:
+        >>> keras_object(keras.activations.get, "relu", "activation", "Flow").__name__
+        'relu'
+    """
+    reason: Exception | None = None
+    try:
+        known = isinstance(value, str | dict) or callable(value)
+        if known or (value is None and default):
+            return get(value)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = error
+    module = get.__module__.rpartition(".")[2]
+    raise ValueError(
+        f"`{caller}` expects `{name}` to be {'None, ' * default}a function, or the "
+        f"name or config of one in `keras.{module}`. Received: {name}={value!r}. Give "
+        f"an object of `keras.{module}`, or a function of your own."
+    ) from reason
+
+
+def file_path(value: Any, name: str, caller: str) -> str:
+    """Returns a path as a string.
+
+    Args:
+        value: What the user gave: a string, or an object such as `pathlib.Path`.
+        name: Name of the argument, for the message.
+        caller: Name of the caller, for the message.
+
+    Returns:
+        A string.
+
+    Raises:
+        ValueError: If `value` is no path, or an empty string.
+
+    Example:
+        >>> file_path("logs", "log_dir", "VAETensorBoard")
+        'logs'
+    """
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str) or not path:
+        raise ValueError(
+            f"`{caller}` expects `{name}` to be a path. Received: {name}={value!r}. "
+            "Give a string that is not empty, or a `pathlib.Path`."
+        )
+    return path
+
+
+def floating(dtype: Any, caller: str) -> None:
+    """Checks that a layer's parameters are floating-point numbers.
+
+    Args:
+        dtype: Dtype of the parameters.
+        caller: Description of the layer, for the message.
+
+    Raises:
+        ValueError: If they are integers, booleans or anything else.
+
+    Example:
+        >>> floating("float32", "IndependentNormal(3)")
+    """
+    dtype = tf.as_dtype(dtype)
+    if not dtype.is_floating:
+        raise ValueError(
+            f"`{caller}` expects `parameters` of a floating-point dtype. Received: "
+            f"parameters.dtype={dtype.name}. Cast them to float: "
+            "`tf.cast(parameters, tf.float32)`."
+        )
 
 
 def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
@@ -101,13 +344,36 @@ def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
         )
 
 
-def positive_number(value: Any, name: str, caller: str) -> float:
+def real_number(value: Any) -> float:
+    """Returns a real number as a `float`.
+
+    Args:
+        value: What the user gave: a number, or an array, tensor or variable of one.
+
+    Returns:
+        The number; NaN for anything else, such as a boolean or a string.
+
+    Example:
+        >>> real_number(np.float32(0.5)), real_number(True), real_number("1")
+        (0.5, nan, nan)
+    """
+    try:
+        array = np.asarray(value)
+        # `V` has the kinds that NumPy does not know, such as bfloat16.
+        scalar = array.ndim == 0 and array.dtype.kind in "iufV"
+        return float(array) if scalar else math.nan
+    except (NotImplementedError, TypeError, ValueError):
+        return math.nan
+
+
+def positive_number(value: Any, name: str, caller: str, zero: bool = False) -> float:
     """Returns `value` as a `float`, if it is finite and positive.
 
     Args:
         value: What the user gave.
         name: Name of the argument, for the message.
         caller: Name of the caller, for the message.
+        zero: Whether 0 is allowed.
 
     Returns:
         The value as a `float`.
@@ -119,14 +385,12 @@ def positive_number(value: Any, name: str, caller: str) -> float:
         >>> positive_number(1e-5, "scale_floor", "Layer")
         1e-05
     """
-    try:
-        number = -1.0 if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = -1.0
-    if not 0.0 < number < float("inf"):
+    number = real_number(value)
+    if not (0.0 < number < math.inf or (zero and number == 0.0)):
+        bound = "of at least 0" if zero else "above 0"
         raise ValueError(
-            f"`{caller}` expects `{name}` to be a finite number above 0. "
-            f"Received: {name}={value!r}. Give one Python number above 0."
+            f"`{caller}` expects `{name}` to be a finite number {bound}. "
+            f"Received: {name}={value!r}. Give one Python number {bound}."
         )
     return number
 
@@ -149,10 +413,7 @@ def interval(low: Any, high: Any, caller: str) -> tuple[float, float]:
         >>> interval(0, 255, "Layer")
         (0.0, 255.0)
     """
-    try:
-        ends = float(low), float(high)
-    except (TypeError, ValueError):
-        ends = (math.nan, math.nan)
+    ends = real_number(low), real_number(high)
     if not -math.inf < ends[0] < ends[1] < math.inf:
         raise ValueError(
             f"`{caller}` expects two finite numbers with low < high. Received: "

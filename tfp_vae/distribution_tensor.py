@@ -7,6 +7,7 @@ distribution inside is hidden or copied.
 """
 
 import contextlib
+import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import tensorflow_probability as tfp
 from tensorflow.python.eager import record
 
 from tfp_vae.draws import draw, seed_for_tfp
+from tfp_vae.summaries import SUMMARIES, summary
 
 tfd = tfp.distributions
 
@@ -32,7 +34,7 @@ STATISTICS = (
     "logits",
     "probs",
 )
-_OF_ONE_DRAW = ("sample", "mean", "mode", "stddev", "variance")
+OF_ONE_DRAW = ("sample", "mean", "mode", "stddev", "variance")
 
 
 class TensorConversion:
@@ -80,7 +82,7 @@ class TensorConversion:
 
     def static_spec(self, distribution: Any) -> tf.TensorSpec | None:
         """Shape and dtype of the value, if known without computing it."""
-        if self.name not in _OF_ONE_DRAW or isinstance(distribution.dtype, list | dict):
+        if self.name not in OF_ONE_DRAW or isinstance(distribution.dtype, list | dict):
             return None
         dtype = tf.as_dtype(distribution.dtype)
         if not (dtype.is_floating or self.name in ("sample", "mode")):
@@ -116,7 +118,7 @@ def _statistic(distribution: Any, name: str) -> Any:
                 )
             inner = inner.distribution
         return getattr(inner, f"{name}_parameter")()
-    return getattr(distribution, name)()
+    return summary(distribution, name)
 
 
 def _operator(
@@ -138,10 +140,15 @@ class DistributionTensor:
 
     As a distribution it is the one inside: all attributes and methods that are not
     those of a tensor are forwarded to it, and `isinstance(x, tfd.Distribution)` is
-    true. As a tensor it is the *value* that the conversion returns, by default one
-    draw. The value is computed at its first use and then kept, so that a decoder and a
-    Monte Carlo KL see the same draw. Indexing, `len`, iteration, operators (including
-    `==`), `shape`, `ndim` and `dtype` are those of the value.
+    true. Quantiles, moments and modes that TFP lacks are added: `p.quantile(0.9)` of
+    one coordinate and of mixtures, `p.covariance()` of independent coordinates,
+    `p.stddev()` and `p.mode()` of blocks. Part of the batch is
+    `p.tensor_distribution[2:5]`.
+
+    As a tensor it is the *value* that the conversion returns, by default one draw. The
+    value is computed at its first use and then kept, so that a decoder and a Monte
+    Carlo KL see the same draw. Indexing, `len`, iteration, operators (including `==`),
+    `shape`, `ndim` and `dtype` are those of the value.
 
     As an argument or result of a `tf.function` it becomes its value.
 
@@ -192,6 +199,8 @@ class DistributionTensor:
         """Forwards all other attributes to the distribution."""
         if name.startswith("_dt_") or (name[:2] == name[-2:] == "__"):
             raise AttributeError(name)
+        if name in SUMMARIES:
+            return functools.partial(summary, self._dt_distribution, name)
         return getattr(self._dt_distribution, name)
 
     def __dir__(self) -> list[str]:

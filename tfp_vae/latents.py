@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.kl.closed_forms import family_name
+from tfp_vae.summaries import joined, summary
 from tfp_vae.supports import support_of
 
 tfd = tfp.distributions
@@ -90,7 +91,7 @@ def center(distribution: Any) -> tf.Tensor:
     distribution = unwrap(distribution)
     if isinstance(distribution, tfd.Blockwise):
         parts = [center(part) for part in distribution.distributions]
-        return tf.concat(parts, axis=-1)
+        return joined(distribution, parts)
     if isinstance(distribution, DirectionAndNorm):
         norm = distribution.low + distribution.width / 2
         return center(distribution.direction) * norm[..., tf.newaxis]
@@ -103,7 +104,7 @@ def center(distribution: Any) -> tf.Tensor:
     names = ("mode",) if discrete or may_lack_a_mean(distribution) else ("mean", "mode")
     for name in names:
         try:
-            return getattr(distribution, name)()
+            return summary(distribution, name)
         except NotImplementedError:
             continue
     # By the attribute: one of TFP's two `TransformedDistribution` classes is private.

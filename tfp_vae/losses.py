@@ -1,5 +1,6 @@
 """The negative log-likelihood as a Keras loss, and the log-likelihood as a metric."""
 
+import functools
 from typing import Any
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer
+from tfp_vae.checks import boolean, integer
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 from tfp_vae.kl.closed_forms import as_independent
@@ -123,6 +124,7 @@ class LogLikelihood(keras.metrics.Mean):
         dtype: Any = None,
         draw_axes: int = 0,
     ) -> None:
+        negative = boolean(negative, "negative", "LogLikelihood")
         super().__init__(
             name=name or ("nll" if negative else "log_likelihood"), dtype=dtype
         )
@@ -229,17 +231,16 @@ def weighted_log_prob(
     for name, weight in (("sample_weight", weights), ("mask", mask)):
         if weight is not None:
             weight = tf.cast(tf.convert_to_tensor(weight), _float_dtype(distribution))
+            _check_nan(weight, f"`{name}`", "Give examples that do not count 0.")
             weight = _fitted(weight, values, batch_rank, name)
             if weight.shape.rank > batch_rank:
                 inside.append(_spread(weight, values.shape.rank))
             else:
                 outside[name] = _spread(weight, batch_rank)
     if inside:
-        elements = _log_prob_of_elements(distribution, values)
-        for weight in inside:
-            elements *= weight
-        event = range(distribution.batch_shape.rank, elements.shape.rank)
-        log_prob = tf.reduce_sum(elements, axis=list(event))
+        log_prob = _log_prob_of_elements(
+            distribution, values, functools.reduce(tf.multiply, inside)
+        )
     else:
         log_prob = distribution.log_prob(values)
     log_prob = tf.reduce_mean(log_prob, axis=list(range(draws)))
@@ -262,13 +263,22 @@ def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
             "The log-likelihood expects targets. Received: None. Give them to `fit`; "
             "for an autoencoder, give its inputs: `fit(x, x)`."
         )
+    masked = isinstance(values, np.ma.MaskedArray)
     if not tf.is_tensor(values):
         values = np.asarray(values)
     values = tf.convert_to_tensor(values)
+    if masked or values.dtype.is_complex:
+        found = "a masked array" if masked else f"y.dtype={values.dtype.name}"
+        raise ValueError(
+            f"The log-likelihood expects real numbers. Received: {found}. Give the "
+            "masked entries a `sample_weight` of 0; take the real part of complex "
+            "numbers, or make the imaginary part coordinates of its own."
+        )
     dtype = tf.as_dtype(distribution.dtype)
     if dtype.is_floating or not values.dtype.is_floating:
         values = tf.cast(values, dtype)
     expected = distribution.batch_shape.concatenate(distribution.event_shape)[draws:]
+    values = _of_one_coordinate(values, expected, distribution.event_shape.rank)
     # An unknown rank is compatible with every shape.
     if values.shape.rank is None or not expected.is_compatible_with(values.shape):
         without = f", without {draws} draw_axes" if draws else ""
@@ -282,15 +292,35 @@ def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
             f"Received: y.shape={_shape(values)}. Reshape the targets, or give the "
             f"last layer the event shape of one target.{hint}"
         )
-    if tf.executing_eagerly() and values.dtype.is_floating:
-        missing = int(tf.math.count_nonzero(tf.math.is_nan(values)))
-        if missing:
-            raise ValueError(
-                "The log-likelihood expects values without NaN. Received: "
-                f"{missing} NaN in y of shape {tuple(values.shape)}. Replace them, and "
-                "give them a `sample_weight` of 0."
-            )
+    advice = "Replace them, and give them a `sample_weight` of 0."
+    _check_nan(values, "y", advice)
     return tf.ensure_shape(values, expected)
+
+
+def _check_nan(values: tf.Tensor, name: str, advice: str) -> None:
+    """Raises an error for NaN, which a compiled step cannot do."""
+    if not (tf.executing_eagerly() and values.dtype.is_floating):
+        return
+    missing = int(tf.math.count_nonzero(tf.math.is_nan(values)))
+    if missing:
+        raise ValueError(
+            f"The log-likelihood expects values without NaN. Received: {missing} NaN "
+            f"in {name} of shape {tuple(values.shape)}. {advice}"
+        )
+
+
+def _of_one_coordinate(
+    values: tf.Tensor, expected: tf.TensorShape, event_rank: int
+) -> tf.Tensor:
+    """Adds or drops the axis of a single coordinate: (n,) and (n, 1) are the same."""
+    ranks = values.shape.rank, expected.rank
+    if None in ranks or ranks[0] == 0:
+        return values
+    if ranks[0] == ranks[1] - 1 and expected[-1] == 1:
+        return values[..., tf.newaxis]
+    if ranks[0] == ranks[1] + 1 and values.shape[-1] == 1 and not event_rank:
+        return tf.squeeze(values, axis=-1)
+    return values
 
 
 def _shape(tensor: tf.Tensor) -> Any:
@@ -323,13 +353,51 @@ def _spread(weight: tf.Tensor, rank: int) -> tf.Tensor:
     return tf.reshape(weight, tf.concat([tf.shape(weight), [1] * missing], axis=0))
 
 
-def _log_prob_of_elements(distribution: Any, values: tf.Tensor) -> tf.Tensor:
-    """Log p of each element, before the sum over the event."""
+def _log_prob_of_elements(
+    distribution: Any, values: tf.Tensor, weights: tf.Tensor
+) -> tf.Tensor:
+    """Log p, with the weight of each element inside the sum over the event."""
     factors = as_independent(distribution)
-    if factors is None:
+    if factors is not None:
+        elements = factors.distribution.log_prob(values) * weights
+        event = range(-distribution.event_shape.rank, 0)
+        return tf.reduce_sum(elements, axis=list(event))
+    if isinstance(distribution, tfd.Blockwise):
+        return _log_prob_of_blocks(distribution, values, weights)
+    raise ValueError(
+        "Weights or a mask inside the event expect a distribution that factorises "
+        f"over it. Received: {distribution}. Weight whole examples, with shape "
+        f"{tuple(distribution.batch_shape)}, or use an `Independent...` layer."
+    )
+
+
+def _log_prob_of_blocks(
+    distribution: Any, values: tf.Tensor, weights: tf.Tensor
+) -> tf.Tensor:
+    """The same of blocks; one that does not factorise counts as a whole."""
+    blocks = distribution.distributions
+    sizes = [block.event_shape.num_elements() for block in blocks]
+    weights = tf.broadcast_to(weights, tf.shape(values))
+    total: Any = 0.0
+    for block, value, weight in zip(
+        blocks, tf.split(values, sizes, -1), tf.split(weights, sizes, -1), strict=True
+    ):
+        shape = tf.concat([tf.shape(value)[:-1], block.event_shape], axis=0)
+        value = tf.reshape(tf.cast(value, block.dtype), shape)
+        if as_independent(block) is not None:
+            total += _log_prob_of_elements(block, value, tf.reshape(weight, shape))
+        else:
+            total += block.log_prob(value) * _of_whole_block(block, weight)
+    return total
+
+
+def _of_whole_block(block: Any, weights: tf.Tensor) -> tf.Tensor:
+    """The weight that all coordinates of a block have; NaN if they have several."""
+    low, high = tf.reduce_min(weights, axis=-1), tf.reduce_max(weights, axis=-1)
+    if tf.executing_eagerly() and tf.reduce_any(low != high):
         raise ValueError(
-            "Weights or a mask inside the event expect a distribution that factorises "
-            f"over it. Received: {distribution}. Weight whole examples, with shape "
-            f"{tuple(distribution.batch_shape)}, or use an `Independent...` layer."
+            "Weights, a mask or missing entries expect one value for all coordinates "
+            f"of a block that does not factorise. Received: several, for {block}. Give "
+            "its coordinates equal weights, leave out all of them, or split the block."
         )
-    return factors.distribution.log_prob(values)
+    return tf.where(low == high, low, tf.constant(float("nan"), low.dtype))

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 import tfp_vae.kl.annealed as annealed
-from tfp_vae.checks import integer
+from tfp_vae.checks import boolean, choice, integer, real_number
 from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.kl.target import DIMENSION, KLTarget
 
@@ -241,13 +241,7 @@ class Objective:
     def __init__(self, num_samples: int, gradient: str) -> None:
         caller = type(self).__name__
         self.num_samples = integer(num_samples, "num_samples", caller)
-        if gradient not in self.gradients:
-            raise ValueError(
-                f"`{caller}` expects `gradient` to be one of {self.gradients}. "
-                f"Received: gradient={gradient!r}. 'total' differentiates the bound as "
-                "it is."
-            )
-        self.gradient = gradient
+        self.gradient = choice(gradient, self.gradients, "gradient", caller)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -332,15 +326,11 @@ class ELBO(Objective):
         capacity: Any = None,
     ) -> None:
         super().__init__(num_samples, gradient)
-        self.beta = annealed.checked(beta, "beta", "ELBO")
+        self.beta = annealed.checked(beta, "beta", "`ELBO`", default=False)
         self.target = KLTarget(free_bits, free_bits_per, capacity)
+        if use_exact_kl is not None:
+            use_exact_kl = boolean(use_exact_kl, "use_exact_kl", "ELBO")
         self.use_exact_kl = False if gradient == "stl" else use_exact_kl
-        if use_exact_kl not in (None, True, False):
-            raise ValueError(
-                "`ELBO` expects `use_exact_kl` to be None, True or False. Received: "
-                f"use_exact_kl={use_exact_kl!r}. None uses the closed form if there is "
-                "one."
-            )
         if gradient == "stl" and (use_exact_kl or self.target.changes_the_cost):
             raise ValueError(
                 "`ELBO` expects gradient='stl' without use_exact_kl, free_bits and "
@@ -465,14 +455,13 @@ class RenyiBound(Objective):
         self, alpha: float = 0.5, num_samples: int = 5, gradient: str = "total"
     ) -> None:
         super().__init__(num_samples, gradient)
-        number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-        if not number or math.isnan(alpha):
+        self.alpha = real_number(alpha)
+        if math.isnan(self.alpha):
             raise ValueError(
                 "`RenyiBound` expects `alpha` to be a number. Received: "
                 f"alpha={alpha!r}. 0.5 lies half-way between the importance-weighted "
                 "bound (0) and the ELBO (1)."
             )
-        self.alpha = float(alpha)
 
     def losses(
         self, terms: Terms, kl_weight: tf.Tensor, sample_weight: tf.Tensor

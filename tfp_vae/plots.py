@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfp_vae.checks import integer, interval
 from tfp_vae.engine import data
 from tfp_vae.evaluation import kl_per_dimension
 from tfp_vae.latents import center, on_the_sphere
-from tfp_vae.models.data_checks import NAN, as_arrays
+from tfp_vae.models.data_checks import as_arrays
 from tfp_vae.models.inference import traversal_values
+from tfp_vae.models.missing import NAN, absent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +43,8 @@ def plot_reconstructions(
     Args:
         vae: A `tv.VAE` of images.
         x: Images of shape `(n, h, w)`, `(n, h, w, 1)` or `(n, h, w, 3)`, or inputs
-            whose entry `vae.target` is such images. Missing entries are grey.
+            whose entry `vae.target` is such images. Missing entries are grey. Of a
+            `tf.data.Dataset` the first batch is drawn.
         y: Conditions, if the model is conditional.
         columns: Number of images side by side.
         value_range: The values drawn black and white; by default 0 and 1, or the
@@ -67,6 +70,9 @@ def plot_reconstructions(
         ['x', 'reconstruction']
     """
     columns = integer(columns, "columns", "plot_reconstructions")
+    if isinstance(x, tf.data.Dataset):
+        x, found = as_arrays(x.take(1), y, "plot_reconstructions")
+        y = found if vae.conditional else y
     images = observed(vae, x)
     columns = min(columns, len(images))
     grid = reconstruction_grid(images, vae.reconstruct(x, y), columns, value_range)
@@ -444,7 +450,7 @@ def observed(vae: Any, x: Any) -> np.ndarray:
     values = np.asarray(x if vae.target is None else x[vae.target])
     if vae.missing in (None, NAN):
         return values
-    return np.where(values == vae.missing, np.nan, values)
+    return np.where(absent(values, vae.missing), np.nan, values)
 
 
 def is_image(event_shape: Any) -> bool:

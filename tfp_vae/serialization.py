@@ -4,6 +4,7 @@ No code is stored or run: names are looked up only in `tfp_vae.distributions`,
 `tfp.distributions` and `tfp.bijectors`.
 """
 
+import copyreg
 import inspect
 import types
 from typing import Any
@@ -13,8 +14,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.distributions.bernoulli import Bernoulli
+from tfp_vae.distributions.continuous_bernoulli import ContinuousBernoulli
+from tfp_vae.distributions.counts import NegativeBinomial, Poisson
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
@@ -24,7 +27,10 @@ from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 # Looked up first, since these subclasses have the names of TFP's classes.
 _OURS = types.SimpleNamespace(
     Bernoulli=Bernoulli,
+    ContinuousBernoulli=ContinuousBernoulli,
     DirectionAndNorm=DirectionAndNorm,
+    NegativeBinomial=NegativeBinomial,
+    Poisson=Poisson,
     PowerSpherical=PowerSpherical,
     QuantizedLogistic=QuantizedLogistic,
     TruncatedNormal=TruncatedNormal,
@@ -37,15 +43,16 @@ _MODULES = {
 }
 
 
-def serialize_distribution(distribution: Any) -> dict[str, Any]:
+def serialize_distribution(distribution: Any, as_lists: bool = True) -> dict[str, Any]:
     """Writes a distribution, or a bijector, as class name and parameters.
 
     Args:
         distribution: An instance of a class of `tfp.distributions` whose parameters
             are numbers, tensors, dtypes, other distributions or bijectors.
+        as_lists: Whether tensors become lists, otherwise NumPy arrays.
 
     Returns:
-        A dictionary that JSON can represent.
+        A dictionary, that JSON can represent if it has lists.
 
     Raises:
         ValueError: If a parameter is a function or a variable, or the class is not
@@ -65,7 +72,7 @@ def serialize_distribution(distribution: Any) -> dict[str, Any]:
             cls: Any = getattr(module, public, None)
             if isinstance(cls, type) and isinstance(distribution, cls):
                 parameters = {
-                    key: _encode(value, f"{public}.{key}")
+                    key: _encode(value, f"{public}.{key}", as_lists)
                     for key, value in given.items()
                     if value is not _default(cls, key)
                 }
@@ -88,24 +95,31 @@ def deserialize_distribution(config: dict[str, Any]) -> Any:
         A new instance with the same parameters.
 
     Raises:
-        ValueError: If the config does not name a class of TFP or `tfp_vae`.
+        ValueError: If the config does not name a class of TFP or `tfp_vae`, or its
+            parameters are not those of the class.
 
     Example:
         >>> config = serialize_distribution(tfd.Normal(0.0, 2.0))
         >>> float(deserialize_distribution(config).stddev())
         2.0
     """
+    reason: Exception | None = None
     for path, (module, base) in _MODULES.items():
         if path in config:
             cls = getattr(module, str(config[path]), None)
-            if isinstance(cls, type) and issubclass(cls, base):
-                parameters = config.get("parameters", {})
+            parameters = config.get("parameters", {})
+            known = isinstance(cls, type) and issubclass(cls, base)
+            if cls is None or not known or not isinstance(parameters, dict):
+                continue
+            try:
                 return cls(**{key: _decode(value) for key, value in parameters.items()})
+            except (KeyError, TypeError, ValueError) as error:
+                reason = error
     raise ValueError(
         "Loading expects the config of a distribution, with a class of "
-        f"{' or '.join(_MODULES)} and its parameters. Received: {config!r}. Save it "
-        "again with `serialize_distribution`."
-    )
+        f"{' or '.join(_MODULES)} and a dictionary of its parameters. Received: "
+        f"{config!r}. Save it again with `serialize_distribution`."
+    ) from reason
 
 
 def is_distribution_config(config: Any) -> bool:
@@ -165,18 +179,66 @@ def _default(cls: Any, key: str) -> Any:
     return None if parameter is None else parameter.default
 
 
-def _encode(value: Any, where: str) -> Any:
+def reduced(tensor: DistributionTensor) -> tuple[Any, ...]:
+    """Takes a `DistributionTensor` apart for `pickle` and `copy`.
+
+    Args:
+        tensor: The tensor.
+
+    Returns:
+        A function and its arguments, which make an equal one, with the same value if
+        it was drawn.
+
+    Raises:
+        ValueError: If the distribution has parameters that are functions or variables.
+
+    Example:
+        >>> import pickle
+        >>> p = DistributionTensor(tfd.Normal([0.0, 2.0], 1.0), "mean")
+        >>> pickle.loads(pickle.dumps(p)).numpy()
+        array([0., 2.], dtype=float32)
+    """
+    value = tensor._dt_value
+    return _restored, (
+        type(tensor),
+        serialize_distribution(tensor, as_lists=False),
+        tensor._dt_conversion,
+        None if tensor._dt_seed is None else np.asarray(tensor._dt_seed),
+        None if value is None else np.asarray(value),
+    )
+
+
+def _restored(
+    cls: Any, config: dict[str, Any], conversion: Any, seed: Any, value: Any
+) -> DistributionTensor:
+    tensor = cls.__new__(cls)
+    DistributionTensor.__init__(
+        tensor, deserialize_distribution(config), conversion, seed
+    )
+    if value is not None:
+        tensor._dt_value = tf.constant(value)
+    return tensor
+
+
+copyreg.pickle(DistributionTensor, reduced)
+
+
+def _encode(value: Any, where: str, as_lists: bool) -> Any:
     if isinstance(value, np.ndarray | np.generic | tf.Tensor):
         array = np.asarray(value)
-        return {"array": array.tolist(), "dtype": array.dtype.name}
+        kept = array.tolist() if as_lists else array
+        return {"array": kept, "dtype": array.dtype.name}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tfp.distributions.Distribution | tfp.bijectors.Bijector):
-        return serialize_distribution(value)
+        return serialize_distribution(value, as_lists)
     if isinstance(value, list | tuple):
-        return [_encode(item, where) for item in value]
+        return [_encode(item, where, as_lists) for item in value]
     if isinstance(value, dict):
-        return {key: _encode(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {
+            key: _encode(item, f"{where}[{key!r}]", as_lists)
+            for key, item in value.items()
+        }
     if isinstance(value, tf.DType):
         return {"dtype": value.name}
     if isinstance(value, tf.TensorShape):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfp_vae.engine import data
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
 _ROWS = 1024
@@ -50,14 +51,11 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
             f"Received: a dictionary of {sorted(values)}. Give the entry that the "
             "likelihood describes."
         )
-    values = np.asarray(values)
+    (values,) = data.read((values,), "check_values")
+    values = np.asarray(values.toarray() if hasattr(values, "tocsr") else values)
     caller = layer.description
-    if values.size == 0 or values.dtype.kind in "OSUMm":
-        raise ValueError(
-            f"`check_values` expects numbers for {caller}. Received: values of shape "
-            f"{values.shape} and dtype {values.dtype}. Give at least one example, as "
-            "numbers."
-        )
+    if values.size == 0:
+        raise data.no_examples("check_values", f"values of shape {values.shape}")
     bad = np.size(values) - np.count_nonzero(np.isfinite(values))
     if bad:
         raise ValueError(
@@ -82,10 +80,20 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
     with _validation(layer):
         possible = _can_draw(layer, values)
     if not possible:
+        advice = "Transform them, or choose another likelihood."
+        rounded = np.round(values)
+        if not np.array_equal(values, rounded):
+            # An image that was resized has fractions between its levels.
+            with _validation(layer):
+                if _can_draw(layer, rounded):
+                    advice = (
+                        "It describes integers: round them, `np.round(values)`, or "
+                        "choose another likelihood."
+                    )
         raise ValueError(
             f"`check_values` expects values that {caller} can draw. Received: values "
             f"from {values.min()} to {values.max()} of dtype {values.dtype}, some of "
-            "them outside its support. Transform them, or choose another likelihood."
+            f"them outside its support. {advice}"
         )
 
 

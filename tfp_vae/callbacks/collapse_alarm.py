@@ -57,7 +57,7 @@ class CollapseAlarm(keras.callbacks.Callback):
         self, x: Any, y: Any = None, patience: int = 5, threshold: float = 0.05
     ) -> None:
         super().__init__()
-        self._count = checked_examples(x, "CollapseAlarm", fewest=2)
+        self._count = checked_examples(x, "CollapseAlarm", fewest=2, y=y)
         self.x, self.y = x, y
         self.patience = integer(patience, "patience", "CollapseAlarm")
         self.threshold = positive_number(threshold, "threshold", "CollapseAlarm")
@@ -89,13 +89,13 @@ class CollapseAlarm(keras.callbacks.Callback):
             return
         self.epoch = epoch
         warnings.warn(
-            "`CollapseAlarm`: the posterior has collapsed. It has a mutual information "
-            f"of {max(shared, 0.0):.3g} nats, of at most log n = "
-            f"{math.log(self._count):.3g}, and a KL of {rate:.3g} nats, the smaller "
-            f"below {self.threshold:g} for {self.patience} epochs, so that z carries "
-            "no information about x. Raise the weight of the KL slowly with "
-            "`KLWarmup(epochs=...)`, let some nats cost nothing with "
-            "`ELBO(free_bits=...)`, lower beta, or make the decoder weaker.",
+            "`CollapseAlarm`: the posterior has collapsed, so that z carries no "
+            f"information about x: a mutual information of {max(shared, 0.0):.3g} "
+            f"nats, of at most log n = {math.log(self._count):.3g}, and a KL of "
+            f"{rate:.3g} nats, the smaller below {self.threshold:g} for "
+            f"{self.patience} epochs. A weight of the KL that rises slowly "
+            "(`KLWarmup(epochs=...)`), nats that cost nothing (`ELBO(free_bits=...)`), "
+            "a lower beta or a weaker decoder help.",
             stacklevel=2,
         )
 

@@ -99,8 +99,8 @@ class KLWarmup(keras.callbacks.Callback):
         if total < steps:
             warnings.warn(
                 f"`KLWarmup`: the warm-up takes {steps} steps, but training ends after "
-                f"{total:g}. The weight of the KL never reaches 1, so the loss is not "
-                "a bound on log p(x). Train longer, or shorten the warm-up.",
+                f"{total:g}, so the weight of the KL never reaches 1 and the loss is "
+                "not a bound on log p(x). Longer training or a shorter warm-up helps.",
                 stacklevel=2,
             )
 

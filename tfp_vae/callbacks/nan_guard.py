@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_vae.callbacks.watching import undisturbed
+from tfp_vae.callbacks.watching import checked_examples, undisturbed
 from tfp_vae.checks import integer
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.models.vae import VAE
@@ -40,7 +40,8 @@ class NaNGuard(keras.callbacks.Callback):
         epoch: The epoch in which it happened, from 0, or `None`.
 
     Raises:
-        ValueError: If the weights are not finite when training begins.
+        ValueError: If x is not arrays, `every` is below 1, or the weights are not
+            finite when training begins.
 
     Example:
         >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
@@ -55,6 +56,8 @@ class NaNGuard(keras.callbacks.Callback):
 
     def __init__(self, x: Any = None, every: int | None = None) -> None:
         super().__init__()
+        if x is not None:
+            checked_examples(x, "NaNGuard")
         self.x = x
         self.every = every if every is None else integer(every, "every", "NaNGuard")
         self.layer_name: str | None = None
@@ -125,8 +128,8 @@ class NaNGuard(keras.callbacks.Callback):
         found = ", ".join([*numbers, where])
         warnings.warn(
             f"`NaNGuard` found a NaN or infinity {when}: {found}. Training stops, with "
-            f"the weights of {self._kept_at}. Lower the learning rate, clip gradients "
-            "(`clipnorm=1.0` of the optimizer), or check the data.",
+            f"the weights of {self._kept_at}; a lower learning rate, clipped gradients "
+            "(`clipnorm=1.0` of the optimizer) or a check of the data help.",
             RuntimeWarning,
             stacklevel=2,
         )

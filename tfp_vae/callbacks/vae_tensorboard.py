@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vae.callbacks.watching import check_vae, checked_examples, undisturbed
-from tfp_vae.checks import integer
+from tfp_vae.checks import file_path, integer
 from tfp_vae.draws import draw
 from tfp_vae.kl.closed_forms import as_independent
 from tfp_vae.kl.divergence import kl_divergence
@@ -54,8 +54,8 @@ class VAETensorBoard(keras.callbacks.Callback):
         num_images: Number of x that are reconstructed, and of samples.
 
     Raises:
-        ValueError: If x is not arrays, there is not one label for each example, or the
-            model is not a `tv.VAE`.
+        ValueError: If x is not arrays, there is not one label for each example,
+            another argument is invalid, or the model is not a `tv.VAE`.
         ImportError: If tensorboard is not installed.
 
     Example:
@@ -76,8 +76,8 @@ class VAETensorBoard(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         _projector()
-        count = checked_examples(x, "VAETensorBoard")
-        self.log_dir = str(log_dir)
+        count = checked_examples(x, "VAETensorBoard", y=y)
+        self.log_dir = file_path(log_dir, "log_dir", "VAETensorBoard")
         self.x, self.y = x, y
         self.labels = labels
         if labels is not None and np.shape(labels) != (count,):

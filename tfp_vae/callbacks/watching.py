@@ -62,29 +62,42 @@ def check_vae(model: Any, caller: str) -> None:
         )
 
 
-def checked_examples(x: Any, caller: str, fewest: int = 1) -> int:
+def checked_examples(x: Any, caller: str, fewest: int = 1, y: Any = None) -> int:
     """Checks the examples that a callback evaluates, and returns their number.
 
     Args:
         x: Arrays of shape `(n, ...)`.
         caller: Name of the callback, for the message.
         fewest: The smallest n allowed.
+        y: Conditions of shape `(n, ...)`, or `None`.
 
     Returns:
         The number n.
 
     Raises:
-        ValueError: If x is not arrays, or too short.
+        ValueError: If x is not arrays, or too short, or y has another length.
 
     Example:
         >>> checked_examples(np.zeros([5, 2]), "CollapseAlarm")
         5
     """
-    count = len(keras.tree.flatten(x)[0]) if is_arrays(x) else 0
-    if count < fewest:
-        found = f"{count} examples" if is_arrays(x) else type(x).__name__
+    count = _length(x)
+    if count is None or count < fewest:
+        found = type(x).__name__ if count is None else f"{count} examples"
         raise ValueError(
             f"`{caller}` expects x to be arrays of at least {fewest} examples. "
             f"Received: {found}. Give a few hundred examples of the validation data."
         )
+    if y is not None and _length(y) != count:
+        raise ValueError(
+            f"`{caller}` expects y to be None, or arrays of {count} conditions. "
+            f"Received: {type(y).__name__} of shape {getattr(y, 'shape', None)}. Give "
+            "those of the same examples, one for each x."
+        )
     return count
+
+
+def _length(x: Any) -> int | None:
+    """The length of the first axis; `None` for anything but arrays."""
+    shape = tuple(keras.tree.flatten(x)[0].shape) if is_arrays(x) else ()
+    return int(shape[0]) if shape else None

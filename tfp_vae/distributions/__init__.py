@@ -1,6 +1,8 @@
 """Distributions that TFP lacks, or has with worse gradients, precision or speed."""
 
 from tfp_vae.distributions.bernoulli import Bernoulli
+from tfp_vae.distributions.continuous_bernoulli import ContinuousBernoulli
+from tfp_vae.distributions.counts import NegativeBinomial, Poisson
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
@@ -9,7 +11,10 @@ from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 
 __all__ = [
     "Bernoulli",
+    "ContinuousBernoulli",
     "DirectionAndNorm",
+    "NegativeBinomial",
+    "Poisson",
     "PowerSpherical",
     "QuantizedLogistic",
     "TruncatedNormal",

@@ -140,8 +140,9 @@ class DirectionAndNorm(tfd.Distribution):
         freedom = tf.cast(self.event_shape_tensor()[-1] - 1, self.dtype)
         log_volume = tf.math.log(self.width) + freedom * tf.math.log(norm)
         log_prob = self.direction.log_prob(unit_vector(z)) - log_volume
-        outside = ~(inside | tf.math.is_nan(norm))
-        return tf.where(outside, tf.constant(float("-inf"), self.dtype), log_prob)
+        impossible = tf.constant(float("-inf"), self.dtype)
+        log_prob = tf.where(inside, log_prob, impossible)
+        return tf.where(tf.math.is_nan(norm + high), norm + high, log_prob)
 
     def _parameter_control_dependencies(self, is_init: bool) -> list[Any]:
         if not (self.validate_args and is_init):

@@ -117,6 +117,26 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
         square = tf.reduce_sum((2 * (steps - low) + 1) * above, axis=-1)
         return square - tf.square(tf.reduce_sum(above, axis=-1))
 
+    def _mode(self) -> Any:
+        """The integer at the peak, or an end, which holds all that lies beyond it."""
+        low, high = (tf.cast(end, self.dtype) for end in self._ends)
+        peak = tf.clip_by_value(tf.round(self.loc), low, high)
+        peak = tf.broadcast_to(
+            peak, tf.broadcast_dynamic_shape(tf.shape(self.loc), tf.shape(self.scale))
+        )
+        found = peak
+        for end in (low, high):
+            more = self.log_prob(end) > self.log_prob(found)
+            found = tf.where(more, end, found)
+        return found
+
+    def _quantile(self, probability: Any) -> Any:
+        """The smallest integer at which the cdf is at least the probability."""
+        odds = tf.math.log(probability) - tf.math.log1p(-probability)
+        low, high = self._ends
+        at = tf.math.ceil(self.loc + self.scale * odds - 0.5)
+        return tf.clip_by_value(at, float(low), float(high))
+
     def _sample_control_dependencies(self, y: Any) -> list[Any]:
         if not self.validate_args:
             return []

@@ -96,7 +96,8 @@ def unit_vector(raw: tf.Tensor) -> tf.Tensor:
 
         unit_vector(x) = x / |x|,  and (1, 0, ..., 0) where |x| is 0
 
-    The gradient is finite everywhere, and 0 where |x| is 0.
+    The gradient is finite everywhere, and 0 where |x| is 0. A vector with NaN or
+    infinity becomes one of NaN.
 
     Args:
         raw: Real tensor of shape `(..., m)`.
@@ -110,7 +111,8 @@ def unit_vector(raw: tf.Tensor) -> tf.Tensor:
                [1. , 0. ]], dtype=float32)
     """
     largest = tf.reduce_max(tf.abs(raw), axis=-1, keepdims=True)
-    usable = largest > _ZERO_NORM
+    # Not `largest > _ZERO_NORM`, which is false for NaN.
+    usable = ~tf.reduce_all(tf.abs(raw) <= _ZERO_NORM, axis=-1, keepdims=True)
     raw = tf.where(usable, raw, pole(raw.shape[-1], raw.dtype))
     # Without this the square of 1e30 would overflow float32.
     raw /= tf.stop_gradient(tf.where(usable, largest, tf.ones_like(largest)))

@@ -45,7 +45,7 @@ def is_pipeline(x: Any) -> bool:
     if isinstance(x, known):
         return True
     sparse = tf.RaggedTensor | tf.SparseTensor
-    plain = isinstance(x, list | tuple | dict | str | bytes | sparse)
+    plain = isinstance(x, list | tuple | dict | set | str | bytes | sparse)
     return not plain and not _has_rows(x) and hasattr(x, "__iter__")
 
 

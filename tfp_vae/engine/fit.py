@@ -284,6 +284,7 @@ class CompiledFit(MultiWorkerTrainer):
                 validation_batch_size=validation_batch_size,
                 validation_freq=validation_freq,
             )
+        read = given  # in its own dtypes, to be checked
         # Before the split: both parts use the same tensors.
         given, unweighted = data.resident((given, unweighted))
         rows = last = None
@@ -295,7 +296,7 @@ class CompiledFit(MultiWorkerTrainer):
         train = source_of(
             given, rows, batch_size, steps_per_epoch, "fit", shuffle, seed
         )
-        self._look(given, True, "fit", train)
+        self._look(read, True, "fit", train)
         epochs = _capped(int(epochs))
         left = range(int(initial_epoch), epochs)
         run = self._run(train, steps_per_epoch, callbacks, len(left), "training", "fit")

@@ -81,12 +81,20 @@ class LongBar:
         verbose: 0 for no bar, 1 for one, `"auto"` for one after two seconds, if steps
             remain.
 
+    Raises:
+        ValueError: If `verbose` is none of these.
+
     Example:
         >>> bar = LongBar(2, "auto")
         >>> bar.step()
     """
 
     def __init__(self, steps: int, verbose: Any) -> None:
+        if not isinstance(verbose, str | int) or verbose not in (0, 1, 2, "auto"):
+            raise ValueError(
+                "A progress bar expects `verbose` to be 0, 1 or 'auto'. Received: "
+                f"verbose={verbose!r}. Give 0 for no bar."
+            )
         self._bar = keras.utils.Progbar(steps)
         self._shown = verbose == 1
         self._may_show = verbose == "auto"

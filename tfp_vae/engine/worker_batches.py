@@ -83,8 +83,9 @@ def warn_of_other_rows(strategy: Any, dataset: tf.data.Dataset) -> None:
     mine = np.array(zlib.crc32(b"".join(part.numpy().tobytes() for part in parts)))
     if from_chief(strategy, mine)[0] != mine:
         warnings.warn(
-            "The pipeline's first batch on this worker differs from the chief's. Some "
-            "rows may be used twice, and others never. Give `shuffle` and all noise a "
-            "seed; if each worker reads files of its own, set `AutoShardPolicy.OFF`.",
+            "The pipeline's first batch on this worker differs from the chief's, so "
+            "some rows may be used twice and others never. A seed for `shuffle` and "
+            "all noise helps, or `AutoShardPolicy.OFF` if each worker reads files of "
+            "its own.",
             stacklevel=3,
         )

@@ -4,8 +4,9 @@ import math
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
+
+from tfp_vae.checks import real_number
 
 _VARIABLES: dict[str, Any] = {
     "keras.Variable": keras.Variable,
@@ -13,7 +14,9 @@ _VARIABLES: dict[str, Any] = {
 }
 
 
-def checked(value: Any, name: str, caller: str, zero: bool = True) -> Any:
+def checked(
+    value: Any, name: str, caller: str, zero: bool = True, default: bool = True
+) -> Any:
     """Checks a number, variable or callable, and returns it.
 
     Args:
@@ -22,6 +25,7 @@ def checked(value: Any, name: str, caller: str, zero: bool = True) -> Any:
         name: Name of the argument, for the message.
         caller: Name of the caller, for the message.
         zero: Whether 0 is allowed; negative numbers never are.
+        default: Whether `None` is allowed.
 
     Returns:
         The value; a number as a `float`.
@@ -40,9 +44,9 @@ def checked(value: Any, name: str, caller: str, zero: bool = True) -> Any:
             f"would drive it to its limit. Received: {value!r}. Make it with "
             "trainable=False."
         )
-    if value is None or (callable(value) and not variable):
+    if (value is None and default) or (callable(value) and not variable):
         return value
-    number = _number(value)
+    number = real_number(value)
     if 0 < number < math.inf or (zero and number == 0):
         return value if variable else number
     raise ValueError(
@@ -51,16 +55,6 @@ def checked(value: Any, name: str, caller: str, zero: bool = True) -> Any:
         f"Received: {name}={value!r}. Give a number, or a variable that a callback "
         "changes during training."
     )
-
-
-def _number(value: Any) -> float:
-    """The current value as a float; NaN if it is not a number."""
-    if isinstance(value, bool):
-        return math.nan
-    try:
-        return float(np.asarray(value))
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def present(value: Any, name: str, caller: str, dtype: Any) -> tf.Tensor:

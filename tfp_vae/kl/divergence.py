@@ -15,6 +15,7 @@ import tensorflow_probability as tfp
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import draw
 from tfp_vae.kl.closed_forms import as_independent, family_name
+from tfp_vae.kl.old_weights import axes, old_weights, without_event
 from tfp_vae.supports import support_of
 
 tfd = tfp.distributions
@@ -65,6 +66,7 @@ def kl_divergence(
             "The KL expects `use_exact_kl` to be None, True or False. Received: "
             f"use_exact_kl={use_exact_kl!r}. None uses the closed form if there is one."
         )
+    given = posterior
     posterior, prior = unwrap(posterior), unwrap(prior)
     _check_pair(posterior, prior)
     if per_dimension:
@@ -90,11 +92,11 @@ def kl_divergence(
     if use_exact_kl is None:
         stepwise = _stepwise(posterior, prior, draws)
         if stepwise is not None:
-            return _average_draws(stepwise, posterior, test_points_reduce_axis)
+            return _average_draws(stepwise, posterior, test_points_reduce_axis, given)
     if log_q is None or per_dimension:
         log_q = posterior.log_prob(draws)
     return _average_draws(
-        log_q - prior.log_prob(draws), posterior, test_points_reduce_axis
+        log_q - prior.log_prob(draws), posterior, test_points_reduce_axis, given
     )
 
 
@@ -125,22 +127,37 @@ def _check_draws(draws: tf.Tensor, posterior: Any) -> None:
 
 
 def _average_draws(
-    log_ratio: tf.Tensor, posterior: Any, axis: int | tuple[int, ...] | None
+    log_ratio: tf.Tensor,
+    posterior: Any,
+    axis: int | tuple[int, ...] | None,
+    given: Any,
 ) -> tf.Tensor:
-    batch_rank = tf.TensorShape(posterior.batch_shape).rank
-    if axis is None:
-        axis = tuple(range(log_ratio.shape.rank - batch_rank))
-    kl = tf.reduce_mean(log_ratio, axis=axis) if axis != () else log_ratio
-    if kl.shape.rank != batch_rank or not kl.shape.is_compatible_with(
-        posterior.batch_shape
-    ):
+    rank, batch_rank = log_ratio.shape.rank, tf.TensorShape(posterior.batch_shape).rank
+    front = set(range(rank - batch_rank))
+    inside = axis is None or all(-rank <= i < rank for i in axes(axis))
+    if axis is not None and not (inside and {i % rank for i in axes(axis)} == front):
         raise ValueError(
             "`test_points_reduce_axis` expects the axes in front of the batch, so that "
             f"{tuple(posterior.batch_shape)} remains. Received: axis={axis} of a "
             f"tensor of shape {tuple(log_ratio.shape)}. Leave it None to average all "
-            "draws."
+            f"draws. {_advice(log_ratio.shape, given, axis)}"
         )
-    return kl
+    return tf.reduce_mean(log_ratio, axis=sorted(front)) if front else log_ratio
+
+
+def _advice(draws: tf.TensorShape, given: Any, axis: int | tuple[int, ...]) -> str:
+    """The weight that continues a training of `tfp.layers`, which took every axis."""
+    output, batch_rank = without_event(given), given.batch_shape.rank
+    if draws.rank == batch_rank:  # `tfp.layers` used the draws that the decoder sees
+        draws = output
+    weights = old_weights(draws, output, batch_rank, axis)
+    if weights is None:
+        return "docs/migrating.md has the weights that continue an old training."
+    return (
+        f"A training of `tfp.layers` continues with weight={weights[0]} for a "
+        f"`KLDivergenceRegularizer`, weight={weights[1]} for a `KLDivergenceAddLoss`, "
+        "times its own weight."
+    )
 
 
 def _over_the_batch(kl: tf.Tensor, posterior: Any) -> tf.Tensor:

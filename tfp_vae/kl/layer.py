@@ -8,14 +8,20 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_vae.kl.annealed as annealed
-from tfp_vae.checks import integer
+from tfp_vae.checks import boolean, integer, integers
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import held_draw, holds_draws, unwrap
 from tfp_vae.draws import draw
 from tfp_vae.keras_internals import mask_of
 from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.kl.metric import KLMetric
-from tfp_vae.kl.prior import checked_prior, prior_distribution, serialize_prior
+from tfp_vae.kl.old_weights import old_weights, without_event
+from tfp_vae.kl.prior import (
+    checked_prior,
+    needs_inputs,
+    prior_distribution,
+    serialize_prior,
+)
 from tfp_vae.kl.target import DIMENSION, KLTarget
 from tfp_vae.kl.without_kl import kl_is_off
 from tfp_vae.seeds import Seeds
@@ -64,8 +70,8 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             variable, or a callable without arguments.
 
     Raises:
-        ValueError: If `distribution_b` cannot give a distribution, or `weight` is
-            negative or trainable.
+        ValueError: If `distribution_b` cannot give a distribution, `weight` is negative
+            or trainable, or another argument is none of these.
 
     Example:
         >>> prior = tfd.Independent(tfd.Normal(tf.zeros(2), 1.0), 1)
@@ -90,7 +96,15 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
     ) -> None:
         self.prior = checked_prior(distribution_b)
         self.use_exact_kl = use_exact_kl
-        self.test_points_reduce_axis = test_points_reduce_axis
+        if use_exact_kl is not None:
+            self.use_exact_kl = boolean(use_exact_kl, "use_exact_kl", "The KL")
+        self.test_points_reduce_axis = _checked_axis(test_points_reduce_axis)
+        if test_points_fn is not None and not callable(test_points_fn):
+            raise ValueError(
+                "The KL expects `test_points_fn` to be None or a function. Received: "
+                f"test_points_fn={test_points_fn!r}. Give one from the posterior to "
+                "draws, such as `lambda q: q.sample(10)`."
+            )
         default = test_points_fn is tf.convert_to_tensor  # the default in tfp.layers
         self.test_points_fn = None if default else test_points_fn
         self.weight = annealed.checked(weight, "weight", "The KL")
@@ -145,7 +159,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             A tensor of shape `posterior.batch_shape`, in nats, followed by the event
             shape if free bits are per dimension.
         """
-        return kl_divergence(
+        kl = kl_divergence(
             posterior,
             prior_distribution(self.prior, prior_inputs),
             use_exact_kl=self.use_exact_kl,
@@ -153,6 +167,9 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             test_points_reduce_axis=self.test_points_reduce_axis,
             per_dimension=self.target.per_dimension,
         )
+        if self.test_points_reduce_axis is not None:
+            self._warn_of_the_weight(posterior)
+        return kl
 
     def weighted_mean(self, posterior: Any, prior_inputs: Any = None) -> tf.Tensor:
         """Updates the metric, and returns the term to add to the loss.
@@ -178,6 +195,27 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         if self.weight is None:
             return cost
         return cost * annealed.present(self.weight, "weight", "The KL", cost.dtype)
+
+    def _warn_of_the_weight(self, posterior: Any) -> None:
+        """Warns where `tfp.layers` would have weighed the KL differently."""
+        axis: Any = self.test_points_reduce_axis
+        batch_rank = posterior.batch_shape.rank
+        draws = output = without_event(posterior)
+        if self.test_points_fn is not None:
+            points = tf.convert_to_tensor(self.test_points_fn(posterior))
+            draws = points.shape[: points.shape.rank - posterior.event_shape.rank]
+        if self.use_exact_kl:  # then it ignored the axis, and added up the batch
+            axis = range(draws.rank - batch_rank)
+        weights = old_weights(draws, output, batch_rank, axis)
+        weight = weights and weights[isinstance(self._layer, KLDivergenceAddLoss)]
+        if weight not in (None, "1"):
+            warnings.warn(
+                f"`test_points_reduce_axis={self.test_points_reduce_axis}` changes "
+                "nothing, since the KL is the mean over the draws and the batch. A "
+                f"training of `tfp.layers` continues with weight={weight}, times its "
+                "own weight.",
+                stacklevel=2,
+            )
 
     def _draws(self, posterior: Any) -> Any:
         _warn_of_lost_gradients(posterior)
@@ -251,8 +289,8 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         `distribution_a`, unchanged.
 
     Raises:
-        ValueError: If the input is not a distribution, or its event shape or dtype is
-            not that of the prior.
+        ValueError: If an argument is none of these, the input is not a distribution,
+            or its event shape or dtype is not that of the prior.
 
     Example:
         >>> prior = tfd.Independent(tfd.Normal(tf.zeros(2), 1.0), 1)
@@ -307,12 +345,20 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         """The factor of the KL in the loss; `None` for 1."""
         return self._kl.weight
 
-    def build(self, distribution_a_shape: Any, prior_inputs_shape: Any = None) -> None:
+    def __call__(
+        self, distribution_a: Any, prior_inputs: Any = None, **kwargs: Any
+    ) -> Any:
+        """Calls the layer; a conditional prior is built on its first inputs."""
+        if prior_inputs is None:  # A subclass may have a `call` of one argument.
+            return super().__call__(distribution_a, **kwargs)
+        if not self.built:
+            self._kl.build(tf.zeros([1, *prior_inputs.shape[1:]]))
+        return super().__call__(distribution_a, prior_inputs, **kwargs)
+
+    def build(self, distribution_a_shape: Any) -> None:
         """Makes the variables of a learned prior."""
-        if prior_inputs_shape is None:
+        if not needs_inputs(self.prior):
             self._kl.build()
-        else:
-            self._kl.build(tf.zeros([1, *prior_inputs_shape[1:]]))
         self.built = True
 
     def call(self, distribution_a: Any, prior_inputs: Any = None) -> Any:
@@ -327,9 +373,7 @@ class KLDivergenceAddLoss(keras.layers.Layer):
             self.add_loss(self._kl.weighted_mean(distribution_a, prior_inputs))
         return distribution_a
 
-    def compute_output_shape(
-        self, distribution_a_shape: Any, prior_inputs_shape: Any = None
-    ) -> Any:
+    def compute_output_shape(self, distribution_a_shape: Any) -> Any:
         """The input's shape."""
         return distribution_a_shape
 
@@ -383,10 +427,24 @@ def _warn_of_lost_gradients(posterior: Any) -> None:
     if posterior.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
         warnings.warn(
             f"The KL is estimated by Monte Carlo from draws of {unwrap(posterior)}, "
-            "which are not reparameterised. Its value is right, its gradient is not. "
-            "Choose another posterior or prior; for a mixture, `reparameterize=True`.",
+            "which are not reparameterised, so its value is right but its gradient is "
+            "not. Another posterior or prior helps; for a mixture, "
+            "`reparameterize=True`.",
             stacklevel=2,
         )
+
+
+def _checked_axis(axis: Any) -> int | tuple[int, ...] | None:
+    if axis is None:
+        return None
+    one, several = integers([axis]), integers(axis)
+    if one is None and several is None:
+        raise ValueError(
+            "The KL expects `test_points_reduce_axis` to be None, an integer or a "
+            f"tuple of integers. Received: test_points_reduce_axis={axis!r}. Give the "
+            "axes of the draws in front of the batch, such as 0, or None for all."
+        )
+    return several if one is None else one[0]
 
 
 def _checked_mask(mask: Any, kl: tf.Tensor) -> tf.Tensor:

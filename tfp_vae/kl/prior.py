@@ -95,9 +95,10 @@ def _refuse(distribution: Any, variables: Sequence[Any]) -> None:
     if variables:
         raise ValueError(
             "The KL expects a prior whose variables Keras can train. Received: "
-            f"{distribution!r}, made of {variables[0]!r}. Build a learned prior from "
-            "layers: `keras.Sequential([VariableLayer(IndependentNormal.params_size(d))"
-            ", IndependentNormal(d)])`."
+            f"{distribution!r}, made of {variables[0]!r}. Use `tv.LearnedNormal(d)` or "
+            "`tv.MixturePrior(d, num_components=k)`; for another family a model: "
+            "`keras.Sequential([VariableLayer(IndependentLogistic.params_size(d)), "
+            "IndependentLogistic(d)])`."
         )
 
 
@@ -112,11 +113,15 @@ def _keras_variables(distribution: Any) -> list[Any]:
     return found
 
 
-def checked_prior(prior: Any) -> Any:
+def checked_prior(
+    prior: Any, name: str = "distribution_b", caller: str = "The KL"
+) -> Any:
     """Checks a prior, and returns it.
 
     Args:
         prior: A `tfd.Distribution`, a Keras layer or model, or a callable.
+        name: Name of the argument, for the message.
+        caller: Name of the caller, for the message.
 
     Returns:
         The prior; a `DistributionTensor` unwrapped.
@@ -134,8 +139,8 @@ def checked_prior(prior: Any) -> Any:
         return prior
     if not callable(prior) or isinstance(prior, type):
         raise ValueError(
-            "The KL expects `distribution_b` to be a `tfd.Distribution`, a Keras layer "
-            f"or a callable that returns one. Received: {prior!r} of type "
+            f"{caller} expects `{name}` to be a `tfd.Distribution`, a Keras layer or a "
+            f"callable that returns one. Received: {prior!r} of type "
             f"{type(prior).__name__}. `StandardNormal(latent_size)` is the usual prior."
         )
     return prior

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_vae.checks import integer
+from tfp_vae.checks import choice, integer, real_number
 
 SCHEDULES = ("linear", "sigmoid", "cyclical")
 # The logistic curve is cut off at -6 and 6, then scaled to [0, 1].
@@ -130,25 +130,17 @@ def checked_schedule(
         >>> checked_schedule("linear", 0.0, 4, 0.5, "KLWarmup")["schedule"]
         'linear'
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(
-            f"`{caller}` expects `schedule` to be one of {SCHEDULES}. Received: "
-            f"schedule={schedule!r}. 'linear' is the usual one."
-        )
-    if not (_is_number(start) and 0 <= start < 1):
+    schedule = choice(schedule, SCHEDULES, "schedule", caller)
+    if not 0 <= real_number(start) < 1:
         raise ValueError(
             f"`{caller}` expects `start` to be a number in [0, 1). Received: "
             f"start={start!r}. It is the weight at the first step; the last is 1, and "
             "`ELBO(beta=...)` multiplies both."
         )
-    if not (_is_number(ratio) and 0 < ratio <= 1):
+    if not 0 < real_number(ratio) <= 1:
         raise ValueError(
             f"`{caller}` expects `ratio` to be a number in (0, 1]. Received: ratio="
             f"{ratio!r}. It is the fraction of a cycle in which the weight rises."
         )
     cycles = integer(cycles, "cycles", caller)
     return {"schedule": schedule, "start": start, "cycles": cycles, "ratio": ratio}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 import tfp_vae.kl.annealed as annealed
+from tfp_vae.checks import choice
 
 DIMENSION, TOTAL = "dimension", "total"
 
@@ -50,19 +51,14 @@ class KLTarget:
         capacity: Any = None,
     ) -> None:
         caller = "The KL"
-        if free_bits_per not in (DIMENSION, TOTAL):
-            raise ValueError(
-                f"{caller} expects `free_bits_per` to be 'dimension' or 'total'. "
-                f"Received: free_bits_per={free_bits_per!r}. The paper uses "
-                "'dimension'."
-            )
+        names = (DIMENSION, TOTAL)
+        self.free_bits_per = choice(free_bits_per, names, "free_bits_per", caller)
         if free_bits is not None and capacity is not None:
             raise ValueError(
                 f"{caller} expects `free_bits` or `capacity`. Received: both, "
                 f"free_bits={free_bits!r} and capacity={capacity!r}. Leave out one."
             )
         self.free_bits = annealed.checked(free_bits, "free_bits", caller, zero=False)
-        self.free_bits_per = free_bits_per
         self.capacity = annealed.checked(capacity, "capacity", caller)
 
     @property

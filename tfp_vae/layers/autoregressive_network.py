@@ -1,7 +1,6 @@
 """MADE: a network whose i-th output depends only on the inputs before the i-th."""
 
 import itertools
-import operator
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_vae.checks import Shape, canonical_event_shape, integer
+from tfp_vae.checks import (
+    LARGEST,
+    Shape,
+    boolean,
+    canonical_event_shape,
+    choice,
+    integer,
+    integers,
+    keras_object,
+    optional_seed,
+)
 from tfp_vae.constraints import float_policy
 from tfp_vae.layers.events import batch_axes
 from tfp_vae.serialization import revive_arguments
@@ -86,13 +95,24 @@ class AutoregressiveNetwork(keras.layers.Layer):
         self.event_shape = None if event_shape is None else _vector(event_shape, caller)
         self.hidden_units = checked_hidden_units(hidden_units, caller)
         self.input_order = _checked_order(input_order, self.event_shape)
-        self.hidden_degrees = _checked_degrees(hidden_degrees)
-        self.activation = keras.activations.get(activation)
-        self.use_bias = bool(use_bias)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.output_initializer = keras.initializers.get(output_initializer)
+        self.hidden_degrees = choice(hidden_degrees, _DEGREES, "hidden_degrees", caller)
+        self.activation = keras_object(
+            keras.activations.get, activation, "activation", caller
+        )
+        self.use_bias = boolean(use_bias, "use_bias", caller)
+        self.kernel_initializer = keras_object(
+            keras.initializers.get,
+            kernel_initializer,
+            "kernel_initializer",
+            caller,
+            default=False,
+        )
+        self.output_initializer = keras_object(
+            keras.initializers.get, output_initializer, "output_initializer", caller
+        )
+        given = optional_seed(seed, caller)
         # Saved in the config, so that a loaded network has the same masks.
-        self.seed = random.getrandbits(31) if seed is None else int(seed)
+        self.seed = random.getrandbits(31) if given is None else given
 
     def build(self, input_shape: Any) -> None:
         """Makes the masks, kernels and biases."""
@@ -204,11 +224,8 @@ def checked_hidden_units(hidden_units: Any, caller: str) -> tuple[int, ...]:
         >>> checked_hidden_units([64, 64], "Flow")
         (64, 64)
     """
-    try:
-        units = tuple(operator.index(width) for width in hidden_units)
-    except TypeError:
-        units = (0,)
-    if any(width < 1 for width in units):
+    units = integers(hidden_units)
+    if units is None or not all(1 <= width <= LARGEST for width in units):
         raise ValueError(
             f"`{caller}` expects `hidden_units` to be a sequence of positive integers. "
             f"Received: hidden_units={hidden_units!r}. Give the width of each hidden "
@@ -228,9 +245,9 @@ def _vector(event_shape: Any, caller: str) -> tuple[int, ...]:
 
 
 def _checked_order(order: Any, event_shape: Any) -> Any:
-    places: Any = order if isinstance(order, str) else tuple(map(int, order))
+    places: Any = order if isinstance(order, str) else integers(order)
     valid = places in _ORDERS
-    if not isinstance(order, str):
+    if places and not isinstance(places, str):
         valid = sorted(places) == list(range(1, len(places) + 1))
         valid = valid and event_shape in (None, (len(places),))
     if not valid:
@@ -240,15 +257,6 @@ def _checked_order(order: Any, event_shape: Any) -> Any:
             "of each input in the order, such as (2, 1, 3)."
         )
     return places
-
-
-def _checked_degrees(degrees: Any) -> str:
-    if degrees not in _DEGREES:
-        raise ValueError(
-            f"`AutoregressiveNetwork` expects `hidden_degrees` to be one of {_DEGREES}."
-            f" Received: hidden_degrees={degrees!r}. If in doubt, give 'equal'."
-        )
-    return str(degrees)
 
 
 def _order(order: Any, size: int, rng: Any) -> np.ndarray:

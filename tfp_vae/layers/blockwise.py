@@ -23,7 +23,9 @@ class Blockwise(DistributionLayer):
         log p(x) = sum_j log p_j(x[block j]; parameters[block j])
 
     The inputs are the parameters of the first block, then those of the second, and so
-    on. A draw concatenates the flattened draws of the blocks in this order. The KL to a
+    on. A draw concatenates the flattened draws of the blocks in this order, integers
+    beside real numbers as real numbers. Missing entries, and weights of entries, leave
+    out coordinates of blocks that factorise, and other blocks as a whole. The KL to a
     `Blockwise` or `tfd.Blockwise` prior is the sum over the blocks, and exact if each
     term is.
 
@@ -89,13 +91,17 @@ class Blockwise(DistributionLayer):
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
-        blocks = tf.split(parameters, _widths(self.layers), axis=-1)
+        parts = tf.split(parameters, _widths(self.layers), axis=-1)
+        blocks = [
+            unwrap(layer.make_distribution(part))
+            for layer, part in zip(self.layers, parts, strict=True)
+        ]
+        mixed = len({tf.as_dtype(block.dtype) for block in blocks}) > 1
         return tfd.Blockwise(
-            [
-                unwrap(layer.make_distribution(block))
-                for layer, block in zip(self.layers, blocks, strict=True)
-            ],
+            blocks,
+            dtype_override=tf.as_dtype(self.compute_dtype) if mixed else None,
             validate_args=self.validate_args,
+            allow_nan_stats=True,
         )
 
     def get_config(self) -> dict[str, Any]:

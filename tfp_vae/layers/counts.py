@@ -6,8 +6,9 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import Shape
+from tfp_vae.checks import Shape, boolean
 from tfp_vae.constraints import LOG_LIMIT, bounded, positive
+from tfp_vae.distributions.counts import NegativeBinomial, Poisson
 from tfp_vae.layers.events import event_size, independent, split_event
 from tfp_vae.layers.independent_layer import IndependentLayer
 
@@ -53,7 +54,8 @@ class CountsLayer(IndependentLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
-        self.zero_inflated = bool(zero_inflated)
+        caller = type(self).__name__
+        self.zero_inflated = boolean(zero_inflated, "zero_inflated", caller)
 
     @classmethod
     def params_size(
@@ -63,13 +65,19 @@ class CountsLayer(IndependentLayer):
         zero_inflated: bool = False,
     ) -> int:
         """`parts` numbers per coordinate, and one logit if `zero_inflated`."""
-        parts = cls.parts + bool(zero_inflated)
-        return parts * event_size(event_shape, name or "params_size")
+        caller = name or "params_size"
+        parts = cls.parts + boolean(zero_inflated, "zero_inflated", caller)
+        return parts * event_size(event_shape, caller)
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
         parts = self.parts + self.zero_inflated
         raw = split_event(parameters, self.event_shape, parts, self.description)
+        if self.zero_inflated:
+            # TFP cannot choose between zero and a count by a logit that is NaN.
+            unknown = tf.math.is_nan(raw[self.parts])
+            raw = [tf.where(unknown, raw[self.parts], part) for part in raw]
+            raw[self.parts] = tf.where(unknown, -LOG_LIMIT, raw[self.parts])
         base = self.coordinates(*raw[: self.parts])
         if self.zero_inflated:
             # TFP 0.25 expects half the log-odds: its weights are softmax([l, -l]).
@@ -139,7 +147,7 @@ class IndependentPoisson(CountsLayer):
 
 def _poisson(log_rate: tf.Tensor, validate_args: bool) -> Any:
     log_rate = bounded(log_rate, -LOG_LIMIT, LOG_LIMIT)
-    return tfd.Poisson(log_rate=log_rate, validate_args=validate_args)
+    return Poisson(log_rate=log_rate, validate_args=validate_args)
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -186,7 +194,7 @@ class IndependentNegativeBinomial(CountsLayer):
     def coordinates(self, *raw: tf.Tensor) -> Any:
         """Negative binomials from raw total counts and logits."""
         total_count, logits = raw
-        return tfd.NegativeBinomial(
+        return NegativeBinomial(
             positive(total_count),
             logits=bounded(logits, -LOG_LIMIT, LOG_LIMIT),
             require_integer_total_count=False,

@@ -16,7 +16,8 @@ class DistributionLambda(DistributionLayer):
     """Turns the output of the previous layer into any distribution of TFP.
 
     For families without a layer. Keras saves the function by name: to load the model
-    again, use a named function and register it.
+    again, use a named function and register it. Keras variables and layers that the
+    function reads, from a closure or a global, are trained and saved with the layer.
 
     Reference:
         `tfp.layers.DistributionLambda`.
@@ -34,8 +35,8 @@ class DistributionLambda(DistributionLayer):
         A `DistributionTensor`.
 
     Raises:
-        ValueError: If the function does not return a distribution, or is a Python
-            lambda and the model is loaded in safe mode.
+        ValueError: If the function does not return a distribution, reads a trainable
+            `tf.Variable`, or is a Python lambda and the model is loaded in safe mode.
 
     Example:
         >>> layer = DistributionLambda(lambda rate: tfd.Exponential(tf.exp(rate)))
@@ -67,6 +68,9 @@ class DistributionLambda(DistributionLayer):
     def make_distribution(self, parameters: Any) -> Any:
         """Calls the function."""
         return self.make_distribution_fn(parameters)
+
+    def _functions(self) -> list[Any]:
+        return [*super()._functions(), self.make_distribution_fn]
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`, functions as Keras serializes them."""

@@ -1,5 +1,6 @@
 """The base class of all layers that output a distribution."""
 
+import functools
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
@@ -9,12 +10,19 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import canonical_event_shape, parameters_width
+from tfp_vae.checks import (
+    boolean,
+    canonical_event_shape,
+    floating,
+    optional_seed,
+    parameters_width,
+)
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
 from tfp_vae.draws import seed_for_tfp
 from tfp_vae.keras_internals import in_predict, set_mask
 from tfp_vae.kl.layer import KLDivergenceRegularizer, track_kl
+from tfp_vae.layers.closures import trained_through
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import revive_arguments
 
@@ -50,8 +58,8 @@ class DistributionLayer(keras.layers.Layer):
         A `DistributionTensor` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If `convert_to_tensor_fn` is unknown, or the last axis of the
-            inputs has the wrong width.
+        ValueError: If an argument is none of these, the last axis of the inputs has
+            the wrong width, or they are no floating-point numbers.
 
     Example:
         >>> from tfp_vae.layers.events import event_size
@@ -77,13 +85,14 @@ class DistributionLayer(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
+        caller = type(self).__name__
         self.event_shape: Any = None
         if event_shape is not NO_EVENT_SHAPE:
-            self.event_shape = canonical_event_shape(event_shape, type(self).__name__)
-        self.validate_args = bool(validate_args)
-        self.seed = None if seed is None else int(seed)
+            self.event_shape = canonical_event_shape(event_shape, caller)
+        self.validate_args = boolean(validate_args, "validate_args", caller)
+        self.seed = optional_seed(seed, caller)
         self.supports_masking = True
-        self._conversion = TensorConversion(convert_to_tensor_fn, type(self).__name__)
+        self._conversion = TensorConversion(convert_to_tensor_fn, caller)
         self._seeds = Seeds(self.seed)
         if isinstance(self.activity_regularizer, KLDivergenceRegularizer):
             track_kl(self, self.activity_regularizer)
@@ -157,7 +166,7 @@ class DistributionLayer(keras.layers.Layer):
         return self.make_distribution(zeros)
 
     def build(self, input_shape: Any) -> None:
-        """Checks the width, and builds the prior of a KL regularizer."""
+        """Checks the width, builds the prior of a regularizer, finds variables."""
         width = self.parameters_width
         if (
             width is not None
@@ -168,13 +177,20 @@ class DistributionLayer(keras.layers.Layer):
         regularizer = self.activity_regularizer
         if isinstance(regularizer, KLDivergenceRegularizer):
             regularizer.build()
+        self._trained_through = trained_through(self, *self._functions())
         self.built = True
 
-    def call(self, inputs: Any, mask: Any = None) -> DistributionTensor:
+    def _functions(self) -> list[Any]:
+        """The user's functions that the layer calls."""
+        return [] if self._conversion.name else [self._conversion.fn]
+
+    # By keyword, so that a second input is not taken for a mask.
+    def call(self, inputs: Any, *, mask: Any = None) -> DistributionTensor:
         """Makes the distribution; its value is drawn when something first uses it."""
         width = self.parameters_width
         if width is not None:
             parameters_width(inputs.shape, width, self.description)
+            floating(inputs.dtype, self.description)
             # A width that is still unknown is checked when the graph runs.
             unknown = [None] * (inputs.shape.rank - 1)
             inputs = tf.ensure_shape(inputs, [*unknown, width])
@@ -185,12 +201,14 @@ class DistributionLayer(keras.layers.Layer):
                 f"`tfd.Distribution`. Received: {distribution!r}. Return an instance "
                 "of a class of `tfp.distributions`."
             )
-        seed = self._seeds.next()
-        if self._conversion.draws and self._conversion.name is None:
+        # Only what draws reads the generator's state, which a served model would hold.
+        seed = self._seeds.next() if self._conversion.draws else None
+        if seed is not None and self._conversion.name is None:
             seed = seed_for_tfp(seed)  # The user's function gives it to TFP.
         output = DistributionTensor(distribution, self._conversion, seed)
+        self._refuse_unknown_rank(distribution)
         self._refuse_draw_axes_in_predict(output)
-        return set_mask(output, mask)
+        return set_mask(output, self._one_mask(mask))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Shape of the distribution as a tensor."""
@@ -200,7 +218,9 @@ class DistributionLayer(keras.layers.Layer):
         )
         return tuple(self.compute_output_spec(inputs).shape)
 
-    def compute_output_spec(self, inputs: Any, mask: Any = None) -> keras.KerasTensor:
+    def compute_output_spec(
+        self, inputs: Any, *, mask: Any = None
+    ) -> keras.KerasTensor:
         """Shape and dtype of the distribution as a tensor."""
         # `Layer.compute_output_spec` would call `compute_output_shape` and guess the
         # dtype. That of `Operation` traces `call`, and so gets the right dtype.
@@ -241,6 +261,27 @@ class DistributionLayer(keras.layers.Layer):
         if self.event_shape is None:
             names.pop("event_shape", None)
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def _one_mask(self, masks: Any) -> Any:
+        """The mask of the output: what the masks of all inputs leave."""
+        masks = [mask for mask in keras.tree.flatten(masks) if mask is not None]
+        if not all(mask.shape.is_compatible_with(masks[0].shape) for mask in masks):
+            raise ValueError(
+                f"`{self.description}` expects inputs with masks of one shape. "
+                f"Received: masks of shapes {[tuple(mask.shape) for mask in masks]}. "
+                "Mask one of the inputs, or concatenate them before."
+            )
+        return functools.reduce(tf.logical_and, masks) if masks else None
+
+    def _refuse_unknown_rank(self, distribution: Any) -> None:
+        if None in (distribution.batch_shape.rank, distribution.event_shape.rank):
+            raise ValueError(
+                f"`{self.description}` expects a distribution with a known number of "
+                f"axes. Received: batch shape {distribution.batch_shape}, event shape "
+                f"{distribution.event_shape}, while the size of the batch is unknown. "
+                "Say which axis to drop, `tf.squeeze(x, axis=-1)`, and reshape to a "
+                "list of sizes."
+            )
 
     def _refuse_draw_axes_in_predict(self, output: DistributionTensor) -> None:
         """Rejects draws on axis 0, along which `predict` concatenates the batches."""

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer
+from tfp_vae.checks import integer, keras_object
 from tfp_vae.layers.autoregressive_network import (
     AutoregressiveNetwork,
     checked_hidden_units,
@@ -114,7 +114,9 @@ class Flow(FlowLayer):
         self.transform = _checked_transform(transform)
         self.num_transforms = integer(num_transforms, "num_transforms", caller)
         self.hidden_units = checked_hidden_units(hidden_units, caller)
-        self.activation = keras.activations.get(activation)
+        self.activation = keras_object(
+            keras.activations.get, activation, "activation", caller
+        )
         self.num_bins = integer(num_bins, "num_bins", caller, minimum=2)
         self._networks: list[Any] = []
 
@@ -251,7 +253,7 @@ def _checked_transform(transform: Any) -> Any:
                 f"would not train. Use one of {_KINDS}."
             )
         return transform
-    if transform not in _KINDS:
+    if not isinstance(transform, str) or transform not in _KINDS:
         raise ValueError(
             f"`Flow` expects `transform` to be one of {_KINDS} or a `tfb.Bijector`. "
             f"Received: transform={transform!r}. Use 'iaf' for q(z|x), 'maf' for a "

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_vae.checks import Shape
+from tfp_vae.checks import Shape, numeric_dtype
 from tfp_vae.distributions.bernoulli import Bernoulli
 from tfp_vae.layers.events import independent, split_event
 from tfp_vae.layers.independent_layer import IndependentLayer
@@ -36,7 +36,8 @@ class IndependentBernoulli(IndependentLayer):
         An `Independent(Bernoulli)` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If the last axis of the inputs is not `params_size`.
+        ValueError: If the last axis of the inputs is not `params_size`, or
+            `sample_dtype` is no dtype of numbers.
 
     Example:
         >>> p = IndependentBernoulli((28, 28, 1), "mean")(tf.zeros([5, 784]))
@@ -55,7 +56,8 @@ class IndependentBernoulli(IndependentLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
-        self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
+        caller = type(self).__name__
+        self.sample_dtype = numeric_dtype(sample_dtype, "sample_dtype", caller)
 
     @staticmethod
     def new(

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from tfp_vae.layers.independent_layer import IndependentLayer
 
 tfd = tfp.distributions
@@ -51,4 +52,4 @@ class IndependentContinuousBernoulli(IndependentLayer):
     def coordinates(self, *raw: tf.Tensor) -> Any:
         """Continuous Bernoullis from logits."""
         (logits,) = raw
-        return tfd.ContinuousBernoulli(logits=logits, validate_args=self.validate_args)
+        return ContinuousBernoulli(logits=logits, validate_args=self.validate_args)

@@ -1,12 +1,11 @@
 """Independent coordinates of one scalar family."""
 
-import operator
 from typing import Any, ClassVar
 
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import Shape
+from tfp_vae.checks import Shape, integers
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.events import batch_axes, event_size, independent, split_event
@@ -78,7 +77,7 @@ class IndependentLayer(DistributionLayer):
         axes = range(-len(self.event_shape), 0)
         if parameters_axis is None:
             return
-        self.parameters_axis = _index(parameters_axis)
+        (self.parameters_axis,) = integers([parameters_axis]) or (None,)
         if self.parameters_axis not in axes:
             raise ValueError(
                 f"`{self.description}` expects `parameters_axis` to be None or an axis "
@@ -107,9 +106,9 @@ class IndependentLayer(DistributionLayer):
         """Checks the shape."""
         super().build(self._shape_of_vector(input_shape))
 
-    def call(self, inputs: Any, mask: Any = None) -> DistributionTensor:
+    def call(self, inputs: Any, *, mask: Any = None) -> DistributionTensor:
         """Makes the distribution; its value is drawn when something first uses it."""
-        return super().call(self._as_vector(inputs), mask)
+        return super().call(self._as_vector(inputs), mask=mask)
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
@@ -170,11 +169,3 @@ class IndependentLayer(DistributionLayer):
             for part in tf.split(inputs, parts, axis=axis)
         ]
         return tf.concat(vectors, axis=-1)
-
-
-def _index(value: Any) -> int | None:
-    """An integer as `int`; `None` for anything else."""
-    try:
-        return None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        return None

@@ -7,7 +7,13 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import Shape, integer, parameters_width, positive_number
+from tfp_vae.checks import (
+    Shape,
+    boolean,
+    integer,
+    parameters_width,
+    positive_number,
+)
 from tfp_vae.constraints import SCALE_FLOOR
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.layers.distribution_layer import (
@@ -77,7 +83,7 @@ class MixtureSameFamily(DistributionLayer):
             **kwargs,
         )
         caller = type(self).__name__
-        self.reparameterize = bool(reparameterize)
+        self.reparameterize = boolean(reparameterize, "reparameterize", caller)
         self.num_components = integer(num_components, "num_components", caller)
         if not isinstance(component_layer, DistributionLayer):
             raise ValueError(
@@ -95,6 +101,13 @@ class MixtureSameFamily(DistributionLayer):
         """One weight and `component_params_size` parameters for each component."""
         caller = name or "params_size"
         count = integer(num_components, "num_components", caller)
+        if isinstance(component_params_size, DistributionLayer):
+            layer: DistributionLayer = component_params_size
+            raise ValueError(
+                f"`{caller}` expects `component_params_size` to be a number of "
+                f"parameters. Received: a layer, {layer.description}. Give its number, "
+                f"`layer.parameters_width`, which is {layer.parameters_width}."
+            )
         width = integer(component_params_size, "component_params_size", caller)
         return count * (1 + width)
 

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer, parameters_width
+from tfp_vae.checks import integer, numeric_dtype, parameters_width
 from tfp_vae.layers.mixture_same_family import MixtureSameFamily
 from tfp_vae.layers.vector_layer import VectorLayer
 
@@ -36,7 +36,8 @@ class OneHotCategorical(VectorLayer):
         A `OneHotCategorical` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If the last axis of the inputs is not `event_size`.
+        ValueError: If the last axis of the inputs is not `event_size`, or
+            `sample_dtype` is no dtype of numbers.
 
     Example:
         >>> p = OneHotCategorical(4, "mode")(tf.constant([[0.0, 3.0, 1.0, 2.0]]))
@@ -53,7 +54,8 @@ class OneHotCategorical(VectorLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
-        self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
+        caller = type(self).__name__
+        self.sample_dtype = numeric_dtype(sample_dtype, "sample_dtype", caller)
 
     @staticmethod
     def new(
@@ -108,7 +110,8 @@ class CategoricalMixtureOfOneHotCategorical(VectorLayer):
         A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If the last axis of the inputs is not `params_size`.
+        ValueError: If the last axis of the inputs is not `params_size`, or
+            `sample_dtype` is no dtype of numbers.
 
     Example:
         >>> layer = CategoricalMixtureOfOneHotCategorical(4, 2, "mean")
@@ -128,7 +131,7 @@ class CategoricalMixtureOfOneHotCategorical(VectorLayer):
         super().__init__(event_size, convert_to_tensor_fn, validate_args, **kwargs)
         caller = type(self).__name__
         self.num_components = integer(num_components, "num_components", caller)
-        self.sample_dtype = sample_dtype and tf.as_dtype(sample_dtype).name
+        self.sample_dtype = numeric_dtype(sample_dtype, "sample_dtype", caller)
 
     @staticmethod
     def params_size(  # type: ignore[override]

@@ -58,9 +58,9 @@ class RelaxedLayer(DistributionLayer):
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
         caller = f"`{type(self).__name__}`"
-        if temperature is None:
-            temperature = float("nan")
-        self.temperature = annealed.checked(temperature, "temperature", caller, False)
+        self.temperature = annealed.checked(
+            temperature, "temperature", caller, zero=False, default=False
+        )
 
     def present_temperature(self, dtype: Any) -> tf.Tensor:
         """The current temperature.

@@ -67,9 +67,12 @@ class SphericalLayer(VectorLayer):
         caller = type(self).__name__
         self.concentration = None
         if concentration is not None:
-            self.concentration = _number(concentration, "concentration", caller)
-        floor = _number(concentration_floor, "concentration_floor", caller)
-        self.concentration_floor = floor
+            self.concentration = positive_number(
+                concentration, "concentration", caller, zero=True
+            )
+        self.concentration_floor = positive_number(
+            concentration_floor, "concentration_floor", caller, zero=True
+        )
 
     @classmethod
     def params_size(
@@ -91,10 +94,6 @@ class SphericalLayer(VectorLayer):
         else:
             concentration = tf.constant(self.concentration, parameters.dtype)
         return self.family(mean_direction, concentration, self.validate_args)
-
-
-def _number(value: Any, name: str, caller: str) -> float:
-    return 0.0 if value == 0 else positive_number(value, name, caller)
 
 
 @keras.saving.register_keras_serializable("tfp_vae")

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_vae.checks import Shape, canonical_event_shape
+from tfp_vae.checks import Shape, canonical_event_shape, keras_object
 from tfp_vae.constraints import float_policy
 
 
@@ -34,7 +34,8 @@ class VariableLayer(keras.layers.Layer):
         A tensor of shape `shape`.
 
     Raises:
-        ValueError: If `shape` is not made of positive integers.
+        ValueError: If `shape` is not made of positive integers, or Keras does not know
+            one of the others.
 
     Example:
         >>> VariableLayer([2, 3], initializer="ones")().shape
@@ -52,11 +53,20 @@ class VariableLayer(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(dtype=float_policy(dtype), **kwargs)
-        self.shape = canonical_event_shape(shape, "VariableLayer")
-        self.activation = keras.activations.get(activation)
-        self.initializer = keras.initializers.get(initializer)
-        self.regularizer = keras.regularizers.get(regularizer)
-        self.constraint = keras.constraints.get(constraint)
+        caller = type(self).__name__
+        self.shape = canonical_event_shape(shape, caller, "shape")
+        self.activation = keras_object(
+            keras.activations.get, activation, "activation", caller
+        )
+        self.initializer = keras_object(
+            keras.initializers.get, initializer, "initializer", caller, default=False
+        )
+        self.regularizer = keras_object(
+            keras.regularizers.get, regularizer, "regularizer", caller
+        )
+        self.constraint = keras_object(
+            keras.constraints.get, constraint, "constraint", caller
+        )
         self.constant = self.add_weight(
             name="constant",
             shape=self.shape,

@@ -1,5 +1,6 @@
 """The bound of a batch: draws, distributions and weights."""
 
+import copyreg
 from typing import Any, NamedTuple
 
 import keras
@@ -14,10 +15,11 @@ from tfp_vae.kl.prior import needs_inputs, prior_distribution
 from tfp_vae.kl.without_kl import without_kl
 from tfp_vae.latents import center
 from tfp_vae.losses import weighted_log_prob
-from tfp_vae.models.data_checks import NAN
+from tfp_vae.models.missing import absent
 from tfp_vae.models.network_checks import check_distribution, check_latent
 from tfp_vae.models.statistics import DefaultConversion
 from tfp_vae.objectives import GradientScale, Terms
+from tfp_vae.serialization import reduced
 
 
 class Draws(NamedTuple):
@@ -58,9 +60,14 @@ class LikelihoodTensor(DistributionTensor):
         (array([0.5], dtype=float32), None)
     """
 
+    draws: Draws | None = None
+
     def __init__(self, likelihood: Any, draws: Draws | None = None) -> None:
         super().__init__(likelihood, DefaultConversion())
         self.draws = draws
+
+
+copyreg.pickle(LikelihoodTensor, reduced)
 
 
 class Bound:
@@ -180,12 +187,12 @@ class Bound:
 
     def _filled(self, values: tf.Tensor, likelihood: Any) -> tuple[tf.Tensor, Any]:
         """Fills missing entries with valid values; their weights are 0, others 1."""
-        absent = self._absent(values)
-        if absent is None:
+        gaps = self._absent(values)
+        if gaps is None:
             return values, None
         stand_in = tf.stop_gradient(center(likelihood))
-        values = tf.where(absent, tf.cast(stand_in, values.dtype), values)
-        return values, tf.cast(~absent, tf.float32)
+        values = tf.where(gaps, tf.cast(stand_in, values.dtype), values)
+        return values, tf.cast(~gaps, tf.float32)
 
     def prior_distribution(self, y: Any = None) -> Any:
         """The prior p(z), or p(z | y).
@@ -226,15 +233,27 @@ class Bound:
                 "of the array with missing entries."
             )
         x = tf.convert_to_tensor(x)
-        absent = self._absent(x)
-        return x if absent is None else tf.where(absent, tf.zeros_like(x), x)
+        gaps = self._absent(x)
+        return x if gaps is None else tf.where(gaps, tf.zeros_like(x), x)
 
     def _absent(self, values: tf.Tensor) -> Any:
+        return None if self.missing is None else absent(values, self.missing)
+
+    def parts_with_gaps(self, x: Any, target: Any = None) -> list[Any]:
+        """The arrays that may have missing entries.
+
+        Args:
+            x: Inputs, without conditions.
+            target: Target of the decoder, or `None`.
+
+        Returns:
+            A list of arrays, empty if the model has no `missing`.
+        """
         if self.missing is None:
-            return None
-        if self.missing != NAN:
-            return tf.equal(values, tf.cast(self.missing, values.dtype))
-        return tf.math.is_nan(values) if values.dtype.is_floating else None
+            return []
+        several = isinstance(x, dict | list | tuple)
+        own = [] if several and self.target is None else [self.target_of(x)]
+        return own if target is None else [*own, target]
 
     def _packed(self, batch: Any) -> tuple[Any, Any, Any]:
         """Inputs of `call`, the target of the likelihood, and the weights."""

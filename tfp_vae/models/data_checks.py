@@ -12,30 +12,36 @@ import tensorflow_probability as tfp
 from tfp_vae.engine import data
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
+from tfp_vae.models.missing import NAN, absent, check_mark
 from tfp_vae.models.network_checks import check_event
 from tfp_vae.values import check_values
 
 tfd = tfp.distributions
 
-NAN = "nan"
 
-
-def check_finite(x: Any, missing: Any) -> None:
+def check_finite(
+    part: Any, name: str, missing: Any = None, gaps: Any = (), but: Any = None
+) -> None:
     """Checks that arrays have no NaN and no infinity, which a network may hide.
 
     Args:
-        x: Array, or a structure of arrays.
-        missing: `"nan"` if NaN are allowed.
+        part: Array, or a structure of arrays, or `None`.
+        name: What the part is, for the message: `"x"`, `"y"` or `"sample_weight"`.
+        missing: `"nan"`, the number that marks missing entries, or `None`.
+        gaps: Arrays that may have missing entries.
+        but: An array that is not checked here.
 
     Raises:
         ValueError: If there are any.
 
     Example:
-        >>> check_finite(np.array([[1.0, np.nan]]), missing="nan")
+        >>> x = np.array([[1.0, np.nan]])
+        >>> check_finite(x, "x", missing="nan", gaps=[x])
     """
-    for values in data.leaves_of(x):
-        if tf.as_dtype(values.dtype).is_floating:
-            _Range.of(values, missing)
+    for values in data.leaves_of(part):
+        if values is not but and tf.as_dtype(values.dtype).is_floating:
+            may = any(values is array for array in gaps)
+            _Range.of(values, missing if may else None, name)
 
 
 def check_observed(values: Any, decoder: Any, missing: Any) -> None:
@@ -52,7 +58,8 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
     Example:
         >>> check_observed(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
     """
-    found, likelihood = _Range.of(values, missing), likelihood_of(decoder)
+    found = _Range.of(values, missing, "the target")
+    likelihood = likelihood_of(decoder)
     if found.low is None or likelihood is None or likelihood.parameters_width is None:
         return
     if isinstance(likelihood, IndependentBernoulli) and found.is_grey():
@@ -97,17 +104,18 @@ class _Range:
     fraction: Any = None
 
     @classmethod
-    def of(cls, values: Any, missing: Any) -> "_Range":
+    def of(cls, values: Any, missing: Any, name: str) -> "_Range":
         """Scans all values, in blocks that fit in the cache of a CPU."""
         found = cls()
+        check_mark(missing, values.dtype)
         for block in data.blocks_of(values, size=2**18):
             if missing is not None:
-                block = block[~_absent(block, missing)]
+                block = block[~absent(block, missing)]
             if not block.size:
                 continue
             low, high = block.min(), block.max()
             if not (np.isfinite(low) and np.isfinite(high)):
-                raise _not_finite(values, missing)
+                raise _not_finite(values, missing, name)
             found.low = low if found.low is None else min(found.low, low)
             found.high = high if found.high is None else max(found.high, high)
             if found.fraction is None and block.dtype.kind == "f":
@@ -125,32 +133,35 @@ class _Range:
         return self.fraction is not None and self.low >= 0 and self.high <= 1
 
 
-def _not_finite(values: Any, missing: Any) -> ValueError:
+def _not_finite(values: Any, missing: Any, name: str) -> ValueError:
     bad = total = 0
     for block in data.blocks_of(values):
         total += block.size
         bad += block.size - np.count_nonzero(np.isfinite(block))
         if missing == NAN:
             bad -= np.count_nonzero(np.isnan(block))
-    return ValueError(
-        f"A VAE expects finite values. Received: {bad} NaN or infinite of {total}. "
+    advice = {
+        "y": "Replace them: only entries that the decoder describes may be missing.",
+        "sample_weight": "Give examples that are not to count a weight of 0.",
+    }.get(
+        name,
         "Replace them, or leave them out of the likelihood with "
-        "`VAE(..., missing='nan')`."
+        "`VAE(..., missing='nan')`.",
     )
-
-
-def _absent(values: np.ndarray, missing: Any) -> np.ndarray:
-    return np.isnan(values) if missing == NAN else values == missing
+    return ValueError(
+        f"A VAE expects finite values. Received: {bad} NaN or infinite of {total} in "
+        f"{name}. {advice}"
+    )
 
 
 def _without_gaps(values: np.ndarray, missing: Any) -> np.ndarray:
     """Replaces missing values by observed ones, of the same entry if there are any."""
-    absent = _absent(values, missing)
-    if absent.all():
+    gaps = absent(values, missing)
+    if gaps.all():
         return values[:0]
-    of_entry = np.take_along_axis(values, np.argmin(absent, axis=0)[None], axis=0)
-    fill = np.where(absent.all(axis=0), values[~absent][0], of_entry)
-    return np.where(absent, fill, values)
+    of_entry = np.take_along_axis(values, np.argmin(gaps, axis=0)[None], axis=0)
+    fill = np.where(gaps.all(axis=0), values[~gaps][0], of_entry)
+    return np.where(gaps, fill, values)
 
 
 def likelihood_of(decoder: Any) -> DistributionLayer | None:

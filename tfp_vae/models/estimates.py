@@ -51,8 +51,8 @@ class Estimates(Inference):
             An array of shape `(n,)`, nats per example.
 
         Raises:
-            ValueError: If `num_samples` is below 1, there are no examples, or the
-                decoder cannot describe them.
+            ValueError: If an argument is invalid, such as a `num_samples` below 1,
+                there are no examples, or the decoder cannot describe them.
         """
         num_samples = integer(num_samples, "num_samples", "log_prob")
         merge = np.logaddexp
@@ -86,8 +86,8 @@ class Estimates(Inference):
             An array of shape `(n,)`, nats per example.
 
         Raises:
-            ValueError: If `num_samples` is below 1, there are no examples, or the
-                decoder cannot describe them.
+            ValueError: If an argument is invalid, such as a `num_samples` below 1,
+                there are no examples, or the decoder cannot describe them.
         """
         num_samples = integer(num_samples, "num_samples", "elbo")
         total = self._estimates(
@@ -113,10 +113,12 @@ class Estimates(Inference):
         self._inputs(x, y if self.conditional else None, caller)
         inputs, target, _ = self._packed((x, y))
         count = data.leaves_of(x)[0].shape[0]
-        if target.shape[0] != count:
+        array = hasattr(target, "shape")
+        if not array or target.shape[0] != count:
+            found = f"{target.shape[0]} rows" if array else type(target).__name__
             raise ValueError(
-                f"`{caller}` expects y to have a row for each x. Received: "
-                f"{target.shape[0]} rows for {count}. Leave y out if x is the target."
+                f"`{caller}` expects y to have a row for each x. Received: {found} for "
+                f"{count}. Leave y out if x is the target."
             )
         check_observed(target, self.decoder, self.missing)
         if batch_size is None:

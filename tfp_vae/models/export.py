@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfp_vae.checks import file_path
 from tfp_vae.draws import draw
 from tfp_vae.latents import center
 from tfp_vae.models.statistics import statistics_of
+from tfp_vae.summaries import summary
 
 
 def export_endpoints(
@@ -25,18 +27,19 @@ def export_endpoints(
             is conditional; by default that of the encoder's input.
 
     Raises:
-        ValueError: If the shape of x is not known.
+        ValueError: If `filepath` is no path, or the shape of x is not known.
     """
-    given = _input_specs(vae) if input_signature is None else input_signature
+    filepath = file_path(filepath, "filepath", "VAE.export")
+    given = input_specs(vae) if input_signature is None else input_signature
     x_spec, y_specs = (given[0], [given[1]]) if vae.conditional else (given, [])
     number = tf.TensorSpec((), tf.int32)
 
     def encode(x: Any, y: Any = None) -> dict[str, tf.Tensor]:
         q = vae.posterior(_inputs(vae, x, y))
-        found = {"mean": center(q), "sample": draw(q, seed=_new_seed())[0]}
-        with contextlib.suppress(NotImplementedError):
-            found["stddev"] = q.stddev()
-        return found
+        return {**_moments(q), "sample": draw(q, seed=_new_seed())[0]}
+
+    def encode_moments(x: Any, y: Any = None) -> dict[str, tf.Tensor]:
+        return _moments(vae.posterior(_inputs(vae, x, y)))
 
     def decode(z: Any, y: Any = None) -> tf.Tensor:
         return statistics_of(vae.likelihood(z, y), None)
@@ -66,21 +69,45 @@ def export_endpoints(
     for fn, specs in (
         (reconstruct, [x_spec]),
         (encode, [x_spec]),
+        (encode_moments, [x_spec]),
         (decode, [_latent_spec(vae, x_spec, y_specs)]),
         (generate, [number, number]),
         (log_prob, [x_spec, number]),
     ):
         plain = tf.autograph.experimental.do_not_convert(fn)
         archive.add_endpoint(fn.__name__, plain, [*specs, *y_specs])
-    archive.write_out(str(filepath), verbose=bool(verbose))
+    archive.write_out(filepath, verbose=bool(verbose))
+
+
+def _moments(posterior: Any) -> dict[str, tf.Tensor]:
+    found = {"mean": center(posterior)}
+    with contextlib.suppress(NotImplementedError):
+        found["stddev"] = summary(posterior, "stddev")
+    return found
 
 
 def _inputs(vae: Any, x: Any, y: Any) -> Any:
     return (x, y) if vae.conditional else x
 
 
-def _input_specs(vae: Any) -> Any:
-    """Shapes of the encoder's input, with a batch of any size."""
+def input_specs(vae: Any) -> Any:
+    """Shapes of a VAE's input, with a batch of any size.
+
+    Args:
+        vae: A `tv.VAE`.
+
+    Returns:
+        A structure of `tf.TensorSpec`.
+
+    Raises:
+        ValueError: If the shape of x is not known.
+
+    Example:
+        >>> encoder = keras.Sequential([keras.Input((4,)), tv.IndependentNormal(2)])
+        >>> decoder = keras.Sequential([keras.Input((2,)), tv.IndependentNormal(1)])
+        >>> input_specs(tv.VAE(encoder, decoder, tv.StandardNormal(2))).shape
+        TensorShape([None, 4])
+    """
     try:
         # A `Sequential` has only the list `inputs`, which in others lacks structure.
         sequential = isinstance(vae.encoder, keras.Sequential)
@@ -100,10 +127,14 @@ def _spec(tensor: Any, name: str | None = None) -> tf.TensorSpec:
     return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name)
 
 
-def _latent_spec(vae: Any, x_spec: Any, y_specs: list[Any]) -> tf.TensorSpec:
-    one = keras.tree.map_structure(
-        lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype), [x_spec, *y_specs]
+def _zeros(specs: Any) -> Any:
+    return keras.tree.map_structure(
+        lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype), specs
     )
+
+
+def _latent_spec(vae: Any, x_spec: Any, y_specs: list[Any]) -> tf.TensorSpec:
+    one = _zeros([x_spec, *y_specs])
     z = center(vae.posterior(_inputs(vae, one[0], one[-1])))
     return tf.TensorSpec([None, *z.shape[1:]], z.dtype)
 

@@ -1,13 +1,14 @@
 """Inference with a VAE: encodes, decodes, predicts, generates and interpolates."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_vae.checks import integer, positive_number
-from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.checks import integer, integers, optional_seed, positive_number
+from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.engine import data
 from tfp_vae.engine.compiler import FunctionCache
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
@@ -21,7 +22,12 @@ from tfp_vae.models.pieces import (
     pieces_of,
     rows_at_once,
 )
-from tfp_vae.models.statistics import checked_statistics, needs_seed, statistics_of
+from tfp_vae.models.statistics import (
+    DefaultConversion,
+    checked_statistics,
+    needs_seed,
+    statistics_of,
+)
 
 
 class Predictor(keras.Model):
@@ -70,8 +76,13 @@ class Inference(Bound):
             y: Conditions, if the model is conditional.
 
         Returns:
-            A `tfd.Distribution` of batch shape `(n,)`.
+            A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
+            value is the mean.
         """
+        return DistributionTensor(self._encoded(x, y), DefaultConversion())
+
+    def _encoded(self, x: Any, y: Any) -> Any:
+        """The posterior as TFP makes it, in pieces of examples."""
         if isinstance(x, tf.data.Dataset):
             x, y = as_arrays(x, y, "encode")
             y = y if self.conditional else None
@@ -100,13 +111,24 @@ class Inference(Bound):
             y: Conditions, if the model is conditional.
 
         Returns:
-            A `tfd.Distribution` of batch shape `(n,)`.
+            A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
+            value is the mean.
+
+        Raises:
+            ValueError: If the model has no weights yet, or z are not arrays of latents.
         """
         self._check_built("decode")
-        z = center(z) if hasattr(z, "log_prob") else tf.convert_to_tensor(z)
+        if hasattr(z, "log_prob"):
+            z = center(z)
+        else:
+            (z,) = data.read((z,), "decode")
+            data.check_rows(z, "decode")
+            z = tf.convert_to_tensor(z)
+        check_inputs(z, y, self.decoder, self.conditional, name="z")
         y = self._condition(y, len(z))
         with self._functions.compiler.lock:
-            return unwrap(self.likelihood(z, y))
+            p = unwrap(self.likelihood(z, y))
+        return DistributionTensor(p, DefaultConversion())
 
     def predict(
         self,
@@ -138,9 +160,12 @@ class Inference(Bound):
             nested for a mixture.
 
         Raises:
-            ValueError: If a statistic is unknown.
+            ValueError: If a statistic is unknown, `batch_size` is below 1, or x does
+                not fit the encoder.
         """
         statistics = checked_statistics(statistics, "predict")
+        if batch_size is not None:
+            batch_size = integer(batch_size, "batch_size", "predict")
         if data.is_pipeline(x):
             if y is not None:
                 raise ValueError(
@@ -191,6 +216,9 @@ class Inference(Bound):
 
         Returns:
             An array of shape `(n, *event_shape)`.
+
+        Raises:
+            ValueError: As in `predict`.
         """
         return self.predict(x, y=y, batch_size=batch_size, verbose=0)
 
@@ -215,12 +243,13 @@ class Inference(Bound):
             An array of shape `(n, *event_shape)`, or as in `predict`.
 
         Raises:
-            ValueError: If the model has no weights yet, or if the temperature is not 1
-                and the prior has no scale.
+            ValueError: If the model has no weights yet, an argument is invalid, `n` is
+                not below 2**31, or the temperature is not 1 and the prior has no scale.
         """
         self._check_built("generate")
         n = integer(n, "n", "generate")
         temperature = positive_number(temperature, "temperature", "generate")
+        statistics = checked_statistics(statistics, "generate")
         y, key = self._condition(y, n), self._seed(seed)
         prior = tempered(self.prior_distribution(y), temperature)
         z = prior.sample(() if prior.batch_shape.rank else n, seed=key)
@@ -248,8 +277,13 @@ class Inference(Bound):
 
         Returns:
             An array of shape `(n, num_steps, *event_shape)`.
+
+        Raises:
+            ValueError: If an argument is invalid, or `start` and `end` have different
+                lengths.
         """
         steps = integer(num_steps, "num_steps", "interpolate", minimum=2)
+        statistics = checked_statistics(statistics, "interpolate")
         q = self.encode(start, y)
         ends = center(q), center(self.encode(end, y))
         if ends[0].shape != ends[1].shape:
@@ -286,9 +320,11 @@ class Inference(Bound):
             An array of shape `(n, len(dimensions), len(values), *event_shape)`.
 
         Raises:
-            ValueError: If the latents are not vectors, or a dimension does not exist.
+            ValueError: If the latents are not vectors, a dimension does not exist, or
+                another argument is invalid.
         """
         self._check_built("traverse")
+        statistics = checked_statistics(statistics, "traverse")
         distribution = (
             self.prior_distribution(self._condition(y)) if x is None else None
         )
@@ -305,8 +341,8 @@ class Inference(Bound):
             x, y = self._split(x)
         x, y = data.read((x, y), caller)
         rows = data.check_rows(x, caller)
-        check_inputs(x, y, self.encoder)
-        check_finite(x, self.missing)
+        check_inputs(x, y, self.encoder, self.conditional)
+        check_finite(x, "x", self.missing, self.parts_with_gaps(x))
         y = self._condition(y, rows)
         return (x, y) if self.conditional else x
 
@@ -314,6 +350,7 @@ class Inference(Bound):
         if self.conditional == (y is not None):
             if y is not None:
                 (y,) = data.read((y,), "VAE")
+                check_finite(y, "y")
                 y = data.few(y, data.leaves_of(y)[0].shape[0])
             check_rows(y, rows)
             return y
@@ -328,6 +365,7 @@ class Inference(Bound):
         )
 
     def _seed(self, seed: int | None) -> tf.Tensor:
+        seed = optional_seed(seed, "VAE")
         return self._seeds.next() if seed is None else tf.constant([seed, 0], tf.int32)
 
     def _check_built(self, method: str) -> None:
@@ -351,7 +389,6 @@ class Inference(Bound):
 
     def _decoded(self, z: Any, y: Any, names: Any, seed: Any, caller: str) -> Any:
         """Statistics of p(x | z) as arrays, decoded in pieces."""
-        names = checked_statistics(names, caller)
         if seed is None:
             new = needs_seed(names)
             seed = self._seed(None) if new else tf.zeros([2], tf.int32)
@@ -382,18 +419,19 @@ def _moved(z: tf.Tensor, dimensions: Any, values: Any, sphere: bool) -> tf.Tenso
             "`decode` the result."
         )
     size = z.shape[1]
-    chosen = range(size) if dimensions is None else dimensions
-    chosen = [integer(i, "dimensions", "traverse", minimum=0) for i in chosen]
-    if not chosen or max(chosen) >= size:
+    chosen = integers(range(size) if dimensions is None else dimensions)
+    if not chosen or min(chosen) < 0 or max(chosen) >= size:
         raise ValueError(
             f"`traverse` expects dimensions from 0 to {size - 1}. Received: "
             f"dimensions={dimensions!r}. Leave it out for all of them."
         )
-    values = np.asarray(traversal_values(sphere) if values is None else values)
-    if values.ndim != 1 or not values.size or (sphere and np.abs(values).max() > 1):
+    given = traversal_values(sphere) if values is None else values
+    values = np.asarray(given if isinstance(given, np.ndarray | Sequence) else [])
+    valid = values.ndim == 1 and values.size and values.dtype.kind in "iuf"
+    if not valid or not np.abs(values).max() <= (1 if sphere else np.finfo("f4").max):
         raise ValueError(
             f"`traverse` expects a list of values{', from -1 to 1 here' * sphere}. "
-            f"Received: values={values!r}. Leave it out for 7 of them."
+            f"Received: values={given!r}. Leave it out for 7 of them."
         )
     axes = tf.one_hot(chosen, size, dtype=z.dtype)[:, None]
     rest = z[:, None, None] * (1 - axes)

@@ -4,7 +4,6 @@ import warnings
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow_probability as tfp
 
 from tfp_vae.kl.closed_forms import family_name
@@ -95,34 +94,46 @@ def check_event(likelihood: Any, target: Any) -> None:
         )
 
 
-def check_inputs(x: Any, y: Any, encoder: Any) -> None:
-    """Compares the shape of x with the encoder's input shape, if that is known.
+def check_inputs(
+    x: Any, y: Any, network: Any, conditional: bool = False, name: str = "x"
+) -> None:
+    """Compares the shape of x with the network's input shape, if that is known.
 
     Args:
         x: Array of shape `(n, ...)`, or a structure of arrays.
         y: Conditions or `None`.
-        encoder: The network that takes x.
+        network: The network that takes x: the encoder, or for latents the decoder.
+        conditional: Whether the model is conditional.
+        name: Name of x, for the message.
 
     Raises:
-        ValueError: If there are more or fewer axes, or one has another length.
+        ValueError: If there are more or fewer axes, one has another length, or the
+            network has several inputs although the model is not conditional.
 
     Example:
         >>> encoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         >>> check_inputs(np.zeros([5, 3]), None, encoder)
     """
-    known = getattr(encoder, "inputs", None)
+    known = getattr(network, "inputs", None)
     if not known or isinstance(x, dict | list | tuple):
         return
-    expected = tuple(known[0].shape)
     found = tuple(getattr(x, "shape", ()))
+    if len(known) > 1 and y is None and not conditional:
+        raise ValueError(
+            f"`VAE` expects {name} with an entry for each of the network's "
+            f"{len(known)} inputs. Received: one array of shape {found}. If one input "
+            "is the condition y, make the model with `VAE(..., conditional=True)`; "
+            "otherwise give x as a dictionary."
+        )
+    expected = tuple(known[0].shape)
     sizes = zip(expected[1:], found[1:], strict=False)
     fits = len(found) == len(expected) and all(a in (None, b) for a, b in sizes)
     if (len(known) == 1) == (y is None) and not fits:
         raise ValueError(
-            f"`VAE` expects x of shape (n, *{expected[1:]}), the encoder's input. "
-            f"Received: x.shape={found}. Make a batch of one example with `x[None]`, "
-            "batches of a dataset with `.batch(128)`, a channel axis with "
-            "`x[..., None]`."
+            f"`VAE` expects {name} of shape (n, *{expected[1:]}), the network's input. "
+            f"Received: {name}.shape={found}. Make a batch of one example with "
+            f"`{name}[None]`, batches of a dataset with `.batch(128)`, a channel axis "
+            f"with `{name}[..., None]`."
         )
 
 
@@ -165,18 +176,18 @@ def check_reparameterized(posterior: Any, objective: Any) -> None:
     if posterior.reparameterization_type == tfd.FULLY_REPARAMETERIZED:
         return
     family = family_name(posterior)
-    advice = (
-        "Use a relaxed distribution such as `IndependentRelaxedBernoulli`, or "
+    others = (
+        "a relaxed distribution such as `IndependentRelaxedBernoulli`, or "
         "`reparameterize=True` for a mixture."
     )
     if objective.gradient != "total":
         raise ValueError(
             f"`VAE.fit` with gradient={objective.gradient!r} expects a posterior whose "
-            f"draws are reparameterised. Received: {family}. {advice}"
+            f"draws are reparameterised. Received: {family}. Use {others}"
         )
     warnings.warn(
         f"Draws of the posterior, {family}, are not reparameterised: the gradient of "
-        f"the likelihood does not reach the encoder. {advice}",
+        f"the likelihood does not reach the encoder. It does with {others}",
         stacklevel=4,
     )
 
@@ -202,33 +213,7 @@ def warn_of_activation(decoder: Any) -> None:
             f"The inputs of {type(layers[-1]).__name__} are logits, or other "
             f"unconstrained parameters, but the layer {layers[-2].name!r} before it "
             f"limits them by activation="
-            f"{getattr(activation, '__name__', activation)!r}. Leave the activation "
-            "out.",
+            f"{getattr(activation, '__name__', activation)!r}. The network learns "
+            "better without that activation.",
             stacklevel=3,
         )
-
-
-def checked_missing(missing: Any) -> Any:
-    """Checks the value that marks missing entries.
-
-    Args:
-        missing: `None`, `"nan"` or a number.
-
-    Returns:
-        The same.
-
-    Raises:
-        ValueError: If it is something else.
-
-    Example:
-        >>> checked_missing(-1)
-        -1
-    """
-    number = isinstance(missing, int | float) and not isinstance(missing, bool)
-    if missing in (None, "nan") or (number and np.isfinite(missing)):
-        return missing
-    raise ValueError(
-        "`VAE` expects `missing` to be None, 'nan' or the number that marks missing "
-        f"entries. Received: missing={missing!r}. Give missing='nan' to leave out "
-        "entries that are NaN."
-    )

@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import STATISTICS, TensorConversion, unwrap
 from tfp_vae.latents import center, may_lack_a_mean
+from tfp_vae.summaries import summary
 
 tfd = tfp.distributions
 
@@ -39,7 +40,7 @@ class DefaultConversion(TensorConversion):
         names = ("mode",) if may_lack_a_mean(distribution) else ("mean", "mode")
         for name in names:
             try:
-                return getattr(distribution, name)()
+                return summary(distribution, name)
             except NotImplementedError:
                 continue
         return center(distribution)
@@ -65,7 +66,8 @@ def checked_statistics(names: Any, caller: str) -> Any:
     known = (*STATISTICS, PARAMETERS)
     several = isinstance(names, Sequence) and not isinstance(names, str)
     given = tuple(names) if several else (names,)
-    if names is None or (given and all(name in known for name in given)):
+    valid = [isinstance(name, str) and name in known for name in given]
+    if names is None or (given and all(valid)):
         return given if several else names
     raise ValueError(
         f"`{caller}` expects `statistics` to be one of {known}, or a list of them. "

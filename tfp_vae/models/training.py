@@ -6,7 +6,6 @@ import keras
 import tensorflow as tf
 
 import tfp_vae.kl.annealed as annealed
-from tfp_vae.engine import data
 from tfp_vae.engine.model import Model
 from tfp_vae.engine.workers import of_all_rows
 from tfp_vae.keras_internals import set_mask
@@ -51,8 +50,14 @@ class Training(Bound, Model):
                 `steps_per_execution`, ...
 
         Raises:
-            ValueError: If a loss is given.
+            ValueError: If a loss or an objective is given.
         """
+        if "objective" in kwargs:
+            raise ValueError(
+                "`VAE.compile` expects arguments of training only. Received: "
+                f"objective={kwargs['objective']!r}. The objective belongs to the "
+                "model: give it to `VAE(objective=...)`."
+            )
         if loss is not None or args or kwargs.get("loss_weights") is not None:
             raise ValueError(
                 "`VAE.compile` expects no loss: it is minus the objective, with the "
@@ -197,10 +202,12 @@ class Training(Bound, Model):
             ValueError: If values are NaN, outside the likelihood's support, or of a
                 shape that does not fit.
         """
-        check_inputs(x, y if self.conditional else None, self.encoder)
+        condition = y if self.conditional else None
+        check_inputs(x, condition, self.encoder, self.conditional)
         _, target, _ = self._packed((x, y))
-        others = data.leaves_of((x, y, sample_weight))
-        check_finite([part for part in others if part is not target], self.missing)
+        gaps = self.parts_with_gaps(x, target)
+        for name, part in {"x": x, "y": y, "sample_weight": sample_weight}.items():
+            check_finite(part, name, self.missing, gaps, but=target)
         check_observed(target, self.decoder, self.missing)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:

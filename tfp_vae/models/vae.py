@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import boolean
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.engine.strategies import is_chief
 from tfp_vae.keras_internals import mask_of, set_mask
@@ -23,11 +24,9 @@ from tfp_vae.kl.without_kl import without_kl
 from tfp_vae.latents import center
 from tfp_vae.models.bound import LikelihoodTensor
 from tfp_vae.models.estimates import Estimates
-from tfp_vae.models.export import export_endpoints
-from tfp_vae.models.network_checks import (
-    checked_missing,
-    warn_of_activation,
-)
+from tfp_vae.models.export import export_endpoints, input_specs
+from tfp_vae.models.missing import checked_missing
+from tfp_vae.models.network_checks import warn_of_activation
 from tfp_vae.models.training import Training
 from tfp_vae.objectives import ELBO, Objective
 from tfp_vae.seeds import Seeds
@@ -104,8 +103,8 @@ class VAE(Estimates, Training):
         p(x | z), a `DistributionTensor`.
 
     Raises:
-        ValueError: If a network returns no distribution, shapes do not fit, or there is
-            not exactly one prior.
+        ValueError: If an argument is invalid, a network returns no distribution, shapes
+            do not fit, or there is not exactly one prior.
 
     Example:
         >>> encoder = keras.Sequential([
@@ -159,13 +158,20 @@ class VAE(Estimates, Training):
         warn_of_activation(decoder)
         self.encoder = encoder
         self.decoder = decoder
-        prior = checked_prior(prior_of(encoder, decoder, prior))
+        prior = prior_of(encoder, decoder, prior)
+        prior = checked_prior(prior, "prior", "`VAE`")
         # TensorFlow would try to export a distribution that is an attribute.
         self._held = Held(prior, objective)
         self._prior_layer = prior if isinstance(prior, keras.layers.Layer) else None
-        self.conditional = bool(conditional)
+        self.conditional = boolean(conditional, "conditional", "VAE")
+        if target is not None and not isinstance(target, str):
+            raise ValueError(
+                "`VAE` expects `target` to be None or the name of an entry of x. "
+                f"Received: target={target!r}. Give a string, a key of the dictionary "
+                "x."
+            )
         self.target = target
-        self.missing = checked_missing(missing)
+        self.missing = checked_missing(missing, encoder)
         # Keras tracks attributes of a model, but no variables inside an objective.
         self._objective_variables = objective.variables
         self.kl_schedule = KLSchedule()
@@ -248,10 +254,11 @@ class VAE(Estimates, Training):
     ) -> None:
         """Writes a SavedModel that plain TensorFlow serves, for batches of any size.
 
-        Endpoints: `encode` (a dictionary of mean, stddev and sample), `decode`,
-        `reconstruct`, `generate`, `log_prob`, and `serving_default`, which is
-        `reconstruct`. `generate(n, seed)` makes new draws if seed is -1, else the same
-        draws for the same seed.
+        Endpoints: `encode` (a dictionary of mean, stddev and sample), `encode_moments`
+        (without the sample, so that LiteRT converts it), `decode`, `reconstruct`,
+        `generate`, `log_prob`, and `serving_default`, which is `reconstruct`.
+        `generate(n, seed)` makes new draws if seed is -1, else the same draws for the
+        same seed.
 
         Args:
             filepath: Directory to write to.
@@ -259,12 +266,13 @@ class VAE(Estimates, Training):
             **kwargs: `verbose`, and `input_signature` of x if it is not known.
 
         Raises:
-            ValueError: If the model has no weights yet.
+            ValueError: If the model has no weights yet, or `filepath` is no path.
         """
         self._check_built("export")
         if not is_chief(self.distribute_strategy):
             return
         if format != "tf_saved_model":
+            kwargs.setdefault("input_signature", [input_specs(self)])
             super().export(filepath, format=format, **kwargs)
             return
         export_endpoints(self, filepath, **kwargs)

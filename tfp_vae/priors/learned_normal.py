@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer
+from tfp_vae.checks import choice, integer
 from tfp_vae.constraints import float_policy
 from tfp_vae.layers.multivariate_normal_diag import MultivariateNormalDiag
 from tfp_vae.layers.multivariate_normal_tril import MultivariateNormalTriL
@@ -52,13 +52,9 @@ class LearnedNormal(keras.layers.Layer):
     ) -> None:
         super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})
         self.event_size = integer(event_size, "event_size", "LearnedNormal")
-        if covariance not in _FAMILIES:
-            raise ValueError(
-                "`LearnedNormal` expects `covariance` to be 'diagonal' or 'full'. "
-                f"Received: covariance={covariance!r}. Give 'diagonal', which has "
-                f"{2 * self.event_size} parameters, if in doubt."
-            )
-        self.covariance = covariance
+        self.covariance = choice(
+            covariance, tuple(_FAMILIES), "covariance", "LearnedNormal"
+        )
         family = _FAMILIES[covariance]
         self.family = family(self.event_size, dtype=self.dtype_policy)
         self.parameters = VariableLayer(

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfp_vae.checks import integer
+from tfp_vae.checks import integer, optional_seed
 from tfp_vae.constraints import float_policy
 from tfp_vae.layers.mixture_same_family import MixtureNormal
 from tfp_vae.layers.variable_layer import VariableLayer
@@ -57,12 +57,12 @@ class MixturePrior(keras.layers.Layer):
         caller = type(self).__name__
         self.event_size = integer(event_size, "event_size", caller)
         self.num_components = integer(num_components, "num_components", caller)
-        self.seed = seed
+        self.seed = optional_seed(seed, caller)
         d, k = self.event_size, self.num_components
         self.family = MixtureNormal(k, d, dtype=self.dtype_policy)
         width = MixtureNormal.params_size(k, d)
         self.parameters = VariableLayer(width, dtype=self.dtype_policy)
-        loc = keras.ops.convert_to_numpy(keras.random.normal((k, d), seed=seed))
+        loc = keras.ops.convert_to_numpy(keras.random.normal((k, d), seed=self.seed))
         raw = np.full((k, d), math.log(math.expm1(1.0)))
         components = np.concatenate([loc, raw], axis=-1).reshape(-1)
         self.parameters.constant.assign(np.concatenate([np.zeros(k), components]))

@@ -144,7 +144,7 @@ class VampPrior(keras.layers.Layer):
 
 def _input_shape(encoder: Any, given: Shape | None) -> tuple[int, ...]:
     if given is not None:
-        return canonical_event_shape(given, "VampPrior")
+        return canonical_event_shape(given, "VampPrior", "input_shape")
     try:
         return canonical_event_shape(tuple(encoder.input_shape)[1:], "VampPrior")
     except (AttributeError, ValueError) as error:

@@ -1,0 +1,46 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+import tfp_vae as tv
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("KERAS_BACKEND", "jax", "KERAS_BACKEND='jax'"),
+        ("TF_USE_LEGACY_KERAS", "1", "Keras 2"),
+        ("TF_USE_LEGACY_KERAS", "True", "Keras 2"),
+    ],
+)
+def test_another_keras_is_named_when_the_package_is_imported(name, value, words):
+    if value == "jax":
+        pytest.importorskip("jax")
+    ran = subprocess.run(
+        [sys.executable, "-c", "import tfp_vae"],
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = ran.stderr.strip().splitlines()[-1]
+    assert ran.returncode
+    assert last.startswith("ImportError: tfp_vae expects")
+    assert words in last
+    assert "Set" in last or "Unset" in last
+
+
+@pytest.mark.parametrize(
+    "name", ["DenseFlipout", "Convolution2DFlipout", "VariationalGaussianProcess"]
+)
+def test_a_name_of_tfp_layers_says_where_to_go(name):
+    with pytest.raises(AttributeError, match=r"is in `tfp\.layers`\. \w+"):
+        getattr(tv, name)
+
+
+def test_other_names_are_pythons_error():
+    with pytest.raises(AttributeError, match=r"has no attribute 'Nothing'$"):
+        tv.Nothing  # noqa: B018
+    assert not hasattr(tv, "Nothing")

@@ -1,0 +1,86 @@
+"""What the package needs of Keras, and where names of `tfp.layers` are to be found."""
+
+import os
+
+import keras
+
+# Names of `tfp.layers` that are not here, and what to use in their place.
+_OVER_WEIGHTS = (
+    "Layers with distributions over their weights are not in tfp_vae yet. A "
+    "`DistributionLambda`, or ordinary layers before a distribution layer, model the "
+    "output's distribution; `tfp.layers` with tf_keras has the layer for Keras 2."
+)
+_ABSENT = {
+    **dict.fromkeys(
+        (
+            "BlockwiseInitializer",
+            "Convolution1DFlipout",
+            "Convolution1DReparameterization",
+            "Convolution2DFlipout",
+            "Convolution2DReparameterization",
+            "Convolution3DFlipout",
+            "Convolution3DReparameterization",
+            "DenseFlipout",
+            "DenseLocalReparameterization",
+            "DenseReparameterization",
+            "DenseVariational",
+            "default_loc_scale_fn",
+            "default_mean_field_normal_fn",
+            "default_multivariate_normal_fn",
+        ),
+        _OVER_WEIGHTS,
+    ),
+    "VariationalGaussianProcess": (
+        "Return a `tfd.VariationalGaussianProcess` from a `DistributionLambda`, with "
+        "`keras.Variable`s for its inducing points."
+    ),
+    "WeightNorm": (
+        "Give a layer `kernel_constraint=keras.constraints.UnitNorm()`, or divide by "
+        "the norm in a layer of your own."
+    ),
+}
+
+
+def check_keras() -> None:
+    """Checks that Keras is Keras 3 on TensorFlow.
+
+    Raises:
+        ImportError: If Keras has another backend, or `tf.keras` is told to be Keras 2.
+
+    Example:
+        >>> check_keras()
+    """
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ImportError(
+            "tfp_vae expects Keras on TensorFlow, where TensorFlow Probability "
+            f"computes. Received: KERAS_BACKEND={backend!r}. Set "
+            "KERAS_BACKEND=tensorflow, or unset it, before Keras is imported; models "
+            "are saved and exported for other programs."
+        )
+    if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
+        raise ImportError(
+            "tfp_vae expects Keras 3. Received: TF_USE_LEGACY_KERAS="
+            f"{os.environ['TF_USE_LEGACY_KERAS']}, with which `tf.keras` is Keras 2, "
+            "whose models cannot hold layers of Keras 3. Unset it, and use `import "
+            "keras`. Models of Keras 2 may stay beside it, as `tf_keras`."
+        )
+
+
+def absent_name(name: str) -> AttributeError:
+    """Makes the error for a name that the package does not have.
+
+    Args:
+        name: The name, perhaps one of `tfp.layers`.
+
+    Returns:
+        The error, to be raised.
+
+    Example:
+        >>> absent_name("Dense")
+        AttributeError("module 'tfp_vae' has no attribute 'Dense'")
+    """
+    message = f"module 'tfp_vae' has no attribute {name!r}"
+    if name in _ABSENT:
+        message = f"{message}, which is in `tfp.layers`. {_ABSENT[name]}"
+    return AttributeError(message)

@@ -1,0 +1,94 @@
+"""A statistic of a distribution as a layer, for functional models."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import optional_seed
+from tfp_vae.constraints import float_policy
+from tfp_vae.distribution_tensor import OF_ONE_DRAW, TensorConversion, unwrap
+from tfp_vae.seeds import Seeds
+
+tfd = tfp.distributions
+
+
+@keras.saving.register_keras_serializable("tfp_vae")
+class Statistic(keras.layers.Layer):
+    """A statistic of the distribution that the layer in front outputs, as a tensor.
+
+        statistic = E[z] for "mean", Var[z]^(1/2) for "stddev", ...
+
+    While a functional model is built, a distribution is a symbolic tensor, which has no
+    method `mean`. This layer calls it when the model runs, and is saved with the model
+    in safe mode.
+
+    Args:
+        statistic: `"mean"`, `"stddev"`, `"variance"`, `"mode"` or `"sample"`.
+        seed: Integer seed of the draws of `"sample"`.
+        **kwargs: Passed to `keras.layers.Layer`.
+
+    Call arguments:
+        distribution: The output of a distribution layer.
+
+    Returns:
+        A tensor of the shape of a draw.
+
+    Raises:
+        ValueError: If the name is another one, or the input is not a distribution.
+
+    Example:
+        >>> x = keras.Input((4,))
+        >>> q = tv.IndependentNormal(2)(keras.layers.Dense(4)(x))
+        >>> means = keras.Model(x, Statistic("mean")(q))
+        >>> means(tf.zeros([5, 4])).shape
+        TensorShape([5, 2])
+    """
+
+    def __init__(
+        self, statistic: str = "mean", seed: int | None = None, **kwargs: Any
+    ) -> None:
+        policy = float_policy(kwargs.get("dtype"))
+        super().__init__(**{"autocast": False, **kwargs, "dtype": policy})
+        if not isinstance(statistic, str) or statistic not in OF_ONE_DRAW:
+            raise ValueError(
+                f"`Statistic` expects `statistic` to be one of {OF_ONE_DRAW}. "
+                f"Received: statistic={statistic!r}. For others call the model, and "
+                "then a method of its output: `model(x).entropy()`."
+            )
+        self.statistic = statistic
+        self.seed = optional_seed(seed, "Statistic")
+        self.supports_masking = True
+        self._seeds = Seeds(self.seed)
+
+    def call(self, distribution: Any) -> tf.Tensor:
+        """Computes the statistic."""
+        if not isinstance(distribution, tfd.Distribution):
+            raise ValueError(
+                "`Statistic` expects a distribution. Received: a plain tensor of shape "
+                f"{distribution.shape}. Put it right behind a distribution layer such "
+                "as `IndependentNormal`."
+            )
+        seed = self._seeds.next() if self.statistic == "sample" else None
+        convert = TensorConversion(self.statistic)
+        return tf.convert_to_tensor(convert(unwrap(distribution), seed))
+
+    def compute_output_spec(self, distribution: Any) -> keras.KerasTensor:
+        """The shape of a draw; a mean of integers is a real number."""
+        dtype = distribution.dtype
+        if self.statistic not in ("sample", "mode") and "int" in dtype:
+            dtype = self.compute_dtype
+        return keras.KerasTensor(distribution.shape, dtype=dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "statistic": self.statistic,
+            "seed": self.seed,
+        }

@@ -1,0 +1,214 @@
+"""Summaries of a distribution, also where TFP has no formula for them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+tfd = tfp.distributions
+
+_OF_A_VALUE = ("cdf", "log_cdf", "survival_function", "log_survival_function")
+
+
+def summary(distribution: Any, name: str, *given: Any, **options: Any) -> tf.Tensor:
+    """A summary of a distribution, as TFP's method of that name defines it.
+
+    Adds to TFP: quantiles of one coordinate, of mixtures too; covariances of
+    independent coordinates and blocks; moments and modes of blocks; the mode of a count
+    with extra zeros.
+
+    Args:
+        distribution: A plain `tfd.Distribution`.
+        name: One of the keys of `SUMMARIES`.
+        *given: What the method takes: probabilities, or values.
+        **options: Passed to TFP's method.
+
+    Returns:
+        A tensor.
+
+    Raises:
+        NotImplementedError: If the distribution has no such summary.
+
+    Example:
+        >>> p = tfd.MixtureSameFamily(
+        ...     tfd.Categorical(probs=[0.5, 0.5]), tfd.Normal([-1.0, 1.0], 0.1))
+        >>> round(float(summary(p, "quantile", 0.25)), 3)  # the median of the first
+        -1.0
+    """
+    if "value" in options:
+        given = (options.pop("value"),)
+    try:
+        found = None if options else SUMMARIES[name](distribution, name, *given)
+        if found is None:
+            found = getattr(distribution, name)(*given, **options)
+        return found
+    except NotImplementedError:
+        raise NotImplementedError(
+            f"`{name}` expects a distribution for which it is known. Received: "
+            f"{distribution}. Estimate it from draws, `p.sample(1000)`; for "
+            "coordinates one by one use `p.distribution`, if there is one."
+        ) from None
+
+
+def _of_blocks(distribution: Any, name: str) -> Any:
+    """Moments and modes of blocks; `None` for anything else."""
+    if not isinstance(distribution, tfd.Blockwise):
+        return None
+    parts = [summary(block, name) for block in distribution.distributions]
+    return joined(distribution, parts)
+
+
+def joined(distribution: Any, parts: Any) -> tf.Tensor:
+    """Concatenates values of the blocks of a distribution.
+
+    Args:
+        distribution: A `tfd.Blockwise`.
+        parts: A tensor for each block, of its batch and event shape.
+
+    Returns:
+        A tensor with one axis of all coordinates, in the dtype of the distribution.
+
+    Example:
+        >>> p = tfd.Blockwise([tfd.Sample(tfd.Normal(0.0, 1.0), [2, 2])])
+        >>> joined(p, [tf.zeros([2, 2])]).shape
+        TensorShape([4])
+    """
+    flat = []
+    for block, part in zip(distribution.distributions, parts, strict=True):
+        part = tf.cast(part, distribution.dtype)
+        batch = part.shape.rank - block.event_shape.rank
+        flat.append(tf.reshape(part, [*_sizes(part)[:batch], -1]))
+    return tf.concat(flat, axis=-1)
+
+
+def _mode(distribution: Any, name: str) -> Any:
+    """The mode, also of independent coordinates that have one only here."""
+    if isinstance(distribution, tfd.Independent):
+        return summary(distribution.distribution, name)
+    if isinstance(distribution, tfd.Inflated):
+        base = summary(distribution.distribution, name)
+        at = tf.broadcast_to(distribution.inflated_loc, tf.shape(base))
+        more = distribution.log_prob(at) >= distribution.log_prob(base)
+        return tf.where(more, at, base)
+    return _of_blocks(distribution, name)
+
+
+def _covariance(distribution: Any, name: str) -> Any:
+    """The covariance of coordinates in the order in which a reshape lists them."""
+    if isinstance(distribution, tfd.Blockwise):
+        blocks = [summary(block, name) for block in distribution.distributions]
+        linear = [tf.linalg.LinearOperatorFullMatrix(block) for block in blocks]
+        return tf.linalg.LinearOperatorBlockDiag(linear).to_dense()
+    scalars = getattr(distribution, "distribution", None)
+    if not isinstance(distribution, tfd.Independent | tfd.Sample) or (
+        scalars is None or scalars.event_shape.rank
+    ):
+        return None
+    variance = distribution.variance()
+    batch = variance.shape.rank - distribution.event_shape.rank
+    return tf.linalg.diag(tf.reshape(variance, [*_sizes(variance)[:batch], -1]))
+
+
+def _of_a_value(distribution: Any, name: str, value: Any) -> Any:
+    """Probabilities below or above a value, also of mixtures."""
+    # A copy: for a value that `quantile` returned, TFP's bijectors would return the
+    # probability that they keep, in the shape in which they got it.
+    value = tf.identity(tf.convert_to_tensor(value, distribution.dtype))
+    if _is_one_coordinate(distribution):
+        axes = distribution.event_shape.rank
+        found = summary(distribution.distribution, name, value)
+        return tf.reduce_sum(found, axis=list(range(-axes, 0)))
+    if isinstance(distribution, tfd.MixtureSameFamily):
+        axis = -1 - distribution.event_shape.rank
+        log = name if name.startswith("log_") else f"log_{name}"
+        components = distribution.components_distribution
+        if not _is_scalar(distribution):
+            return getattr(distribution, name)(value)
+        each = summary(components, log, tf.expand_dims(value, axis))
+        found = tf.reduce_logsumexp(each + _log_weights(distribution), axis=-1)
+        return found if log == name else tf.exp(found)
+    return getattr(distribution, name)(value)
+
+
+def _quantile(distribution: Any, name: str, probability: Any) -> Any:
+    """Quantiles of one coordinate, of mixtures too; `None` for several."""
+    probability = tf.convert_to_tensor(probability, tf.as_dtype(distribution.dtype))
+    axes = distribution.event_shape.rank
+    if _is_one_coordinate(distribution):
+        shape = tf.concat([tf.shape(probability), [1] * axes], axis=0)
+        return summary(distribution.distribution, name, tf.reshape(probability, shape))
+    if not (
+        isinstance(distribution, tfd.MixtureSameFamily) and _is_scalar(distribution)
+    ):
+        return None
+    each = summary(
+        distribution.components_distribution, name, probability[..., tf.newaxis]
+    )
+    # The quantile of the mixture lies between those of its components.
+    low, high = (
+        reduce(each, axis=-1 - axes) for reduce in (tf.reduce_min, tf.reduce_max)
+    )
+    shape = tf.concat([tf.shape(probability), [1] * axes], axis=0)
+    wanted = tf.broadcast_to(tf.reshape(probability, shape), tf.shape(low))
+    return _root(distribution, wanted, low, high)
+
+
+def _root(distribution: Any, probability: Any, low: Any, high: Any) -> tf.Tensor:
+    """The value between two others at which the cdf is `probability`."""
+    axes = list(range(-distribution.event_shape.rank, 0))
+    shape = tf.shape(probability)
+    lower = probability < 0.5
+
+    def difference(value: Any) -> tf.Tensor:
+        # In the nearer tail, and of logarithms, which keeps digits in both.
+        below = summary(distribution, "log_cdf", value)
+        above = summary(distribution, "log_survival_function", value)
+        below, above = (tf.reshape(part, shape) for part in (below, above))
+        return tf.where(
+            lower,
+            below - tf.math.log(probability),
+            tf.math.log1p(-probability) - above,
+        )
+
+    del axes
+    found = tfp.math.find_root_chandrupatla(
+        difference, low, high, 0.0, value_tolerance=1e-6, max_iterations=100
+    ).estimated_root
+    known = tf.math.is_inf(low) | tf.math.is_inf(high) | (low == high)
+    return tf.where(known, low, found)
+
+
+def _is_one_coordinate(distribution: Any) -> bool:
+    """Whether an `Independent` or a `Sample` has a single scalar coordinate."""
+    return (
+        isinstance(distribution, tfd.Independent)
+        and not distribution.distribution.event_shape.rank
+        and distribution.event_shape.num_elements() == 1
+    )
+
+
+def _is_scalar(distribution: Any) -> bool:
+    """Whether draws have one number."""
+    return distribution.event_shape.num_elements() == 1
+
+
+def _log_weights(mixture: Any) -> tf.Tensor:
+    logits = mixture.mixture_distribution.logits_parameter()
+    return tf.math.log_softmax(logits, axis=-1)
+
+
+def _sizes(tensor: tf.Tensor) -> list[Any]:
+    """Sizes of the axes: integers if known, otherwise scalar tensors."""
+    dynamic = tf.shape(tensor)
+    known = enumerate(tensor.shape.as_list())
+    return [dynamic[i] if size is None else size for i, size in known]
+
+
+SUMMARIES: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("mean", "stddev", "variance"), _of_blocks),
+    **dict.fromkeys(_OF_A_VALUE, _of_a_value),
+    "mode": _mode,
+    "covariance": _covariance,
+    "quantile": _quantile,
+}
