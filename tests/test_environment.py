@@ -44,3 +44,28 @@ def test_other_names_are_pythons_error():
     with pytest.raises(AttributeError, match=r"has no attribute 'Nothing'$"):
         tv.Nothing  # noqa: B018
     assert not hasattr(tv, "Nothing")
+
+
+def of_keras_2():
+    layers = pytest.importorskip("tf_keras").layers
+    model = pytest.importorskip("tf_keras").Sequential
+    network = model([layers.Input((4,)), layers.Dense(4)])
+    return {
+        "encoder": lambda: tv.VAE(network, network, tv.StandardNormal(2)),
+        "prior": lambda: tv.KLDivergenceAddLoss(network),
+        "prior of a model": lambda: tv.prior_distribution(network),
+        "input": lambda: tv.IndependentNormal(2)(layers.Input((4,))),
+        "several inputs": lambda: tv.DistributionLambda(lambda ab: ab)(
+            [layers.Input((4,)), layers.Input((4,))]
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "given", ["encoder", "prior", "prior of a model", "input", "several inputs"]
+)
+def test_objects_of_keras_2_are_named(given):
+    with pytest.raises(
+        ValueError, match=r"expects .* of Keras 3\. Received: .* Keras 2"
+    ):
+        of_keras_2()[given]()

@@ -1,6 +1,7 @@
 """What the package needs of Keras, and where names of `tfp.layers` are to be found."""
 
 import os
+from typing import Any
 
 import keras
 
@@ -64,6 +65,29 @@ def check_keras() -> None:
             f"{os.environ['TF_USE_LEGACY_KERAS']}, with which `tf.keras` is Keras 2, "
             "whose models cannot hold layers of Keras 3. Unset it, and use `import "
             "keras`. Models of Keras 2 may stay beside it, as `tf_keras`."
+        )
+
+
+def refuse_keras_2(value: Any, caller: str) -> None:
+    """Raises an error for layers, models and tensors of Keras 2.
+
+    Args:
+        value: What the user gave.
+        caller: The caller, as the message shows it.
+
+    Raises:
+        ValueError: If its class, or one above, is of tf_keras.
+
+    Example:
+        >>> refuse_keras_2(keras.layers.Dense(2), "`VAE`")
+    """
+    packages = {cls.__module__.partition(".")[0] for cls in type(value).__mro__}
+    if "tf_keras" in packages:
+        raise ValueError(
+            f"{caller} expects layers, models and tensors of Keras 3. Received: a "
+            f"{type(value).__name__} of tf_keras, which is Keras 2. Make it of "
+            "`keras.Input` and `keras.layers`, and `keras.Model` or `tv.Model`; "
+            "docs/migrating.md says how its weights come along."
         )
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.environment import refuse_keras_2
 from tfp_vae.serialization import serialize_distribution
 
 tfd = tfp.distributions
@@ -34,6 +35,7 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
     """
     if isinstance(prior, tfd.Distribution) and inputs is None:
         return prior
+    refuse_keras_2(prior, "The KL")
     try:
         distribution = prior(*_arguments(prior, inputs))
     except (TypeError, ValueError) as error:
@@ -133,6 +135,7 @@ def checked_prior(
         >>> checked_prior(tfd.Normal(0.0, 1.0)).name
         'Normal'
     """
+    refuse_keras_2(prior, caller)
     prior = unwrap(prior)
     if isinstance(prior, tfd.Distribution):
         _refuse(prior, [*prior.trainable_variables, *_keras_variables(prior)])

@@ -20,6 +20,7 @@ from tfp_vae.checks import (
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
 from tfp_vae.draws import seed_for_tfp
+from tfp_vae.environment import refuse_keras_2
 from tfp_vae.keras_internals import in_predict, set_mask
 from tfp_vae.kl.layer import KLDivergenceRegularizer, track_kl
 from tfp_vae.layers.closures import trained_through
@@ -187,6 +188,8 @@ class DistributionLayer(keras.layers.Layer):
     # By keyword, so that a second input is not taken for a mask.
     def call(self, inputs: Any, *, mask: Any = None) -> DistributionTensor:
         """Makes the distribution; its value is drawn when something first uses it."""
+        for part in keras.tree.flatten(inputs):
+            refuse_keras_2(part, f"`{self.description}`")
         width = self.parameters_width
         if width is not None:
             parameters_width(inputs.shape, width, self.description)

@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import boolean
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.engine.strategies import is_chief
+from tfp_vae.environment import refuse_keras_2
 from tfp_vae.keras_internals import mask_of, set_mask
 from tfp_vae.kl.carried import carried_kls, prior_of
 from tfp_vae.kl.prior import (
@@ -142,6 +143,7 @@ class VAE(Estimates, Training):
             )
         super().__init__(**{"autocast": False, **kwargs})
         for name, network in {"encoder": encoder, "decoder": decoder}.items():
+            refuse_keras_2(network, "`VAE`")
             if not isinstance(network, keras.layers.Layer):
                 raise ValueError(
                     f"`VAE` expects `{name}` to be a Keras model or layer. Received: "
