@@ -70,6 +70,27 @@ def reads_a_global():
     return normal_of_a_shared_scale, SHARED
 
 
+def reads_a_global_in_a_comprehension():
+    return (
+        lambda loc: tfd.Independent(
+            tfd.Normal(loc, [tf.exp(v) for v in [SHARED, SHARED]]), 1
+        ),
+        SHARED,
+    )
+
+
+def is_a_method():
+    class Family:
+        def __init__(self):
+            self.scale = keras.Variable(0.5)
+
+        def make(self, loc):
+            return tfd.Independent(tfd.Normal(loc, tf.exp(self.scale)), 1)
+
+    family = Family()
+    return family.make, family.scale
+
+
 def reads_a_layer():
     layer = keras.layers.Dense(1, bias_initializer="ones", kernel_initializer="zeros")
     layer.build((None, 2))
@@ -90,6 +111,8 @@ def reads_a_layer():
         calls_another,
         is_an_object,
         reads_a_global,
+        reads_a_global_in_a_comprehension,
+        is_a_method,
         reads_a_layer,
     ],
 )
@@ -281,3 +304,18 @@ def test_a_distribution_of_predicted_ones_is_that_of_plain_ones(name, rng):
     value = plain.sample(seed=[1, 2])
     np.testing.assert_array_equal(ours.sample(seed=[1, 2]), value)
     np.testing.assert_allclose(ours.log_prob(value), plain.log_prob(value))
+
+
+def test_what_the_function_does_not_read_is_not_tracked():
+    class Experiment:
+        def __init__(self):
+            self.scale = keras.Variable(1.0)
+            self.other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+            self.log = {1: "a", "b": tf.Variable(1.0)}
+            self.head = tv.DistributionLambda(
+                lambda loc: tfd.Normal(loc, self.scale), "mean"
+            )
+
+    experiment = Experiment()
+    experiment.head(tf.zeros([2, 3]))
+    assert experiment.head.trainable_variables == [experiment.scale]

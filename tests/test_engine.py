@@ -378,11 +378,9 @@ def test_recurrent_layers_learn_without_xla_and_without_a_warning(recwarn):
     np.testing.assert_allclose(called(function, x), slope(x), rtol=1e-5)
     assert not function.can_use_xla(x)
     assert not recwarn
-    # One size of batches compiles, and so does a forward pass.
-    for fn, sizes in ((slope, [4, 3, 1]), (layer, [None, 3, 1])):
-        function = Compiler("auto").function(fn, "it", [tf.TensorSpec(sizes)])
-        np.testing.assert_allclose(called(function, x), fn(x), rtol=1e-5)
-        assert function.can_use_xla(x)
+    function = Compiler("auto").function(layer, "a pass", [tf.TensorSpec([None, 3, 1])])
+    np.testing.assert_allclose(called(function, x), layer(x), rtol=1e-5)
+    assert function.can_use_xla(x)
 
 
 def on_the_host(x):

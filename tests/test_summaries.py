@@ -179,3 +179,26 @@ def test_what_tfp_has_is_unchanged(name, method):
     p = predicted(CONTINUOUS[name](2))
     same = getattr(p.tensor_distribution, method)()
     np.testing.assert_array_equal(getattr(p, method)(), same)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_the_outermost_quantiles_are_the_ends_of_the_support(level):
+    mixture = tv.MixtureSameFamily(2, tv.IndependentBeta(1))
+    np.testing.assert_allclose(predicted(mixture).quantile(level), level)
+    end = predicted(tv.MixtureNormal(2, 1)).quantile(level)
+    assert np.all(end == (np.inf if level else -np.inf))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        tv.IndependentPoisson(1),
+        tv.QuantizedLogistic(1, num_components=2),
+        tv.MixtureSameFamily(2, tv.IndependentPoisson(1)),
+        tv.PowerSpherical(3),
+    ],
+    ids=lambda layer: layer.description,
+)
+def test_a_quantile_that_is_not_known_is_an_error(layer):
+    with pytest.raises(NotImplementedError, match=r"`quantile` expects.*Received"):
+        predicted(layer).quantile(0.5)

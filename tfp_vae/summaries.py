@@ -138,9 +138,8 @@ def _quantile(distribution: Any, name: str, probability: Any) -> Any:
     if _is_one_coordinate(distribution):
         shape = tf.concat([tf.shape(probability), [1] * axes], axis=0)
         return summary(distribution.distribution, name, tf.reshape(probability, shape))
-    if not (
-        isinstance(distribution, tfd.MixtureSameFamily) and _is_scalar(distribution)
-    ):
+    mixture = isinstance(distribution, tfd.MixtureSameFamily)
+    if not (mixture and _is_scalar(distribution) and _is_continuous(distribution)):
         return None
     each = summary(
         distribution.components_distribution, name, probability[..., tf.newaxis]
@@ -156,7 +155,6 @@ def _quantile(distribution: Any, name: str, probability: Any) -> Any:
 
 def _root(distribution: Any, probability: Any, low: Any, high: Any) -> tf.Tensor:
     """The value between two others at which the cdf is `probability`."""
-    axes = list(range(-distribution.event_shape.rank, 0))
     shape = tf.shape(probability)
     lower = probability < 0.5
 
@@ -171,16 +169,15 @@ def _root(distribution: Any, probability: Any, low: Any, high: Any) -> tf.Tensor
             tf.math.log1p(-probability) - above,
         )
 
-    del axes
     found = tfp.math.find_root_chandrupatla(
         difference, low, high, 0.0, value_tolerance=1e-6, max_iterations=100
     ).estimated_root
-    known = tf.math.is_inf(low) | tf.math.is_inf(high) | (low == high)
-    return tf.where(known, low, found)
+    found = tf.where((low == high) | (probability <= 0), low, found)
+    return tf.where(probability >= 1, high, found)
 
 
 def _is_one_coordinate(distribution: Any) -> bool:
-    """Whether an `Independent` or a `Sample` has a single scalar coordinate."""
+    """Whether an `Independent` has a single scalar coordinate."""
     return (
         isinstance(distribution, tfd.Independent)
         and not distribution.distribution.event_shape.rank
@@ -191,6 +188,15 @@ def _is_one_coordinate(distribution: Any) -> bool:
 def _is_scalar(distribution: Any) -> bool:
     """Whether draws have one number."""
     return distribution.event_shape.num_elements() == 1
+
+
+def _is_continuous(distribution: Any) -> bool:
+    """Whether TFP maps real numbers onto the support, as for no discrete one."""
+    if isinstance(distribution, tfd.MixtureSameFamily):
+        return _is_continuous(distribution.components_distribution)
+    if isinstance(distribution, tfd.Independent):
+        return _is_continuous(distribution.distribution)
+    return distribution.experimental_default_event_space_bijector() is not None
 
 
 def _log_weights(mixture: Any) -> tf.Tensor:

@@ -22,6 +22,8 @@ _RANDOM = {
     "RandomUniformInt",
     "TruncatedNormal",
 }
+# In the gradient of a recurrent layer. XLA compiles it only if it was traced for XLA.
+_BACKWARD_LOOP = "TensorListPopBack"
 # Errors for a graph that XLA cannot compile.
 _REFUSALS = (
     tf.errors.InvalidArgumentError,
@@ -82,8 +84,7 @@ class Function:
     XLA has no kernel for some operations. On a CPU, convolutions inside a loop are
     about 50 times slower with XLA, so functions with convolutions run without it. With
     `jit_compile="auto"`, functions with `tf.random` operations run without it too,
-    since XLA ignores their seeds, and gradients of recurrent layers for batches of any
-    size, which XLA cannot compile.
+    since XLA ignores their seeds, and gradients of recurrent layers, which XLA refuses.
 
     Args:
         fn: Function of tensors, and structures of them.
@@ -165,7 +166,7 @@ class Function:
         given = () if self._is_fixed else args
         graph = self._traced.get_concrete_function(*given).graph.as_graph_def()
         found = set(operations(graph))
-        if asked == "auto" and (found & _RANDOM or _backward_loops_keep_shapes(graph)):
+        if asked == "auto" and found & {*_RANDOM, _BACKWARD_LOOP}:
             return False
         if _on_a_gpu() or not any("Conv" in operation for operation in found):
             return True
@@ -212,25 +213,6 @@ def _on_a_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
-def _backward_loops_keep_shapes(graph: Any) -> bool:
-    """Whether the gradient of a loop reads shapes from a list, which XLA cannot know.
-
-    TensorFlow's loop of a recurrent layer keeps the shapes of its batches for the
-    gradient, unless the size of a batch is fixed.
-    """
-    for nodes in _nodes(graph):
-        kept = {node.name for node in nodes if node.op == "TensorListPopBack"}
-        for node in nodes:
-            read = {name.split(":")[0] for name in node.input}
-            if node.op == "BroadcastGradientArgs" and kept & read:
-                return True
-    return False
-
-
-def _nodes(graph: Any) -> tuple[Any, ...]:
-    return (graph.node, *(part.node_def for part in graph.library.function))
-
-
 def operations(graph: Any) -> Iterator[str]:
     """Names of the operations of a graph and of its functions.
 
@@ -245,7 +227,7 @@ def operations(graph: Any) -> Iterator[str]:
         ...     tf.TensorSpec([])).graph.as_graph_def())
         True
     """
-    for nodes in _nodes(graph):
+    for nodes in (graph.node, *(part.node_def for part in graph.library.function)):
         for node in nodes:
             yield node.op
 

@@ -1,7 +1,10 @@
 """Finds the variables and layers that a user's function reads from outside."""
 
+import contextlib
+import dis
 import functools
 import inspect
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +17,24 @@ from tfp_vae.keras_internals import nested_layers
 tfd = tfp.distributions
 tfb = tfp.bijectors
 
+_KINDS = (
+    keras.Variable | keras.layers.Layer | tf.Variable | tfd.Distribution | tfb.Bijector
+)
+# Functions of these read no variables of the user.
+_LIBRARIES = {
+    "keras",
+    "numpy",
+    "scipy",
+    "tensorflow",
+    "tensorflow_probability",
+}
+
 
 def trained_through(layer: keras.layers.Layer, *functions: Any) -> list[Any]:
     """Variables and layers that functions of a layer read, for Keras to train and save.
 
-    They are looked for in closures, defaults, arguments of `functools.partial`,
-    attributes of callable objects and globals that the functions name.
+    They are looked for in closures, globals, defaults, arguments of
+    `functools.partial`, and attributes of objects, as far as the code names them.
 
     Args:
         layer: The layer that calls the functions. Layers that contain it, such as the
@@ -39,7 +54,7 @@ def trained_through(layer: keras.layers.Layer, *functions: Any) -> list[Any]:
         >>> trained_through(layer, layer.make_distribution_fn) == [scale]
         True
     """
-    found = {id(part): part for fn in functions for part in _read_by(fn, set())}
+    found = {id(part): part for fn in functions for part in _read_by(fn, set(), set())}
     kept = []
     for part in found.values():
         if isinstance(part, keras.Variable):
@@ -70,35 +85,62 @@ def _refuse(part: Any, layer: keras.layers.Layer) -> None:
         )
 
 
-def _read_by(fn: Any, seen: set[int]) -> Iterator[Any]:
-    """Yields the variables, layers, distributions and bijectors that `fn` reads."""
-    if id(fn) in seen:
+def _read_by(part: Any, names: set[str], seen: set[int]) -> Iterator[Any]:
+    """Yields the variables, layers, distributions and bijectors that code reads.
+
+    Args:
+        part: A function, or what one reads.
+        names: The names that the code has; of an object it reads attributes of these.
+        seen: Identities of the parts that were looked at.
+    """
+    if isinstance(part, _KINDS):
+        yield part
         return
-    seen.add(id(fn))
-    kinds = keras.Variable | keras.layers.Layer | tf.Variable
-    for part in keras.tree.flatten(_outside(fn)):
-        if isinstance(part, kinds | tfd.Distribution | tfb.Bijector):
-            yield part
-        elif isinstance(part, functools.partial) or _of_the_user(part, fn):
-            yield from _read_by(part, seen)
+    library = str(getattr(part, "__module__", "")).partition(".")[0] in _LIBRARIES
+    if library or id(part) in seen:
+        return
+    seen.add(id(part))
+    inner: Any = []
+    if isinstance(part, dict):
+        inner = part.values()
+    elif isinstance(part, list | tuple):
+        inner = part
+    elif isinstance(part, functools.partial):
+        inner = [part.func, *part.args, *part.keywords.values()]
+    elif inspect.ismethod(part):
+        names = names | _names(part.__func__.__code__)
+        inner = [part.__func__, part.__self__]
+    elif inspect.isfunction(part):
+        names = names | _names(part.__code__)
+        inner = _outside(part)
+    elif not (inspect.isclass(part) or inspect.ismodule(part)):
+        call = inspect.getattr_static(type(part), "__call__", None)
+        if inspect.isfunction(call):
+            names = names | _names(call.__code__)
+            inner = _outside(call)
+        own = getattr(part, "__dict__", {})
+        inner = [*inner, *(value for name, value in own.items() if name in names)]
+    for each in inner:
+        yield from _read_by(each, names, seen)
 
 
-def _outside(fn: Any) -> list[Any]:
-    """What a callable has besides its arguments."""
-    if isinstance(fn, functools.partial):
-        return [fn.func, list(fn.args), dict(fn.keywords)]
-    if inspect.ismethod(fn):
-        return [fn.__self__, *_outside(fn.__func__)]
-    if inspect.isfunction(fn):
-        named = inspect.getclosurevars(fn)
-        given = [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
-        return [*named.nonlocals.values(), *named.globals.values(), *given]
-    return list(getattr(fn, "__dict__", {}).values())
+def _outside(fn: types.FunctionType) -> list[Any]:
+    """What a function has from outside: a closure, globals and defaults."""
+    found = [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
+    for cell in fn.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not assigned yet
+            found.append(cell.cell_contents)
+    return [*found, *(fn.__globals__.get(name) for name in _globals(fn.__code__))]
 
 
-def _of_the_user(part: Any, fn: Any) -> bool:
-    """Whether a callable, or an object, is of the module in which `fn` was written."""
-    if inspect.isclass(part) or inspect.ismodule(part):
-        return False
-    module = getattr(fn, "__module__", None)
-    return module is not None and module == getattr(part, "__module__", None)
+def _names(code: types.CodeType) -> set[str]:
+    """The names in code, of attributes too, and in functions inside it."""
+    inner = (part for part in code.co_consts if inspect.iscode(part))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _globals(code: types.CodeType) -> set[str]:
+    """The names of globals that code reads, and functions inside it."""
+    inner = (part for part in code.co_consts if inspect.iscode(part))
+    own = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    return own.union(*map(_globals, inner))
