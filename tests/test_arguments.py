@@ -454,7 +454,7 @@ ESTIMATED = {
     **PREDICTED,
     "num_samples": POSITIVE_INTEGERS,
     "seed": SEEDS,
-    "verbose": of("0 1 2 True False"),
+    "verbose": of("0 1 2 True False np.True_ int64"),
 }
 METHODS = {
     "generate": (

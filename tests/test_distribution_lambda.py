@@ -91,6 +91,63 @@ def is_a_method():
     return family.make, family.scale
 
 
+def calls_a_method_that_reads():
+    class Family:
+        def __init__(self):
+            self.raw = keras.Variable(0.5)
+
+        @property
+        def scale(self):
+            return tf.exp(self.raw)
+
+        def make(self, loc):
+            return self.independent(tfd.Normal(loc, self.scale))
+
+        def independent(self, p):
+            return tfd.Independent(p, 1)
+
+    family = Family()
+    return lambda loc: family.make(loc), family.raw
+
+
+def reads_an_attribute_elsewhere():
+    class Parameters:
+        __slots__ = ("scale",)
+
+    parameters = Parameters()
+    parameters.scale = keras.Variable(0.5)
+
+    def scale_of(held):
+        return tf.exp(getattr(held, "scale"))  # noqa: B009
+
+    return (
+        lambda loc: tfd.Independent(tfd.Normal(loc, scale_of(parameters)), 1),
+        parameters.scale,
+    )
+
+
+def reads_a_class():
+    class Parameters:
+        scale = keras.Variable(0.5)
+
+    return (
+        lambda loc: tfd.Independent(tfd.Normal(loc, tf.exp(Parameters.scale)), 1),
+        Parameters.scale,
+    )
+
+
+def has_a_bijector_with_a_network():
+    network = tv.AutoregressiveNetwork(2, event_shape=2, hidden_units=[8])
+    network.build((None, 2))
+    bijector = tfp.bijectors.MaskedAutoregressiveFlow(network)
+    return (
+        lambda loc: tfd.TransformedDistribution(
+            tfd.MultivariateNormalDiag(loc, tf.ones_like(loc)), bijector
+        ),
+        network.trainable_variables[-1],
+    )
+
+
 def reads_a_layer():
     layer = keras.layers.Dense(1, bias_initializer="ones", kernel_initializer="zeros")
     layer.build((None, 2))
@@ -113,6 +170,10 @@ def reads_a_layer():
         reads_a_global,
         reads_a_global_in_a_comprehension,
         is_a_method,
+        calls_a_method_that_reads,
+        reads_an_attribute_elsewhere,
+        reads_a_class,
+        has_a_bijector_with_a_network,
         reads_a_layer,
     ],
 )
@@ -175,20 +236,28 @@ def test_a_model_that_contains_the_layer_is_not_tracked_by_it(rng):
     assert float(model.scale) != 1.0
 
 
-@pytest.mark.parametrize(
-    "held",
-    [
-        tf.Variable(1.0),
-        tfd.Normal(0.0, tf.Variable(1.0)),
-        tfd.Normal(0.0, keras.Variable(1.0)),
-        tfp.bijectors.Scale(tf.Variable(2.0)),
-    ],
-    ids=["variable", "distribution", "keras variable in one", "bijector"],
-)
-def test_a_variable_that_keras_cannot_train_is_an_error(held):
+HELD = {
+    "variable": lambda: tf.Variable(1.0),
+    "distribution": lambda: tfd.Normal(0.0, tf.Variable(1.0)),
+    "keras variable in one": lambda: tfd.Normal(0.0, keras.Variable(1.0)),
+    "keras variable deep in one": lambda: tfd.Independent(
+        tfd.Normal([0.0], keras.Variable([1.0])), 1
+    ),
+    "bijector": lambda: tfp.bijectors.Scale(tf.Variable(2.0)),
+    "chain": lambda: tfp.bijectors.Chain([tfp.bijectors.Shift(keras.Variable(1.0))]),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_variable_that_keras_cannot_train_is_an_error(name):
+    held = HELD[name]()
+
     def reads(loc):
-        assert held is not None
-        return tfd.Normal(loc, 1.0)
+        if isinstance(held, tfd.Distribution):
+            return tfd.Normal(loc + held.stddev(), 1.0)
+        if isinstance(held, tfp.bijectors.Bijector):
+            return tfd.TransformedDistribution(tfd.Normal(loc, 1.0), held)
+        return tfd.Normal(loc, held)
 
     with pytest.raises(ValueError, match=r"expects.*Received.*keras\.Variable"):
         tv.DistributionLambda(reads)(tf.zeros([2, 3]))
@@ -267,7 +336,7 @@ def test_masks_of_other_shapes_are_an_error():
 
 def test_a_second_input_is_not_taken_for_a_mask():
     layer = tv.DistributionLambda(lambda a: tfd.Normal(a, 1.0))
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match=r"in one list.*Received: 2 arguments"):
         layer(tf.zeros([2, 3]), tf.zeros([2, 3]))
 
 
@@ -319,3 +388,81 @@ def test_what_the_function_does_not_read_is_not_tracked():
     experiment = Experiment()
     experiment.head(tf.zeros([2, 3]))
     assert experiment.head.trainable_variables == [experiment.scale]
+
+
+def test_a_functional_subclass_may_use_its_methods():
+    class Regression(keras.Model):
+        def __init__(self):
+            x = keras.Input((3,))
+            h = keras.layers.Dense(2)(x)
+            super().__init__(x, tv.DistributionLambda(self.make)(h))
+
+        def make(self, loc):
+            return tfd.Independent(tfd.Normal(loc, 1.0), 1)
+
+    assert len(Regression().trainable_variables) == 2
+
+
+def test_a_layer_built_before_its_model_has_it():
+    class Regression(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.scale = self.add_weight(shape=(), initializer="ones")
+            head = tv.DistributionLambda(lambda a: tfd.Normal(a, self.scale))
+            head(tf.zeros([2, 3]))
+            self.head = head
+
+        def call(self, x):
+            return self.head(x)
+
+    assert len(Regression().trainable_variables) == 1
+
+
+def test_large_and_deep_data_are_no_obstacle():
+    data, nested = list(range(1_000_000)), []
+    for _ in range(5_000):
+        nested = [nested]
+    scale = keras.Variable(1.0)
+
+    def fn(loc):
+        return tfd.Normal(loc, scale * len(data) / (len(nested) * 1e6))
+
+    layer = tv.DistributionLambda(fn, "mean")
+    layer(tf.zeros([3]))
+    assert layer.trainable_variables == [scale]
+
+
+def test_joint_distributions_have_lists_of_shapes():
+    layer = tv.DistributionLambda(
+        lambda a: tfd.JointDistributionSequential(
+            [tfd.Normal(a, 1.0), tfd.Normal(a, 2.0)]
+        )
+    )
+    first, second = layer(tf.zeros([4])).sample()
+    assert first.shape == second.shape == (4,)
+
+
+def test_a_subclass_may_pass_on_a_mask():
+    class Mine(tv.DistributionLambda):
+        def call(self, inputs, mask=None):
+            return super().call(inputs, mask)
+
+    assert Mine(lambda a: tfd.Normal(a, 1.0))(tf.zeros([4])).shape == (4,)
+
+
+def test_variables_are_found_under_a_strategy(rng):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        scale = keras.Variable(1.0)
+        model = keras.Sequential(
+            [
+                keras.Input((2,)),
+                tv.DistributionLambda(
+                    lambda loc: tfd.Independent(tfd.Normal(loc, scale), 1), "mean"
+                ),
+            ]
+        )
+        model.compile("sgd", loss=tv.NegativeLogLikelihood())
+    x = rng.normal(size=(8, 2)).astype("float32")
+    model.fit(x, x + 2, verbose=0)
+    assert model.trainable_variables == [scale]
+    assert float(scale.numpy()) != 1.0

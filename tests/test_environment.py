@@ -5,19 +5,17 @@ import sys
 import pytest
 
 import tfp_vae as tv
+from tfp_vae.environment import check_keras
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("KERAS_BACKEND", "jax", "KERAS_BACKEND='jax'"),
         ("TF_USE_LEGACY_KERAS", "1", "Keras 2"),
         ("TF_USE_LEGACY_KERAS", "True", "Keras 2"),
     ],
 )
 def test_another_keras_is_named_when_the_package_is_imported(name, value, words):
-    if value == "jax":
-        pytest.importorskip("jax")
     ran = subprocess.run(
         [sys.executable, "-c", "import tfp_vae"],
         env={**os.environ, name: value},
@@ -30,6 +28,13 @@ def test_another_keras_is_named_when_the_package_is_imported(name, value, words)
     assert last.startswith("ImportError: tfp_vae expects")
     assert words in last
     assert "Set" in last or "Unset" in last
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_another_backend_is_named(backend, monkeypatch):
+    monkeypatch.setattr("keras.backend.backend", lambda: backend)
+    with pytest.raises(ImportError, match=rf"expects.*KERAS_BACKEND='{backend}'.*Set"):
+        check_keras()
 
 
 @pytest.mark.parametrize(

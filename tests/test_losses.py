@@ -464,5 +464,39 @@ def test_numbers_that_are_not_real_are_an_error(y, words, event_rank):
 def test_a_weight_that_is_nan_is_named():
     p, _ = normal()
     weights = np.array([1.0, np.nan, 1.0, 1.0])
-    with pytest.raises(ValueError, match=r"Received: 1 NaN in `sample_weight`"):
+    with pytest.raises(ValueError, match=r"Received: 1 NaN .*in `sample_weight`"):
         tv.NegativeLogLikelihood()(np.zeros((B, D)), p, weights)
+
+
+def test_a_weight_that_is_infinite_is_named():
+    p, _ = normal()
+    with pytest.raises(ValueError, match=r"1 NaN or infinite in `sample_weight`"):
+        tv.NegativeLogLikelihood()(np.zeros((B, D)), p, np.array([1.0, np.inf, 1, 1]))
+
+
+def test_an_axis_of_draws_is_not_taken_for_one_coordinate():
+    """Each y would be paired with each draw."""
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([4, None, 1]), tf.TensorSpec([None, 1])]
+    )
+    def loss(loc, y):
+        p = tfd.Independent(tfd.Normal(loc, 1.0), 1)
+        return tv.NegativeLogLikelihood()(y, p)
+
+    with pytest.raises(ValueError, match="set draw_axes=1"):
+        loss(tf.zeros([4, 4, 1]), tf.zeros([4, 1]))
+
+
+def test_an_axis_of_steps_is_not_taken_for_one_coordinate():
+    """One target would stand for all steps."""
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, 1]), tf.TensorSpec([None, 1])]
+    )
+    def loss(loc, y):
+        p = tfd.Independent(tfd.Normal(loc, 1.0), 1)
+        return tv.NegativeLogLikelihood()(y, p)
+
+    with pytest.raises(ValueError, match="expects values of shape"):
+        loss(tf.zeros([4, 5, 1]), tf.zeros([4, 1]))

@@ -56,11 +56,27 @@ def test_a_mean_of_integers_is_real():
     np.testing.assert_allclose(model(tf.zeros([2, 3])), 0.5)
 
 
-def test_draws_have_seeds():
-    x, q = encoder()
-    model = keras.Model(x, tv.Statistic("sample", seed=3)(q))
+def test_draws_follow_the_seed():
     data = tf.zeros([2, 4])
-    assert not np.array_equal(model(data), model(data))
+
+    def draws(seed):
+        x, q = encoder()
+        model = keras.Model(x, tv.Statistic("sample", seed=seed)(q))
+        model.set_weights([np.ones_like(w) for w in model.get_weights()])
+        return [model(data).numpy() for _ in range(2)]
+
+    first, second = draws(3)
+    np.testing.assert_array_equal(draws(3), [first, second])
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(draws(4)[0], first)
+
+
+def test_a_value_that_is_no_draw_is_an_error():
+    x = keras.Input((4,))
+    q = tv.IndependentNormal(2, lambda q: q.sample(5))(x)
+    model = keras.Model(x, tv.Statistic("mean")(q))
+    with pytest.raises(ValueError, match=r"value is like a draw.*Received"):
+        model(tf.zeros([3, 4]))
 
 
 def test_other_names_and_other_inputs_are_errors():

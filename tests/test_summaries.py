@@ -202,3 +202,40 @@ def test_the_outermost_quantiles_are_the_ends_of_the_support(level):
 def test_a_quantile_that_is_not_known_is_an_error(layer):
     with pytest.raises(NotImplementedError, match=r"`quantile` expects.*Received"):
         predicted(layer).quantile(0.5)
+
+
+@pytest.mark.parametrize("name", ["normal", "mixture of normals"])
+def test_a_number_is_a_value_of_every_member(name):
+    p = predicted(CONTINUOUS[name](1))
+    for method in ("cdf", "log_cdf", "survival_function", "log_survival_function"):
+        whole = getattr(p, method)(np.full((3, 1), 0.3, "float32"))
+        np.testing.assert_allclose(getattr(p, method)(0.3), whole)
+        with pytest.raises(ValueError, match=r"last axes are \(1,\).*Received"):
+            getattr(p, method)(np.zeros(3, "float32"))
+
+
+def test_quantiles_where_a_component_is_beyond_the_largest_number():
+    two = tfd.Categorical(probs=[0.6, 0.4])
+    far = tv.DistributionTensor(
+        tfd.MixtureSameFamily(two, tfd.LogNormal([0.0, 100.0], [1.0, 1.0]))
+    )
+    want = scipy.stats.lognorm(1.0).ppf(0.5 / 0.6)
+    np.testing.assert_allclose(far.quantile(0.5), want, rtol=1e-4)
+    heavy = tv.DistributionTensor(
+        tfd.MixtureSameFamily(two, tfd.StudentT([0.05, 5.0], 0.0, 1.0))
+    )
+    for level in (0.05, 0.3, 0.95):
+        np.testing.assert_allclose(heavy.cdf(heavy.quantile(level)), level, rtol=1e-3)
+
+
+def test_quantiles_in_double_precision():
+    layer = tv.MixtureNormal(2, 1, dtype="float64")
+    p = layer(np.random.default_rng(0).normal(size=(4, layer.parameters_width)) * 3)
+    for level in (1e-8, 0.3, 0.9):
+        np.testing.assert_allclose(p.cdf(p.quantile(level)), level, rtol=1e-10)
+
+
+@pytest.mark.parametrize("layer", [tv.IndependentNormal(1), tv.MixtureNormal(2, ())])
+def test_levels_that_do_not_fit_the_batch_say_how_to_shape_them(layer):
+    with pytest.raises(ValueError, match=r"expects probab.*Received.*\[:, None\]"):
+        predicted(layer, n=5).quantile([0.05, 0.95])

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import numbers
 import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -115,30 +116,33 @@ def integer(value: Any, name: str, caller: str, minimum: int = 1) -> int:
     return number
 
 
-def optional_seed(value: Any, caller: str, name: str = "seed") -> int | None:
+def optional_seed(
+    value: Any, caller: str, name: str = "seed", largest: int = 2**32 - 1
+) -> int | None:
     """Returns a seed, if it is `None` or a non-negative integer.
 
     Args:
         value: What the user gave.
         caller: Name of the caller, for the message.
         name: Name of the argument, for the message.
+        largest: The largest seed; by default that of NumPy and Keras.
 
     Returns:
         The value as an `int`, or `None`.
 
     Raises:
-        ValueError: If `value` is neither `None` nor an integer from 0 to 2**31 - 1.
+        ValueError: If `value` is neither `None` nor an integer from 0 to `largest`.
 
     Example:
         >>> optional_seed(7, "Layer"), optional_seed(None, "Layer")
         (7, None)
     """
     number = _index(value)
-    if value is not None and (number is None or not 0 <= number <= LARGEST):
+    if value is not None and (number is None or not 0 <= number <= largest):
         raise ValueError(
-            f"`{caller}` expects `{name}` to be None or an integer from 0 to 2**31 - "
-            f"1. Received: {name}={value!r}. Give an integer such as 42 for the same "
-            "numbers in each run, or None."
+            f"`{caller}` expects `{name}` to be None or an integer from 0 to "
+            f"{largest}. Received: {name}={value!r}. Give an integer such as 42 for "
+            "the same numbers in each run, or None."
         )
     return number
 
@@ -358,11 +362,13 @@ def real_number(value: Any) -> float:
         (0.5, nan, nan)
     """
     try:
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            return float(value)
         array = np.asarray(value)
         # `V` has the kinds that NumPy does not know, such as bfloat16.
         scalar = array.ndim == 0 and array.dtype.kind in "iufV"
         return float(array) if scalar else math.nan
-    except (NotImplementedError, TypeError, ValueError):
+    except (NotImplementedError, OverflowError, TypeError, ValueError):
         return math.nan
 
 

@@ -203,6 +203,12 @@ class DistributionTensor:
             return functools.partial(summary, self._dt_distribution, name)
         return getattr(self._dt_distribution, name)
 
+    def __copy__(self) -> "DistributionTensor":
+        """Another one of the same distribution, with the same value if it has one."""
+        new = type(self).__new__(type(self))
+        vars(new).update(vars(self))
+        return new
+
     def __dir__(self) -> list[str]:
         """Own attributes and the distribution's."""
         return sorted({*super().__dir__(), *dir(self._dt_distribution)})

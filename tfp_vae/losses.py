@@ -231,7 +231,7 @@ def weighted_log_prob(
     for name, weight in (("sample_weight", weights), ("mask", mask)):
         if weight is not None:
             weight = tf.cast(tf.convert_to_tensor(weight), _float_dtype(distribution))
-            _check_nan(weight, f"`{name}`", "Give examples that do not count 0.")
+            _check_finite(weight, f"`{name}`", "Give examples that do not count 0.")
             weight = _fitted(weight, values, batch_rank, name)
             if weight.shape.rank > batch_rank:
                 inside.append(_spread(weight, values.shape.rank))
@@ -293,18 +293,24 @@ def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
             f"last layer the event shape of one target.{hint}"
         )
     advice = "Replace them, and give them a `sample_weight` of 0."
-    _check_nan(values, "y", advice)
+    _check_finite(values, "y", advice, tf.math.is_nan)
     return tf.ensure_shape(values, expected)
 
 
-def _check_nan(values: tf.Tensor, name: str, advice: str) -> None:
-    """Raises an error for NaN, which a compiled step cannot do."""
+def _check_finite(
+    values: tf.Tensor,
+    name: str,
+    advice: str,
+    is_bad: Any = lambda values: ~tf.math.is_finite(values),
+) -> None:
+    """Raises an error for NaN and infinities, which a compiled step cannot do."""
     if not (tf.executing_eagerly() and values.dtype.is_floating):
         return
-    missing = int(tf.math.count_nonzero(tf.math.is_nan(values)))
-    if missing:
+    bad = int(tf.math.count_nonzero(is_bad(values)))
+    if bad:
+        kind = "NaN" if is_bad is tf.math.is_nan else "NaN or infinite"
         raise ValueError(
-            f"The log-likelihood expects values without NaN. Received: {missing} NaN "
+            f"The log-likelihood expects values without NaN. Received: {bad} {kind} "
             f"in {name} of shape {tuple(values.shape)}. {advice}"
         )
 
@@ -317,10 +323,21 @@ def _of_one_coordinate(
     if None in ranks or ranks[0] == 0:
         return values
     if ranks[0] == ranks[1] - 1 and expected[-1] == 1:
-        return values[..., tf.newaxis]
+        return values[..., tf.newaxis] if _same(values.shape, expected[:-1]) else values
     if ranks[0] == ranks[1] + 1 and values.shape[-1] == 1 and not event_rank:
-        return tf.squeeze(values, axis=-1)
+        return tf.squeeze(values, -1) if _same(values.shape[:-1], expected) else values
     return values
+
+
+def _same(values: tf.TensorShape, batch: tf.TensorShape) -> bool:
+    """Whether shapes are the same for certain, but for the number of examples.
+
+    Otherwise an axis of length 1 might be one that the values lack.
+    """
+    sizes, expected = values.as_list(), batch.as_list()
+    if sizes and expected[0] not in (None, sizes[0]):
+        return False
+    return None not in sizes[1:] and sizes[1:] == expected[1:]
 
 
 def _shape(tensor: tf.Tensor) -> Any:
@@ -394,10 +411,38 @@ def _log_prob_of_blocks(
 def _of_whole_block(block: Any, weights: tf.Tensor) -> tf.Tensor:
     """The weight that all coordinates of a block have; NaN if they have several."""
     low, high = tf.reduce_min(weights, axis=-1), tf.reduce_max(weights, axis=-1)
-    if tf.executing_eagerly() and tf.reduce_any(low != high):
+    if tf.executing_eagerly():
+        _refuse_parts(block, bool(tf.reduce_any(low != high)))
+    return tf.where(low == high, low, tf.constant(float("nan"), low.dtype))
+
+
+def _refuse_parts(block: Any, has_parts: bool) -> None:
+    if has_parts:
         raise ValueError(
             "Weights, a mask or missing entries expect one value for all coordinates "
             f"of a block that does not factorise. Received: several, for {block}. Give "
             "its coordinates equal weights, leave out all of them, or split the block."
         )
-    return tf.where(low == high, low, tf.constant(float("nan"), low.dtype))
+
+
+def check_whole_blocks(weights: np.ndarray, distribution: Any) -> None:
+    """Checks that blocks that do not factorise have one weight, before training.
+
+    Args:
+        weights: Weights of entries, or booleans, of shape `(n, d)`.
+        distribution: The likelihood; only a `tfd.Blockwise` is looked at.
+
+    Raises:
+        ValueError: If the coordinates of such a block have several weights.
+
+    Example:
+        >>> p = tfd.Blockwise([tfd.MultivariateNormalTriL(tf.zeros(2), tf.eye(2))])
+        >>> check_whole_blocks(np.array([[True, True], [False, False]]), p)
+    """
+    start = 0
+    for block in getattr(distribution, "distributions", []):
+        size = block.event_shape.num_elements()
+        part = weights[:, start : start + size]
+        if as_independent(block) is None:
+            _refuse_parts(block, bool((part != part[:, :1]).any()))
+        start += size

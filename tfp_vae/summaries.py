@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -115,28 +116,50 @@ def _of_a_value(distribution: Any, name: str, value: Any) -> Any:
     # A copy: for a value that `quantile` returned, TFP's bijectors would return the
     # probability that they keep, in the shape in which they got it.
     value = tf.identity(tf.convert_to_tensor(value, distribution.dtype))
-    if _is_one_coordinate(distribution):
-        axes = distribution.event_shape.rank
-        found = summary(distribution.distribution, name, value)
-        return tf.reduce_sum(found, axis=list(range(-axes, 0)))
-    if isinstance(distribution, tfd.MixtureSameFamily):
-        axis = -1 - distribution.event_shape.rank
-        log = name if name.startswith("log_") else f"log_{name}"
-        components = distribution.components_distribution
-        if not _is_scalar(distribution):
-            return getattr(distribution, name)(value)
-        each = summary(components, log, tf.expand_dims(value, axis))
-        found = tf.reduce_logsumexp(each + _log_weights(distribution), axis=-1)
-        return found if log == name else tf.exp(found)
-    return getattr(distribution, name)(value)
+    mixture = isinstance(distribution, tfd.MixtureSameFamily)
+    if not (_is_scalar(distribution) and (mixture or _is_one_coordinate(distribution))):
+        return getattr(distribution, name)(value)
+    value = _of_one_coordinate(value, distribution.event_shape.rank, name)
+    if not mixture:
+        axes = list(range(-distribution.event_shape.rank, 0))
+        return tf.squeeze(summary(distribution.distribution, name, value), axes)
+    axis = -1 - distribution.event_shape.rank
+    log = name if name.startswith("log_") else f"log_{name}"
+    components = distribution.components_distribution
+    each = summary(components, log, tf.expand_dims(value, axis))
+    found = tf.reduce_logsumexp(each + _log_weights(distribution), axis=-1)
+    return found if log == name else tf.exp(found)
+
+
+def _of_one_coordinate(value: tf.Tensor, axes: int, name: str) -> tf.Tensor:
+    """A value whose last axes are those of the event; a number gets them."""
+    if value.shape.rank == 0:
+        return tf.reshape(value, [1] * axes)
+    last = value.shape[-axes:] if axes else []
+    if value.shape.rank < axes or any(size not in (None, 1) for size in last):
+        raise ValueError(
+            f"`{name}` of one coordinate expects values whose last axes are "
+            f"{(1,) * axes}, as in a draw. Received: value.shape={tuple(value.shape)}. "
+            "Give a number, or add the axis: `values[..., None]`."
+        )
+    return value
 
 
 def _quantile(distribution: Any, name: str, probability: Any) -> Any:
     """Quantiles of one coordinate, of mixtures too; `None` for several."""
     probability = tf.convert_to_tensor(probability, tf.as_dtype(distribution.dtype))
     axes = distribution.event_shape.rank
+    try:
+        tf.broadcast_static_shape(probability.shape, distribution.batch_shape)
+    except ValueError as error:
+        raise ValueError(
+            "`quantile` expects probabilities that broadcast with the batch shape "
+            f"{tuple(distribution.batch_shape)}. Received: a shape of "
+            f"{tuple(probability.shape)}. For several levels of each member put them "
+            "on an axis in front: `np.array([0.05, 0.95])[:, None]`."
+        ) from error
+    shape = tf.concat([tf.shape(probability), [1] * axes], axis=0)
     if _is_one_coordinate(distribution):
-        shape = tf.concat([tf.shape(probability), [1] * axes], axis=0)
         return summary(distribution.distribution, name, tf.reshape(probability, shape))
     mixture = isinstance(distribution, tfd.MixtureSameFamily)
     if not (mixture and _is_scalar(distribution) and _is_continuous(distribution)):
@@ -148,7 +171,6 @@ def _quantile(distribution: Any, name: str, probability: Any) -> Any:
     low, high = (
         reduce(each, axis=-1 - axes) for reduce in (tf.reduce_min, tf.reduce_max)
     )
-    shape = tf.concat([tf.shape(probability), [1] * axes], axis=0)
     wanted = tf.broadcast_to(tf.reshape(probability, shape), tf.shape(low))
     return _root(distribution, wanted, low, high)
 
@@ -169,8 +191,16 @@ def _root(distribution: Any, probability: Any, low: Any, high: Any) -> tf.Tensor
             tf.math.log1p(-probability) - above,
         )
 
+    # A component's quantile may be beyond the largest number, and that of the mixture
+    # far below it; halving an interval of floating-point numbers takes 300 steps.
+    largest = low.dtype.max
     found = tfp.math.find_root_chandrupatla(
-        difference, low, high, 0.0, value_tolerance=1e-6, max_iterations=100
+        difference,
+        tf.maximum(low, -largest / 4),
+        tf.minimum(high, largest / 4),
+        position_tolerance=0.0,
+        value_tolerance=8 * np.finfo(low.dtype.as_numpy_dtype).eps,
+        max_iterations=300,
     ).estimated_root
     found = tf.where((low == high) | (probability <= 0), low, found)
     return tf.where(probability >= 1, high, found)
@@ -191,7 +221,7 @@ def _is_scalar(distribution: Any) -> bool:
 
 
 def _is_continuous(distribution: Any) -> bool:
-    """Whether TFP maps real numbers onto the support, as for no discrete one."""
+    """Whether draws are real numbers: TFP has a bijector onto such supports only."""
     if isinstance(distribution, tfd.MixtureSameFamily):
         return _is_continuous(distribution.components_distribution)
     if isinstance(distribution, tfd.Independent):

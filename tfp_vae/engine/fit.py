@@ -297,6 +297,7 @@ class CompiledFit(MultiWorkerTrainer):
             given, rows, batch_size, steps_per_epoch, "fit", shuffle, seed
         )
         self._look(read, True, "fit", train)
+        del read
         epochs = _capped(int(epochs))
         left = range(int(initial_epoch), epochs)
         run = self._run(train, steps_per_epoch, callbacks, len(left), "training", "fit")

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import keras
+import numpy as np
 
 _SECONDS_WITHOUT_BAR = 2.0
 
@@ -90,7 +91,7 @@ class LongBar:
     """
 
     def __init__(self, steps: int, verbose: Any) -> None:
-        if not isinstance(verbose, str | int) or verbose not in (0, 1, 2, "auto"):
+        if np.ndim(verbose) or verbose not in (0, 1, 2, "auto"):
             raise ValueError(
                 "A progress bar expects `verbose` to be 0, 1 or 'auto'. Received: "
                 f"verbose={verbose!r}. Give 0 for no bar."

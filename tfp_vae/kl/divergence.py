@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import boolean
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import draw
 from tfp_vae.kl.closed_forms import as_independent, family_name
@@ -61,11 +62,8 @@ def kl_divergence(
         >>> kl_divergence(q, p).numpy()
         array([1.5, 1.5, 1.5, 1.5, 1.5], dtype=float32)
     """
-    if use_exact_kl not in (None, True, False):
-        raise ValueError(
-            "The KL expects `use_exact_kl` to be None, True or False. Received: "
-            f"use_exact_kl={use_exact_kl!r}. None uses the closed form if there is one."
-        )
+    if use_exact_kl is not None:
+        use_exact_kl = boolean(use_exact_kl, "use_exact_kl", "kl_divergence")
     given = posterior
     posterior, prior = unwrap(posterior), unwrap(prior)
     _check_pair(posterior, prior)

@@ -1,27 +1,24 @@
-"""Finds the variables and layers that a user's function reads from outside."""
+"""Finds the Keras variables that a user's function reads from outside."""
 
 import contextlib
 import dis
 import functools
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.keras_internals import nested_layers
-
-tfd = tfp.distributions
-tfb = tfp.bijectors
-
-_KINDS = (
-    keras.Variable | keras.layers.Layer | tf.Variable | tfd.Distribution | tfb.Bijector
+_LEAVES = (
+    bool | int | float | complex | str | bytes | np.ndarray | tf.Tensor | tf.Variable
 )
-# Functions of these read no variables of the user.
+# These hold no variables of the user, except in objects that he made.
 _LIBRARIES = {
+    "builtins",
     "keras",
     "numpy",
     "scipy",
@@ -30,98 +27,120 @@ _LIBRARIES = {
 }
 
 
-def trained_through(layer: keras.layers.Layer, *functions: Any) -> list[Any]:
-    """Variables and layers that functions of a layer read, for Keras to train and save.
+def variables_read(
+    fn: Callable[..., Any], inputs: Any, sources: Sequence[Any], caller: str
+) -> list[keras.Variable]:
+    """The Keras variables that a function reads besides its arguments.
 
-    They are looked for in closures, globals, defaults, arguments of
-    `functools.partial`, and attributes of objects, as far as the code names them.
+    TensorFlow tells which variables it reads; the Keras variables that hold them are
+    looked for in closures, globals, defaults and attributes of objects.
 
     Args:
-        layer: The layer that calls the functions. Layers that contain it, such as the
-            `self` of a model, are left out: they train what they have.
-        *functions: Functions, or other callables.
+        fn: Function of the inputs, which is traced; it returns a distribution.
+        inputs: Tensors, or symbolic ones, in any structure.
+        sources: The user's functions that `fn` calls.
+        caller: Name of the caller, for the message.
 
     Returns:
-        Keras variables and layers.
+        Keras variables, in the order in which they are read.
 
     Raises:
-        ValueError: If a function reads a trainable `tf.Variable`, or a distribution or
-            bijector that was made of variables before the call.
+        ValueError: If it reads a trainable variable that no Keras variable holds, or
+            a distribution or bijector that was made of one before the call.
 
     Example:
-        >>> scale = keras.Variable(1.0)
-        >>> layer = tv.DistributionLambda(lambda loc: tfd.Normal(loc, scale))
-        >>> trained_through(layer, layer.make_distribution_fn) == [scale]
+        >>> scale = keras.Variable(2.0)
+        >>> fn = lambda loc: tfd.Normal(loc, scale)
+        >>> variables_read(fn, tf.zeros([3]), [fn], "layer") == [scale]
         True
     """
-    found = {id(part): part for fn in functions for part in _read_by(fn, set(), set())}
-    kept = []
-    for part in found.values():
+    wanted = _variables_of(fn, inputs)
+    found: dict[int, Any] = {}
+    lost: list[Any] = []
+    for part in _reachable(sources):
         if isinstance(part, keras.Variable):
-            kept.append(part)
-        elif isinstance(part, keras.layers.Layer):
-            if all(inner is not layer for inner in nested_layers(part)):
-                kept.append(part)
-        else:
-            _refuse(part, layer)
-    return kept
-
-
-def _refuse(part: Any, layer: keras.layers.Layer) -> None:
-    """Raises an error for what Keras cannot train."""
-    if isinstance(part, tf.Variable):
-        lost = [part] if part.trainable else []
-    else:
-        values = tf.nest.flatten(dict(getattr(part, "parameters", {})))
-        lost = [v for v in values if isinstance(v, keras.Variable)]
-        lost += part.trainable_variables
+            replicas = getattr(part.value, "values", ())
+            for value in (part.value, *(() if callable(replicas) else replicas)):
+                found[id(value)] = part
+        elif isinstance(part, tfp.distributions.Distribution | tfp.bijectors.Bijector):
+            given = keras.tree.flatten(list(part.parameters.values()))
+            lost += [value for value in given if isinstance(value, keras.Variable)]
+    lost += [v for key, v in wanted.items() if v.trainable and key not in found]
     if lost:
         raise ValueError(
-            f"{layer.name!r} expects a function that reads variables which Keras can "
-            f"train. Received: a function that reads {type(part).__name__}, with the "
-            f"variable {lost[0]!r:.80}, which would stay as it is. Make it a "
-            "`keras.Variable`, and make distributions and bijectors of it inside of "
-            "the function."
+            f"`{caller}` expects a function whose variables Keras can train. Received: "
+            f"one that reads {lost[0]!r:.90}, which would stay as it is. Make it a "
+            "`keras.Variable`, in the closure of the function or in an object that it "
+            "names, and make distributions and bijectors of it inside of the function."
         )
+    return list({id(found[key]): found[key] for key in wanted if key in found}.values())
 
 
-def _read_by(part: Any, names: set[str], seen: set[int]) -> Iterator[Any]:
-    """Yields the variables, layers, distributions and bijectors that code reads.
+def _variables_of(fn: Callable[..., Any], inputs: Any) -> dict[int, tf.Variable]:
+    """The variables of TensorFlow that a function and its distribution read."""
+    held: list[tf.Variable] = []
 
-    Args:
-        part: A function, or what one reads.
-        names: The names that the code has; of an object it reads attributes of these.
-        seen: Identities of the parts that were looked at.
-    """
-    if isinstance(part, _KINDS):
+    def use(inputs: Any) -> None:
+        distribution = fn(inputs)
+        held.extend(distribution.variables)
+        # A bijector's network is not among these; the density reads it.
+        with contextlib.suppress(Exception):
+            shape = distribution.batch_shape_tensor(), distribution.event_shape_tensor()
+            distribution.log_prob(tf.zeros(tf.concat(shape, 0), distribution.dtype))
+
+    specs = keras.tree.map_structure(
+        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), inputs
+    )
+    traced = tf.function(use, autograph=False)
+    with contextlib.suppress(Exception):  # The call that follows raises it again.
+        held += traced.get_concrete_function(specs).variables
+    return {id(variable): variable for variable in held}
+
+
+def _reachable(parts: Sequence[Any]) -> Iterator[Any]:
+    """Yields objects, and what they hold, and so on."""
+    left, seen = list(parts), set()
+    while left:
+        part = left.pop()
+        if part is None or isinstance(part, _LEAVES) or id(part) in seen:
+            continue
+        seen.add(id(part))
         yield part
-        return
-    library = str(getattr(part, "__module__", "")).partition(".")[0] in _LIBRARIES
-    if library or id(part) in seen:
-        return
-    seen.add(id(part))
-    inner: Any = []
+        left.extend(_held_by(part))
+
+
+def _held_by(part: Any) -> list[Any]:
     if isinstance(part, dict):
-        inner = part.values()
-    elif isinstance(part, list | tuple):
-        inner = part
-    elif isinstance(part, functools.partial):
-        inner = [part.func, *part.args, *part.keywords.values()]
-    elif inspect.ismethod(part):
-        names = names | _names(part.__func__.__code__)
-        inner = [part.__func__, part.__self__]
-    elif inspect.isfunction(part):
-        names = names | _names(part.__code__)
-        inner = _outside(part)
-    elif not (inspect.isclass(part) or inspect.ismodule(part)):
-        call = inspect.getattr_static(type(part), "__call__", None)
-        if inspect.isfunction(call):
-            names = names | _names(call.__code__)
-            inner = _outside(call)
-        own = getattr(part, "__dict__", {})
-        inner = [*inner, *(value for name, value in own.items() if name in names)]
-    for each in inner:
-        yield from _read_by(each, names, seen)
+        return list(part.values())
+    if isinstance(part, list | tuple | set):
+        return list(part)
+    if isinstance(part, functools.partial):
+        return [part.func, *part.args, *part.keywords.values()]
+    if isinstance(part, property):
+        return [part.fget]
+    if isinstance(part, staticmethod | classmethod):
+        return [part.__func__]
+    if inspect.ismethod(part):
+        return [part.__func__, part.__self__]
+    if not isinstance(part, types.ModuleType | types.FunctionType | type):
+        return [*_attributes(part), type(part)]
+    module = part.__name__ if inspect.ismodule(part) else part.__module__
+    if str(module).partition(".")[0] in _LIBRARIES:
+        return []
+    if isinstance(part, types.FunctionType):
+        return _outside(part)
+    return [*vars(part).values(), *getattr(part, "__bases__", ())]
+
+
+def _attributes(part: Any) -> list[Any]:
+    """The values that an object holds."""
+    found = list(getattr(part, "__dict__", {}).values())
+    for cls in type(part).__mro__:
+        slots = vars(cls).get("__slots__") or ()
+        for name in [slots] if isinstance(slots, str) else slots:
+            with contextlib.suppress(Exception):  # not assigned yet
+                found.append(getattr(part, name))
+    return found
 
 
 def _outside(fn: types.FunctionType) -> list[Any]:
@@ -131,12 +150,6 @@ def _outside(fn: types.FunctionType) -> list[Any]:
         with contextlib.suppress(ValueError):  # not assigned yet
             found.append(cell.cell_contents)
     return [*found, *(fn.__globals__.get(name) for name in _globals(fn.__code__))]
-
-
-def _names(code: types.CodeType) -> set[str]:
-    """The names in code, of attributes too, and in functions inside it."""
-    inner = (part for part in code.co_consts if inspect.iscode(part))
-    return set(code.co_names).union(*map(_names, inner))
 
 
 def _globals(code: types.CodeType) -> set[str]:

@@ -1,5 +1,6 @@
 """The base class of all layers that output a distribution."""
 
+import contextlib
 import functools
 import inspect
 import itertools
@@ -23,7 +24,7 @@ from tfp_vae.draws import seed_for_tfp
 from tfp_vae.environment import refuse_keras_2
 from tfp_vae.keras_internals import in_predict, set_mask
 from tfp_vae.kl.layer import KLDivergenceRegularizer, track_kl
-from tfp_vae.layers.closures import trained_through
+from tfp_vae.layers.closures import variables_read
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import revive_arguments
 
@@ -167,7 +168,7 @@ class DistributionLayer(keras.layers.Layer):
         return self.make_distribution(zeros)
 
     def build(self, input_shape: Any) -> None:
-        """Checks the width, builds the prior of a regularizer, finds variables."""
+        """Checks the width, and builds the prior of a KL regularizer."""
         width = self.parameters_width
         if (
             width is not None
@@ -178,18 +179,47 @@ class DistributionLayer(keras.layers.Layer):
         regularizer = self.activity_regularizer
         if isinstance(regularizer, KLDivergenceRegularizer):
             regularizer.build()
-        self._trained_through = trained_through(self, *self._functions())
         self.built = True
+
+    def __call__(self, inputs: Any, *others: Any, **kwargs: Any) -> Any:
+        """Calls the layer; before it is built, finds what its functions read."""
+        if others:
+            raise ValueError(
+                f"`{self.description}` expects its inputs in one list or dictionary. "
+                f"Received: {1 + len(others)} arguments. Call it with `[a, b]`."
+            )
+        functions = self._functions()
+        if functions and not self.built:
+            # Keras tracks the variables in attributes of a layer that is not built.
+            self._variables_read = variables_read(
+                self._with_value, inputs, functions, type(self).__name__
+            )
+        return super().__call__(inputs, **kwargs)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        """How a loaded layer is built; one with functions waits for its first call."""
+        return None if self._functions() else super().get_build_config()
 
     def _functions(self) -> list[Any]:
         """The user's functions that the layer calls."""
         return [] if self._conversion.name else [self._conversion.fn]
 
-    # By keyword, so that a second input is not taken for a mask.
-    def call(self, inputs: Any, *, mask: Any = None) -> DistributionTensor:
+    def _with_value(self, inputs: Any) -> Any:
+        """The distribution, after its value was made."""
+        distribution = self.make_distribution(self._parameters(inputs))
+        with contextlib.suppress(Exception):
+            self._conversion(distribution, tf.zeros([2], tf.int32))
+        return distribution
+
+    def _parameters(self, inputs: Any) -> Any:
+        """The inputs as `make_distribution` takes them."""
+        return inputs
+
+    def call(self, inputs: Any, mask: Any = None) -> DistributionTensor:
         """Makes the distribution; its value is drawn when something first uses it."""
         for part in keras.tree.flatten(inputs):
-            refuse_keras_2(part, f"`{self.description}`")
+            refuse_keras_2(part, f"`{type(self).__name__}`")
+        inputs = self._parameters(inputs)
         width = self.parameters_width
         if width is not None:
             parameters_width(inputs.shape, width, self.description)
@@ -221,9 +251,7 @@ class DistributionLayer(keras.layers.Layer):
         )
         return tuple(self.compute_output_spec(inputs).shape)
 
-    def compute_output_spec(
-        self, inputs: Any, *, mask: Any = None
-    ) -> keras.KerasTensor:
+    def compute_output_spec(self, inputs: Any, mask: Any = None) -> keras.KerasTensor:
         """Shape and dtype of the distribution as a tensor."""
         # `Layer.compute_output_spec` would call `compute_output_shape` and guess the
         # dtype. That of `Operation` traces `call`, and so gets the right dtype.
@@ -277,7 +305,8 @@ class DistributionLayer(keras.layers.Layer):
         return functools.reduce(tf.logical_and, masks) if masks else None
 
     def _refuse_unknown_rank(self, distribution: Any) -> None:
-        if None in (distribution.batch_shape.rank, distribution.event_shape.rank):
+        shapes = tf.nest.flatten([distribution.batch_shape, distribution.event_shape])
+        if any(shape.rank is None for shape in shapes):
             raise ValueError(
                 f"`{self.description}` expects a distribution with a known number of "
                 f"axes. Received: batch shape {distribution.batch_shape}, event shape "

@@ -6,7 +6,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import Shape, integers
-from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.events import batch_axes, event_size, independent, split_event
 
@@ -106,10 +105,6 @@ class IndependentLayer(DistributionLayer):
         """Checks the shape."""
         super().build(self._shape_of_vector(input_shape))
 
-    def call(self, inputs: Any, *, mask: Any = None) -> DistributionTensor:
-        """Makes the distribution; its value is drawn when something first uses it."""
-        return super().call(self._as_vector(inputs), mask=mask)
-
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
         shape = self.event_shape
@@ -147,7 +142,7 @@ class IndependentLayer(DistributionLayer):
         )
         return sizes
 
-    def _as_vector(self, inputs: Any) -> Any:
+    def _parameters(self, inputs: Any) -> Any:
         """The inputs as vectors: all of the first part, then all of the second."""
         axis = self.parameters_axis
         if axis is None:

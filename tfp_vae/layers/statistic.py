@@ -70,6 +70,14 @@ class Statistic(keras.layers.Layer):
                 f"{distribution.shape}. Put it right behind a distribution layer such "
                 "as `IndependentNormal`."
             )
+        draw = distribution.batch_shape.concatenate(distribution.event_shape)
+        if draw.rank != distribution.shape.rank:
+            raise ValueError(
+                "`Statistic` expects a distribution whose value is like a draw. "
+                f"Received: a value of shape {tuple(distribution.shape)} for draws of "
+                f"shape {tuple(draw)}. Convert it with 'sample' or 'mean' in the layer "
+                "in front."
+            )
         seed = self._seeds.next() if self.statistic == "sample" else None
         convert = TensorConversion(self.statistic)
         return tf.convert_to_tensor(convert(unwrap(distribution), seed))
@@ -77,7 +85,8 @@ class Statistic(keras.layers.Layer):
     def compute_output_spec(self, distribution: Any) -> keras.KerasTensor:
         """The shape of a draw; a mean of integers is a real number."""
         dtype = distribution.dtype
-        if self.statistic not in ("sample", "mode") and "int" in dtype:
+        real = keras.backend.is_float_dtype(dtype)
+        if self.statistic not in ("sample", "mode") and not real:
             dtype = self.compute_dtype
         return keras.KerasTensor(distribution.shape, dtype=dtype)
 

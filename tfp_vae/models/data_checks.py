@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 from tfp_vae.engine import data
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
+from tfp_vae.losses import check_whole_blocks
 from tfp_vae.models.missing import NAN, absent, check_mark
 from tfp_vae.models.network_checks import check_event
 from tfp_vae.values import check_values
@@ -87,6 +88,8 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
         return
     for block in data.blocks_of(values):
         if missing is not None:
+            if isinstance(distribution, tfd.Blockwise):
+                check_whole_blocks(absent(block, missing), distribution)
             block = _without_gaps(block, missing)
         if len(block):
             check_values(block, likelihood)

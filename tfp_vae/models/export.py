@@ -127,14 +127,10 @@ def _spec(tensor: Any, name: str | None = None) -> tf.TensorSpec:
     return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype, name)
 
 
-def _zeros(specs: Any) -> Any:
-    return keras.tree.map_structure(
-        lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype), specs
-    )
-
-
 def _latent_spec(vae: Any, x_spec: Any, y_specs: list[Any]) -> tf.TensorSpec:
-    one = _zeros([x_spec, *y_specs])
+    one = keras.tree.map_structure(
+        lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype), [x_spec, *y_specs]
+    )
     z = center(vae.posterior(_inputs(vae, one[0], one[-1])))
     return tf.TensorSpec([None, *z.shape[1:]], z.dtype)
 

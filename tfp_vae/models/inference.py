@@ -77,7 +77,7 @@ class Inference(Bound):
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
-            value is the mean.
+            value is the mean. A part of the batch is `q.tensor_distribution[:2]`.
         """
         return DistributionTensor(self._encoded(x, y), DefaultConversion())
 
@@ -112,7 +112,7 @@ class Inference(Bound):
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
-            value is the mean.
+            value is the mean. A part of the batch is `q.tensor_distribution[:2]`.
 
         Raises:
             ValueError: If the model has no weights yet, or z are not arrays of latents.
@@ -120,12 +120,12 @@ class Inference(Bound):
         self._check_built("decode")
         if hasattr(z, "log_prob"):
             z = center(z)
-        else:
-            (z,) = data.read((z,), "decode")
+        (z,) = data.read((z,), "decode")
+        if not tf.is_tensor(z) or z.shape[:1] != [None]:
             data.check_rows(z, "decode")
-            z = tf.convert_to_tensor(z)
+        z = tf.convert_to_tensor(z)
         check_inputs(z, y, self.decoder, self.conditional, name="z")
-        y = self._condition(y, len(z))
+        y = self._condition(y, z.shape[0])
         with self._functions.compiler.lock:
             p = unwrap(self.likelihood(z, y))
         return DistributionTensor(p, DefaultConversion())
@@ -365,7 +365,7 @@ class Inference(Bound):
         )
 
     def _seed(self, seed: int | None) -> tf.Tensor:
-        seed = optional_seed(seed, "VAE")
+        seed = optional_seed(seed, "VAE", largest=2**31 - 1)
         return self._seeds.next() if seed is None else tf.constant([seed, 0], tf.int32)
 
     def _check_built(self, method: str) -> None:
@@ -426,7 +426,8 @@ def _moved(z: tf.Tensor, dimensions: Any, values: Any, sphere: bool) -> tf.Tenso
             f"dimensions={dimensions!r}. Leave it out for all of them."
         )
     given = traversal_values(sphere) if values is None else values
-    values = np.asarray(given if isinstance(given, np.ndarray | Sequence) else [])
+    several = hasattr(given, "__array__") or isinstance(given, Sequence)
+    values = np.asarray(given if several else [])
     valid = values.ndim == 1 and values.size and values.dtype.kind in "iuf"
     if not valid or not np.abs(values).max() <= (1 if sphere else np.finfo("f4").max):
         raise ValueError(

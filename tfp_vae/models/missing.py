@@ -57,7 +57,7 @@ def checked_missing(missing: Any, encoder: Any = None) -> Any:
 
 
 def check_mark(missing: Any, dtype: Any) -> None:
-    """Checks that values of a dtype can be the mark, and no other value becomes it.
+    """Checks that a dtype, and the steps that compute in another, hold the mark.
 
     Args:
         missing: `None`, `"nan"` or a number.

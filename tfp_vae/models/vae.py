@@ -274,7 +274,8 @@ class VAE(Estimates, Training):
         if not is_chief(self.distribute_strategy):
             return
         if format != "tf_saved_model":
-            kwargs.setdefault("input_signature", [input_specs(self)])
+            if kwargs.get("input_signature") is None:
+                kwargs["input_signature"] = [input_specs(self)]
             super().export(filepath, format=format, **kwargs)
             return
         export_endpoints(self, filepath, **kwargs)
