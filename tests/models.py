@@ -1,6 +1,7 @@
 """Small models that several test files train."""
 
 import keras
+import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import tfp_vae as tv
@@ -61,3 +62,14 @@ def learned_prior():
         ],
         name="prior",
     )
+
+
+def answer_of_lite_rt(path, x):
+    """What a LiteRT interpreter computes from one input."""
+    interpreter = tf.lite.Interpreter(model_path=str(path))
+    given = interpreter.get_input_details()[0]["index"]
+    interpreter.resize_tensor_input(given, x.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given, x)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])

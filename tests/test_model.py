@@ -1649,3 +1649,13 @@ def test_xla_is_decided_by_the_epochs_that_are_left():
         model.fit(X, Y, initial_epoch=epoch, epochs=epoch + 1, verbose=0)
     (asked,) = model._functions._steps.values()
     assert asked == 6 * 2
+
+
+def test_xla_that_is_asked_for_with_a_recurrent_layer(recwarn):
+    model = tv.Sequential(
+        [keras.Input((5, 1)), keras.layers.LSTM(3), keras.layers.Dense(1)]
+    )
+    model.compile("adam", "mse", jit_compile=True)
+    history = model.fit(np.ones((8, 5, 1)), np.zeros((8, 1)), epochs=9, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    assert any("without XLA" in str(warning.message) for warning in recwarn)

@@ -298,11 +298,5 @@ def test_lite_rt_and_tensorflow_save_a_model_without_draws(conversion, tmp_path,
     (found,) = served(tf.constant(x)).values()
     np.testing.assert_allclose(found, want, rtol=1e-5)
     model.export(tmp_path / "m.tflite", format="litert", verbose=False)
-    interpreter = tf.lite.Interpreter(model_path=str(tmp_path / "m.tflite"))
-    given = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(given, x.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(given, x)
-    interpreter.invoke()
-    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    found = models.answer_of_lite_rt(tmp_path / "m.tflite", x)
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)

@@ -348,11 +348,5 @@ def test_lite_rt_by_the_format_of_export(tmp_path):
     model, x, _ = trained("plain")
     path = tmp_path / "vae.tflite"
     model.export(path, format="litert", verbose=False)
-    interpreter = tf.lite.Interpreter(model_content=path.read_bytes())
-    given = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(given, x.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(given, x)
-    interpreter.invoke()
-    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    found = models.answer_of_lite_rt(path, x)
     np.testing.assert_allclose(found, model.reconstruct(x), atol=1e-5)

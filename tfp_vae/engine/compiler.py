@@ -82,9 +82,10 @@ class Function:
     """A function that runs with XLA or as a TensorFlow graph; made by `Compiler`.
 
     XLA has no kernel for some operations. On a CPU, convolutions inside a loop are
-    about 50 times slower with XLA, so functions with convolutions run without it. With
-    `jit_compile="auto"`, functions with `tf.random` operations run without it too,
-    since XLA ignores their seeds, and gradients of recurrent layers, which XLA refuses.
+    about 50 times slower with XLA, so functions with convolutions run without it, and
+    so do gradients of recurrent layers, which XLA refuses. With `jit_compile="auto"`,
+    functions with `tf.random` operations run without it too, since XLA ignores their
+    seeds.
 
     Args:
         fn: Function of tensors, and structures of them.
@@ -151,8 +152,8 @@ class Function:
             *args: Arguments of a call.
 
         Returns:
-            False for convolutions on a CPU and, with `"auto"`, for `tf.random` and
-            gradients of recurrent layers.
+            False for convolutions on a CPU, for gradients of recurrent layers and,
+            with `"auto"`, for `tf.random`.
         """
         if self._can is None:
             with self._compiler.lock:
@@ -167,6 +168,11 @@ class Function:
         graph = self._traced.get_concrete_function(*given).graph.as_graph_def()
         found = set(operations(graph))
         if asked == "auto" and found & {*_RANDOM, _BACKWARD_LOOP}:
+            return False
+        if _BACKWARD_LOOP in found:
+            self._compiler.gave_up(
+                self.name, "the gradient of a recurrent layer, in a loop over steps."
+            )
             return False
         if _on_a_gpu() or not any("Conv" in operation for operation in found):
             return True

@@ -1,9 +1,12 @@
 """Finds the Keras variables that a user's function reads from outside."""
 
+import collections
 import contextlib
 import dis
 import functools
 import inspect
+import sys
+import sysconfig
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,15 +19,22 @@ import tensorflow_probability as tfp
 _LEAVES = (
     bool | int | float | complex | str | bytes | np.ndarray | tf.Tensor | tf.Variable
 )
-# These hold no variables of the user, except in objects that he made.
-_LIBRARIES = {
-    "builtins",
-    "keras",
-    "numpy",
-    "scipy",
-    "tensorflow",
-    "tensorflow_probability",
-}
+_CONTAINERS: tuple[type, ...] = (
+    dict,
+    list,
+    tuple,
+    set,
+    frozenset,
+    collections.deque,
+    functools.partial,
+    property,
+    staticmethod,
+    classmethod,
+    types.MethodType,
+    types.SimpleNamespace,
+)
+_CODE = types.ModuleType | types.FunctionType | type
+_MADE_OF_VARIABLES = {"keras", "tensorflow_probability", "tfp_vae"}
 
 
 def variables_read(
@@ -98,7 +108,12 @@ def _variables_of(fn: Callable[..., Any], inputs: Any) -> dict[int, tf.Variable]
 
 
 def _reachable(parts: Sequence[Any]) -> Iterator[Any]:
-    """Yields objects, and what they hold, and so on."""
+    """Yields objects, and what they hold, and so on.
+
+    Libraries hold no variables of the user, except the objects of Keras and TFP that
+    he made. Those of TensorFlow would lead to whole graphs.
+    """
+    own = {_package(part) for part in parts}
     left, seen = list(parts), set()
     while left:
         part = left.pop()
@@ -106,13 +121,21 @@ def _reachable(parts: Sequence[Any]) -> Iterator[Any]:
             continue
         seen.add(id(part))
         yield part
-        left.extend(_held_by(part))
+        package = _package(part)
+        if (
+            isinstance(part, _CONTAINERS)
+            or package in own
+            or not _is_installed(package)
+        ):
+            left.extend(_held_by(part))
+        elif package in _MADE_OF_VARIABLES and not isinstance(part, _CODE):
+            left.extend(_attributes(part))
 
 
 def _held_by(part: Any) -> list[Any]:
     if isinstance(part, dict):
         return list(part.values())
-    if isinstance(part, list | tuple | set):
+    if isinstance(part, list | tuple | set | frozenset | collections.deque):
         return list(part)
     if isinstance(part, functools.partial):
         return [part.func, *part.args, *part.keywords.values()]
@@ -122,14 +145,28 @@ def _held_by(part: Any) -> list[Any]:
         return [part.__func__]
     if inspect.ismethod(part):
         return [part.__func__, part.__self__]
-    if not isinstance(part, types.ModuleType | types.FunctionType | type):
+    if not isinstance(part, _CODE):
         return [*_attributes(part), type(part)]
-    module = part.__name__ if inspect.ismodule(part) else part.__module__
-    if str(module).partition(".")[0] in _LIBRARIES:
-        return []
     if isinstance(part, types.FunctionType):
         return _outside(part)
     return [*vars(part).values(), *getattr(part, "__bases__", ())]
+
+
+def _package(part: Any) -> str:
+    """The package of a module, a function, a class or an object."""
+    while isinstance(part, functools.partial):
+        part = part.func
+    name = "__name__" if inspect.ismodule(part) else "__module__"
+    module = getattr(part, name, None)
+    return str(module).partition(".")[0]
+
+
+@functools.cache
+def _is_installed(package: str) -> bool:
+    """Whether a package is of Python or of a library, without a user's variables."""
+    file = getattr(sys.modules.get(package), "__file__", None) or ""
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    return package in sys.stdlib_module_names or file.startswith(tuple(libraries))
 
 
 def _attributes(part: Any) -> list[Any]:
