@@ -122,7 +122,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         self._seeds = Seeds()
         self._metric: KLMetric | None = None
         self._layer: Any = None
-        self._is_known = False
+        self._was_compared = False
 
     @property
     def distribution_b(self) -> Any:
@@ -199,9 +199,9 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
 
     def _warn_of_the_weight(self, posterior: Any) -> None:
         """Warns where `tfp.layers` would have weighed the KL differently."""
-        if self._is_known:
+        if self._was_compared:
             return
-        self._is_known = True  # or `test_points_fn` would draw in each step
+        self._was_compared = True  # or `test_points_fn` would draw in each step
         axis: Any = self.test_points_reduce_axis
         batch_rank = posterior.batch_shape.rank
         draws = output = without_event(posterior)
