@@ -75,7 +75,7 @@ def test_a_value_that_is_no_draw_is_an_error():
     x = keras.Input((4,))
     q = tv.IndependentNormal(2, lambda q: q.sample(5))(x)
     model = keras.Model(x, tv.Statistic("mean")(q))
-    with pytest.raises(ValueError, match=r"value is like a draw.*Received"):
+    with pytest.raises(ValueError, match=r"has the shape of a draw.*Received"):
         model(tf.zeros([3, 4]))
 
 

@@ -74,7 +74,7 @@ check_keras()
 
 
 def __getattr__(name: str) -> Any:
-    """Says where to find a name of `tfp.layers` that is not here."""
+    """Says what to use for a name of `tfp.layers` that is not here."""
     raise absent_name(name)
 
 

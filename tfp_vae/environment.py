@@ -1,20 +1,19 @@
-"""What the package needs of Keras, and where names of `tfp.layers` are to be found."""
+"""Checks Keras, and says what to use for names of `tfp.layers` that are not here."""
 
 import os
 from typing import Any
 
 import keras
 
-# Names of `tfp.layers` that are not here, and what to use in their place.
 _OVER_WEIGHTS = (
     "Layers with distributions over their weights are not in tfp_vae yet. A "
     "`DistributionLambda`, or ordinary layers before a distribution layer, model the "
     "output's distribution; `tfp.layers` with tf_keras has the layer for Keras 2."
 )
+# Names of `tfp.layers` that are not here, and what to use in their place.
 _ABSENT = {
     **dict.fromkeys(
         (
-            "BlockwiseInitializer",
             "Convolution1DFlipout",
             "Convolution1DReparameterization",
             "Convolution2DFlipout",
@@ -35,9 +34,9 @@ _ABSENT = {
         "Return a `tfd.VariationalGaussianProcess` from a `DistributionLambda`, with "
         "`keras.Variable`s for its inducing points."
     ),
-    "WeightNorm": (
-        "Give a layer `kernel_constraint=keras.constraints.UnitNorm()`, or divide by "
-        "the norm in a layer of your own."
+    "BlockwiseInitializer": (
+        "Concatenate the values of `keras.initializers` in a subclass of "
+        "`keras.initializers.Initializer`, and give that as `kernel_initializer`."
     ),
 }
 
@@ -46,7 +45,8 @@ def check_keras() -> None:
     """Checks that Keras is Keras 3 on TensorFlow.
 
     Raises:
-        ImportError: If Keras has another backend, or `tf.keras` is told to be Keras 2.
+        ImportError: If Keras has another backend, or `TF_USE_LEGACY_KERAS` makes
+            `tf.keras` Keras 2.
 
     Example:
         >>> check_keras()
@@ -56,8 +56,8 @@ def check_keras() -> None:
         raise ImportError(
             "tfp_vae expects Keras on TensorFlow, where TensorFlow Probability "
             f"computes. Received: KERAS_BACKEND={backend!r}. Set "
-            "KERAS_BACKEND=tensorflow, or unset it, before Keras is imported; models "
-            "are saved and exported for other programs."
+            "KERAS_BACKEND=tensorflow, or unset it, before Keras is imported. Other "
+            "programs can run an exported model without Keras."
         )
     if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
         raise ImportError(
@@ -87,7 +87,7 @@ def refuse_keras_2(value: Any, caller: str) -> None:
             f"{caller} expects layers, models and tensors of Keras 3. Received: a "
             f"{type(value).__name__} of tf_keras, which is Keras 2. Make it of "
             "`keras.Input` and `keras.layers`, and `keras.Model` or `tv.Model`; "
-            "docs/migrating.md says how its weights come along."
+            "docs/migrating.md says how to load its weights."
         )
 
 

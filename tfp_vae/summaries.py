@@ -16,8 +16,8 @@ def summary(distribution: Any, name: str, *given: Any, **options: Any) -> tf.Ten
     """A summary of a distribution, as TFP's method of that name defines it.
 
     Adds to TFP: quantiles of one coordinate, of mixtures too; covariances of
-    independent coordinates and blocks; moments and modes of blocks; the mode of a count
-    with extra zeros.
+    independent coordinates; moments, covariances and modes of `tfd.Blockwise`; the mode
+    of a count with extra zeros.
 
     Args:
         distribution: A plain `tfd.Distribution`.
@@ -40,6 +40,7 @@ def summary(distribution: Any, name: str, *given: Any, **options: Any) -> tf.Ten
     if "value" in options:
         given = (options.pop("value"),)
     try:
+        # With options only TFP's own method is called.
         found = None if options else SUMMARIES[name](distribution, name, *given)
         if found is None:
             found = getattr(distribution, name)(*given, **options)
@@ -84,7 +85,7 @@ def joined(distribution: Any, parts: Any) -> tf.Tensor:
 
 
 def _mode(distribution: Any, name: str) -> Any:
-    """The mode, also of independent coordinates that have one only here."""
+    """The mode, also where only this module computes that of a coordinate."""
     if isinstance(distribution, tfd.Independent):
         return summary(distribution.distribution, name)
     if isinstance(distribution, tfd.Inflated):
@@ -113,11 +114,14 @@ def _covariance(distribution: Any, name: str) -> Any:
 
 def _of_a_value(distribution: Any, name: str, value: Any) -> Any:
     """Probabilities below or above a value, also of mixtures."""
-    # A copy: for a value that `quantile` returned, TFP's bijectors would return the
-    # probability that they keep, in the shape in which they got it.
+    # A copy, since TFP's bijectors cache: for the very tensor that `quantile` returned
+    # they would give back the probability, in the shape that it had then.
     value = tf.identity(tf.convert_to_tensor(value, distribution.dtype))
     mixture = isinstance(distribution, tfd.MixtureSameFamily)
-    if not (_is_scalar(distribution) and (mixture or _is_one_coordinate(distribution))):
+    if not (
+        _has_one_number(distribution)
+        and (mixture or _is_independent_of_one(distribution))
+    ):
         return getattr(distribution, name)(value)
     value = _of_one_coordinate(value, distribution.event_shape.rank, name)
     if not mixture:
@@ -159,10 +163,10 @@ def _quantile(distribution: Any, name: str, probability: Any) -> Any:
             "on an axis in front: `np.array([0.05, 0.95])[:, None]`."
         ) from error
     shape = tf.concat([tf.shape(probability), [1] * axes], axis=0)
-    if _is_one_coordinate(distribution):
+    if _is_independent_of_one(distribution):
         return summary(distribution.distribution, name, tf.reshape(probability, shape))
     mixture = isinstance(distribution, tfd.MixtureSameFamily)
-    if not (mixture and _is_scalar(distribution) and _is_continuous(distribution)):
+    if not (mixture and _has_one_number(distribution) and _is_continuous(distribution)):
         return None
     each = summary(
         distribution.components_distribution, name, probability[..., tf.newaxis]
@@ -206,7 +210,7 @@ def _root(distribution: Any, probability: Any, low: Any, high: Any) -> tf.Tensor
     return tf.where(probability >= 1, high, found)
 
 
-def _is_one_coordinate(distribution: Any) -> bool:
+def _is_independent_of_one(distribution: Any) -> bool:
     """Whether an `Independent` has a single scalar coordinate."""
     return (
         isinstance(distribution, tfd.Independent)
@@ -215,7 +219,7 @@ def _is_one_coordinate(distribution: Any) -> bool:
     )
 
 
-def _is_scalar(distribution: Any) -> bool:
+def _has_one_number(distribution: Any) -> bool:
     """Whether draws have one number."""
     return distribution.event_shape.num_elements() == 1
 

@@ -11,8 +11,8 @@ def old_weights(
 ) -> tuple[str, str] | None:
     """The weights that continue a training of `tfp.layers`, as text.
 
-    It averaged log q(z) - log p(z) over `axis` and added up the rest. Its regularizer
-    was then divided by the length of the output, and counted twice.
+    `tfp.layers` averaged log q(z) - log p(z) over `axis` and added up the rest. Keras
+    then divided its regularizer by the length of the output, and counted it twice.
 
     Args:
         draws: Shape of log q(z) - log p(z): axes of draws, then of the batch.
@@ -85,6 +85,7 @@ def _sizes(shape: Any, batch_rank: int) -> list[int | str]:
 
 
 def _ratio(above: Sequence[int | str], below: Sequence[int | str]) -> str:
+    """The product of sizes over that of others, as text; equal sizes cancel."""
     above, below = list(above), list(below)
     for size in [size for size in below if size in above]:
         above.remove(size)

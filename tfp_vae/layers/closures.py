@@ -34,7 +34,7 @@ _CONTAINERS: tuple[type, ...] = (
     types.SimpleNamespace,
 )
 _CODE = types.ModuleType | types.FunctionType | type
-_MADE_OF_VARIABLES = {"keras", "tensorflow_probability", "tfp_vae"}
+_MAY_HOLD_VARIABLES = {"keras", "tensorflow_probability", "tfp_vae"}
 
 
 def variables_read(
@@ -66,7 +66,7 @@ def variables_read(
     """
     wanted = _variables_of(fn, inputs)
     found: dict[int, Any] = {}
-    lost: list[Any] = []
+    untrained: list[Any] = []
     for part in _reachable(sources):
         if isinstance(part, keras.Variable):
             replicas = getattr(part.value, "values", ())
@@ -74,14 +74,14 @@ def variables_read(
                 found[id(value)] = part
         elif isinstance(part, tfp.distributions.Distribution | tfp.bijectors.Bijector):
             given = keras.tree.flatten(list(part.parameters.values()))
-            lost += [value for value in given if isinstance(value, keras.Variable)]
-    lost += [v for key, v in wanted.items() if v.trainable and key not in found]
-    if lost:
+            untrained += [value for value in given if isinstance(value, keras.Variable)]
+    untrained += [v for key, v in wanted.items() if v.trainable and key not in found]
+    if untrained:
         raise ValueError(
             f"`{caller}` expects a function whose variables Keras can train. Received: "
-            f"one that reads {lost[0]!r:.90}, which would stay as it is. Make it a "
-            "`keras.Variable`, in the closure of the function or in an object that it "
-            "names, and make distributions and bijectors of it inside of the function."
+            f"one that reads {untrained[0]!r:.90}, which would not be trained. Use a "
+            "`keras.Variable` that the function reads itself, and make distributions "
+            "and bijectors of it inside of the function."
         )
     return list({id(found[key]): found[key] for key in wanted if key in found}.values())
 
@@ -108,12 +108,12 @@ def _variables_of(fn: Callable[..., Any], inputs: Any) -> dict[int, tf.Variable]
 
 
 def _reachable(parts: Sequence[Any]) -> Iterator[Any]:
-    """Yields objects, and what they hold, and so on.
+    """Yields the objects, what they hold, what those hold, and so on.
 
-    Libraries hold no variables of the user, except the objects of Keras and TFP that
-    he made. Those of TensorFlow would lead to whole graphs.
+    Of a library's objects only those of Keras, TFP and tfp_vae are opened, since a
+    user's variables may be in them; TensorFlow's would lead to whole graphs.
     """
-    own = {_package(part) for part in parts}
+    of_the_user = {_package(part) for part in parts}
     left, seen = list(parts), set()
     while left:
         part = left.pop()
@@ -122,13 +122,10 @@ def _reachable(parts: Sequence[Any]) -> Iterator[Any]:
         seen.add(id(part))
         yield part
         package = _package(part)
-        if (
-            isinstance(part, _CONTAINERS)
-            or package in own
-            or not _is_installed(package)
-        ):
+        opened = isinstance(part, _CONTAINERS) or package in of_the_user
+        if opened or not _is_installed(package):
             left.extend(_held_by(part))
-        elif package in _MADE_OF_VARIABLES and not isinstance(part, _CODE):
+        elif package in _MAY_HOLD_VARIABLES and not isinstance(part, _CODE):
             left.extend(_attributes(part))
 
 
@@ -148,7 +145,7 @@ def _held_by(part: Any) -> list[Any]:
     if not isinstance(part, _CODE):
         return [*_attributes(part), type(part)]
     if isinstance(part, types.FunctionType):
-        return _outside(part)
+        return _from_outside(part)
     return [*vars(part).values(), *getattr(part, "__bases__", ())]
 
 
@@ -163,7 +160,7 @@ def _package(part: Any) -> str:
 
 @functools.cache
 def _is_installed(package: str) -> bool:
-    """Whether a package is of Python or of a library, without a user's variables."""
+    """Whether a package is part of Python or installed, so not the user's own code."""
     file = getattr(sys.modules.get(package), "__file__", None) or ""
     libraries = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
     return package in sys.stdlib_module_names or file.startswith(tuple(libraries))
@@ -180,8 +177,8 @@ def _attributes(part: Any) -> list[Any]:
     return found
 
 
-def _outside(fn: types.FunctionType) -> list[Any]:
-    """What a function has from outside: a closure, globals and defaults."""
+def _from_outside(fn: types.FunctionType) -> list[Any]:
+    """What a function reads from outside: its closure, globals and defaults."""
     found = [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
     for cell in fn.__closure__ or ():
         with contextlib.suppress(ValueError):  # not assigned yet
@@ -192,5 +189,5 @@ def _outside(fn: types.FunctionType) -> list[Any]:
 def _globals(code: types.CodeType) -> set[str]:
     """The names of globals that code reads, and functions inside it."""
     inner = (part for part in code.co_consts if inspect.iscode(part))
-    own = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
-    return own.union(*map(_globals, inner))
+    read = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    return read.union(*map(_globals, inner))

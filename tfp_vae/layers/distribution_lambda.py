@@ -28,8 +28,8 @@ class DistributionLambda(DistributionLayer):
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
-        inputs: What `make_distribution_fn` takes: a tensor, or a list or dictionary of
-            tensors.
+        inputs: What `make_distribution_fn` takes: a tensor, or a list, tuple or
+            dictionary of tensors.
 
     Returns:
         A `DistributionTensor`.

@@ -16,7 +16,7 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Statistic(keras.layers.Layer):
-    """A statistic of the distribution that the layer in front outputs, as a tensor.
+    """A statistic of the distribution that the previous layer outputs, as a tensor.
 
         statistic = E[z] for "mean", Var[z]^(1/2) for "stddev", ...
 
@@ -36,7 +36,7 @@ class Statistic(keras.layers.Layer):
         A tensor of the shape of a draw.
 
     Raises:
-        ValueError: If the name is another one, or the input is not a distribution.
+        ValueError: If `statistic` is none of these, or the input is no distribution.
 
     Example:
         >>> x = keras.Input((4,))
@@ -73,10 +73,10 @@ class Statistic(keras.layers.Layer):
         draw = distribution.batch_shape.concatenate(distribution.event_shape)
         if draw.rank != distribution.shape.rank:
             raise ValueError(
-                "`Statistic` expects a distribution whose value is like a draw. "
-                f"Received: a value of shape {tuple(distribution.shape)} for draws of "
-                f"shape {tuple(draw)}. Convert it with 'sample' or 'mean' in the layer "
-                "in front."
+                "`Statistic` expects a distribution whose value has the shape of a draw."
+                f" Received: a value of shape {tuple(distribution.shape)} for draws of "
+                f"shape {tuple(draw)}. Convert it with 'sample' or 'mean' in the "
+                "distribution layer before it."
             )
         seed = self._seeds.next() if self.statistic == "sample" else None
         convert = TensorConversion(self.statistic)

@@ -1,4 +1,4 @@
-"""Missing entries: the value that marks them, and where it is found."""
+"""Missing entries: the mark, NaN or a number that stands for one, and where it is."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def checked_missing(missing: Any, encoder: Any = None) -> Any:
         The same, a number of NumPy as one of Python.
 
     Raises:
-        ValueError: If it is something else, or a `Masking` layer of the encoder waits
-            for the mark.
+        ValueError: If it is something else, or a `Masking` layer of the encoder
+            looks for the mark.
 
     Example:
         >>> checked_missing(np.float32(-1.0))
@@ -45,19 +45,19 @@ def checked_missing(missing: Any, encoder: Any = None) -> Any:
             "leave out entries that are NaN."
         )
     for layer in [] if encoder is None or missing is None else nested_layers(encoder):
-        waits = isinstance(layer, keras.layers.Masking) and layer.mask_value
-        if waits and (waits == missing or (missing == NAN and np.isnan(waits))):
+        masked = isinstance(layer, keras.layers.Masking) and layer.mask_value
+        if masked and (masked == missing or (missing == NAN and np.isnan(masked))):
             raise ValueError(
                 f"`VAE(missing={missing!r})` expects an encoder that sees 0 where an "
-                f"entry is missing. Received: {layer.name!r}, a layer of it that masks "
-                f"steps of {waits}, which never come. Give that layer mask_value=0.0, "
-                "or leave `missing` out."
+                f"entry is missing. Received: its layer {layer.name!r}, which masks "
+                f"steps equal to {masked}; the encoder never sees that value. Give the "
+                "layer mask_value=0.0, or leave `missing` out."
             )
     return missing
 
 
 def check_mark(missing: Any, dtype: Any) -> None:
-    """Checks that a dtype, and the steps that compute in another, hold the mark.
+    """Checks that the data's dtype, and that of a step, can represent the mark.
 
     Args:
         missing: `None`, `"nan"` or a number.
@@ -93,9 +93,9 @@ def check_mark(missing: Any, dtype: Any) -> None:
     if not holds:
         raise ValueError(
             f"`VAE(missing={missing})` expects values that can be {missing}. Received: "
-            f"values of dtype {own.name}, which cannot hold it exactly. Mark missing "
-            "entries by another number, or make x of floating-point numbers and use "
-            "missing='nan'."
+            f"values of dtype {own.name}, which cannot hold it exactly, or which a "
+            "step converts to a dtype that cannot. Choose another number for missing "
+            "entries, or make x floating-point and use missing='nan'."
         )
 
 
@@ -107,8 +107,8 @@ def absent(values: Any, missing: Any) -> Any:
         missing: `"nan"` or a number.
 
     Returns:
-        Booleans of the shape of the values; `None` for a tensor that has no missing
-        entries for certain.
+        Booleans of the shape of the values; `None` for a tensor of integers if the
+        mark is NaN.
 
     Example:
         >>> absent(np.array([1.0, np.nan]), "nan")

@@ -263,7 +263,8 @@ class VAE(Estimates, Training):
         same seed.
 
         Args:
-            filepath: Directory to write to.
+            filepath: Directory to write to; for `"litert"` a file that ends in
+                `.tflite`.
             format: `"tf_saved_model"`; other formats are Keras' own, only of `call`.
             **kwargs: `verbose`, and `input_signature` of x if it is not known.
 
