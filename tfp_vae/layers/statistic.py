@@ -73,8 +73,8 @@ class Statistic(keras.layers.Layer):
         draw = distribution.batch_shape.concatenate(distribution.event_shape)
         if draw.rank != distribution.shape.rank:
             raise ValueError(
-                "`Statistic` expects a distribution whose value has the shape of a draw."
-                f" Received: a value of shape {tuple(distribution.shape)} for draws of "
+                "`Statistic` expects a value that has the shape of a draw. "
+                f"Received: a value of shape {tuple(distribution.shape)} for draws of "
                 f"shape {tuple(draw)}. Convert it with 'sample' or 'mean' in the "
                 "distribution layer before it."
             )
