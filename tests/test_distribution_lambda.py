@@ -466,3 +466,27 @@ def test_variables_are_found_under_a_strategy(rng):
     model.fit(x, x + 2, verbose=0)
     assert model.trainable_variables == [scale]
     assert float(scale.numpy()) != 1.0
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_an_array_of_any_precision_may_come_first(dtype):
+    """Keras casts it, and so does the search for variables."""
+    scale = keras.Variable(2.0)
+    layer = tv.DistributionLambda(lambda loc: tfd.Normal(loc, scale), "mean")
+    layer(np.zeros([4, 2], dtype))
+    assert layer.trainable_variables == [scale]
+
+
+def test_variables_of_the_layer_itself_are_no_error():
+    class Family(tv.DistributionLayer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.scale = self.add_weight(shape=(), initializer="ones")
+
+        def make_distribution(self, parameters):
+            return tfd.Normal(parameters, self.scale)
+
+    shift = keras.Variable(1.0)
+    layer = Family(convert_to_tensor_fn=lambda p: p.mean() + shift)
+    np.testing.assert_allclose(layer(tf.zeros([3])), 1.0)
+    assert len(layer.trainable_variables) == 2

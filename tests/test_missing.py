@@ -275,3 +275,16 @@ def test_a_partly_missing_block_is_found_in_any_row(rng):
     for call in (model.fit, model.evaluate, model.log_prob):
         with pytest.raises(ValueError, match=r"does not factorise.*Received"):
             call(x, verbose=0)
+
+
+def test_weights_that_part_a_block_are_found_in_any_row(rng):
+    p = tv.Blockwise([tv.IndependentNormal(1), tv.MultivariateNormalTriL(2)])
+    model = linear(p)
+    x = rng.normal(size=(256, 3)).astype("float32")
+    weights = np.repeat(rng.uniform(size=(256, 2)), [1, 2], axis=1).astype("float32")
+    history = model.fit(x, sample_weight=weights, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    weights[200, 1] = 0.5
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=r"does not factorise.*Received"):
+            call(x, sample_weight=weights, verbose=0)

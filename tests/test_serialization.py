@@ -161,5 +161,6 @@ def test_the_output_of_a_vae_is_copied():
 def test_a_distribution_with_a_network_says_why_it_cannot_be_copied():
     flow = tv.Flow("maf", num_transforms=1, hidden_units=(8,))
     p = keras.Sequential([tv.IndependentNormal(2), flow])(tf.zeros([2, 4]))
+    np.testing.assert_array_equal(copy.copy(p), p)
     with pytest.raises(ValueError, match=r"Saving expects.*Received"):
         pickle.dumps(p)

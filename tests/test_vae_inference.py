@@ -550,3 +550,23 @@ def test_conditions_are_read_as_x_is():
     expected = model.predict(x, y=y, verbose=0)
     for given in (sparse.csr_matrix(y), y.astype("float64"), y.tolist()):
         np.testing.assert_allclose(model.predict(x, y=given, verbose=0), expected)
+
+
+def test_decode_in_a_function_of_the_user(rng):
+    model = vaes.vae()
+    z = rng.normal(size=(5, vaes.LATENT)).astype("float32")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, vaes.LATENT])])
+    def means(z):
+        return model.decode(z).mean()
+
+    np.testing.assert_allclose(means(z), model.decode(z).mean(), rtol=1e-5)
+
+
+def test_traverse_takes_values_of_every_kind(rng):
+    model = vaes.vae()
+    x = vaes.inputs("plain", 2)[0]
+    values = [-3.0, 0.0, 3.0]
+    want = model.traverse(x, values=values)
+    for given in (np.array(values), tf.linspace(-3.0, 3.0, 3), tuple(values)):
+        np.testing.assert_array_equal(model.traverse(x, values=given), want)

@@ -350,3 +350,31 @@ def test_lite_rt_by_the_format_of_export(tmp_path):
     model.export(path, format="litert", verbose=False)
     found = models.answer_of_lite_rt(path, x)
     np.testing.assert_allclose(found, model.reconstruct(x), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lite_rt_of_a_vae_whose_input_is_told(tmp_path, rng):
+    """Its encoder is a subclass, whose shape of x is not known."""
+
+    class Encoder(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.q = keras.layers.Dense(4), tv.IndependentNormal(2)
+
+        def call(self, x):
+            return self.q(self.dense(x))
+
+    p = keras.Sequential([keras.Input((2,)), tv.IndependentNormal(1)])
+    model = tv.VAE(Encoder(), p, tv.StandardNormal(2))
+    x = rng.normal(size=(3, 1)).astype("float32")
+    model(x)
+    with pytest.raises(ValueError, match="input_signature"):
+        model.export(tmp_path / "vae.tflite", format="litert", verbose=False)
+    model.export(
+        tmp_path / "vae.tflite",
+        format="litert",
+        verbose=False,
+        input_signature=[tf.TensorSpec([None, 1])],
+    )
+    found = models.answer_of_lite_rt(tmp_path / "vae.tflite", x)
+    np.testing.assert_allclose(found, model.reconstruct(x), atol=1e-5)

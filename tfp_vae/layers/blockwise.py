@@ -26,9 +26,8 @@ class Blockwise(DistributionLayer):
     on. A draw concatenates the flattened draws of the blocks in this order, integers
     beside real numbers as real numbers. Missing entries, and weights of entries, leave
     out coordinates of blocks that factorise, and other blocks as a whole; such a block
-    with only some entries missing is an error. The KL to a
-    `Blockwise` or `tfd.Blockwise` prior is the sum over the blocks, and exact if each
-    term is.
+    with only some entries missing is an error. The KL to a `Blockwise` or
+    `tfd.Blockwise` prior is the sum over the blocks, and exact if each term is.
 
     Reference:
         `tfp.distributions.Blockwise`.

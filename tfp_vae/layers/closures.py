@@ -38,7 +38,11 @@ _MAY_HOLD_VARIABLES = {"keras", "tensorflow_probability", "tfp_vae"}
 
 
 def variables_read(
-    fn: Callable[..., Any], inputs: Any, sources: Sequence[Any], caller: str
+    fn: Callable[..., Any],
+    inputs: Any,
+    sources: Sequence[Any],
+    caller: str,
+    dtype: Any = "float32",
 ) -> list[keras.Variable]:
     """The Keras variables that a function reads besides its arguments.
 
@@ -47,9 +51,10 @@ def variables_read(
 
     Args:
         fn: Function of the inputs, which is traced; it returns a distribution.
-        inputs: Tensors, or symbolic ones, in any structure.
-        sources: The user's functions that `fn` calls.
+        inputs: Arrays, tensors, or symbolic ones, in any structure.
+        sources: What `fn` belongs to or calls: where to look.
         caller: Name of the caller, for the message.
+        dtype: The dtype to which the caller casts floating-point inputs.
 
     Returns:
         Keras variables, in the order in which they are read.
@@ -64,7 +69,7 @@ def variables_read(
         >>> variables_read(fn, tf.zeros([3]), [fn], "layer") == [scale]
         True
     """
-    wanted = _variables_of(fn, inputs)
+    wanted = _variables_of(fn, inputs, dtype)
     found: dict[int, Any] = {}
     untrained: list[Any] = []
     for part in _reachable(sources):
@@ -86,7 +91,9 @@ def variables_read(
     return list({id(found[key]): found[key] for key in wanted if key in found}.values())
 
 
-def _variables_of(fn: Callable[..., Any], inputs: Any) -> dict[int, tf.Variable]:
+def _variables_of(
+    fn: Callable[..., Any], inputs: Any, dtype: Any
+) -> dict[int, tf.Variable]:
     """The variables of TensorFlow that a function and its distribution read."""
     held: list[tf.Variable] = []
 
@@ -98,11 +105,13 @@ def _variables_of(fn: Callable[..., Any], inputs: Any) -> dict[int, tf.Variable]
             shape = distribution.batch_shape_tensor(), distribution.event_shape_tensor()
             distribution.log_prob(tf.zeros(tf.concat(shape, 0), distribution.dtype))
 
-    specs = keras.tree.map_structure(
-        lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), inputs
-    )
+    def spec(tensor: Any) -> tf.TensorSpec:
+        floating = tf.as_dtype(tensor.dtype).is_floating
+        return tf.TensorSpec(tensor.shape, dtype if floating else tensor.dtype)
+
     traced = tf.function(use, autograph=False)
     with contextlib.suppress(Exception):  # The call that follows raises it again.
+        specs = keras.tree.map_structure(spec, inputs)
         held += traced.get_concrete_function(specs).variables
     return {id(variable): variable for variable in held}
 

@@ -192,7 +192,11 @@ class DistributionLayer(keras.layers.Layer):
         if functions and not self.built:
             # Keras tracks the variables in attributes of a layer that is not built.
             self._variables_read = variables_read(
-                self._with_value, inputs, functions, type(self).__name__
+                self._with_value,
+                inputs,
+                [*functions, self],
+                type(self).__name__,
+                self.compute_dtype,
             )
         return super().__call__(inputs, **kwargs)
 

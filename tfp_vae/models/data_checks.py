@@ -41,20 +41,24 @@ def check_finite(
     """
     for values in data.leaves_of(part):
         if values is not but and tf.as_dtype(values.dtype).is_floating:
-            may = any(values is array for array in gaps)
-            _Range.of(values, missing if may else None, name)
+            may_lack = any(values is array for array in gaps)
+            _Range.of(values, missing if may_lack else None, name)
 
 
-def check_observed(values: Any, decoder: Any, missing: Any) -> None:
+def check_observed(
+    values: Any, decoder: Any, missing: Any, weights: Any = None
+) -> None:
     """Checks the decoder's targets, which compiled steps cannot do.
 
     Args:
         values: Array of shape `(n, ...)`.
         decoder: The decoder; its last layer determines the support.
         missing: `"nan"`, the number that marks missing entries, or `None`.
+        weights: Weights of examples or of entries, or `None`.
 
     Raises:
-        ValueError: If some are NaN or infinite, or outside the support.
+        ValueError: If some are NaN or infinite, or outside the support, or a block that
+            does not factorise is missing, or weighted, in parts.
 
     Example:
         >>> check_observed(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
@@ -86,6 +90,9 @@ def check_observed(values: Any, decoder: Any, missing: Any) -> None:
         few = np.array(found.numbers()).reshape(-1, *[1] * len(shape))
         check_values(np.broadcast_to(few, (len(few), *shape)), likelihood)
         return
+    if weights is not None and tuple(weights.shape) == tuple(values.shape):
+        for block in data.blocks_of(weights):
+            check_whole_blocks(block, distribution)
     for block in data.blocks_of(values):
         if missing is not None:
             if isinstance(distribution, tfd.Blockwise):

@@ -208,7 +208,7 @@ class Training(Bound, Model):
         gaps = self.parts_with_gaps(x, target)
         for name, part in {"x": x, "y": y, "sample_weight": sample_weight}.items():
             check_finite(part, name, self.missing, gaps, but=target)
-        check_observed(target, self.decoder, self.missing)
+        check_observed(target, self.decoder, self.missing, sample_weight)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model, as `tv.Model.fit`; x needs no targets.
