@@ -120,3 +120,29 @@ def test_a_layer_of_unknown_width_is_an_error():
         ValueError, match="known number of parameters. Received: Distri"
     ):
         tv.check_values(np.zeros((5, 3)), tv.DistributionLambda(lambda t: t))
+
+
+def test_a_fraction_in_a_block_of_integers_is_an_error():
+    """The block alone would cut it off."""
+    layer = tv.Blockwise(
+        [tv.IndependentNormal(1), tv.IndependentCategorical(1, num_categories=3)]
+    )
+    tv.check_values(np.array([[0.3, 2.0], [-1.5, 0.0]]), layer)
+    with pytest.raises(ValueError, match=r"can draw.*round them"):
+        tv.check_values(np.array([[0.3, 2.0], [-1.5, 0.7]]), layer)
+
+
+def test_a_layer_is_never_changed_by_a_check(monkeypatch):
+    """Another thread may call it at the same time."""
+    layer = tv.MixtureSameFamily(2, tv.IndependentNormal(3))
+    seen = []
+    make = tv.IndependentNormal.make_distribution
+
+    def watched(self, parameters):
+        seen.append((self.validate_args, layer.component_layer.validate_args))
+        return make(self, parameters)
+
+    monkeypatch.setattr(tv.IndependentNormal, "make_distribution", watched)
+    tv.check_values(np.zeros((4, 3)), layer)
+    assert (True, False) in seen
+    assert all(not of_the_layer for _, of_the_layer in seen)

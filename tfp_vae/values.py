@@ -1,7 +1,5 @@
 """Checks data on the host, before a compiled step turns bad values into NaN."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -77,19 +75,16 @@ def check_values(values: Any, layer: DistributionLayer) -> None:
             f"Received: values.shape={values.shape}. Reshape them, or give the layer "
             "their shape."
         )
-    with _validation(layer):
-        possible = _can_draw(layer, values)
-    if not possible:
+    strict = _validating(layer)
+    if not _can_draw(strict, values):
         advice = "Transform them, or choose another likelihood."
         rounded = np.round(values)
-        if not np.array_equal(values, rounded):
-            # An image that was resized has fractions between its levels.
-            with _validation(layer):
-                if _can_draw(layer, rounded):
-                    advice = (
-                        "It describes integers: round them, `np.round(values)`, or "
-                        "choose another likelihood."
-                    )
+        # An image that was resized has fractions between its levels.
+        if not np.array_equal(values, rounded) and _can_draw(strict, rounded):
+            advice = (
+                "It describes integers: round them, `np.round(values)`, or choose "
+                "another likelihood."
+            )
         raise ValueError(
             f"`check_values` expects values that {caller} can draw. Received: values "
             f"from {values.min()} to {values.max()} of dtype {values.dtype}, some of "
@@ -103,10 +98,9 @@ def _can_draw(layer: DistributionLayer, values: np.ndarray) -> bool:
         chunk = values[start : start + _ROWS]
         try:
             distribution = layer.distribution_for(_as(chunk, layer))
-            dtype = tf.as_dtype(distribution.dtype)
-            if dtype.is_integer and not np.array_equal(chunk, np.round(chunk)):
+            if _has_fractions(distribution, chunk):
                 return False
-            log_prob = distribution.log_prob(tf.cast(chunk, dtype))
+            log_prob = distribution.log_prob(tf.cast(chunk, distribution.dtype))
         except tf.errors.InvalidArgumentError:
             return False
         if not np.isfinite(log_prob).all():
@@ -114,22 +108,32 @@ def _can_draw(layer: DistributionLayer, values: np.ndarray) -> bool:
     return True
 
 
+def _has_fractions(distribution: Any, values: np.ndarray) -> bool:
+    """Whether values of integers, or of a block of integers, are no integers."""
+    start = 0
+    for block in getattr(distribution, "distributions", []):
+        size = block.event_shape.num_elements()
+        if _has_fractions(block, values[..., start : start + size]):
+            return True
+        start += size
+    integers = tf.as_dtype(distribution.dtype).is_integer
+    return integers and not np.array_equal(values, np.round(values))
+
+
 def _as(values: np.ndarray, layer: DistributionLayer) -> tf.Tensor:
     return tf.cast(values, layer.compute_dtype)
 
 
-@contextlib.contextmanager
-def _validation(layer: DistributionLayer) -> Iterator[None]:
-    """Turns on `validate_args` in the layer and its inner layers."""
-    layers = [layer]
-    for each in layers:
-        inner = [getattr(each, "component_layer", None), *getattr(each, "layers", [])]
-        layers.extend(part for part in inner if part is not None)
-    given = [each.validate_args for each in layers]
-    for each in layers:
-        each.validate_args = True
-    try:
-        yield
-    finally:
-        for each, flag in zip(layers, given, strict=True):
-            each.validate_args = flag
+def _validating(layer: DistributionLayer) -> DistributionLayer:
+    """A copy with `validate_args`, which shares variables and inner networks.
+
+    The layer itself, which other threads may call, stays as it is.
+    """
+    copied = object.__new__(type(layer))
+    own: dict[str, Any] = copied.__dict__
+    own.update(vars(layer), validate_args=True)
+    if "component_layer" in own:
+        own["component_layer"] = _validating(own["component_layer"])
+    if "layers" in own:
+        own["layers"] = [_validating(block) for block in own["layers"]]
+    return copied
