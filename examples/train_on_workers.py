@@ -30,6 +30,7 @@ import keras
 import tensorflow as tf
 
 import datasets
+import tfp_vae as tv
 import train_vae
 from pixels import batches, observe
 from reproduction import positive
@@ -72,7 +73,7 @@ def train(job: argparse.Namespace) -> None:
         batches(images, job.likelihood, job.batch_size, job.seed),
         epochs=job.epochs,
         verbose=2 if chief else 0,
-        callbacks=[keras.callbacks.BackupAndRestore(job.output / "backup")],
+        callbacks=[tv.Checkpoint(job.output / "last.weights.h5")],
     )
     bits = zlib.crc32(b"".join(weight.tobytes() for weight in vae.get_weights()))
     who = f"{resolver.task_type} {resolver.task_id}"

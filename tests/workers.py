@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 import tfp_vae as tv
+from tfp_vae.engine.weights_file import read_state
 from tfp_vae.engine.workers import MultiWorkerTrainer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -287,15 +288,12 @@ class _Told(keras.callbacks.Callback):
 
 
 def resumed(strategy, directory):
-    """Trains for long, with a backup: begun again, it trains one epoch more."""
+    """Trains for long, with a checkpoint: begun again, it trains one epoch more."""
     index = strategy.cluster_resolver.task_id
-    # The directory of the backup is known to the chief alone.
-    backup = directory / ("backup" if not index else "elsewhere")
-    again = (directory / "backup" / "training_metadata.json").exists()
-    epochs = 10_000
-    if again:
-        metadata = json.loads((directory / "backup/training_metadata.json").read_text())
-        epochs = metadata["epoch"] + 1
+    # The chief's file is on its disk alone.
+    path = directory / ("chief" if not index else "other") / "last.weights.h5"
+    kept = directory / "chief" / "last.weights.h5"
+    epochs = read_state(kept)["epoch"] + 1 if kept.exists() else 10_000
     vae = small_vae(strategy)
     told = _Told(directory / f"epochs-{index}")
     vae.fit(
@@ -305,7 +303,7 @@ def resumed(strategy, directory):
         verbose=0,
         callbacks=[
             told,
-            keras.callbacks.BackupAndRestore(backup, delete_checkpoint=False),
+            tv.Checkpoint(path, delete_checkpoint=False),
         ],
     )
     steps = int(vae.optimizer.iterations.numpy())

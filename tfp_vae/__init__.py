@@ -11,6 +11,7 @@ from tfp_vae.callbacks.kl_warmup import KLWarmup
 from tfp_vae.callbacks.nan_guard import NaNGuard
 from tfp_vae.callbacks.vae_tensorboard import VAETensorBoard
 from tfp_vae.distribution_tensor import DistributionTensor
+from tfp_vae.engine.checkpoint import Checkpoint
 from tfp_vae.engine.model import Model, Sequential
 from tfp_vae.environment import absent_name, check_keras
 from tfp_vae.kl.layer import KLDivergenceAddLoss, KLDivergenceRegularizer
@@ -87,6 +88,7 @@ __all__ = [
     "AutoregressiveTransform",
     "Blockwise",
     "CategoricalMixtureOfOneHotCategorical",
+    "Checkpoint",
     "CollapseAlarm",
     "DirectionAndNorm",
     "DirichletMultinomial",

@@ -195,6 +195,26 @@ def resumed_epoch(model: Any) -> int:
     return model._initial_epoch or 0
 
 
+def resume_at(model: Any, epoch: int | None) -> None:
+    """Sets the epoch from which `fit` resumes, as `BackupAndRestore` does.
+
+    Keras' loop reads it from a private attribute of the model, where it stays: the next
+    `fit` would begin there too. Noticed by
+    `test_a_plain_keras_model_resumes_at_the_epoch`.
+
+    Args:
+        model: A Keras model.
+        epoch: A number; `None` for the `initial_epoch` of `fit`.
+
+    Example:
+        >>> model = keras.Sequential()
+        >>> resume_at(model, 3)
+        >>> resumed_epoch(model)
+        3
+    """
+    model._initial_epoch = epoch
+
+
 def in_order(model: Any, logs: dict[str, Any]) -> Any:
     """Logs as `evaluate` returns them without `return_dict`.
 

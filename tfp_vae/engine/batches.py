@@ -42,9 +42,11 @@ class Source(Protocol):
     num_batches: int | None
     # Whether all batches are known to have the same size.
     is_even: bool
+    # The seed and the sizes that determine every pass; `None` in a pipeline.
+    order: list[int] | None
 
-    def begin(self, epoch: int) -> None:
-        """Starts an epoch at its first batch."""
+    def begin(self, epoch: int, at: int = 0) -> None:
+        """Starts a pass over the data, at its first batch or, with an order, later."""
 
     def take(self, most: int, capacity: int) -> Stack | None:
         """Up to `most` batches, padded to `capacity`; `None` at the end."""
@@ -92,9 +94,19 @@ class ArrayBatches:
         self.num_batches: int | None = math.ceil(len(rows) / self._size)
         self.is_even = self.num_batches == 1 or len(rows) % self._size == 0
 
-    def begin(self, epoch: int) -> None:
+    @property
+    def order(self) -> list[int] | None:
+        """The seed of the shuffling, its kind, the number of rows, the batch size."""
+        kind = {True: 1, "batch": 2}.get(self._shuffle, 0)
+        return [self._seed, kind, len(self._rows), self._size]
+
+    @order.setter
+    def order(self, order: list[int] | None) -> None:
+        self._seed = order[0] if order else self._seed
+
+    def begin(self, epoch: int, at: int = 0) -> None:
         """Orders the rows for an epoch."""
-        self._place = 0
+        self._place = at
         if not self._shuffle:
             return
         rng = np.random.default_rng([self._seed, epoch])
@@ -148,6 +160,8 @@ class PipelineBatches:
         ([2, 1], None)
     """
 
+    order: list[int] | None = None
+
     def __init__(self, pipeline: Any, num_batches: int | None, caller: str) -> None:
         self._pipeline, self._caller = pipeline, caller
         self.num_batches = num_batches
@@ -160,7 +174,7 @@ class PipelineBatches:
         self._length = _length(pipeline)
         self.is_even = self._length is not None
 
-    def begin(self, epoch: int) -> None:
+    def begin(self, epoch: int, at: int = 0) -> None:
         """Restarts the pipeline, except for the first pass, begun in `__init__`."""
         if not self._is_fresh:
             self._batches, self._waiting = iter(self._pipeline), None
@@ -293,31 +307,80 @@ class Epochs:
         self._steps = min(given) if given else None
         self._goes_on = goes_on and self._steps is not None
         self._is_open, self._taken = False, 0
+        # The epoch that began the pass over the data; what was taken before this epoch.
+        self._pass = self._before = 0
+        self.resumed: tuple[int, int] | None = None
+
+    def place(self, batch: int) -> dict[str, Any]:
+        """Where the epoch is in the data, for `resume`.
+
+        Args:
+            batch: The number of batches of this epoch that were used; 0 before it.
+
+        Returns:
+            A dictionary of integers, lists and `None`.
+        """
+        before = self._taken if self._is_open else 0
+        return {
+            "order": self._source.order,
+            "pass": self._pass,
+            "taken": self._before + batch if batch else before,
+            "steps": self.num_batches,
+        }
+
+    def resume(self, epoch: int, batch: int, place: dict[str, Any]) -> bool:
+        """Continues at a place of an earlier call.
+
+        Args:
+            epoch: The epoch to begin with.
+            batch: The number of its batches that were used.
+            place: What `place` returned.
+
+        Returns:
+            Whether the next batches will be those that would have followed. If not,
+            the epoch starts at the beginning of the data.
+        """
+        theirs, mine = place["order"], self._source.order
+        self.resumed = epoch, 0
+        self._source.order = mine and theirs
+        if not place["taken"]:
+            return True
+        if mine is None or theirs is None or theirs[1:] != mine[1:]:
+            return False
+        if batch and place["steps"] != self.num_batches:
+            return False
+        self._begin(place["pass"], place["taken"])
+        self._is_open, self.resumed = True, (epoch, batch)
+        return True
 
     @property
     def num_batches(self) -> int | None:
         """Steps per epoch, or `None` while unknown."""
         return self._steps or self._source.num_batches
 
-    def epoch(self, epoch: int, most: int, capacity: int) -> Iterator[Stack]:
+    def epoch(
+        self, epoch: int, most: int, capacity: int, done: int = 0
+    ) -> Iterator[Stack]:
         """The batches of an epoch.
 
         Args:
             epoch: Number of the epoch, which determines the order of rows.
             most: The most batches in a stack.
             capacity: The least length to which a stack is padded.
+            done: The number of its batches that were used before `resume`.
 
         Yields:
             Stacks of batches.
         """
         if not self._is_open:
             self._begin(epoch)
-        made = 0
+        made, self._before = done, self._taken - done
         while self._steps is None or made < self._steps:
             left = most if self._steps is None else min(most, self._steps - made)
             stack = self._source.take(left, capacity)
             if stack is None and self._is_open and not made:
                 self._begin(epoch)  # The last epoch used all data.
+                self._before = 0
                 stack = self._source.take(left, capacity)
             if stack is None:
                 break
@@ -325,6 +388,7 @@ class Epochs:
             self._taken += stack.number
             yield stack
         if self._steps is None:
+            self._is_open = False
             self._source.num_batches = made or self._source.num_batches
         elif made < self._steps:
             self._is_open = False
@@ -337,9 +401,9 @@ class Epochs:
         else:
             self._is_open = self._goes_on and self._taken != self._source.num_batches
 
-    def _begin(self, epoch: int) -> None:
-        self._source.begin(epoch)
-        self._is_open, self._taken = False, 0
+    def _begin(self, epoch: int, at: int = 0) -> None:
+        self._source.begin(epoch, at)
+        self._is_open, self._pass, self._taken = False, epoch, at
 
 
 def _length(pipeline: Any) -> int | None:

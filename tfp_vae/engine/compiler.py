@@ -134,16 +134,19 @@ class Function:
             compiled = self._xla(nothing)
             if compiled is not None:
                 return compiled(*args)
-        if self._plain is None:
-            with self._compiler.lock:
-                # With a signature there is only one trace; calls need not look it up.
-                traced = self._traced
-                self._plain = traced.get_concrete_function() if self._is_fixed else None
+        self.trace()
         if self._plain is None:
             with self._compiler.lock:
                 self._traced.get_concrete_function(*args)  # traces if necessary
             return self._traced(*args)
         return self._plain(*args)
+
+    def trace(self) -> None:
+        """Traces the function if it has an input signature; computes nothing."""
+        if self._plain is None and self._is_fixed:
+            with self._compiler.lock:
+                # There is only one trace; calls need not look it up.
+                self._plain = self._traced.get_concrete_function()
 
     def can_use_xla(self, *args: Any) -> bool:
         """Whether XLA can compile the function without making it slower.

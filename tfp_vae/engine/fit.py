@@ -12,16 +12,18 @@ import tensorflow as tf
 from tfp_vae import keras_internals
 from tfp_vae.engine import data
 from tfp_vae.engine.batches import Epochs, Source, source_of
+from tfp_vae.engine.checkpoint import Checkpoint
 from tfp_vae.engine.compiler import EAGER, Compiler, FunctionCache
 from tfp_vae.engine.loss import with_output_kept
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import with_bar
 from tfp_vae.engine.run import AUTO, Run, steps_in_program
+from tfp_vae.engine.saving import WholeFiles
 from tfp_vae.engine.strategies import check_strategy, has_workers
 from tfp_vae.engine.workers import MultiWorkerTrainer
 
 
-class CompiledFit(MultiWorkerTrainer):
+class CompiledFit(MultiWorkerTrainer, WholeFiles):
     """The methods of `tv.Model` that train and evaluate it; comes before `keras.Model`.
 
     A call keeps its state in a `Run`, not on the model. Keras' own loop runs instead
@@ -178,26 +180,6 @@ class CompiledFit(MultiWorkerTrainer):
 
         return super()._make_function(step)
 
-    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the model, as `keras.Model.save`, in a `.keras` file.
-
-        Args:
-            filepath: Path that ends in `.keras`.
-            *args: As in `keras.Model.save`.
-            **kwargs: As there.
-
-        Raises:
-            ValueError: If the path ends in `.h5`: such a file could not be loaded.
-        """
-        if str(filepath).endswith((".h5", ".hdf5")):
-            raise ValueError(
-                f"`{type(self).__name__}.save` expects a path that ends in `.keras`. "
-                f"Received: filepath={str(filepath)!r}, a format from which Keras does "
-                "not load classes of other packages. Save the weights alone with "
-                "`save_weights('model.weights.h5')`, or the model as `.keras`."
-            )
-        super().save(filepath, *args, **kwargs)
-
     def check_data(
         self, x: Any, y: Any, sample_weight: Any, training: bool, caller: str
     ) -> None:
@@ -264,6 +246,7 @@ class CompiledFit(MultiWorkerTrainer):
         """
         self._check_compiled("fit")
         check_strategy(self)
+        keras_internals.resume_at(self, None)  # Keras keeps that of an earlier call.
         unweighted = self._read((x, y, sample_weight), "fit")
         given, class_weight = _weighted(unweighted, class_weight)
         validation = self._read_validation(x, validation_data, validation_split)
@@ -319,13 +302,18 @@ class CompiledFit(MultiWorkerTrainer):
             )
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = keras.callbacks.CallbackList(
-                with_bar(callbacks, verbose, _compiled(run, "the training step")),
+                with_bar(
+                    _checkpoints_first(callbacks),
+                    verbose,
+                    _compiled(run, "the training step"),
+                ),
                 add_history=True,
                 verbose=verbose,
                 epochs=epochs,
                 steps=run.epochs.num_batches,
                 model=self,
             )
+        _inform(callbacks, run.epochs)
         return self._trained(run, test, due, callbacks, initial_epoch, epochs)
 
     def _read_validation(self, x: Any, validation_data: Any, split: float) -> Any:
@@ -358,7 +346,15 @@ class CompiledFit(MultiWorkerTrainer):
         # Several workers have a rule of their own, in `MultiWorkerTrainer.fit`.
         if not is_sequence and not has_workers(self.distribute_strategy):
             shuffle = shuffle and not data.is_pipeline(given[0])
-        options |= {"validation_split": split, "shuffle": shuffle}
+        callbacks = options["callbacks"]
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            callbacks = _checkpoints_first(callbacks)
+        _inform(callbacks, None)
+        options |= {
+            "validation_split": split,
+            "shuffle": shuffle,
+            "callbacks": callbacks,
+        }
         x, y, sample_weight = given
         return super().fit(
             x, y, sample_weight=sample_weight, validation_data=validation, **options
@@ -382,12 +378,15 @@ class CompiledFit(MultiWorkerTrainer):
             return self.stop_training
 
         logs: Any = None
-        for epoch in range(
-            keras_internals.resumed_epoch(self) or initial_epoch, epochs
-        ):
+        first, done = run.epochs.resumed or (
+            keras_internals.resumed_epoch(self) or initial_epoch,
+            0,
+        )
+        for epoch in range(first, epochs):
             self.reset_metrics()
             callbacks.on_epoch_begin(epoch)
-            found = run.steps(epoch, callbacks.on_train_batch_begin, ended)
+            found = run.steps(epoch, callbacks.on_train_batch_begin, ended, done)
+            done = 0
             if found is None:
                 warnings.warn(
                     f"`fit` ended before epoch {epoch + 1} of {epochs}: the pipeline "
@@ -661,6 +660,19 @@ def _can_be_stacked(x: Any) -> bool:
 def _compiled(run: Run, what: str) -> str | None:
     """Name of what the first step compiles, for the progress bar, or `None`."""
     return None if run.mode == EAGER else what
+
+
+def _checkpoints_first(callbacks: Any) -> list[Any]:
+    """The callbacks, with those first that save what the others have counted."""
+    given = keras.tree.flatten([] if callbacks is None else callbacks)
+    return sorted(given, key=lambda callback: not isinstance(callback, Checkpoint))
+
+
+def _inform(callbacks: Any, epochs: Epochs | None) -> None:
+    """Gives checkpoints what Keras does not: the callbacks and the data."""
+    for callback in getattr(callbacks, "callbacks", callbacks):
+        if isinstance(callback, Checkpoint):
+            callback.follow(callbacks, epochs)
 
 
 def _packed(given: Any) -> tuple[Any, ...]:

@@ -51,6 +51,25 @@ class Program:
         """
         if mode == EAGER:
             return self._run_eagerly(stack)
+        key, function = self._function_for(stack)
+        given = stack.tensors, tf.constant(stack.number, tf.int32)
+        nothing = stack.tensors, tf.constant(0, tf.int32)
+        use_xla = mode == XLA and stack.is_full and function.can_use_xla(*given)
+        if use_xla and self._compiler.jit_compile == "auto":
+            # Else a step follows the loop: a call with `nothing` would train.
+            use_xla = self._carries[key]
+        return function(*given, nothing=nothing if use_xla else None)
+
+    def trace(self, stack: Stack) -> None:
+        """Traces the step, which makes its variables, and runs nothing.
+
+        Args:
+            stack: The batches.
+        """
+        self._function_for(stack)[1].trace()
+
+    def _function_for(self, stack: Stack) -> tuple[str, Function]:
+        """The function for batches of these shapes, and its key."""
         specs = [
             tf.TensorSpec([None, stack.length, *tensor.shape[2:]], tensor.dtype)
             for tensor in stack.tensors
@@ -59,14 +78,7 @@ class Program:
         if key not in self._functions:
             with self._compiler.lock:
                 self._functions.setdefault(key, self._function(key, stack, specs))
-        function = self._functions[key]
-        given = stack.tensors, tf.constant(stack.number, tf.int32)
-        nothing = stack.tensors, tf.constant(0, tf.int32)
-        use_xla = mode == XLA and stack.is_full and function.can_use_xla(*given)
-        if use_xla and self._compiler.jit_compile == "auto":
-            # Else a step follows the loop: a call with `nothing` would train.
-            use_xla = self._carries[key]
-        return function(*given, nothing=nothing if use_xla else None)
+        return key, self._functions[key]
 
     def _run_eagerly(self, stack: Stack) -> Any:
         logs = None

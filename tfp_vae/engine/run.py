@@ -36,11 +36,12 @@ class Run:
         self._is_decided = count is not None
         self.mode = mode(None if count is None else num_epochs * count)
 
-    def steps(self, epoch: int, begin: Any, end: Any) -> Any:
+    def steps(self, epoch: int, begin: Any, end: Any, done: int = 0) -> Any:
         """Runs the steps of an epoch.
 
         Args:
             epoch: Number of the epoch.
+            done: The number of its steps that an earlier call has run.
             begin: Called with the number of a program's first step.
             end: Called with the number and the logs of a program's last step; returns
                 whether to stop.
@@ -53,8 +54,12 @@ class Run:
             self._is_decided, self.mode = True, self._mode_of(self._num_epochs * count)
         # XLA compiles for one length of the stack.
         capacity = self._most if self.mode == XLA else 1
-        logs, done = None, 0
-        for stack in self.epochs.epoch(epoch, self._most, capacity):
+        logs, resumes = None, done > 0
+        for stack in self.epochs.epoch(epoch, self._most, capacity, done):
+            if resumes:
+                # Makes the variables of metrics, which `begin` restores.
+                self._program.trace(stack)
+                resumes = False
             begin(done)
             logs = self._program(stack, self.mode)
             done += stack.number

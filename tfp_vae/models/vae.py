@@ -1,8 +1,5 @@
 """The variational autoencoder as a Keras model."""
 
-import os
-import pathlib
-import threading
 from typing import Any
 
 import keras
@@ -223,33 +220,6 @@ class VAE(Estimates, Training):
             return set_mask(LikelihoodTensor(draws.likelihood, draws), draws.mask)
         p = self.likelihood(center(q), y, training)
         return set_mask(LikelihoodTensor(unwrap(p)), mask_of(p))
-
-    def save(
-        self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any
-    ) -> None:
-        """Saves the model as a `.keras` file; after a failure the old file remains.
-
-        Args:
-            filepath: Path that ends in `.keras`.
-            overwrite: Whether to replace a file without asking.
-            zipped: As in `keras.Model.save`.
-            **kwargs: As there.
-        """
-        if not is_chief(self.distribute_strategy):
-            return
-        local = "://" not in str(filepath)
-        path = pathlib.Path(filepath).resolve()
-        whole = path.suffix == ".keras" and zipped in (None, True) and overwrite
-        if not (whole and local) or path.is_dir():
-            super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
-            return
-        process, thread = os.getpid(), threading.get_ident()
-        new = path.with_name(f".{path.stem}-{process}-{thread}.keras")
-        try:
-            super().save(new, zipped=zipped, **kwargs)
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
 
     def export(
         self, filepath: Any, format: str = "tf_saved_model", **kwargs: Any

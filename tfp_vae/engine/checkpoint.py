@@ -1,0 +1,282 @@
+"""A callback that saves the state of training in one file, and resumes from it."""
+
+import copy
+import inspect
+import os
+import pathlib
+import tempfile
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfp_vae import keras_internals
+from tfp_vae.checks import integer
+from tfp_vae.engine.batches import Epochs
+from tfp_vae.engine.strategies import from_chief, has_workers, is_chief
+from tfp_vae.engine.weights_file import is_plain, read_weights, write_weights
+from tfp_vae.files import is_remote
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the state of training in one file, and resumes an interrupted `fit` there.
+
+        model.fit(x, epochs=100, callbacks=[tv.Checkpoint("last.weights.h5")])
+
+    It is used as `keras.callbacks.BackupAndRestore`: run the same program again after a
+    kill, and `fit` goes on. The file has the weights, the optimizer, the states of the
+    random generators, the epoch, the batch, and what other callbacks have counted, such
+    as the patience of `EarlyStopping`. It is replaced as a whole, so that a kill at any
+    moment leaves the old file or the new one, and it has a checksum.
+
+    In `tv.Model` and `tv.VAE` a resumed `fit` ends with the same weights and the same
+    history as one without interruption, bit for bit: the rows come in the same order,
+    also after a stop within an epoch. Two limits:
+
+    - A pipeline, such as a `tf.data.Dataset`, cannot be continued within a pass, and
+      Keras' own loop cannot within an epoch; then the epoch is repeated from its
+      beginning, with a warning. Keras' own loop runs in a plain `keras.Model`, under a
+      strategy and with `run_eagerly`, and there TensorFlow's seed determines the order
+      of rows.
+    - Layers that draw from Keras' global generator, by `keras.random.normal(shape)`
+      without a seed, do not continue their draws. Keras' own layers do not use it.
+
+    In a plain `keras.Model`, put it first in the list, and pass it the other callbacks.
+
+    Args:
+        filepath: Path that ends in `.weights.h5`. Keras can load the weights from it.
+        save_freq: `"epoch"`, or the number of batches after which to save.
+        delete_checkpoint: Whether to delete the file when training ends.
+        callbacks: Callbacks whose counts to save, for a plain `keras.Model`; `tv.Model`
+            saves those of all callbacks given to `fit`.
+
+    Raises:
+        ValueError: If an argument is invalid.
+        OSError: When training begins, if the file was cut or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> checkpoint = Checkpoint(f"{tempfile.mkdtemp()}/last.weights.h5")
+        >>> model = tv.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile("adam", "mse")
+        >>> x, y = np.zeros([8, 2]), np.zeros([8, 1])
+        >>> history = model.fit(x, y, epochs=3, callbacks=[checkpoint], verbose=0)
+    """
+
+    def __init__(
+        self,
+        filepath: Any,
+        save_freq: str | int = "epoch",
+        delete_checkpoint: bool = True,
+        callbacks: Any = None,
+    ) -> None:
+        super().__init__()
+        if not (
+            isinstance(filepath, str | os.PathLike)
+            and str(filepath).endswith(".weights.h5")
+        ):
+            raise ValueError(
+                "`Checkpoint` expects a path that ends in `.weights.h5`. Received: "
+                f"filepath={filepath!r}. Give the path of one file, such as "
+                "'last.weights.h5'."
+            )
+        if save_freq != "epoch":
+            save_freq = integer(save_freq, "save_freq", "Checkpoint")
+        self.filepath, self.save_freq = str(filepath), save_freq
+        self.delete_checkpoint = delete_checkpoint
+        self.callbacks = callbacks
+        self._epochs: Epochs | None = None
+        self._began: dict[Any, dict[str, Any]] = {}
+        self._resumed: tuple[int, int] | None = None
+        self._epoch = self._batch = self._unsaved = 0
+
+    @property
+    def steps_per_execution(self) -> int | None:
+        """The largest number of steps between two saves."""
+        return None if self.save_freq == "epoch" else int(self.save_freq)
+
+    def follow(self, callbacks: Any, epochs: Epochs | None) -> None:
+        """Receives what only `fit` knows, as `set_model` and `set_params` do.
+
+        Args:
+            callbacks: All callbacks of `fit`.
+            epochs: The passes over the data; `None` in Keras' own loop.
+        """
+        self.callbacks, self._epochs = callbacks, epochs
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Restores the model, and the epoch in which `fit` begins."""
+        if not self.model.built:
+            raise ValueError(
+                "`Checkpoint` expects a model that has its weights. Received: a "
+                f"{type(self.model).__name__} that is not built. Call it on a batch "
+                "before `fit`."
+            )
+        self._began, self._resumed, self._unsaved = {}, None, 0
+        optimizer = self.model.optimizer
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        state = self._restored()
+        if state is None:
+            return
+        epoch, batch = state["epoch"], state["batch"]
+        if self._epochs is not None:
+            kept = self._epochs.resume(epoch, batch, state["place"])
+        else:
+            kept = not batch
+            keras_internals.resume_at(self.model, epoch)
+        if not kept:
+            warnings.warn(
+                f"`Checkpoint` resumes epoch {epoch + 1} at the beginning of the data, "
+                f"with the weights after {batch} of its batches: this `fit` cannot "
+                "continue a pass over its data. Give arrays to a `tv.Model`, or leave "
+                "out `save_freq` and `steps_per_epoch`.",
+                stacklevel=2,
+            )
+        self._resumed = epoch, batch if kept else 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Saves what the last epoch has left, or restores it."""
+        if not self._began:
+            self._began = self._counts()
+        self._epoch, self._batch = epoch, 0
+        self._at(epoch, 0, self.save_freq == "epoch")
+
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Saves what the last batches have left, or restores it."""
+        if batch:
+            due = self.save_freq != "epoch" and self._unsaved >= int(self.save_freq)
+            self._at(self._epoch, batch, due)
+
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Counts the batches."""
+        self._unsaved += batch + 1 - self._batch
+        self._batch = batch + 1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts the epochs."""
+        self._epoch, self._batch = epoch + 1, 0
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Deletes the file, or saves the last state."""
+        if self._resumed is not None:  # There was nothing left to train.
+            self._began = self._began or self._counts()
+            self._at(*self._resumed, False)
+        elif not self.delete_checkpoint:
+            self._save(self._epoch, 0)
+        chief = is_chief(self.model.distribute_strategy)
+        if self.delete_checkpoint and chief and tf.io.gfile.exists(self.filepath):
+            tf.io.gfile.remove(self.filepath)
+        keras_internals.resume_at(self.model, None)
+
+    def _at(self, epoch: int, batch: int, due: bool) -> None:
+        """Restores or saves the state at a batch; all callbacks have done the last."""
+        if self._resumed == (epoch, batch):
+            self._resumed = None
+            state = self._restored() or {}
+            self._batch = batch
+            if batch == state["batch"]:
+                self._set_metrics(state["metrics"])
+            self._set_counts(state["callbacks"])
+        elif due:
+            self._save(epoch, batch)
+
+    def _save(self, epoch: int, batch: int) -> None:
+        self._unsaved = 0
+        if not is_chief(self.model.distribute_strategy):
+            return
+        if not is_remote(self.filepath):
+            pathlib.Path(self.filepath).parent.mkdir(parents=True, exist_ok=True)
+        place = self._epochs.place(batch) if self._epochs is not None else None
+        metrics = [v.numpy() for v in self.model.metrics_variables] if batch else []
+        counts = {
+            key: {
+                name: value
+                for name, value in now.items()
+                if name not in self._began.get(key, {})
+                or not _same(value, self._began[key][name])
+            }
+            for key, now in self._counts().items()
+        }
+        write_weights(
+            self.model,
+            self.filepath,
+            epoch=epoch,
+            batch=batch,
+            place=place,
+            metrics=metrics,
+            callbacks=counts,
+        )
+
+    def _restored(self) -> dict[str, Any] | None:
+        """Loads the file into the model, and returns the rest of it."""
+        strategy = self.model.distribute_strategy
+        if not has_workers(strategy):
+            found = tf.io.gfile.exists(self.filepath)
+            return read_weights(self.model, self.filepath) if found else None
+        content = b""  # The file may be on the chief's disk alone.
+        if is_chief(strategy) and tf.io.gfile.exists(self.filepath):
+            with tf.io.gfile.GFile(self.filepath, "rb") as file:
+                content = file.read()
+        (size,) = from_chief(strategy, np.array(len(content)))
+        if not size:
+            return None
+        sent = np.frombuffer(content or bytes(int(size)), np.uint8)
+        (received,) = from_chief(strategy, sent)
+        with tempfile.TemporaryDirectory() as directory:
+            path = pathlib.Path(directory, "chief.weights.h5")
+            path.write_bytes(received.tobytes())
+            return read_weights(self.model, path)
+
+    def _others(self) -> dict[tuple[str, int], Any]:
+        """The other callbacks, by class and number."""
+        given = self.callbacks
+        given = keras.tree.flatten(getattr(given, "callbacks", given) or [])
+        history = getattr(self.model, "history", None)
+        if history is not None and all(other is not history for other in given):
+            given = [*given, history]
+        found: dict[tuple[str, int], Any] = {}
+        for callback in given:
+            if callback is not self:
+                name = type(callback).__name__
+                same = sum(key[0] == name for key in found)
+                found[name, same] = callback
+        return found
+
+    def _counts(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Copies of the plain attributes of the other callbacks, without settings."""
+        return {
+            key: {
+                name: copy.deepcopy(value)
+                for name, value in vars(callback).items()
+                if name not in inspect.signature(type(callback)).parameters
+                and is_plain(value)
+            }
+            for key, callback in self._others().items()
+        }
+
+    def _set_counts(self, saved: dict[tuple[str, int], dict[str, Any]]) -> None:
+        for key, callback in self._others().items():
+            for name, value in saved.get(key, {}).items():
+                setattr(callback, name, value)
+
+    def _set_metrics(self, values: list[Any]) -> None:
+        variables = self.model.metrics_variables
+        if len(variables) == len(values):
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two plain values are equal; NaN equals NaN."""
+    try:
+        np.testing.assert_equal(one, other)
+    except AssertionError:
+        return False
+    return type(one) is type(other)

@@ -1,0 +1,230 @@
+"""Weights files that also hold what Keras leaves out, and that show damage."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+
+from tfp_vae.files import is_damaged, local_copy, replacing, seal
+
+# A group of the HDF5 file. Keras reads only groups of its own.
+_GROUP = "training_state"
+
+
+def write_weights(model: Any, path: Any, **state: Any) -> None:
+    """Writes a `.weights.h5` file that Keras can load, with a state and a checksum.
+
+    The file has the weights, the optimizer, and the states of Keras' random
+    generators, such as those of `Dropout`, which Keras saves nowhere.
+
+    Args:
+        model: A Keras model.
+        path: Path of the file, which is replaced as a whole.
+        **state: What else to save: numbers, strings, arrays, `None`, and lists, tuples
+            and dictionaries of them.
+
+    Example:
+        >>> import tempfile
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> path = f"{tempfile.mkdtemp()}/last.weights.h5"
+        >>> write_weights(model, path, epoch=3)
+        >>> model.load_weights(path)
+        >>> read_weights(model, path)["epoch"]
+        3
+    """
+    generators = [variable.numpy() for variable in random_states(model)]
+    with replacing(path) as new:
+        keras.saving.save_weights(model, str(new))
+        with h5py.File(new, "r+") as file:
+            group = file.create_group(_GROUP)
+            found = _stored({**state, "random": generators}, group)
+            group["structure"] = np.frombuffer(json.dumps(found).encode(), np.uint8)
+        seal(new)
+
+
+def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str, Any]:
+    """Loads a file of `write_weights`, or any other weights file.
+
+    Args:
+        model: A Keras model, built.
+        path: Path of the file.
+        skip_mismatch: As in `keras.Model.load_weights`.
+
+    Returns:
+        The state that was saved; nothing for a file of Keras.
+
+    Raises:
+        OSError: If the file was cut or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> path = f"{tempfile.mkdtemp()}/last.weights.h5"
+        >>> keras.Model.save_weights(model, path)
+        >>> read_weights(model, path)
+        {}
+    """
+    with local_copy(path) as local, checked(local, path):
+        keras.saving.load_weights(model, str(local), skip_mismatch=skip_mismatch)
+        state = read_state(local)
+    set_random_states(model, state.pop("random", []))
+    return state
+
+
+def read_state(path: Any) -> dict[str, Any]:
+    """Reads what `write_weights` saved beside the weights.
+
+    Args:
+        path: Local path of a weights file.
+
+    Returns:
+        A dictionary.
+
+    Example:
+        >>> import tempfile
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> path = f"{tempfile.mkdtemp()}/last.weights.h5"
+        >>> write_weights(model, path, best=np.float32(0.5), names=("a", "b"))
+        >>> read_state(path)
+        {'best': np.float32(0.5), 'names': ('a', 'b'), 'random': []}
+    """
+    with h5py.File(path, "r") as file:
+        if _GROUP not in file:
+            return {}
+        group = file[_GROUP]
+        return _restored(json.loads(group["structure"][()].tobytes()), group)
+
+
+@contextlib.contextmanager
+def checked(local: Any, path: Any) -> Iterator[None]:
+    """Checks a file before a block reads it, and explains errors of HDF5.
+
+    Args:
+        local: Local path of the file.
+        path: Its name in messages.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OSError: If the file was cut or damaged.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "last.weights.h5")
+        >>> _ = path.write_bytes(bytes(100))
+        >>> with checked(path, path):
+        ...     read_state(path)
+        Traceback (most recent call last):
+            ...
+        OSError: Loading weights expects a whole file. Received: ...
+    """
+
+    def error(why: str) -> OSError:
+        return OSError(
+            f"Loading weights expects a whole file. Received: {str(path)!r}, {why}. "
+            "Delete it, and load another copy or train again."
+        )
+
+    if is_damaged(local):
+        raise error("whose content differs from its checksum")
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as cause:
+        raise error(f"which HDF5 cannot read ({cause})") from cause
+
+
+def random_states(model: Any) -> list[Any]:
+    """The states of the random generators of a model's layers.
+
+    Args:
+        model: A Keras model.
+
+    Returns:
+        A list of variables.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.5)])
+        >>> [state.shape for state in random_states(model)]
+        [TensorShape([2])]
+    """
+    saved = {id(v) for v in [*model.weights, *model.metrics_variables]}
+    return [v for v in model.variables if id(v) not in saved]
+
+
+def set_random_states(model: Any, values: list[Any]) -> None:
+    """Sets the states of the random generators of a model's layers.
+
+    Args:
+        model: A Keras model.
+        values: As many states as `random_states` returns; others are left out, since a
+            model with the same weights may have other generators.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.5)])
+        >>> set_random_states(model, [[7, 0]])
+        >>> random_states(model)[0].numpy().tolist()
+        [7, 0]
+    """
+    states = random_states(model)
+    if [np.shape(value) for value in values] == [tuple(s.shape) for s in states]:
+        for state, value in zip(states, values, strict=True):
+            state.assign(np.asarray(value, state.dtype))
+
+
+def is_plain(value: Any) -> bool:
+    """Whether `write_weights` can save a value.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        True for numbers, strings, arrays, `None` and structures of them.
+
+    Example:
+        >>> is_plain({"best": np.zeros(3)}), is_plain(print)
+        (True, False)
+    """
+    if isinstance(value, dict):
+        return all(map(is_plain, [*value, *value.values()]))
+    if type(value) in (list, tuple):
+        return all(map(is_plain, value))
+    if isinstance(value, np.ndarray | np.generic):
+        return not value.dtype.hasobject
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _stored(value: Any, group: Any) -> Any:
+    """What JSON can represent of a value; arrays become datasets of the group."""
+    if isinstance(value, dict):
+        return {"dict": [[_stored(part, group) for part in i] for i in value.items()]}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_stored(part, group) for part in value]}
+    if isinstance(value, np.ndarray | np.generic):
+        name = str(len(group))
+        # As bytes: HDF5 has no bfloat16.
+        group[name] = np.frombuffer(value.tobytes(), np.uint8)
+        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+        return {kind: [name, str(value.dtype), value.shape]}
+    return value
+
+
+def _restored(found: Any, group: Any) -> Any:
+    """The value of which `_stored` made this."""
+    if not isinstance(found, dict):
+        return found
+    ((kind, inner),) = found.items()
+    if kind in ("array", "scalar"):
+        name, dtype, shape = inner
+        array = np.frombuffer(group[name][()].tobytes(), dtype).reshape(shape)
+        return array.copy() if kind == "array" else array[()]
+    if kind == "dict":
+        return {_restored(key, group): _restored(part, group) for key, part in inner}
+    parts = [_restored(part, group) for part in inner]
+    return tuple(parts) if kind == "tuple" else parts
