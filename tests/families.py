@@ -301,8 +301,14 @@ def extremes(width, batch=5):
     rng = np.random.default_rng(0)
     shape = (batch, width)
     return {
-        "plus": np.full(shape, 1e4),
-        "minus": np.full(shape, -1e4),
-        "signs": 1e4 * rng.choice([-1.0, 1.0], shape),
-        "normal": 1e4 * rng.normal(size=shape),
+        f"{name} {size:g}": size * pattern
+        for size in (1e4, 1e8)
+        for name, pattern in {
+            "plus": np.ones(shape),
+            "minus": -np.ones(shape),
+            "signs": rng.choice([-1.0, 1.0], shape),
+            "normal": rng.normal(size=shape),
+            "first": np.eye(width)[0] * np.ones(shape),
+            "last": -np.eye(width)[-1] * np.ones(shape),
+        }.items()
     }

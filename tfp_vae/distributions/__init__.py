@@ -7,12 +7,15 @@ from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
 from tfp_vae.distributions.truncated_normal import TruncatedNormal
+from tfp_vae.distributions.unit_interval import Beta, Kumaraswamy
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 
 __all__ = [
     "Bernoulli",
+    "Beta",
     "ContinuousBernoulli",
     "DirectionAndNorm",
+    "Kumaraswamy",
     "NegativeBinomial",
     "Poisson",
     "PowerSpherical",

@@ -1,4 +1,4 @@
-"""Counts whose draws return also where a parameter is NaN."""
+"""Counts whose draws return also where a parameter is NaN or infinite."""
 
 from typing import Any
 
@@ -9,16 +9,18 @@ tfd = tfp.distributions
 
 
 class Poisson(tfp.distributions.Poisson):
-    """`tfd.Poisson`, whose draws are NaN where the rate is; TFP's never return.
+    """`tfd.Poisson`, whose draws are NaN or infinite where the rate is.
+
+    TFP's draws never return there.
 
     Example:
-        >>> Poisson([1.0, float("nan")]).sample(seed=1).numpy()[1]
-        np.float32(nan)
+        >>> Poisson([float("inf"), float("nan")]).sample(seed=1).numpy()
+        array([inf, nan], dtype=float32)
     """
 
     def _sample_n(self, n: Any, seed: Any = None) -> Any:
         log_rate = self.log_rate_parameter()
-        known = ~tf.math.is_nan(log_rate)
+        known = log_rate < log_rate.dtype.max
         usable = tf.where(known, log_rate, tf.zeros_like(log_rate))
         draws = tfd.Poisson(log_rate=usable).sample(n, seed=seed)
         return tf.where(known, draws, log_rate)

@@ -97,7 +97,9 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
         below_upper = tf.where(y < high, tf.math.log_sigmoid(upper), 0)
         above_lower = tf.where(y > low, tf.math.log_sigmoid(-lower), 0)
         inside = (y > low) & (y < high)
-        width = tf.where(inside, tfp.math.log1mexp(1 / self.scale), 0)
+        # Not `log1mexp`, whose gradient is not finite at a scale above 1e7.
+        inner = tf.math.log(-tf.math.expm1(-1 / self.scale))
+        width = tf.where(inside, inner, 0)
         log_prob = below_upper + above_lower + width
         impossible = tf.constant(float("-inf"), log_prob.dtype)
         return tf.where((y < low) | (y > high), impossible, log_prob)

@@ -75,9 +75,10 @@ class CountsLayer(IndependentLayer):
         raw = split_event(parameters, self.event_shape, parts, self.description)
         if self.zero_inflated:
             # TFP cannot choose between zero and a count by a logit that is NaN.
-            unknown = tf.math.is_nan(raw[self.parts])
-            raw = [tf.where(unknown, raw[self.parts], part) for part in raw]
-            raw[self.parts] = tf.where(unknown, -LOG_LIMIT, raw[self.parts])
+            logits = bounded(raw[self.parts], -LOG_LIMIT, LOG_LIMIT)
+            unknown = tf.math.is_nan(logits)
+            raw = [tf.where(unknown, logits, part) for part in raw]
+            raw[self.parts] = tf.where(unknown, -LOG_LIMIT, logits)
         base = self.coordinates(*raw[: self.parts])
         if self.zero_inflated:
             # TFP 0.25 expects half the log-odds: its weights are softmax([l, -l]).

@@ -4,12 +4,10 @@ from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_vae.checks import Shape, positive_number
+from tfp_vae.distributions.unit_interval import Beta, Kumaraswamy
 from tfp_vae.layers.independent_layer import IndependentLayer
-
-tfd = tfp.distributions
 
 
 class TwoConcentrations(IndependentLayer):
@@ -18,8 +16,7 @@ class TwoConcentrations(IndependentLayer):
         concentration = concentration_floor + softplus(raw)
 
     With a floor of 1 the density is bounded. With a concentration below 1 it is
-    infinite at an end, and some float32 draws are exactly 0 or 1. A subclass sets
-    `family`, a class of `tfp.distributions`.
+    infinite at an end. A subclass sets `family`, a class of distributions.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
@@ -76,14 +73,14 @@ class IndependentBeta(TwoConcentrations):
     The inputs are all raw `concentration1`, then all raw `concentration0`.
 
     Reference:
-        `tfp.distributions.Beta`, whose draws are reparameterised implicitly.
+        `tfp_vae.distributions.Beta`, whose draws are reparameterised implicitly.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
-        concentration_floor: Smallest concentration. Below 1, some float32 draws are
-            exactly 0 or 1, where the density is infinite.
+        concentration_floor: Smallest concentration. Below 1, the density is infinite at
+            an end of the interval, which draws do not reach.
         **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
@@ -102,7 +99,7 @@ class IndependentBeta(TwoConcentrations):
         (TensorShape([3]), 0.5)
     """
 
-    family = tfd.Beta
+    family = Beta
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -117,14 +114,14 @@ class IndependentKumaraswamy(TwoConcentrations):
 
     Reference:
         Kumaraswamy, A generalized probability density function for double-bounded
-        random processes, 1980; `tfp.distributions.Kumaraswamy`.
+        random processes, 1980; `tfp_vae.distributions.Kumaraswamy`.
 
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
-        concentration_floor: Smallest concentration. Below 1, some float32 draws are
-            exactly 0 or 1, where the density is infinite.
+        concentration_floor: Smallest concentration. Below 1, the density is infinite at
+            an end of the interval, which draws do not reach.
         **kwargs: Passed to `IndependentLayer`, such as `parameters_axis`.
 
     Call arguments:
@@ -142,4 +139,4 @@ class IndependentKumaraswamy(TwoConcentrations):
         TensorShape([3])
     """
 
-    family = tfd.Kumaraswamy
+    family = Kumaraswamy

@@ -1,0 +1,69 @@
+"""Distributions on (0, 1) whose draws are never 0 or 1."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.constraints import bounded
+
+tfd = tfp.distributions
+
+
+class Beta(tfp.distributions.Beta):
+    """`tfd.Beta`, whose draws are never 0 or 1.
+
+    At an end the density is 0 or infinite. With large concentrations, and with
+    concentrations below 1, draws are closer to an end than a floating-point number can
+    be; they become the number next to it.
+
+    Example:
+        >>> float(Beta(1e8, 1.0).sample(seed=1)) < 1.0
+        True
+    """
+
+    def _sample_n(self, n: Any, seed: Any = None) -> Any:
+        return _inside(super()._sample_n(n, seed))
+
+
+class Kumaraswamy(tfp.distributions.Kumaraswamy):
+    """`tfd.Kumaraswamy`, whose draws are never 0 or 1, and precise near 0.
+
+        x = (1 - v^(1/b))^(1/a),  v uniform
+        log p(x) = log(a b) + (a - 1) log x + (b - 1) log(1 - x^a)
+
+    where a is `concentration1` and b is `concentration0`. TFP computes 1 - v^(1/b) by a
+    subtraction, which is 0 in float32 for a large b.
+
+    Example:
+        >>> float(Kumaraswamy(1.0, 1e8).sample(seed=1)) > 0.0
+        True
+    """
+
+    # TFP's class draws by its bijector.
+    _call_sample_n = tfd.Distribution._call_sample_n
+
+    def _sample_n(self, n: Any, seed: Any = None) -> Any:
+        shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
+        seed = tfp.random.sanitize_seed(seed, salt="kumaraswamy")
+        half = np.finfo(self.dtype.as_numpy_dtype).epsneg / 2
+        v = tf.random.stateless_uniform(shape, seed, half, 1.0 - half, self.dtype)
+        inner = tf.math.log(-tf.math.expm1(tf.math.log(v) / self.concentration0))
+        return _inside(tf.exp(inner / self.concentration1))
+
+    def _log_prob(self, x: Any) -> Any:
+        a, b = self.concentration1, self.concentration0
+        log_x = tf.math.log(x)
+        above = tf.math.log(-tf.math.expm1(a * log_x))
+        return tf.math.log(a) + tf.math.log(b) + (a - 1) * log_x + (b - 1) * above
+
+    def _sample_and_log_prob(self, sample_shape: Any, seed: Any) -> Any:
+        x = self._call_sample_n(sample_shape, seed)
+        return x, self._log_prob(x)
+
+
+def _inside(x: tf.Tensor) -> tf.Tensor:
+    """Replaces 0 and 1 by the numbers next to them; the gradient passes."""
+    limits = np.finfo(x.dtype.as_numpy_dtype)
+    return bounded(x, limits.tiny, 1.0 - limits.epsneg)
