@@ -196,6 +196,15 @@ TABLE = {
         {**VECTOR, "num_components": POSITIVE_INTEGERS, "sample_dtype": NONE},
         num_components=2,
     ),
+    tv.Checkpoint: (
+        made(tv.Checkpoint, filepath="last.weights.h5"),
+        {
+            "filepath": NOTHING,
+            "save_freq": POSITIVE_INTEGERS,
+            "delete_checkpoint": BOOLEANS,
+            "callbacks": NONE | of("[]"),
+        },
+    ),
     tv.CollapseAlarm: (
         made(tv.CollapseAlarm, x=np.zeros([300, 2])),
         {

@@ -1,13 +1,16 @@
 """Argument checks. Each `ValueError` says what was expected, what came, what to do."""
 
 import contextlib
+import functools
 import math
 import numbers
 import operator
 import os
+import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -427,3 +430,80 @@ def interval(low: Any, high: Any, caller: str) -> tuple[float, float]:
             "values lie."
         )
     return ends
+
+
+def registered(value: Any, name: str) -> Any:
+    """Checks that a function which a config names may be called.
+
+    Args:
+        value: What Keras found for the config.
+        name: Name of the argument, for the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: If it is a function that is neither registered nor one of Keras'
+            activations, losses, metrics or `keras.ops`.
+
+    Example:
+        >>> registered(keras.activations.relu, "activation").__name__
+        'relu'
+        >>> registered(keras.utils.get_file, "temperature")
+        Traceback (most recent call last):
+            ...
+        ValueError: Loading expects `temperature` to be a registered function. ...
+    """
+    if not isinstance(value, types.FunctionType | types.BuiltinFunctionType):
+        return value
+    if value.__name__ == "<lambda>":  # Keras makes one only with `safe_mode=False`.
+        return value
+    known = keras.saving.get_registered_object(keras.saving.get_registered_name(value))
+    pure = (keras.activations, keras.losses, keras.metrics, keras.ops)
+    if known is value or any(value in vars(module).values() for module in pure):
+        return value
+    raise ValueError(
+        f"Loading expects `{name}` to be a registered function. Received: "
+        f"{value.__module__}.{value.__qualname__}. If it is your own, decorate it with "
+        "`@keras.saving.register_keras_serializable()`; otherwise do not trust the "
+        "file."
+    )
+
+
+def checked_config(from_config: Any) -> Any:
+    """Decorates `from_config`: a malformed config is a `ValueError`.
+
+    Args:
+        from_config: The function of a class, in front of `@classmethod`, or a method
+            such as `compile_from_config`.
+
+    Returns:
+        A function with the same arguments.
+
+    Example:
+        >>> class Layer:
+        ...     @classmethod
+        ...     @checked_config
+        ...     def from_config(cls, config):
+        ...         return config["units"]
+        >>> Layer.from_config({})
+        Traceback (most recent call last):
+            ...
+        ValueError: Loading expects the config of a `Layer`, ...
+    """
+
+    @functools.wraps(from_config)
+    def checked(cls: Any, config: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return from_config(cls, config, *args, **kwargs)
+        except ValueError:
+            raise
+        except Exception as error:
+            name = getattr(cls, "__name__", type(cls).__name__)
+            raise ValueError(
+                f"Loading expects the config of a `{name}`, as it was saved. Received: "
+                f"one with which it cannot be made ({type(error).__name__}: "
+                f"{str(error)[:500]}). Save the model again."
+            ) from error
+
+    return checked

@@ -15,9 +15,10 @@ import keras
 import tensorflow as tf
 
 import tfp_vae.kl.annealed as annealed
-from tfp_vae.checks import boolean, choice, integer, real_number
+from tfp_vae.checks import boolean, checked_config, choice, integer, real_number
 from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.kl.target import DIMENSION, KLTarget
+from tfp_vae.serialization import revive_arguments
 
 GRADIENTS = ("total", "stl", "dreg")
 
@@ -268,6 +269,7 @@ class Objective:
         return {"num_samples": self.num_samples, "gradient": self.gradient}
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "Objective":
         """Restores the objective."""
         return cls(**config)
@@ -369,11 +371,12 @@ class ELBO(Objective):
         }
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "ELBO":
         """Restores variables and functions before calling `__init__`."""
         return cls(
             **{
-                key: annealed.revive(keras.saving.deserialize_keras_object(value), key)
+                key: annealed.revive(revive_arguments({key: value})[key], key)
                 if key in ("beta", "free_bits", "capacity")
                 else value
                 for key, value in config.items()

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import registered
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.distributions.bernoulli import Bernoulli
 from tfp_vae.distributions.continuous_bernoulli import ContinuousBernoulli
@@ -22,13 +23,16 @@ from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
 from tfp_vae.distributions.truncated_normal import TruncatedNormal
+from tfp_vae.distributions.unit_interval import Beta, Kumaraswamy
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
 
 # Looked up first, since these subclasses have the names of TFP's classes.
 _OURS = types.SimpleNamespace(
     Bernoulli=Bernoulli,
+    Beta=Beta,
     ContinuousBernoulli=ContinuousBernoulli,
     DirectionAndNorm=DirectionAndNorm,
+    Kumaraswamy=Kumaraswamy,
     NegativeBinomial=NegativeBinomial,
     Poisson=Poisson,
     PowerSpherical=PowerSpherical,
@@ -148,7 +152,8 @@ def revive_arguments(config: dict[str, Any]) -> dict[str, Any]:
         Keyword arguments for `__init__`.
 
     Raises:
-        ValueError: If the config has a Python lambda and Keras loads in safe mode.
+        ValueError: If the config has a Python lambda and Keras loads in safe mode, or
+            names a function that is not registered.
 
     Example:
         >>> revive_arguments({"seed": 1, "convert_to_tensor_fn": "mean"})
@@ -169,7 +174,7 @@ def revive_arguments(config: dict[str, Any]) -> dict[str, Any]:
                     "`@keras.saving.register_keras_serializable()`, or, if you trust "
                     "the file, load it with safe_mode=False."
                 ) from error
-        arguments[key] = value
+        arguments[key] = registered(value, key)
     return arguments
 
 

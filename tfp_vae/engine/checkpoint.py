@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vae import keras_internals
-from tfp_vae.checks import integer
+from tfp_vae.checks import boolean, integer
 from tfp_vae.engine.batches import Epochs
 from tfp_vae.engine.strategies import from_chief, has_workers, is_chief
 from tfp_vae.engine.weights_file import is_plain, read_weights, write_weights
@@ -82,10 +82,20 @@ class Checkpoint(keras.callbacks.Callback):
                 f"filepath={filepath!r}. Give the path of one file, such as "
                 "'last.weights.h5'."
             )
-        if save_freq != "epoch":
+        if not (isinstance(save_freq, str) and save_freq == "epoch"):
             save_freq = integer(save_freq, "save_freq", "Checkpoint")
         self.filepath, self.save_freq = str(filepath), save_freq
-        self.delete_checkpoint = delete_checkpoint
+        self.delete_checkpoint = boolean(
+            delete_checkpoint, "delete_checkpoint", "Checkpoint"
+        )
+        if not isinstance(callbacks, list | tuple | None) or not all(
+            isinstance(each, keras.callbacks.Callback) for each in callbacks or []
+        ):
+            raise ValueError(
+                "`Checkpoint` expects `callbacks` to be None or a list of Keras "
+                f"callbacks. Received: callbacks={callbacks!r}. Give the other "
+                "callbacks of `fit`."
+            )
         self.callbacks = callbacks
         self._epochs: Epochs | None = None
         self._began: dict[Any, dict[str, Any]] = {}

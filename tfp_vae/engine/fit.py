@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfp_vae import keras_internals
+from tfp_vae.checks import checked_config
 from tfp_vae.engine import data
 from tfp_vae.engine.batches import Epochs, Source, source_of
 from tfp_vae.engine.checkpoint import Checkpoint
@@ -103,6 +104,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 del config["steps_per_execution"]
         return config
 
+    @checked_config
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model as it was when saved."""
         try:

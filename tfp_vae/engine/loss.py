@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_vae.checks import checked_config, registered
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 
 
@@ -71,11 +72,11 @@ class FunctionLoss(keras.losses.Loss):
         return {**super().get_config(), "fn": fn}
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "FunctionLoss":
         """Restores the function."""
-        return cls(
-            **{**config, "fn": keras.saving.deserialize_keras_object(config["fn"])}
-        )
+        fn = keras.saving.deserialize_keras_object(config["fn"])
+        return cls(**{**config, "fn": registered(fn, "loss")})
 
 
 def with_output_kept(loss: Any) -> Any:

@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+from tfp_vae.checks import checked_config
 from tfp_vae.engine.weights_file import (
     random_states,
     read_weights,
@@ -36,6 +37,12 @@ class WholeFiles:
         >>> model.save_weights(path)
         >>> model.load_weights(path)
     """
+
+    @classmethod
+    @checked_config
+    def from_config(cls, config: Any, *args: Any, **kwargs: Any) -> Any:
+        """Makes a model from its config, as Keras does; a malformed one is an error."""
+        return super().from_config(config, *args, **kwargs)  # type: ignore[misc]
 
     def save(
         self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any

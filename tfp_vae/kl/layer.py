@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_vae.kl.annealed as annealed
-from tfp_vae.checks import boolean, integer, integers
+from tfp_vae.checks import boolean, checked_config, integer, integers
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import held_draw, holds_draws, unwrap
 from tfp_vae.draws import draw
@@ -244,6 +244,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         }
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "KLDivergenceRegularizer":
         """Restores the prior, functions and the weight before calling `__init__`."""
         return cls(**_revive_kl(config))
@@ -392,6 +393,7 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         return {**super().get_config(), **self._kl.get_config()}
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "KLDivergenceAddLoss":
         """Restores the prior, functions and the weight before calling `__init__`."""
         return cls(**_revive_kl(config))

@@ -14,6 +14,7 @@ from tfp_vae.checks import (
     Shape,
     boolean,
     canonical_event_shape,
+    checked_config,
     choice,
     integer,
     integers,
@@ -124,8 +125,10 @@ class AutoregressiveNetwork(keras.layers.Layer):
                 f"inputs.shape={tuple(input_shape)}. Give inputs of that width, or "
                 "leave `event_shape` out."
             )
-        self._masks = self._make_masks(size)
         widths = [size, *self.hidden_units, size * self.params]
+        for pair in itertools.pairwise(widths):
+            canonical_event_shape(pair, type(self).__name__, "hidden_units")
+        self._masks = self._make_masks(size)
         self.kernels, self.biases = [], []
         for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
             self.kernels.append(self._add_kernel(i, inputs, outputs))
@@ -166,6 +169,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
         }
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "AutoregressiveNetwork":
         """Restores functions before calling `__init__`."""
         return cls(**revive_arguments(config))

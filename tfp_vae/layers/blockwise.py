@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import checked_config
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.layers.distribution_layer import (
     DistributionLayer,
@@ -110,6 +111,7 @@ class Blockwise(DistributionLayer):
         return {**super().get_config(), "layers": layers}
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> DistributionLayer:
         """Restores the layers before calling `__init__`."""
         layers = [keras.saving.deserialize_keras_object(c) for c in config["layers"]]

@@ -14,6 +14,7 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import (
     boolean,
     canonical_event_shape,
+    checked_config,
     floating,
     optional_seed,
     parameters_width,
@@ -278,6 +279,7 @@ class DistributionLayer(keras.layers.Layer):
         }
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "DistributionLayer":
         """Restores functions and nested layers before calling `__init__`."""
         return cls(**revive_arguments(config))

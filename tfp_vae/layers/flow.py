@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer, keras_object
+from tfp_vae.checks import checked_config, integer, keras_object
 from tfp_vae.layers.autoregressive_network import (
     AutoregressiveNetwork,
     checked_hidden_units,
@@ -145,6 +145,7 @@ class Flow(FlowLayer):
         }
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> DistributionLayer:
         """Restores a bijector and functions before calling `__init__`."""
         transform = config["transform"]

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_vae.kl.annealed as annealed
-from tfp_vae.checks import Shape, integer
+from tfp_vae.checks import Shape, checked_config, integer
 from tfp_vae.layers.distribution_layer import NO_EVENT_SHAPE, DistributionLayer
 from tfp_vae.layers.events import event_size, independent, split_event
 from tfp_vae.serialization import revive_arguments
@@ -80,6 +80,7 @@ class RelaxedLayer(DistributionLayer):
         return {**super().get_config(), "temperature": temperature}
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "RelaxedLayer":
         """Restores functions and variables before calling `__init__`."""
         temperature = annealed.revive(config["temperature"], "temperature")

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import boolean
+from tfp_vae.checks import boolean, checked_config, registered
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.engine.strategies import is_chief
 from tfp_vae.environment import refuse_keras_2
@@ -269,6 +269,7 @@ class VAE(Estimates, Training):
         }
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "VAE":
         """Restores the networks, the prior and the objective."""
         encoder = _revived(config["encoder"])
@@ -299,7 +300,7 @@ def _with_encoder(prior: Any, config: dict[str, Any], encoder: Any) -> Any:
 def _revived(config: Any) -> Any:
     if is_distribution_config(config):
         return deserialize_distribution(config)
-    return keras.saving.deserialize_keras_object(config)
+    return registered(keras.saving.deserialize_keras_object(config), "prior")
 
 
 def _zeros(shape: Any) -> Any:

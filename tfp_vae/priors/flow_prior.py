@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer
+from tfp_vae.checks import checked_config, integer
 from tfp_vae.constraints import float_policy
 from tfp_vae.layers.flow import Flow
 from tfp_vae.serialization import deserialize_distribution, is_distribution_config
@@ -101,6 +101,7 @@ class FlowPrior(keras.layers.Layer):
         }
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "FlowPrior":
         """Restores a bijector before calling `__init__`."""
         transform = config["transform"]

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import Shape, canonical_event_shape, integer
+from tfp_vae.checks import Shape, canonical_event_shape, checked_config, integer
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.kl.without_kl import without_kl
@@ -134,6 +134,7 @@ class VampPrior(keras.layers.Layer):
         }
 
     @classmethod
+    @checked_config
     def from_config(cls, config: dict[str, Any]) -> "VampPrior":
         """Restores the encoder, if necessary, before calling `__init__`."""
         encoder = config["encoder"]
