@@ -285,6 +285,51 @@ def test_other_kinds_are_served_too(kind, tmp_path):
     }.get(kind, {"x"})
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "good", "bad"),
+    [
+        (tv.IndependentBernoulli(4), [0, 1, 1, 0], [[2, 0, 0, 0], [0.5, 0, 0, 0]]),
+        (tv.IndependentPoisson(4), [0, 1, 7, 0], [[-1, 0, 0, 0], [0.5, 0, 0, 0]]),
+        (tv.OneHotCategorical(4), [0, 1, 0, 0], [[1, 1, 0, 0], [0, 0, 0, 0]]),
+        (tv.IndependentBeta(4), [0.1, 0.2, 0.3, 0.9], [[0.1, 0.2, 0.3, 1.5]]),
+        (
+            tv.Blockwise([tv.IndependentNormal(2), tv.IndependentBernoulli(2)]),
+            [-3.0, 5.0, 0, 1],
+            [[0, 0, 0, 2]],
+        ),
+        (
+            tv.MixtureSameFamily(2, tv.IndependentPoisson(4)),
+            [0, 1, 7, 0],
+            [[-1, 0, 0, 0]],
+        ),
+    ],
+    ids=lambda part: getattr(part, "name", ""),
+)
+def test_a_served_log_prob_refuses_values_outside_the_support(
+    likelihood, good, bad, tmp_path
+):
+    encoder = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(4), tv.IndependentNormal(2)]
+    )
+    width = likelihood.parameters_width
+    decoder = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(width), likelihood]
+    )
+    model = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+    model.export(tmp_path / "served", max_draws=20)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    x = tf.constant([good], tf.float32)
+    assert np.isfinite(served.log_prob(x, 20)).all()
+    for values in bad:
+        wrong = tf.constant([good, values], tf.float32)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            served.log_prob(wrong, 20)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="limit of this export"):
+        served.log_prob(x, 21)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="limit of this export"):
+        served.generate(21, 1)
+
+
 def test_saved_model_cli_runs_an_endpoint(tmp_path):
     model, *_ = trained("plain")
     model.export(tmp_path / "served")

@@ -6,16 +6,25 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from tfp_vae.checks import file_path
+from tfp_vae.checks import file_path, integer
+from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import draw
 from tfp_vae.latents import center
+from tfp_vae.models.missing import absent
 from tfp_vae.models.statistics import statistics_of
 from tfp_vae.summaries import summary
 
+tfd = tfp.distributions
+
 
 def export_endpoints(
-    vae: Any, filepath: Any, verbose: Any = None, input_signature: Any = None
+    vae: Any,
+    filepath: Any,
+    verbose: Any = None,
+    input_signature: Any = None,
+    max_draws: int | None = None,
 ) -> None:
     """Writes the endpoints of a VAE; see `VAE.export`.
 
@@ -25,11 +34,15 @@ def export_endpoints(
         verbose: Whether to print the endpoints.
         input_signature: Structure of `tf.TensorSpec` of x, or of `(x, y)` if the model
             is conditional; by default that of the encoder's input.
+        max_draws: The most draws of a request; `None` for no limit.
 
     Raises:
-        ValueError: If `filepath` is no path, or the shape of x is not known.
+        ValueError: If `filepath` is no path, the shape of x is not known, or
+            `max_draws` is not a positive integer.
     """
     filepath = file_path(filepath, "filepath", "VAE.export")
+    if max_draws is not None:
+        max_draws = integer(max_draws, "max_draws", "VAE.export")
     given = input_specs(vae) if input_signature is None else input_signature
     x_spec, y_specs = (given[0], [given[1]]) if vae.conditional else (given, [])
     number = tf.TensorSpec((), tf.int32)
@@ -52,16 +65,15 @@ def export_endpoints(
         prior = vae.prior_distribution(y)
         rows = [] if y is None else [tf.shape(y)[0]]
         given = [tf.debugging.assert_equal(n, row, "one y for each") for row in rows]
-        with tf.control_dependencies(given):
-            n = tf.identity(n)
+        n = _limited(n, "n", 0, max_draws, *given)
         return decode(prior.sample([] if prior.batch_shape.rank else [n], key), y)
 
     def log_prob(x: Any, num_samples: Any, y: Any = None) -> tf.Tensor:
-        draws = tf.debugging.assert_positive(num_samples, "num_samples is below 1")
-        with tf.control_dependencies([draws]):
-            num_samples = tf.identity(num_samples)
+        num_samples = _limited(num_samples, "num_samples", 1, max_draws)
         inputs = _inputs(vae, x, y)
-        total = vae.log_sum(inputs, vae.target_of(x), _new_seed(), num_samples)
+        with tf.control_dependencies([_strict_log_prob(vae, inputs, x)]):
+            target = tf.identity(vae.target_of(x))
+        total = vae.log_sum(inputs, target, _new_seed(), num_samples)
         return total - tf.math.log(tf.cast(num_samples, total.dtype))
 
     archive = keras.export.ExportArchive()
@@ -77,6 +89,46 @@ def export_endpoints(
         plain = tf.autograph.experimental.do_not_convert(fn)
         archive.add_endpoint(fn.__name__, plain, [*specs, *y_specs])
     archive.write_out(filepath, verbose=bool(verbose))
+
+
+def _limited(
+    number: tf.Tensor, name: str, low: int, high: int | None, *others: Any
+) -> tf.Tensor:
+    """The number, after a check that it is in its range."""
+    checks = [tf.debugging.assert_greater_equal(number, low, f"{name} is below {low}")]
+    if high is not None:
+        said = f"{name} is above {high}, the limit of this export"
+        checks.append(tf.debugging.assert_less_equal(number, high, said))
+    with tf.control_dependencies([*others, *checks]):
+        return tf.identity(number)
+
+
+def _strict_log_prob(vae: Any, inputs: Any, x: Any) -> tf.Tensor:
+    """Log p(x | z) at the mean of q(z | x), which fails for values that x cannot be."""
+    p = unwrap(vae(inputs, training=False))
+    target = tf.cast(vae.target_of(x), p.dtype)
+    if vae.missing is not None:
+        lacks = absent(vae.target_of(x), vae.missing)
+        if lacks is not None:
+            target = tf.where(
+                lacks, tf.cast(p.sample(seed=_new_seed()), p.dtype), target
+            )
+    return _strict(p).log_prob(target)
+
+
+def _strict(distribution: Any) -> Any:
+    """The same distribution, which checks values, as all those inside it."""
+
+    def inner(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(map(inner, value))
+        is_one = isinstance(value, tfd.Distribution)
+        return _strict(value) if is_one else value
+
+    parameters = {key: inner(value) for key, value in distribution.parameters.items()}
+    if "validate_args" in parameters:
+        parameters["validate_args"] = True
+    return distribution.copy(**parameters)
 
 
 def _moments(posterior: Any) -> dict[str, tf.Tensor]:

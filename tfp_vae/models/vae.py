@@ -230,13 +230,14 @@ class VAE(Estimates, Training):
         (without the sample, so that LiteRT converts it), `decode`, `reconstruct`,
         `generate`, `log_prob`, and `serving_default`, which is `reconstruct`.
         `generate(n, seed)` makes new draws if seed is -1, else the same draws for the
-        same seed.
+        same seed. `log_prob` refuses values that the likelihood cannot draw.
 
         Args:
             filepath: Directory to write to; for `"litert"` a file that ends in
                 `.tflite`.
             format: `"tf_saved_model"`; other formats are Keras' own, only of `call`.
-            **kwargs: `verbose`, and `input_signature` of x if it is not known.
+            **kwargs: `verbose`; `input_signature` of x if it is not known; and
+                `max_draws`, the largest `n` and `num_samples` of a request.
 
         Raises:
             ValueError: If the model has no weights yet, or `filepath` is no path.
