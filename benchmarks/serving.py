@@ -157,8 +157,8 @@ def http_speeds(row: Any, path: str) -> dict[int, tuple[float, float, float]]:
     with contextlib.ExitStack() as stack:
         stack.callback(process.wait)
         stack.callback(process.terminate)
-        assert process.stdout is not None
-        found = re.search(r":(\d+)/", process.stdout.readline())
+        line = process.stdout.readline() if process.stdout else ""
+        found = re.search(r":(\d+)/", line)
         if found is None:
             raise OSError("serve_vae.py did not start")
         port, speeds = int(found[1]), {}
