@@ -324,7 +324,14 @@ def main(options: list[str] | None = None) -> dict[str, Outcome]:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=pathlib.Path, help="page with the table")
+    other = "directory of another checkout, whose tfp_vae is killed"
+    parser.add_argument("--checkout", type=pathlib.Path, help=other)
     args = parser.parse_args(options)
+    if args.checkout is not None:
+        # Alone: the checkout has benchmarks of its own.
+        only = pathlib.Path(tempfile.mkdtemp())
+        (only / "tfp_vae").symlink_to(args.checkout.resolve() / "tfp_vae")
+        sys.path.insert(0, str(only))
     found, rows = {}, []
     for name in args.cases:
         outcome = found[name] = Campaign(CASES[name], args.seed).run(args.kills)
@@ -336,7 +343,8 @@ def main(options: list[str] | None = None) -> dict[str, Outcome]:
     shown = f"{provenance(command)}\n\n{shown}"
     print(shown)
     if args.output is not None:
-        write(args.output, "kills", shown)
+        section = "kills" if args.checkout is None else "kills before"
+        write(args.output, section, shown)
     return found
 
 
