@@ -61,6 +61,7 @@ CASES = {
     "vae-backup": Case("vae", "BackupAndRestore"),
     "vae-backup-batches": Case("vae", "BackupAndRestore", 7),
     "vae-model": Case("vae", "ModelCheckpoint"),
+    "vae-weights": Case("vae", "ModelCheckpoint, weights"),
     "layers-backup": Case("layers", "BackupAndRestore"),
     "keras-backup": Case("keras", "BackupAndRestore"),
 }
@@ -77,6 +78,7 @@ class Outcome:
         failed: Restarts that ended with an error.
         runs: Trainings that ended.
         equal: How many of them are as one that was left alone.
+        repeated: The most epochs that a restart has trained again.
         litter: Files that nobody needs, after the trainings.
         errors: The first line of each error, by number.
     """
@@ -87,14 +89,15 @@ class Outcome:
     failed: int = 0
     runs: int = 0
     equal: int = 0
+    repeated: int = 0
     litter: int = 0
     errors: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def row(self, case: Case) -> list[str]:
         """The cells of the table."""
         equal = f"{self.equal} of {self.runs}"
-        numbers = self.lives, self.kills, self.saving, self.failed, equal, self.litter
-        return [str(case), *map(str, numbers)]
+        numbers = self.lives, self.kills, self.saving, self.failed, equal
+        return [str(case), *map(str, (*numbers, self.repeated, self.litter))]
 
 
 def train(case: Case, directory: pathlib.Path, tell: Callable[[str], None]) -> str:
@@ -103,7 +106,8 @@ def train(case: Case, directory: pathlib.Path, tell: Callable[[str], None]) -> s
     Args:
         case: What is trained.
         directory: Where the state is saved.
-        tell: Called with `"begin"` and `"end"` of each save.
+        tell: Called with `"begin"` and `"end"` of each save, and with the number of
+            each epoch.
 
     Returns:
         A digest of all variables of the trained model.
@@ -119,6 +123,16 @@ def train(case: Case, directory: pathlib.Path, tell: Callable[[str], None]) -> s
         initial_epoch = int(model.optimizer.iterations) // (ROWS // BATCH)
     else:
         model, initial_epoch = _model(case.model), 0
+    weights = directory / "last.weights.h5"
+    if case.saving == "ModelCheckpoint, weights" and weights.exists():
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(weights)
+        initial_epoch = int(model.optimizer.iterations) // (ROWS // BATCH)
+
+    class Say(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            tell(str(epoch))
+
     targets = {} if case.model == "vae" else {"y": x}
     # Keras' loop shuffles by TensorFlow's seed, which a restart sets again.
     order = {"shuffle": case.model != "keras"}
@@ -130,7 +144,7 @@ def train(case: Case, directory: pathlib.Path, tell: Callable[[str], None]) -> s
         epochs=EPOCHS,
         initial_epoch=initial_epoch,
         verbose=0,
-        callbacks=[_telling(case, directory, tell)],
+        callbacks=[_telling(case, directory, tell), Say()],
     )
     digest = hashlib.sha256()
     metrics = {id(variable) for variable in model.metrics_variables}
@@ -181,7 +195,8 @@ def _telling(case: Case, directory: pathlib.Path, tell: Callable[[str], None]) -
         "BackupAndRestore": (keras.callbacks.BackupAndRestore, "_save_model"),
         "ModelCheckpoint": (keras.callbacks.ModelCheckpoint, "_save_model"),
     }
-    base, method = bases[case.saving]
+    kind, _, weights = case.saving.partition(", ")
+    base, method = bases[kind]
 
     def save(self: Any, *args: Any, **kwargs: Any) -> None:
         tell("begin")
@@ -193,8 +208,10 @@ def _telling(case: Case, directory: pathlib.Path, tell: Callable[[str], None]) -
         "tv.Checkpoint": "last.weights.h5",
         "BackupAndRestore": "backup",
         "ModelCheckpoint": "last.keras",
+        "ModelCheckpoint, weights": "last.weights.h5",
     }[case.saving]
-    return cls(directory / name, save_freq=case.every)
+    more = {"save_weights_only": True} if weights else {}
+    return cls(directory / name, save_freq=case.every, **more)
 
 
 def _life(case: Case, directory: pathlib.Path, pipe: Any) -> None:
@@ -221,6 +238,7 @@ class Campaign:
         self.case, self.outcome = case, Outcome()
         self._moments = random.Random(seed)
         self._saves, self._trainings = [0.05], [2.0]
+        self._last_epoch = -1
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["tfp_vae"])
 
@@ -244,7 +262,7 @@ class Campaign:
 
     def _train(self, directory: pathlib.Path, whole: str, kills: int) -> None:
         """One training, with up to `PER_RUN` kills."""
-        mine = 0
+        mine, self._last_epoch = 0, -1
         while True:
             may_kill = mine < PER_RUN and self.outcome.kills < kills
             inside = self._moments.random() < 0.5
@@ -278,13 +296,22 @@ class Campaign:
         longest = max(self._trainings)
         end = began + self._moments.uniform(0.0, longest) if how == "anywhere" else None
         saves_left = self._moments.randint(1, 4) if how == "inside" else 0
-        saving, saved_at = False, 0.0
+        saving, saved_at, first = False, 0.0, True
         try:
             while True:
                 left = None if end is None else max(end - time.monotonic(), 0.0)
                 if not mine.poll(left):
                     return self._killed(child, saving)
-                what, text = mine.recv()
+                try:
+                    what, text = mine.recv()
+                except EOFError:
+                    return FAILED, "the process died"
+                if what.isdigit():
+                    if first and self._last_epoch >= 0:
+                        again = self._last_epoch - int(what)
+                        self.outcome.repeated = max(self.outcome.repeated, again)
+                    first, self._last_epoch = False, int(what)
+                    continue
                 now = time.monotonic()
                 if what in ("done", FAILED):
                     if how is None:
@@ -337,8 +364,8 @@ def main(options: list[str] | None = None) -> dict[str, Outcome]:
         outcome = found[name] = Campaign(CASES[name], args.seed).run(args.kills)
         rows.append(outcome.row(CASES[name]))
         print(json.dumps({name: dataclasses.asdict(outcome)}), flush=True)
-    header = "case", "lives", "kills", "while it saved", "lost", "equal", "litter"
-    shown = table(header, rows)
+    header = ("case", "lives", "kills", "while it saved", "lost", "equal")
+    shown = table((*header, "epochs repeated, at most", "litter"), rows)
     command = " ".join(["python -m benchmarks.kills", *(options or sys.argv[1:])])
     shown = f"{provenance(command)}\n\n{shown}"
     print(shown)

@@ -19,10 +19,12 @@ requests that it has begun.
 """
 
 import argparse
+import contextlib
 import http
 import http.server
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -36,6 +38,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow.core.protobuf import saved_model_pb2
 
 VERSION = "1"
 STATUS = {
@@ -82,15 +86,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds = "seconds to wait for a slow client, default 30"
     parser.add_argument("--timeout", type=float, default=30.0, help=seconds)
     args = parser.parse_args(argv)
-    model = tf.saved_model.load(args.served)
     if args.port is None:
+        model = tf.saved_model.load(args.served)
         try:
             print(json.dumps(predict(model, json.load(sys.stdin), args.max_draws)))
         except (Refused, json.JSONDecodeError) as error:
             print(json.dumps({"error": str(error)}))
         return
     server = Server(
-        model,
+        args.served,
         args.port,
         name=args.name,
         max_draws=args.max_draws,
@@ -208,39 +212,25 @@ def _tensor(value: Any, spec: tf.TensorSpec, name: str) -> tf.Tensor:
     return tensor
 
 
-def metadata(model: Any, name: str) -> dict[str, Any]:
+def metadata(served: str, name: str) -> dict[str, Any]:
     """The signatures of a model, as TensorFlow Serving describes them.
 
     Args:
-        model: The loaded SavedModel.
+        served: Directory of the SavedModel.
         name: Name of the model.
 
     Returns:
         What JSON makes of a `GetModelMetadataResponse`.
     """
-
-    def described(spec: Any, tensor: str) -> dict[str, Any]:
-        axes = [{"size": str(-1 if n is None else n), "name": ""} for n in spec.shape]
-        shape = {"dim": axes, "unknown_rank": False}
-        dtype = f"DT_{spec.dtype.name.upper()}".replace("FLOAT32", "FLOAT")
-        dtype = dtype.replace("FLOAT64", "DOUBLE")
-        return {"dtype": dtype, "tensor_shape": shape, "name": tensor}
-
+    content = pathlib.Path(served, "saved_model.pb").read_bytes()
+    graph = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0]
     signatures = {
-        key: {
-            "inputs": {
-                name: described(spec, f"{key}_{name}:0")
-                for name, spec in signature.structured_input_signature[1].items()
-            },
-            "outputs": {
-                name: described(spec, f"StatefulPartitionedCall:{place}")
-                for place, (name, spec) in enumerate(
-                    sorted(signature.structured_outputs.items())
-                )
-            },
-            "method_name": "tensorflow/serving/predict",
-        }
-        for key, signature in model.signatures.items()
+        key: json_format.MessageToDict(
+            signature,
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+        )
+        for key, signature in graph.signature_def.items()
     }
     return {
         "model_spec": {"name": name, "signature_name": "", "version": VERSION},
@@ -252,7 +242,7 @@ class Server(http.server.ThreadingHTTPServer):
     """An HTTP server on this machine alone that answers with a model.
 
     Args:
-        model: The loaded SavedModel.
+        served: Directory of the SavedModel.
         port: Port to listen on; 0 for any free port.
         name: Name of the model in URLs.
         max_draws: The largest `n` and `num_samples` of a request.
@@ -267,7 +257,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(
         self,
-        model: Any,
+        served: str,
         port: int,
         name: str = "vae",
         max_draws: int | None = 10_000,
@@ -275,7 +265,8 @@ class Server(http.server.ThreadingHTTPServer):
         timeout: float = 30.0,
     ) -> None:
         super().__init__(("127.0.0.1", port), Handler)
-        self.model, self.name = model, name
+        self.model, self.served = tf.saved_model.load(served), served
+        self.name = name
         self.max_draws, self.max_bytes = max_draws, max_bytes
         self.client_timeout = timeout
         self.closing = False
@@ -287,7 +278,8 @@ class Server(http.server.ThreadingHTTPServer):
         with self.lock:
             self.closing = True
             for connection in self.idle:
-                connection.shutdown(socket.SHUT_RD)
+                with contextlib.suppress(OSError):  # The client has gone away.
+                    connection.shutdown(socket.SHUT_RD)
         super().shutdown()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -322,9 +314,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._has_begun()
 
     def parse_request(self) -> bool:
-        """Parses the first lines of a request, which has begun then."""
+        """Parses the headers of a request, which has begun then."""
+        is_valid = super().parse_request()
         self._has_begun()
-        return super().parse_request()
+        return is_valid
 
     def do_GET(self) -> None:
         """Answers with the status or the metadata of the model."""
@@ -349,16 +342,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.server.idle.discard(self.connection)
 
     def _get(self) -> dict[str, Any]:
+        if self.headers.get("Content-Length", "0") != "0":
+            self.close_connection = True  # The body is not read.
         rest = self._rest()
         if rest == "/metadata":
-            return metadata(self.server.model, self.server.name)
+            return metadata(self.server.served, self.server.name)
         if rest:
             raise Refused(f"Malformed request: GET {self.path}")
         return STATUS
 
     def _post(self) -> dict[str, Any]:
         text = self.headers.get("Content-Length", "")
-        if not text.isdigit():
+        if not re.fullmatch("[0-9]+", text):
             self.close_connection = True
             status = http.HTTPStatus.LENGTH_REQUIRED
             raise Refused("a request expects a Content-Length", status)

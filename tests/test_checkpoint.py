@@ -1,5 +1,6 @@
 """`tv.Checkpoint`, and files that are whole or the ones before."""
 
+import collections
 import os
 import stat
 import subprocess
@@ -17,6 +18,7 @@ import tensorflow as tf
 import vaes
 
 import tfp_vae as tv
+from tfp_vae.engine.weights_file import read_state
 from tfp_vae.files import replacing
 
 X = models.digits(96)
@@ -256,6 +258,110 @@ def test_a_loaded_model_draws_what_the_saved_one_would(name, tmp_path):
     history, variables = fitted(loaded, y, initial_epoch=2)
     assert history["loss"] == whole[0]["loss"][2:]
     same(({}, variables), ({}, whole[1]))
+
+
+class Stop(keras.callbacks.Callback):
+    """Stops within an epoch, as a time limit would."""
+
+    steps_per_execution = 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            self.model.stop_training = True
+
+
+def test_a_stop_within_an_epoch_keeps_the_file(tmp_path):
+    path = tmp_path / "last.weights.h5"
+    fitted(with_dropout(), Y, [Stop(), tv.Checkpoint(path, 2)])
+    state = read_state(path)
+    assert (state["epoch"], state["batch"]) == (0, 2)
+    whole = fitted(with_dropout(), Y)
+    same(fitted(with_dropout(), Y, [tv.Checkpoint(path, 2)]), whole)
+    assert not path.exists()
+
+
+def test_a_save_that_is_due_at_the_end_of_an_epoch(tmp_path):
+    path, epochs = tmp_path / "last.weights.h5", []
+
+    class Look(keras.callbacks.Callback):
+        steps_per_execution = None
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if path.exists():
+                epochs.append(read_state(path)["epoch"])
+
+    fitted(with_dropout(), Y, [tv.Checkpoint(path, 10), Look()], epochs=6)
+    assert epochs == [2, 2, 4, 4]  # of 6 batches each
+
+
+class Counts(keras.callbacks.Callback):
+    def __init__(self, limit=3):
+        super().__init__()
+        self.limit, self.seen = limit, collections.Counter()
+        self.names, self.total = ["a"], np.zeros(3)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen[epoch] += 1
+        self.names.append((epoch, float("nan")))
+        self.total = self.total + 1
+
+
+def test_what_a_callback_has_is_restored_in_its_own_types(tmp_path):
+    path = tmp_path / "last.weights.h5"
+    with pytest.raises(Killed):
+        fitted(with_dropout(), Y, [tv.Checkpoint(path), Counts(), Kill(2)])
+    counts = Counts(limit=9)
+    fitted(with_dropout(), Y, [tv.Checkpoint(path), counts])
+    assert [name if name == "a" else name[0] for name in counts.names] == [
+        *("a", 0, 1, 2, 3)
+    ]
+    np.testing.assert_array_equal(counts.total, np.full(3, 4.0))
+    assert counts.limit == 9
+    assert type(counts.seen) is collections.Counter
+
+
+def test_a_file_of_another_kind_is_not_resumed_from(tmp_path):
+    path, model = tmp_path / "last.weights.h5", with_dropout()
+    before = model.get_weights()
+    other = with_dropout()
+    fitted(other, Y, epochs=1)
+    other.save_weights(path)
+    with pytest.raises(ValueError, match=r"wrote itself.*last\.weights"):
+        fitted(model, Y, [tv.Checkpoint(path)])
+    for mine, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, then)
+    two = [tv.Checkpoint(path), tv.Checkpoint(tmp_path / "b.weights.h5")]
+    with pytest.raises(ValueError, match="at most one"):
+        fitted(model, Y, two)
+
+
+@pytest.mark.parametrize("attack", ["link", "virtual", "setting", "nonsense"])
+def test_a_state_that_an_attacker_wrote_is_refused(attack, tmp_path):
+    path = tmp_path / "last.weights.h5"
+    with pytest.raises(Killed):
+        fitted(with_dropout(), Y, [tv.Checkpoint(path), Counts(), Kill(2)])
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["x"] = np.arange(9, dtype="uint8")
+    with h5py.File(path, "r+") as file:
+        group = file["training_state"]
+        text = group["structure"][()].tobytes()
+        del group["structure"]
+        if attack == "link":
+            group["structure"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "x")
+        elif attack == "virtual":
+            layout = h5py.VirtualLayout((9,), "uint8")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "x", (9,))
+            group.create_virtual_dataset("structure", layout)
+        else:
+            old, new = (b'"total"', b'"limit"') if attack == "setting" else (b"[", b"{")
+            group["structure"] = np.frombuffer(text.replace(old, new), "uint8")
+    counts = Counts()
+    if attack == "setting":
+        fitted(with_dropout(), Y, [tv.Checkpoint(path), counts])
+        assert counts.limit == 3
+        return
+    with pytest.raises(OSError, match=r"last\.weights\.h5.*malformed"):
+        fitted(with_dropout(), Y, [tv.Checkpoint(path), counts])
 
 
 def test_it_needs_a_file_weights_and_a_number(tmp_path):

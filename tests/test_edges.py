@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_probability as tfp
 from scipy import integrate, stats
 
 import tfp_vae as tv
 from tfp_vae.constraints import bounded
-from tfp_vae.distributions import Beta, Kumaraswamy, Poisson, TruncatedNormal
+from tfp_vae.distributions import (
+    Beta,
+    Kumaraswamy,
+    NegativeBinomial,
+    Poisson,
+    TruncatedNormal,
+)
 
 INF, NAN = float("inf"), float("nan")
 
@@ -98,6 +105,18 @@ def test_kumaraswamy_draws_have_their_distribution(a, b):
     np.testing.assert_allclose(log_prob, p.log_prob(drawn), rtol=1e-12)
 
 
+def test_a_kumaraswamy_at_its_ends():
+    """As TFP: a factor with exponent 0 is 1."""
+    ours, theirs = Kumaraswamy(1.0, 2.0), tfp.distributions.Kumaraswamy(1.0, 2.0)
+    np.testing.assert_allclose(ours.log_prob(0.0), theirs.log_prob(0.0))
+    assert float(Kumaraswamy(3.0, 1.0).log_prob(1.0)) == pytest.approx(np.log(3.0))
+
+
+def test_a_truncated_normal_too_far_out_has_no_moments():
+    p = TruncatedNormal(-100.0, 1.0, 0.0, 5.0)
+    assert np.isnan([float(p.mean()), float(p.variance())]).all()
+
+
 @pytest.mark.parametrize("zero_inflated", [False, True])
 @pytest.mark.parametrize("bad", [INF, -INF, NAN])
 def test_draws_of_counts_always_return(bad, zero_inflated):
@@ -110,4 +129,7 @@ def test_draws_of_counts_always_return(bad, zero_inflated):
         draws = made(parameters).sample(3, seed=(1, 2)).numpy()
         assert draws.shape == (3, width, 2)
         assert np.isnan(draws).any() == np.isnan(bad)
-    assert np.isposinf(Poisson(rate=INF).sample(seed=(1, 2)).numpy())
+    for rate in (INF, 1e39):
+        assert np.isposinf(Poisson(rate=rate).sample(seed=(1, 2)).numpy())
+    assert np.isposinf(Poisson(log_rate=100.0).sample(seed=(1, 2)).numpy())
+    assert np.isposinf(NegativeBinomial(5.0, logits=100.0).sample(seed=(1, 2)).numpy())

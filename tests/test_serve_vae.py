@@ -17,7 +17,6 @@ import time
 import models
 import numpy as np
 import pytest
-import tensorflow as tf
 import vaes
 
 import serve_vae
@@ -55,7 +54,7 @@ def test_one_request_is_answered_without_tfp(exported, tmp_path):
 @pytest.fixture
 def server(exported):
     server = serve_vae.Server(
-        tf.saved_model.load(exported[1]), 0, max_bytes=10**6, max_draws=50, timeout=1.0
+        exported[1], 0, max_bytes=10**6, max_draws=50, timeout=1.0
     )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

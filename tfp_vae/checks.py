@@ -460,7 +460,10 @@ def registered(value: Any, name: str) -> Any:
         return value
     known = keras.saving.get_registered_object(keras.saving.get_registered_name(value))
     pure = (keras.activations, keras.losses, keras.metrics, keras.ops)
-    if known is value or any(value in vars(module).values() for module in pure):
+    public = value.__name__ not in ("deserialize", "get", "serialize")
+    if known is value or (
+        public and any(value in vars(module).values() for module in pure)
+    ):
         return value
     raise ValueError(
         f"Loading expects `{name}` to be a registered function. Received: "

@@ -18,7 +18,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-_PREFIX = ".saving-"
+_PREFIX = ".tfp_vae-saving-"
 _MARK = b"tfp_vae: SHA-256 of what precedes "
 _SEAL_BYTES = len(_MARK) + 64
 
@@ -199,7 +199,8 @@ def _locked(path: pathlib.Path) -> Any:
     with contextlib.suppress(FileNotFoundError):
         file = path.open("wb")
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # Some file systems have no locks.
+                fcntl.flock(file, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
@@ -223,8 +224,9 @@ def _remove_leftovers(parent: pathlib.Path) -> None:
 def _copy_rights(old: pathlib.Path, new: pathlib.Path) -> None:
     status = old.stat()
     if hasattr(os, "chown"):
-        with contextlib.suppress(PermissionError):
-            os.chown(new, status.st_uid, status.st_gid)
+        for owner in (-1, status.st_uid):  # The group may be all that is allowed.
+            with contextlib.suppress(PermissionError):
+                os.chown(new, owner, status.st_gid)
     shutil.copymode(old, new)
 
 

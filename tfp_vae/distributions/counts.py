@@ -20,14 +20,14 @@ class Poisson(tfp.distributions.Poisson):
 
     def _sample_n(self, n: Any, seed: Any = None) -> Any:
         log_rate = self.log_rate_parameter()
-        known = log_rate < log_rate.dtype.max
+        known = tf.exp(log_rate) < log_rate.dtype.max
         usable = tf.where(known, log_rate, tf.zeros_like(log_rate))
         draws = tfd.Poisson(log_rate=usable).sample(n, seed=seed)
-        return tf.where(known, draws, log_rate)
+        return tf.where(known, draws, tf.exp(log_rate))
 
 
 class NegativeBinomial(tfp.distributions.NegativeBinomial):
-    """`tfd.NegativeBinomial`, whose draws are NaN where a parameter is.
+    """`tfd.NegativeBinomial`, whose draws are NaN or infinite where the mean is.
 
     Example:
         >>> p = NegativeBinomial([2.0, float("nan")], logits=[0.0, 0.0])
@@ -36,8 +36,9 @@ class NegativeBinomial(tfp.distributions.NegativeBinomial):
     """
 
     def _sample_n(self, n: Any, seed: Any = None) -> Any:
-        both = self.total_count + self.logits_parameter()
-        known = ~tf.math.is_nan(both)
+        count, logits = self.total_count, self.logits_parameter()
+        both = count * tf.exp(logits)  # the mean
+        known = both < both.dtype.max
         usable = tfd.NegativeBinomial(
             tf.where(known, self.total_count, 1.0),
             logits=tf.where(known, self.logits_parameter(), 0.0),

@@ -122,7 +122,7 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         a, b = (low - loc) / scale, (high - loc) / scale
         left, right, _ = _lower_half(a, b)
         mass = _phi(right) - _phi(left)
-        mass = tf.where(mass > 0, mass, tf.ones_like(mass))
+        mass = tf.where(mass > 0, mass, float("nan") * mass)
 
         def at_ends(power: int) -> tf.Tensor:
             return a**power * _density(a) - b**power * _density(b)

@@ -54,9 +54,9 @@ class Kumaraswamy(tfp.distributions.Kumaraswamy):
 
     def _log_prob(self, x: Any) -> Any:
         a, b = self.concentration1, self.concentration0
-        log_x = tf.math.log(x)
-        above = tf.math.log(-tf.math.expm1(a * log_x))
-        return tf.math.log(a) + tf.math.log(b) + (a - 1) * log_x + (b - 1) * above
+        above = -tf.math.expm1(tf.math.xlogy(a, x))
+        density = tf.math.xlogy(a - 1, x) + tf.math.xlogy(b - 1, above)
+        return tf.math.log(a) + tf.math.log(b) + density
 
     def _sample_and_log_prob(self, sample_shape: Any, seed: Any) -> Any:
         x = self._call_sample_n(sample_shape, seed)

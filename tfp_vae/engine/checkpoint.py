@@ -16,8 +16,14 @@ from tfp_vae import keras_internals
 from tfp_vae.checks import boolean, integer
 from tfp_vae.engine.batches import Epochs
 from tfp_vae.engine.strategies import from_chief, has_workers, is_chief
-from tfp_vae.engine.weights_file import is_plain, read_weights, write_weights
-from tfp_vae.files import is_remote
+from tfp_vae.engine.weights_file import (
+    checked,
+    is_plain,
+    read_state,
+    read_weights,
+    write_weights,
+)
+from tfp_vae.files import is_remote, local_copy
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -39,11 +45,15 @@ class Checkpoint(keras.callbacks.Callback):
       Keras' own loop cannot within an epoch; then the epoch is repeated from its
       beginning, with a warning. Keras' own loop runs in a plain `keras.Model`, under a
       strategy and with `run_eagerly`, and there TensorFlow's seed determines the order
-      of rows.
+      of rows. A pipeline that shuffles has an order of its own.
     - Layers that draw from Keras' global generator, by `keras.random.normal(shape)`
       without a seed, do not continue their draws. Keras' own layers do not use it.
 
     In a plain `keras.Model`, put it first in the list, and pass it the other callbacks.
+    Of a callback, what changes in training and is no argument of its class is saved:
+    numbers, strings, arrays, and lists, tuples and dictionaries of them. An optimizer
+    other than `model.optimizer` must be built before `fit`. If training is stopped
+    within an epoch, the file stays as it was.
 
     Args:
         filepath: Path that ends in `.weights.h5`. Keras can load the weights from it.
@@ -97,10 +107,13 @@ class Checkpoint(keras.callbacks.Callback):
                 "callbacks of `fit`."
             )
         self.callbacks = callbacks
+        self._given: tuple[Any, Epochs | None] | None = None
+        self._others: list[Any] = []
         self._epochs: Epochs | None = None
         self._began: dict[Any, dict[str, Any]] = {}
         self._resumed: tuple[int, int] | None = None
         self._epoch = self._batch = self._unsaved = 0
+        self._is_whole = True
 
     @property
     def steps_per_execution(self) -> int | None:
@@ -114,7 +127,7 @@ class Checkpoint(keras.callbacks.Callback):
             callbacks: All callbacks of `fit`.
             epochs: The passes over the data; `None` in Keras' own loop.
         """
-        self.callbacks, self._epochs = callbacks, epochs
+        self._given = callbacks, epochs
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Restores the model, and the epoch in which `fit` begins."""
@@ -125,6 +138,11 @@ class Checkpoint(keras.callbacks.Callback):
                 "before `fit`."
             )
         self._began, self._resumed, self._unsaved = {}, None, 0
+        self._is_whole = True
+        given, self._epochs = self._given or (self.callbacks, None)
+        self._given = None
+        self._others = keras.tree.flatten(getattr(given, "callbacks", given) or [])
+        keras_internals.resume_at(self.model, None)
         optimizer = self.model.optimizer
         if optimizer is not None and not optimizer.built:
             optimizer.build(self.model.trainable_variables)
@@ -151,16 +169,16 @@ class Checkpoint(keras.callbacks.Callback):
         """Saves what the last epoch has left, or restores it."""
         if not self._began:
             self._began = self._counts()
-        self._epoch, self._batch = epoch, 0
-        self._at(epoch, 0, self.save_freq == "epoch")
+        keras_internals.resume_at(self.model, None)  # Keras' loop has read it.
+        self._epoch, self._batch, self._is_whole = epoch, 0, True
+        self._at(epoch, 0, self.save_freq == "epoch" or self._is_due())
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         """Saves what the last batches have left, or restores it."""
         if batch:
-            due = self.save_freq != "epoch" and self._unsaved >= int(self.save_freq)
-            self._at(self._epoch, batch, due)
+            self._at(self._epoch, batch, self._is_due())
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -171,10 +189,14 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts the epochs."""
+        steps = (self.params or {}).get("steps") or self._batch
+        self._is_whole = not self.model.stop_training or self._batch >= steps
         self._epoch, self._batch = epoch + 1, 0
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Deletes the file, or saves the last state."""
+        """Deletes the file or saves the last state, after whole epochs."""
+        if not self._is_whole:
+            return
         if self._resumed is not None:  # There was nothing left to train.
             self._began = self._began or self._counts()
             self._at(*self._resumed, False)
@@ -183,13 +205,20 @@ class Checkpoint(keras.callbacks.Callback):
         chief = is_chief(self.model.distribute_strategy)
         if self.delete_checkpoint and chief and tf.io.gfile.exists(self.filepath):
             tf.io.gfile.remove(self.filepath)
-        keras_internals.resume_at(self.model, None)
+
+    def _is_due(self) -> bool:
+        return self.save_freq != "epoch" and self._unsaved >= int(self.save_freq)
 
     def _at(self, epoch: int, batch: int, due: bool) -> None:
         """Restores or saves the state at a batch; all callbacks have done the last."""
         if self._resumed == (epoch, batch):
             self._resumed = None
-            state = self._restored() or {}
+            state = self._restored()
+            if state is None:
+                raise FileNotFoundError(
+                    f"`Checkpoint` expects its file to stay until training has begun. "
+                    f"Received: none at {self.filepath!r}. Start the program again."
+                )
             self._batch = batch
             if batch == state["batch"]:
                 self._set_metrics(state["metrics"])
@@ -229,7 +258,7 @@ class Checkpoint(keras.callbacks.Callback):
         strategy = self.model.distribute_strategy
         if not has_workers(strategy):
             found = tf.io.gfile.exists(self.filepath)
-            return read_weights(self.model, self.filepath) if found else None
+            return self._read(self.filepath) if found else None
         content = b""  # The file may be on the chief's disk alone.
         if is_chief(strategy) and tf.io.gfile.exists(self.filepath):
             with tf.io.gfile.GFile(self.filepath, "rb") as file:
@@ -242,12 +271,23 @@ class Checkpoint(keras.callbacks.Callback):
         with tempfile.TemporaryDirectory() as directory:
             path = pathlib.Path(directory, "chief.weights.h5")
             path.write_bytes(received.tobytes())
-            return read_weights(self.model, path)
+            return self._read(path)
 
-    def _others(self) -> dict[tuple[str, int], Any]:
+    def _read(self, path: Any) -> dict[str, Any]:
+        """Loads a file that `Checkpoint` wrote."""
+        with local_copy(path) as local, checked(local, self.filepath):
+            names = set(read_state(local))
+        if not {"epoch", "batch", "place", "metrics", "callbacks"} <= names:
+            raise ValueError(
+                "`Checkpoint` expects a file that it wrote itself. Received: "
+                f"{self.filepath!r}, a weights file. Give another path, or load the "
+                "weights with `load_weights` and delete the file."
+            )
+        return read_weights(self.model, path)
+
+    def _by_name(self) -> dict[tuple[str, int], Any]:
         """The other callbacks, by class and number."""
-        given = self.callbacks
-        given = keras.tree.flatten(getattr(given, "callbacks", given) or [])
+        given = self._others
         history = getattr(self.model, "history", None)
         if history is not None and all(other is not history for other in given):
             given = [*given, history]
@@ -268,13 +308,15 @@ class Checkpoint(keras.callbacks.Callback):
                 if name not in inspect.signature(type(callback)).parameters
                 and is_plain(value)
             }
-            for key, callback in self._others().items()
+            for key, callback in self._by_name().items()
         }
 
     def _set_counts(self, saved: dict[tuple[str, int], dict[str, Any]]) -> None:
-        for key, callback in self._others().items():
+        now = self._counts()
+        for key, callback in self._by_name().items():
             for name, value in saved.get(key, {}).items():
-                setattr(callback, name, value)
+                if name in now[key]:  # The file does not decide what is set.
+                    setattr(callback, name, value)
 
     def _set_metrics(self, values: list[Any]) -> None:
         variables = self.model.metrics_variables

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfp_vae import keras_internals
-from tfp_vae.checks import checked_config
+from tfp_vae.checks import checked_config, registered
 from tfp_vae.engine import data
 from tfp_vae.engine.batches import Epochs, Source, source_of
 from tfp_vae.engine.checkpoint import Checkpoint
@@ -112,7 +112,11 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         except TypeError:  # A subclass has other arguments.
             super().compile_from_config(config)  # type: ignore[misc]
             return
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        given = keras.saving.deserialize_keras_object(config)
+        for name in ("loss", "metrics", "weighted_metrics"):
+            for leaf in keras.tree.flatten(given.get(name)):
+                registered(leaf, name)
+        self.compile(**given)
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -671,10 +675,16 @@ def _checkpoints_first(callbacks: Any) -> list[Any]:
 
 
 def _inform(callbacks: Any, epochs: Epochs | None) -> None:
-    """Gives checkpoints what Keras does not: the callbacks and the data."""
-    for callback in getattr(callbacks, "callbacks", callbacks):
-        if isinstance(callback, Checkpoint):
-            callback.follow(callbacks, epochs)
+    """Gives a checkpoint what Keras does not: the callbacks and the data."""
+    given = getattr(callbacks, "callbacks", callbacks)
+    found = [callback for callback in given if isinstance(callback, Checkpoint)]
+    if len(found) > 1:
+        raise ValueError(
+            f"`fit` expects at most one `Checkpoint`. Received: {len(found)}. Give the "
+            "one to resume from; `keras.callbacks.ModelCheckpoint` keeps other files."
+        )
+    for callback in found:
+        callback.follow(callbacks, epochs)
 
 
 def _packed(given: Any) -> tuple[Any, ...]:

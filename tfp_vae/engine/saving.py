@@ -74,7 +74,7 @@ class WholeFiles:
             super().save(str(new), zipped=zipped, **kwargs)  # type: ignore[misc]
 
     def save_weights(
-        self, filepath: Any, overwrite: bool = True, **kwargs: Any
+        self, filepath: Any, overwrite: bool = True, max_shard_size: Any = None
     ) -> None:
         """Saves the weights, as `keras.Model.save_weights`, which can load the file.
 
@@ -84,20 +84,20 @@ class WholeFiles:
         Args:
             filepath: Path that ends in `.weights.h5`.
             overwrite: Whether to replace a file without asking.
-            **kwargs: As in `keras.Model.save_weights`; a file in shards is written as
+            max_shard_size: As in `keras.Model.save_weights`; shards are written as
                 Keras does.
         """
-        named = str(filepath).endswith(".weights.h5")
-        shards = kwargs.get("max_shard_size") is not None
-        if not named or shards or not _can_replace(filepath, overwrite):
-            super().save_weights(filepath, overwrite, **kwargs)  # type: ignore[misc]
+        whole = str(filepath).endswith(".weights.h5") and max_shard_size is None
+        if not whole or not _can_replace(filepath, overwrite):
+            super().save_weights(filepath, overwrite, max_shard_size)  # type: ignore[misc]
             return
         write_weights(self, filepath)
 
     def save_assets(self, directory: str) -> None:
         """Writes the states of random generators into a `.keras` file."""
         states = [state.numpy().tolist() for state in random_states(self)]
-        pathlib.Path(directory, _RANDOM).write_text(json.dumps(states))
+        if states:
+            pathlib.Path(directory, _RANDOM).write_text(json.dumps(states))
 
     def load_assets(self, directory: str | None) -> None:
         """Reads what `save_assets` wrote, if a file has it."""

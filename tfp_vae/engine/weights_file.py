@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 
 from tfp_vae.files import is_damaged, local_copy, replacing, seal
+from tfp_vae.keras_internals import nested_layers
 
 # A group of the HDF5 file. Keras reads only groups of its own.
 _GROUP = "training_state"
@@ -95,8 +97,11 @@ def read_state(path: Any) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         if _GROUP not in file:
             return {}
-        group = file[_GROUP]
-        return _restored(json.loads(group["structure"][()].tobytes()), group)
+        try:
+            group = file[_own(file, _GROUP)]
+            return _restored(json.loads(_bytes(group, "structure")), group)
+        except Exception as error:
+            raise OSError(f"it has a malformed {_GROUP!r}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -141,7 +146,7 @@ def checked(local: Any, path: Any) -> Iterator[None]:
 
 
 def random_states(model: Any) -> list[Any]:
-    """The states of the random generators of a model's layers.
+    """The states of the random generators of layers that do not save them.
 
     Args:
         model: A Keras model.
@@ -155,6 +160,9 @@ def random_states(model: Any) -> list[Any]:
         [TensorShape([2])]
     """
     saved = {id(v) for v in [*model.weights, *model.metrics_variables]}
+    for layer in nested_layers(model):  # Some save their states themselves.
+        if type(layer).save_own_variables is not keras.layers.Layer.save_own_variables:
+            saved |= {id(v) for v in layer.variables if layer is not model}
     return [v for v in model.variables if id(v) not in saved]
 
 
@@ -191,13 +199,29 @@ def is_plain(value: Any) -> bool:
         >>> is_plain({"best": np.zeros(3)}), is_plain(print)
         (True, False)
     """
-    if isinstance(value, dict):
+    if type(value) is dict:
         return all(map(is_plain, [*value, *value.values()]))
     if type(value) in (list, tuple):
         return all(map(is_plain, value))
     if isinstance(value, np.ndarray | np.generic):
         return not value.dtype.hasobject
     return value is None or type(value) in (bool, int, float, str)
+
+
+def _own(group: Any, name: str) -> str:
+    """The name, if it is not a link to another place or another file."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name!r} is not in the file itself")
+    return name
+
+
+def _bytes(group: Any, name: str) -> bytes:
+    """The bytes of a dataset that is in the file itself."""
+    dataset = group[_own(group, str(name))]
+    size = pathlib.Path(group.file.filename).stat().st_size
+    if dataset.is_virtual or dataset.external or dataset.nbytes > size:
+        raise ValueError(f"{name!r} is not in the file itself")
+    return dataset[()].tobytes()
 
 
 def _stored(value: Any, group: Any) -> Any:
@@ -222,7 +246,7 @@ def _restored(found: Any, group: Any) -> Any:
     ((kind, inner),) = found.items()
     if kind in ("array", "scalar"):
         name, dtype, shape = inner
-        array = np.frombuffer(group[name][()].tobytes(), dtype).reshape(shape)
+        array = np.frombuffer(_bytes(group, name), dtype).reshape(shape)
         return array.copy() if kind == "array" else array[()]
     if kind == "dict":
         return {_restored(key, group): _restored(part, group) for key, part in inner}

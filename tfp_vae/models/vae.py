@@ -273,9 +273,10 @@ class VAE(Estimates, Training):
     @checked_config
     def from_config(cls, config: dict[str, Any]) -> "VAE":
         """Restores the networks, the prior and the objective."""
-        encoder = _revived(config["encoder"])
-        prior = _revived(_with_encoder(config["prior"], config["encoder"], encoder))
-        rest = {name: _revived(config[name]) for name in ("decoder", "objective")}
+        encoder = _revived(config["encoder"], "encoder")
+        prior = _with_encoder(config["prior"], config["encoder"], encoder)
+        prior = _revived(prior, "prior")
+        rest = {name: _revived(config[name], name) for name in ("decoder", "objective")}
         return cls(**{**config, **rest, "encoder": encoder, "prior": prior})
 
 
@@ -298,10 +299,10 @@ def _with_encoder(prior: Any, config: dict[str, Any], encoder: Any) -> Any:
     return {**prior, "config": {**inner, "encoder": encoder}}
 
 
-def _revived(config: Any) -> Any:
+def _revived(config: Any, name: str) -> Any:
     if is_distribution_config(config):
         return deserialize_distribution(config)
-    return registered(keras.saving.deserialize_keras_object(config), "prior")
+    return registered(keras.saving.deserialize_keras_object(config), name)
 
 
 def _zeros(shape: Any) -> Any:
