@@ -2,10 +2,10 @@
 
     python -m benchmarks.kills --kills 40
 
-Each case trains in a child process, which SIGKILL ends: half of the time at any moment,
-half of the time while it saves. The program is then started again, up to `PER_RUN`
-kills in one training. A training is equal if it ends with the weights, the optimizer
-and the random states of one that was left alone, bit for bit.
+Each case trains in a child process, which SIGKILL ends: about half of the kills come at
+any moment, the others while or just after it saves. The program is then started again,
+up to `PER_RUN` kills in one training. A training is equal if it ends with the weights,
+the optimizer and the random states of one that was left alone, bit for bit.
 """
 
 import argparse
@@ -69,7 +69,7 @@ CASES = {
 
 @dataclasses.dataclass
 class Outcome:
-    """What the lives of a case have ended in.
+    """What the processes of a case came to.
 
     Args:
         lives: Started processes.
@@ -78,9 +78,9 @@ class Outcome:
         failed: Restarts that ended with an error.
         runs: Trainings that ended.
         equal: How many of them are as one that was left alone.
-        repeated: The most epochs that a restart has trained again.
+        repeated: The most finished epochs that a restart has trained again.
         litter: Files that nobody needs, after the trainings.
-        errors: The first line of each error, by number.
+        errors: The last line of each error's traceback, with its count.
     """
 
     lives: int = 0
@@ -110,7 +110,7 @@ def train(case: Case, directory: pathlib.Path, tell: Callable[[str], None]) -> s
             each epoch.
 
     Returns:
-        A digest of all variables of the trained model.
+        A digest of the variables of model and optimizer, without those of metrics.
     """
     import keras
     import numpy as np
@@ -243,7 +243,7 @@ class Campaign:
         self._context.set_forkserver_preload(["tfp_vae"])
 
     def run(self, kills: int) -> Outcome:
-        """Kills so many times.
+        """Trains until there were so many kills.
 
         Args:
             kills: The number of kills.
@@ -351,11 +351,11 @@ def main(options: list[str] | None = None) -> dict[str, Outcome]:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=pathlib.Path, help="page with the table")
-    other = "directory of another checkout, whose tfp_vae is killed"
+    other = "directory of another checkout, whose tfp_vae is used"
     parser.add_argument("--checkout", type=pathlib.Path, help=other)
     args = parser.parse_args(options)
     if args.checkout is not None:
-        # Alone: the checkout has benchmarks of its own.
+        # Only its tfp_vae: the checkout has benchmarks of its own.
         only = pathlib.Path(tempfile.mkdtemp())
         (only / "tfp_vae").symlink_to(args.checkout.resolve() / "tfp_vae")
         sys.path.insert(0, str(only))

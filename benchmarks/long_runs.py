@@ -32,11 +32,11 @@ def curve(steps: Iterator[Any], count: int) -> list[float]:
     """The memory at some of the steps.
 
     Args:
-        steps: Does a step of the run at each item.
+        steps: Each item runs one step.
         count: The number of steps.
 
     Returns:
-        MiB, at `POINTS` places.
+        MiB, at about `POINTS` steps.
     """
     every = max(count // POINTS, 1)
     return [
@@ -185,7 +185,9 @@ def main(options: list[str] | None = None) -> dict[str, list[float]]:
         MiB by name of the run.
     """
     parser = argparse.ArgumentParser(prog="benchmarks.long_runs", description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the lengths")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor for the lengths"
+    )
     parser.add_argument("--output", type=pathlib.Path, help="page with the table")
     parser.add_argument("--figure", type=pathlib.Path, help="picture of the curves")
     args = parser.parse_args(options)
@@ -197,7 +199,8 @@ def main(options: list[str] | None = None) -> dict[str, list[float]]:
         start, middle, end = (found[len(found) * p // 100] for p in (10, 55, 99))
         change = [f"{value - start:+.1f}" for value in (middle, end)]
         rows.append([f"{count:,} {name}", number(start), *change])
-    shown = table(("run", "after a tenth, MiB", "at the middle", "at the end"), rows)
+    header = "run", "after a tenth, MiB", "change at 55 %, MiB", "at 99 %, MiB"
+    shown = table(header, rows)
     command = " ".join(["python -m benchmarks.long_runs", *(options or sys.argv[1:])])
     print(shown)
     if args.output is not None:

@@ -5,7 +5,7 @@
         | python examples/serve_vae.py output/digits/served
     python examples/serve_vae.py output/digits/served --port 8501
 
-The second command answers one request, the third those over HTTP:
+The second command answers one request, the third answers requests over HTTP:
 
     curl http://127.0.0.1:8501/v1/models/vae
     curl http://127.0.0.1:8501/v1/models/vae/metadata
@@ -151,7 +151,9 @@ def predict(model: Any, request: Any, max_draws: int | None = None) -> dict[str,
         raise Refused(_reason(error)) from error
     except tf.errors.ResourceExhaustedError as error:
         status = http.HTTPStatus.INSUFFICIENT_STORAGE
-        raise Refused("the answer does not fit in the memory", status) from error
+        raise Refused(
+            "the answer does not fit in the memory: ask for fewer rows or draws", status
+        ) from error
     lists = {key: value.numpy().tolist() for key, value in outputs.items()}
     only = next(iter(lists.values())) if len(lists) == 1 else None
     if not in_rows:
@@ -220,7 +222,7 @@ def metadata(served: str, name: str) -> dict[str, Any]:
         name: Name of the model.
 
     Returns:
-        What JSON makes of a `GetModelMetadataResponse`.
+        A `GetModelMetadataResponse` as a dictionary for JSON.
     """
     content = pathlib.Path(served, "saved_model.pb").read_bytes()
     graph = saved_model_pb2.SavedModel.FromString(content).meta_graphs[0]
@@ -239,14 +241,14 @@ def metadata(served: str, name: str) -> dict[str, Any]:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """An HTTP server on this machine alone that answers with a model.
+    """An HTTP server that answers requests from this machine with a model.
 
     Args:
         served: Directory of the SavedModel.
         port: Port to listen on; 0 for any free port.
         name: Name of the model in URLs.
         max_draws: The largest `n` and `num_samples` of a request.
-        max_bytes: The largest body of a request.
+        max_bytes: The largest body of a request, in bytes.
         timeout: Seconds to wait for a slow client.
     """
 
@@ -302,7 +304,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.connection.settimeout(self.server.client_timeout)
 
     def handle_one_request(self) -> None:
-        """Answers a request; a connection without one may be closed."""
+        """Answers a request; until it comes, `shutdown` may close the connection."""
         with self.server.lock:
             if self.server.closing:
                 self.close_connection = True
@@ -311,12 +313,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             super().handle_one_request()
         finally:
-            self._has_begun()
+            self._mark_busy()
 
     def parse_request(self) -> bool:
-        """Parses the headers of a request, which has begun then."""
+        """Parses the headers; from here on `shutdown` lets the request finish."""
         is_valid = super().parse_request()
-        self._has_begun()
+        self._mark_busy()
         return is_valid
 
     def do_GET(self) -> None:
@@ -337,7 +339,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Logs nothing."""
 
-    def _has_begun(self) -> None:
+    def _mark_busy(self) -> None:
         with self.server.lock:
             self.server.idle.discard(self.connection)
 

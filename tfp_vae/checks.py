@@ -433,7 +433,7 @@ def interval(low: Any, high: Any, caller: str) -> tuple[float, float]:
 
 
 def registered(value: Any, name: str) -> Any:
-    """Checks that a function which a config names may be called.
+    """Returns what Keras found for a config, unless it is a foreign function.
 
     Args:
         value: What Keras found for the config.
@@ -456,7 +456,9 @@ def registered(value: Any, name: str) -> Any:
     """
     if not isinstance(value, types.FunctionType | types.BuiltinFunctionType):
         return value
-    if value.__name__ == "<lambda>":  # Keras makes one only with `safe_mode=False`.
+    if (
+        value.__name__ == "<lambda>"
+    ):  # Keras makes a lambda only with `safe_mode=False`.
         return value
     known = keras.saving.get_registered_object(keras.saving.get_registered_name(value))
     pure = (keras.activations, keras.losses, keras.metrics, keras.ops)
@@ -474,11 +476,11 @@ def registered(value: Any, name: str) -> Any:
 
 
 def checked_config(from_config: Any) -> Any:
-    """Decorates `from_config`: a malformed config is a `ValueError`.
+    """Decorates `from_config`: a malformed config raises a `ValueError`.
 
     Args:
-        from_config: The function of a class, in front of `@classmethod`, or a method
-            such as `compile_from_config`.
+        from_config: The function below `@classmethod`, or a method such as
+            `compile_from_config`.
 
     Returns:
         A function with the same arguments.
@@ -505,7 +507,7 @@ def checked_config(from_config: Any) -> Any:
             name = getattr(cls, "__name__", type(cls).__name__)
             raise ValueError(
                 f"Loading expects the config of a `{name}`, as it was saved. Received: "
-                f"one with which it cannot be made ({type(error).__name__}: "
+                f"one that fails ({type(error).__name__}: "
                 f"{str(error)[:500]}). Save the model again."
             ) from error
 

@@ -43,12 +43,13 @@ def is_remote(path: Any) -> bool:
 def replacing(path: Any) -> Iterator[pathlib.Path]:
     """Yields a path to write to; what was written then replaces the file at `path`.
 
-    Whoever reads `path` finds the old file or the new one, never a part of one, also
-    after a failure, a kill or a loss of power. If the block raises, the old file stays.
-    A symbolic link stays, and its target is replaced; permissions stay. Other names of
-    the file, its hard links, keep the old content. The new file is written in a
-    directory beside the old one, and both need space until the end. Directories that
-    killed processes have left there are removed.
+    Whoever reads a local `path` finds the old file or the new one, never a part of one,
+    also after a failure, a kill or a loss of power. If the block raises, the old file
+    stays. A symbolic link stays, and its target is replaced; permissions stay. Other
+    names of the file, its hard links, keep the old content. The new file is written in
+    a directory beside the old one, and the disk needs space for both. Directories that
+    killed processes have left there are removed, except on Windows. A remote file is
+    copied to `PATH.new` and renamed.
 
     Args:
         path: Path of a file that may exist; of another file system if `is_remote`.
@@ -90,7 +91,7 @@ def replacing(path: Any) -> Iterator[pathlib.Path]:
         yield new
         _flush(new)
         if target.exists():
-            _copy_rights(target, new)
+            _copy_owner_and_mode(target, new)
         new.replace(target)
         if os.name == "posix":
             _flush(target.parent)
@@ -147,7 +148,7 @@ def is_damaged(path: pathlib.Path) -> bool:
         path: Path of a local file.
 
     Returns:
-        True after a change; False also without a checksum.
+        True if the content does not match the checksum; False if there is none.
 
     Example:
         >>> import tempfile
@@ -221,10 +222,13 @@ def _remove_leftovers(parent: pathlib.Path) -> None:
             shutil.rmtree(directory)
 
 
-def _copy_rights(old: pathlib.Path, new: pathlib.Path) -> None:
+def _copy_owner_and_mode(old: pathlib.Path, new: pathlib.Path) -> None:
     status = old.stat()
     if hasattr(os, "chown"):
-        for owner in (-1, status.st_uid):  # The group may be all that is allowed.
+        for owner in (
+            -1,
+            status.st_uid,
+        ):  # Without privileges only the group can be set.
             with contextlib.suppress(PermissionError):
                 os.chown(new, owner, status.st_gid)
     shutil.copymode(old, new)

@@ -1,4 +1,4 @@
-"""Counts whose draws return also where a parameter is NaN or infinite."""
+"""Distributions of counts whose sampling ends also for NaN and infinite rates."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ tfd = tfp.distributions
 
 
 class Poisson(tfp.distributions.Poisson):
-    """`tfd.Poisson`, whose draws are NaN or infinite where the rate is.
+    """`tfd.Poisson` with draws that are NaN or infinite where the rate is.
 
-    TFP's draws never return there.
+    TFP's sampler does not end there.
 
     Example:
         >>> Poisson([float("inf"), float("nan")]).sample(seed=1).numpy()
@@ -27,7 +27,7 @@ class Poisson(tfp.distributions.Poisson):
 
 
 class NegativeBinomial(tfp.distributions.NegativeBinomial):
-    """`tfd.NegativeBinomial`, whose draws are NaN or infinite where the mean is.
+    """`tfd.NegativeBinomial` with draws that are NaN or infinite where the mean is.
 
     Example:
         >>> p = NegativeBinomial([2.0, float("nan")], logits=[0.0, 0.0])
@@ -37,11 +37,11 @@ class NegativeBinomial(tfp.distributions.NegativeBinomial):
 
     def _sample_n(self, n: Any, seed: Any = None) -> Any:
         count, logits = self.total_count, self.logits_parameter()
-        both = count * tf.exp(logits)  # the mean
-        known = both < both.dtype.max
+        mean = count * tf.exp(logits)
+        known = mean < mean.dtype.max
         usable = tfd.NegativeBinomial(
             tf.where(known, self.total_count, 1.0),
             logits=tf.where(known, self.logits_parameter(), 0.0),
             require_integer_total_count=False,
         )
-        return tf.where(known, usable.sample(n, seed=seed), both)
+        return tf.where(known, usable.sample(n, seed=seed), mean)

@@ -24,19 +24,20 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
 
     TFP's draws claim to be reparameterised. With TensorFlow 2.21 their gradient is that
     of the normal that is not truncated (1 in `loc`), and under XLA they equal an end of
-    the interval that is 5 scales from `loc`. The draws of this class are
+    the interval if it is 5 scales from `loc`. The draws of this class are
 
-        x = Phi^-1(Phi(a) + u (Phi(b) - Phi(a))),  u uniform
+        x = loc + scale z,  z = Phi^-1(Phi(a) + u (Phi(b) - Phi(a))),  u uniform
 
     in float64, on the side where Phi is accurate, with the implicit gradients
 
-        dx/da = phi(a) / phi(x) (1 - F(x)),  dx/db = phi(b) / phi(x) F(x)
+        dz/da = phi(a) / phi(z) (1 - F(z)),  dz/db = phi(b) / phi(z) F(z)
 
-    They stay 1e-7 of the interval's length away from its ends, which the support of
-    other distributions may exclude. Mean, variance, entropy and log-density are
+    where phi and Phi are density and distribution function of the standard normal, and
+    F is that of z. Draws stay 1e-7 of the interval's length away from its ends, which
+    the support of other distributions may exclude. Mean, variance, entropy and log-density are
     computed in float64 too; in float32, as in TFP's class, they are not finite for a
-    scale of 1e8. All but the log-density need an interval at most 35 scales from `loc`,
-    beyond which Phi is 0.
+    scale of 1e8. Draws and entropy, and the moments on an interval longer than a scale,
+    need an interval at most 35 scales from `loc`, beyond which Phi is 0.
 
     Reference:
         Figurnov et al., Implicit Reparameterization Gradients, 2018.
@@ -95,7 +96,7 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         """In float64: log(scale Z) + (log(2 pi e) + (a phi(a) - b phi(b)) / Z) / 2."""
         loc, scale, low, high = self._double_parameters()
         a, b, _ = _lower_half((low - loc) / scale, (high - loc) / scale)
-        mass = _phi(b) - _phi(a)
+        mass = _cdf(b) - _cdf(a)
         at_ends = (a * _density(a) - b * _density(b)) / mass
         constant = math.log(2 * math.pi) + 1
         entropy = tf.math.log(scale * mass) + (constant + at_ends) / 2
@@ -121,7 +122,7 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         loc, scale, low, high = self._double_parameters()
         a, b = (low - loc) / scale, (high - loc) / scale
         left, right, _ = _lower_half(a, b)
-        mass = _phi(right) - _phi(left)
+        mass = _cdf(right) - _cdf(left)
         mass = tf.where(mass > 0, mass, float("nan") * mass)
 
         def at_ends(power: int) -> tf.Tensor:
@@ -160,11 +161,11 @@ def _standard(a: tf.Tensor, b: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
     """Draws of a standard normal on [a, b], differentiable in a and b."""
     a, b, upper = _lower_half(a, b)
     left, right = (tf.stop_gradient(end) for end in (a, b))
-    mass = _phi(right) - _phi(left)
-    x = _quantile(_phi(left) + uniform * mass)
+    mass = _cdf(right) - _cdf(left)
+    x = _quantile(_cdf(left) + uniform * mass)
     x = tf.stop_gradient(tf.clip_by_value(x, left, right))
-    above = _phi(right) - _phi(x)
-    below = _phi(x) - _phi(left)
+    above = _cdf(right) - _cdf(x)
+    below = _cdf(x) - _cdf(left)
     slope_a = tf.exp((tf.square(x) - tf.square(left)) / 2) * above / mass
     slope_b = tf.exp((tf.square(x) - tf.square(right)) / 2) * below / mass
     x += tf.stop_gradient(slope_a) * (a - left) + tf.stop_gradient(slope_b) * (
@@ -180,7 +181,7 @@ def _lower_half(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Te
 
 
 def _log_tail(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The end of [a, b] nearest to 0, and log(Phi(b) - Phi(a)) + near^2 / 2."""
+    """The point of [a, b] nearest to 0, and log(Phi(b) - Phi(a)) + near^2 / 2."""
     a, b, upper = _lower_half(a, b)
     beside = b < 0  # 0 is not in the interval
     one = tf.ones([], tf.float64)
@@ -191,7 +192,7 @@ def _log_tail(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     drop = (far - near) * (far + near) / 2 + log_near - log_far
     outer = log_near + tf.math.log(-tf.math.expm1(-drop))
     left, right = tf.where(beside, -one, a), tf.where(beside, one, b)
-    inner = tf.math.log(_phi(right) - _phi(left))
+    inner = tf.math.log(_cdf(right) - _cdf(left))
     signed = tf.where(upper, near, -near)
     return signed, tf.where(beside, outer, inner)
 
@@ -200,16 +201,16 @@ def _density(x: tf.Tensor) -> tf.Tensor:
     return tf.exp(-tf.square(x) / 2) / math.sqrt(2 * math.pi)
 
 
-def _phi(x: tf.Tensor) -> tf.Tensor:
+def _cdf(x: tf.Tensor) -> tf.Tensor:
     """The normal distribution function, accurate below 0."""
     return tf.math.erfc(-x / math.sqrt(2)) / 2
 
 
 def _quantile(p: tf.Tensor) -> tf.Tensor:
-    """The inverse of `_phi`, down to 1e-200; that of XLA ends at 1e-16."""
+    """The inverse of `_cdf`, down to 1e-200; that of XLA ends at 1e-16."""
     tail = -tf.sqrt(-2 * tf.math.log(tf.maximum(p, 1e-300)))
     x = tf.where(p < 1e-6, tail, tf.math.ndtri(tf.maximum(p, 1e-6)))
     for _ in range(5):  # Newton's method for log Phi, which is concave
-        phi = _phi(x)
-        x -= tf.where(p < 1e-6, tf.math.log(phi / p) * phi / _density(x), 0)
+        below = _cdf(x)
+        x -= tf.where(p < 1e-6, tf.math.log(below / p) * below / _density(x), 0)
     return x

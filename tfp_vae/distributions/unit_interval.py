@@ -12,11 +12,10 @@ tfd = tfp.distributions
 
 
 class Beta(tfp.distributions.Beta):
-    """`tfd.Beta`, whose draws are never 0 or 1.
+    """`tfd.Beta` with draws that are never 0 or 1.
 
-    At an end the density is 0 or infinite. With large concentrations, and with
-    concentrations below 1, draws are closer to an end than a floating-point number can
-    be; they become the number next to it.
+    At an end the density may be 0 or infinite. Draws that would be rounded to 0 or 1
+    become the smallest normal number, or the largest below 1.
 
     Example:
         >>> float(Beta(1e8, 1.0).sample(seed=1)) < 1.0
@@ -28,20 +27,20 @@ class Beta(tfp.distributions.Beta):
 
 
 class Kumaraswamy(tfp.distributions.Kumaraswamy):
-    """`tfd.Kumaraswamy`, whose draws are never 0 or 1, and precise near 0.
+    """`tfd.Kumaraswamy` with draws that are never 0 or 1, and precise near 0.
 
         x = (1 - v^(1/b))^(1/a),  v uniform
         log p(x) = log(a b) + (a - 1) log x + (b - 1) log(1 - x^a)
 
-    where a is `concentration1` and b is `concentration0`. TFP computes 1 - v^(1/b) by a
-    subtraction, which is 0 in float32 for a large b.
+    where a is `concentration1` and b is `concentration0`. TFP subtracts v^(1/b) from 1;
+    for a large b it is rounded to 1, and the draw is 0.
 
     Example:
         >>> float(Kumaraswamy(1.0, 1e8).sample(seed=1)) > 0.0
         True
     """
 
-    # TFP's class draws by its bijector.
+    # That of TFP's class draws by the bijector, not by `_sample_n`.
     _call_sample_n = tfd.Distribution._call_sample_n
 
     def _sample_n(self, n: Any, seed: Any = None) -> Any:
@@ -64,6 +63,6 @@ class Kumaraswamy(tfp.distributions.Kumaraswamy):
 
 
 def _inside(x: tf.Tensor) -> tf.Tensor:
-    """Replaces 0 and 1 by the numbers next to them; the gradient passes."""
+    """Replaces 0 and 1 by numbers inside; the gradient passes."""
     limits = np.finfo(x.dtype.as_numpy_dtype)
     return bounded(x, limits.tiny, 1.0 - limits.epsneg)

@@ -17,7 +17,7 @@ from tfp_vae.checks import boolean, integer
 from tfp_vae.engine.batches import Epochs
 from tfp_vae.engine.strategies import from_chief, has_workers, is_chief
 from tfp_vae.engine.weights_file import (
-    checked,
+    explaining_damage,
     is_plain,
     read_state,
     read_weights,
@@ -27,43 +27,47 @@ from tfp_vae.files import is_remote, local_copy
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the state of training in one file, and resumes an interrupted `fit` there.
+    """Saves the state of training in one file, from which `fit` is resumed.
 
         model.fit(x, epochs=100, callbacks=[tv.Checkpoint("last.weights.h5")])
 
-    It is used as `keras.callbacks.BackupAndRestore`: run the same program again after a
+    Use it like `keras.callbacks.BackupAndRestore`: run the same program again after a
     kill, and `fit` goes on. The file has the weights, the optimizer, the states of the
-    random generators, the epoch, the batch, and what other callbacks have counted, such
-    as the patience of `EarlyStopping`. It is replaced as a whole, so that a kill at any
+    random generators, the epoch, the batch, and the state of other callbacks, such as
+    what `EarlyStopping` has counted. It is replaced as a whole, so that a kill at any
     moment leaves the old file or the new one, and it has a checksum.
 
     In `tv.Model` and `tv.VAE` a resumed `fit` ends with the same weights and the same
     history as one without interruption, bit for bit: the rows come in the same order,
-    also after a stop within an epoch. Two limits:
+    also after a kill within an epoch. Two limits:
 
     - A pipeline, such as a `tf.data.Dataset`, cannot be continued within a pass, and
-      Keras' own loop cannot within an epoch; then the epoch is repeated from its
-      beginning, with a warning. Keras' own loop runs in a plain `keras.Model`, under a
-      strategy and with `run_eagerly`, and there TensorFlow's seed determines the order
-      of rows. A pipeline that shuffles has an order of its own.
+      Keras' own loop cannot within an epoch. Then `fit` trains the whole epoch again
+      from the saved weights, and warns. Keras' own loop runs in a plain `keras.Model`
+      and in the cases that `tv.Model` leaves to it, such as a strategy or
+      `run_eagerly`; there TensorFlow's seed determines the order of rows. The order of
+      a shuffling pipeline is not restored.
     - Layers that draw from Keras' global generator, by `keras.random.normal(shape)`
       without a seed, do not continue their draws. Keras' own layers do not use it.
 
-    In a plain `keras.Model`, put it first in the list, and pass it the other callbacks.
-    Of a callback, what changes in training and is no argument of its class is saved:
-    numbers, strings, arrays, and lists, tuples and dictionaries of them. An optimizer
-    other than `model.optimizer` must be built before `fit`. If training is stopped
-    within an epoch, the file stays as it was.
+    In a plain `keras.Model`, put it first in `callbacks` of `fit`, and give it the
+    others as its argument `callbacks`. It saves those attributes of other callbacks
+    that change in training, are no arguments of their class, and are numbers, strings,
+    arrays, or lists, tuples and dictionaries of them. An optimizer other than
+    `model.optimizer` must be built before `fit`. If a callback sets `stop_training`
+    within an epoch, the file is neither renewed nor deleted.
 
     Args:
         filepath: Path that ends in `.weights.h5`. Keras can load the weights from it.
-        save_freq: `"epoch"`, or the number of batches after which to save.
+        save_freq: `"epoch"`, or the number of batches after which to save. A number
+            above that of the steps in one program is rounded up to whole programs.
         delete_checkpoint: Whether to delete the file when training ends.
-        callbacks: Callbacks whose counts to save, for a plain `keras.Model`; `tv.Model`
-            saves those of all callbacks given to `fit`.
+        callbacks: Callbacks whose state to save, for a plain `keras.Model`; `tv.Model`
+            saves that of all callbacks given to `fit`.
 
     Raises:
-        ValueError: If an argument is invalid.
+        ValueError: If an argument is invalid; when training begins, if the model is not
+            built, or another program wrote the file.
         OSError: When training begins, if the file was cut or damaged.
 
     Example:
@@ -110,14 +114,14 @@ class Checkpoint(keras.callbacks.Callback):
         self._given: tuple[Any, Epochs | None] | None = None
         self._others: list[Any] = []
         self._epochs: Epochs | None = None
-        self._began: dict[Any, dict[str, Any]] = {}
+        self._initial_states: dict[Any, dict[str, Any]] = {}
         self._resumed: tuple[int, int] | None = None
         self._epoch = self._batch = self._unsaved = 0
-        self._is_whole = True
+        self._epoch_is_complete = True
 
     @property
     def steps_per_execution(self) -> int | None:
-        """The largest number of steps between two saves."""
+        """The most steps that `fit` may run in one program."""
         return None if self.save_freq == "epoch" else int(self.save_freq)
 
     def follow(self, callbacks: Any, epochs: Epochs | None) -> None:
@@ -137,8 +141,8 @@ class Checkpoint(keras.callbacks.Callback):
                 f"{type(self.model).__name__} that is not built. Call it on a batch "
                 "before `fit`."
             )
-        self._began, self._resumed, self._unsaved = {}, None, 0
-        self._is_whole = True
+        self._initial_states, self._resumed, self._unsaved = {}, None, 0
+        self._epoch_is_complete = True
         given, self._epochs = self._given or (self.callbacks, None)
         self._given = None
         self._others = keras.tree.flatten(getattr(given, "callbacks", given) or [])
@@ -158,27 +162,27 @@ class Checkpoint(keras.callbacks.Callback):
         if not kept:
             warnings.warn(
                 f"`Checkpoint` resumes epoch {epoch + 1} at the beginning of the data, "
-                f"with the weights after {batch} of its batches: this `fit` cannot "
-                "continue a pass over its data. Give arrays to a `tv.Model`, or leave "
-                "out `save_freq` and `steps_per_epoch`.",
+                f"with the weights after {batch} of its batches. To continue where it "
+                "was, `fit` of a `tv.Model` needs arrays, and the number of rows, the "
+                "batch size, `shuffle` and `steps_per_epoch` of the interrupted run.",
                 stacklevel=2,
             )
         self._resumed = epoch, batch if kept else 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Saves what the last epoch has left, or restores it."""
-        if not self._began:
-            self._began = self._counts()
+        """Saves the state after the last epoch, or restores it here."""
+        if not self._initial_states:
+            self._initial_states = self._callback_states()
         keras_internals.resume_at(self.model, None)  # Keras' loop has read it.
-        self._epoch, self._batch, self._is_whole = epoch, 0, True
-        self._at(epoch, 0, self.save_freq == "epoch" or self._is_due())
+        self._epoch, self._batch, self._epoch_is_complete = epoch, 0, True
+        self._restore_or_save(epoch, 0, self.save_freq == "epoch" or self._is_due())
 
     def on_train_batch_begin(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        """Saves what the last batches have left, or restores it."""
+        """Saves the state after the last batches, or restores it here."""
         if batch:
-            self._at(self._epoch, batch, self._is_due())
+            self._restore_or_save(self._epoch, batch, self._is_due())
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -190,16 +194,16 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts the epochs."""
         steps = (self.params or {}).get("steps") or self._batch
-        self._is_whole = not self.model.stop_training or self._batch >= steps
+        self._epoch_is_complete = not self.model.stop_training or self._batch >= steps
         self._epoch, self._batch = epoch + 1, 0
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Deletes the file or saves the last state, after whole epochs."""
-        if not self._is_whole:
+        """Deletes the file or saves the last state, unless an epoch was cut short."""
+        if not self._epoch_is_complete:
             return
         if self._resumed is not None:  # There was nothing left to train.
-            self._began = self._began or self._counts()
-            self._at(*self._resumed, False)
+            self._initial_states = self._initial_states or self._callback_states()
+            self._restore_or_save(*self._resumed, False)
         elif not self.delete_checkpoint:
             self._save(self._epoch, 0)
         chief = is_chief(self.model.distribute_strategy)
@@ -209,20 +213,24 @@ class Checkpoint(keras.callbacks.Callback):
     def _is_due(self) -> bool:
         return self.save_freq != "epoch" and self._unsaved >= int(self.save_freq)
 
-    def _at(self, epoch: int, batch: int, due: bool) -> None:
-        """Restores or saves the state at a batch; all callbacks have done the last."""
+    def _restore_or_save(self, epoch: int, batch: int, due: bool) -> None:
+        """Restores or saves the state before a batch.
+
+        All callbacks have then handled the batch before it.
+        """
         if self._resumed == (epoch, batch):
             self._resumed = None
             state = self._restored()
             if state is None:
                 raise FileNotFoundError(
-                    f"`Checkpoint` expects its file to stay until training has begun. "
-                    f"Received: none at {self.filepath!r}. Start the program again."
+                    "`Checkpoint` expects its file to exist until the first epoch "
+                    f"begins. Received: none at {self.filepath!r}. Put a copy back, or "
+                    "begin the training anew."
                 )
             self._batch = batch
             if batch == state["batch"]:
                 self._set_metrics(state["metrics"])
-            self._set_counts(state["callbacks"])
+            self._set_callback_states(state["callbacks"])
         elif due:
             self._save(epoch, batch)
 
@@ -234,14 +242,14 @@ class Checkpoint(keras.callbacks.Callback):
             pathlib.Path(self.filepath).parent.mkdir(parents=True, exist_ok=True)
         place = self._epochs.place(batch) if self._epochs is not None else None
         metrics = [v.numpy() for v in self.model.metrics_variables] if batch else []
-        counts = {
+        states = {
             key: {
                 name: value
                 for name, value in now.items()
-                if name not in self._began.get(key, {})
-                or not _same(value, self._began[key][name])
+                if name not in self._initial_states.get(key, {})
+                or not _same(value, self._initial_states[key][name])
             }
-            for key, now in self._counts().items()
+            for key, now in self._callback_states().items()
         }
         write_weights(
             self.model,
@@ -250,7 +258,7 @@ class Checkpoint(keras.callbacks.Callback):
             batch=batch,
             place=place,
             metrics=metrics,
-            callbacks=counts,
+            callbacks=states,
         )
 
     def _restored(self) -> dict[str, Any] | None:
@@ -275,7 +283,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _read(self, path: Any) -> dict[str, Any]:
         """Loads a file that `Checkpoint` wrote."""
-        with local_copy(path) as local, checked(local, self.filepath):
+        with local_copy(path) as local, explaining_damage(local, self.filepath):
             names = set(read_state(local))
         if not {"epoch", "batch", "place", "metrics", "callbacks"} <= names:
             raise ValueError(
@@ -299,8 +307,8 @@ class Checkpoint(keras.callbacks.Callback):
                 found[name, same] = callback
         return found
 
-    def _counts(self) -> dict[tuple[str, int], dict[str, Any]]:
-        """Copies of the plain attributes of the other callbacks, without settings."""
+    def _callback_states(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """Copies of the attributes of the other callbacks, without settings."""
         return {
             key: {
                 name: copy.deepcopy(value)
@@ -311,11 +319,13 @@ class Checkpoint(keras.callbacks.Callback):
             for key, callback in self._by_name().items()
         }
 
-    def _set_counts(self, saved: dict[tuple[str, int], dict[str, Any]]) -> None:
-        now = self._counts()
+    def _set_callback_states(
+        self, saved: dict[tuple[str, int], dict[str, Any]]
+    ) -> None:
+        now = self._callback_states()
         for key, callback in self._by_name().items():
             for name, value in saved.get(key, {}).items():
-                if name in now[key]:  # The file does not decide what is set.
+                if name in now[key]:  # A file must not set anything else.
                     setattr(callback, name, value)
 
     def _set_metrics(self, values: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""`save`, `save_weights` and `load_weights` of `tv.Model`, which lose nothing."""
+"""`save`, `save_weights` and `load_weights` of `tv.Model`: whole files."""
 
 import json
 import pathlib
@@ -76,10 +76,10 @@ class WholeFiles:
     def save_weights(
         self, filepath: Any, overwrite: bool = True, max_shard_size: Any = None
     ) -> None:
-        """Saves the weights, as `keras.Model.save_weights`, which can load the file.
+        """Saves the weights, as `keras.Model.save_weights`; Keras can load the file.
 
-        After a failure or a kill the old file remains. The file also has the states of
-        random generators, such as those of `Dropout`, and a checksum.
+        A local file is replaced as a whole. It also has the states of random
+        generators, such as those of `Dropout`, and a checksum.
 
         Args:
             filepath: Path that ends in `.weights.h5`.
@@ -109,6 +109,9 @@ class WholeFiles:
         self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any
     ) -> None:
         """Loads weights, as `keras.Model.load_weights`.
+
+        From a local `.weights.h5` file it also restores the states of random
+        generators, and verifies the checksum.
 
         Args:
             filepath: Path of a weights file, of `tv.Model` or of Keras.

@@ -43,7 +43,7 @@ def write_weights(model: Any, path: Any, **state: Any) -> None:
         keras.saving.save_weights(model, str(new))
         with h5py.File(new, "r+") as file:
             group = file.create_group(_GROUP)
-            found = _stored({**state, "random": generators}, group)
+            found = _to_json({**state, "random": generators}, group)
             group["structure"] = np.frombuffer(json.dumps(found).encode(), np.uint8)
         seal(new)
 
@@ -57,7 +57,7 @@ def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str
         skip_mismatch: As in `keras.Model.load_weights`.
 
     Returns:
-        The state that was saved; nothing for a file of Keras.
+        The state that was saved; an empty dictionary for a file of Keras.
 
     Raises:
         OSError: If the file was cut or damaged.
@@ -70,7 +70,7 @@ def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str
         >>> read_weights(model, path)
         {}
     """
-    with local_copy(path) as local, checked(local, path):
+    with local_copy(path) as local, explaining_damage(local, path):
         keras.saving.load_weights(model, str(local), skip_mismatch=skip_mismatch)
         state = read_state(local)
     set_random_states(model, state.pop("random", []))
@@ -99,13 +99,13 @@ def read_state(path: Any) -> dict[str, Any]:
             return {}
         try:
             group = file[_own(file, _GROUP)]
-            return _restored(json.loads(_bytes(group, "structure")), group)
+            return _from_json(json.loads(_bytes(group, "structure")), group)
         except Exception as error:
             raise OSError(f"it has a malformed {_GROUP!r}: {error}") from error
 
 
 @contextlib.contextmanager
-def checked(local: Any, path: Any) -> Iterator[None]:
+def explaining_damage(local: Any, path: Any) -> Iterator[None]:
     """Checks a file before a block reads it, and explains errors of HDF5.
 
     Args:
@@ -122,7 +122,7 @@ def checked(local: Any, path: Any) -> Iterator[None]:
         >>> import pathlib, tempfile
         >>> path = pathlib.Path(tempfile.mkdtemp(), "last.weights.h5")
         >>> _ = path.write_bytes(bytes(100))
-        >>> with checked(path, path):
+        >>> with explaining_damage(path, path):
         ...     read_state(path)
         Traceback (most recent call last):
             ...
@@ -132,17 +132,17 @@ def checked(local: Any, path: Any) -> Iterator[None]:
     def error(why: str) -> OSError:
         return OSError(
             f"Loading weights expects a whole file. Received: {str(path)!r}, {why}. "
-            "Delete it, and load another copy or train again."
+            "If it was cut or damaged, load another copy or train again."
         )
 
     if is_damaged(local):
-        raise error("whose content differs from its checksum")
+        raise error("whose content does not match its checksum")
     try:
         yield
-    except FileNotFoundError:
+    except (BlockingIOError, FileNotFoundError, PermissionError):
         raise
     except OSError as cause:
-        raise error(f"which HDF5 cannot read ({cause})") from cause
+        raise error(f"which cannot be read ({cause})") from cause
 
 
 def random_states(model: Any) -> list[Any]:
@@ -171,8 +171,8 @@ def set_random_states(model: Any, values: list[Any]) -> None:
 
     Args:
         model: A Keras model.
-        values: As many states as `random_states` returns; others are left out, since a
-            model with the same weights may have other generators.
+        values: One value for each of `random_states`. If the number or a shape differs,
+            none is set: a model with the same weights may have other generators.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dropout(0.5)])
@@ -220,16 +220,16 @@ def _bytes(group: Any, name: str) -> bytes:
     dataset = group[_own(group, str(name))]
     size = pathlib.Path(group.file.filename).stat().st_size
     if dataset.is_virtual or dataset.external or dataset.nbytes > size:
-        raise ValueError(f"{name!r} is not in the file itself")
+        raise ValueError(f"{name!r} is larger than the file, or outside of it")
     return dataset[()].tobytes()
 
 
-def _stored(value: Any, group: Any) -> Any:
+def _to_json(value: Any, group: Any) -> Any:
     """What JSON can represent of a value; arrays become datasets of the group."""
     if isinstance(value, dict):
-        return {"dict": [[_stored(part, group) for part in i] for i in value.items()]}
+        return {"dict": [[_to_json(part, group) for part in i] for i in value.items()]}
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_stored(part, group) for part in value]}
+        return {type(value).__name__: [_to_json(part, group) for part in value]}
     if isinstance(value, np.ndarray | np.generic):
         name = str(len(group))
         # As bytes: HDF5 has no bfloat16.
@@ -239,8 +239,8 @@ def _stored(value: Any, group: Any) -> Any:
     return value
 
 
-def _restored(found: Any, group: Any) -> Any:
-    """The value of which `_stored` made this."""
+def _from_json(found: Any, group: Any) -> Any:
+    """The value of which `_to_json` made this."""
     if not isinstance(found, dict):
         return found
     ((kind, inner),) = found.items()
@@ -249,6 +249,6 @@ def _restored(found: Any, group: Any) -> Any:
         array = np.frombuffer(_bytes(group, name), dtype).reshape(shape)
         return array.copy() if kind == "array" else array[()]
     if kind == "dict":
-        return {_restored(key, group): _restored(part, group) for key, part in inner}
-    parts = [_restored(part, group) for part in inner]
+        return {_from_json(key, group): _from_json(part, group) for key, part in inner}
+    parts = [_from_json(part, group) for part in inner]
     return tuple(parts) if kind == "tuple" else parts

@@ -64,7 +64,12 @@ def export_endpoints(
         key = tf.where(seed < 0, _new_seed(), tf.stack([seed, 0]))
         prior = vae.prior_distribution(y)
         rows = [] if y is None else [tf.shape(y)[0]]
-        given = [tf.debugging.assert_equal(n, row, "one y for each") for row in rows]
+        given = [
+            tf.debugging.assert_equal(
+                n, row, "n is not the number of rows of y, one y for each"
+            )
+            for row in rows
+        ]
         n = _limited(n, "n", 0, max_draws, *given)
         return decode(prior.sample([] if prior.batch_shape.rank else [n], key), y)
 
@@ -104,7 +109,7 @@ def _limited(
 
 
 def _strict_log_prob(vae: Any, inputs: Any, x: Any) -> tf.Tensor:
-    """Log p(x | z) at the mean of q(z | x), which fails for values that x cannot be."""
+    """Computes log p(x | z) at the mean of q(z | x); fails for values x cannot take."""
     p = unwrap(vae(inputs, training=False))
     target = tf.cast(vae.target_of(x), p.dtype)
     if vae.missing is not None:
@@ -117,7 +122,7 @@ def _strict_log_prob(vae: Any, inputs: Any, x: Any) -> tf.Tensor:
 
 
 def _strict(distribution: Any) -> Any:
-    """The same distribution, which checks values, as all those inside it."""
+    """A copy that checks values, as do the distributions inside it."""
 
     def inner(value: Any) -> Any:
         if isinstance(value, list | tuple):
