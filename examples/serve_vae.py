@@ -31,7 +31,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -360,10 +360,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             status = http.HTTPStatus.LENGTH_REQUIRED
             raise Refused("a request expects a Content-Length", status)
         if int(text) > self.server.max_bytes:
-            self.close_connection = True  # The body is not read.
+            # A client reads the answer only after it has sent its body.
+            for _ in self._parts(int(text)):
+                pass
             status = http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             raise Refused(f"a body has at most {self.server.max_bytes} bytes", status)
-        body = self._body(int(text))
+        body = b"".join(self._parts(int(text)))
         if self._rest() != ":predict":
             raise Refused(f"Malformed request: POST {self.path}")
         try:
@@ -372,18 +374,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise Refused(f"JSON Parse error: {error}") from error
         return predict(self.server.model, request, self.server.max_draws)
 
-    def _body(self, length: int) -> bytes:
+    def _parts(self, length: int) -> Iterator[bytes]:
         """The body of a request, from a client that may be slow or go away."""
-        parts, end = [], time.monotonic() + self.server.client_timeout
+        end = time.monotonic() + self.server.client_timeout
         while length:
             part = self.rfile.read1(min(length, 2**16))
             if not part:
                 raise ConnectionAbortedError
             if time.monotonic() > end:
                 raise TimeoutError
-            parts.append(part)
+            yield part
             length -= len(part)
-        return b"".join(parts)
 
     def _rest(self) -> str:
         """What follows the name and the version of the model in the path."""
