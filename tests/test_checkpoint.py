@@ -59,6 +59,21 @@ def with_dropout(kind=tv):
     return model
 
 
+def with_noise_of_every_kind():
+    keras.utils.set_random_seed(3)
+    h = inputs = keras.Input((8, 8, 1))
+    h = keras.layers.RandomFlip()(h)
+    h = keras.layers.Reshape((8, 8))(keras.layers.RandomBrightness(0.2)(h))
+    h = keras.layers.SpatialDropout1D(0.2)(h)
+    h = keras.layers.LSTM(4, dropout=0.2, return_sequences=True)(h)
+    h = keras.layers.MultiHeadAttention(2, 2, dropout=0.2)(h, h)
+    h = keras.layers.AlphaDropout(0.2)(keras.layers.Flatten()(h))
+    h = keras.layers.Dense(3)(keras.layers.GaussianDropout(0.2)(h))
+    model = tv.Model(inputs, h)
+    model.compile("adam", "mse")
+    return model
+
+
 def a_vae(prior=tv.StandardNormal, **options):
     keras.utils.set_random_seed(3)
     return vaes.vae(prior=prior(models.LATENT), **options)
@@ -80,6 +95,7 @@ def same(one, other):
 
 MODELS = {
     "dropout": (with_dropout, Y),
+    "noise": (with_noise_of_every_kind, Y),
     "vae": (a_vae, None),
     "learned prior": (lambda: a_vae(tv.LearnedNormal), None),
     "XLA": (lambda: a_vae(jit_compile=True), None),
@@ -92,6 +108,7 @@ MODELS = {
         ("dropout", {}, (2, None)),
         ("dropout", {"steps_per_epoch": 3}, (1, 2)),
         ("dropout", {"shuffle": "batch"}, (0, 4)),
+        ("noise", {}, (2, None)),
         ("vae", {}, (1, 3)),
         ("vae", {"steps_per_epoch": 2}, (2, None)),
         ("learned prior", {"shuffle": False}, (1, 3)),
