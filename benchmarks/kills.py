@@ -358,9 +358,9 @@ def main(options: list[str] | None = None) -> dict[str, Outcome]:
         # Only its tfp_vae: the checkout has benchmarks of its own.
         only = pathlib.Path(tempfile.mkdtemp())
         (only / "tfp_vae").symlink_to(args.checkout.resolve() / "tfp_vae")
-        # The server of forks reads this, and not `sys.path`.
-        paths = [str(only), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+        # The process that forks the others finds packages in its directory first.
+        args.output = args.output and args.output.resolve()
+        os.chdir(only)
     found, rows = {}, []
     for name in args.cases:
         outcome = found[name] = Campaign(CASES[name], args.seed).run(args.kills)
