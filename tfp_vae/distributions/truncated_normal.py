@@ -123,7 +123,7 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         a, b = (low - loc) / scale, (high - loc) / scale
         left, right, _ = _lower_half(a, b)
         mass = _cdf(right) - _cdf(left)
-        mass = tf.where(mass > 0, mass, float("nan") * mass)
+        mass = tf.where(mass > 0, mass, tf.constant(float("nan"), tf.float64))
 
         def at_ends(power: int) -> tf.Tensor:
             return a**power * _density(a) - b**power * _density(b)
