@@ -249,6 +249,16 @@ def test_an_epoch_that_cannot_go_on_is_repeated_with_a_warning(case, tmp_path):
     assert np.isfinite(history.history["loss"]).all()
 
 
+def test_a_run_of_keras_loop_goes_on_in_the_compiled_one(tmp_path):
+    path = tmp_path / "last.weights.h5"
+    model = with_dropout()
+    model.run_eagerly = True
+    with pytest.raises(Killed):
+        fitted(model, Y, [tv.Checkpoint(path), Kill(2)])
+    history, _ = fitted(with_dropout(), Y, [tv.Checkpoint(path)])
+    assert len(history["loss"]) == 4
+
+
 def test_backup_and_restore_is_whole_and_forgotten_by_the_next_fit(tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(tmp_path / "backup")

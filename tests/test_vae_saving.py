@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import vaes
+from families import FAMILIES
 
 import tfp_vae as tv
+from tfp_vae.models.export import strict_log_prob
 
 
 def trained(kind):
@@ -291,6 +293,11 @@ def test_other_kinds_are_served_too(kind, tmp_path):
         (tv.IndependentBernoulli(4), [0, 1, 1, 0], [[2, 0, 0, 0], [0.5, 0, 0, 0]]),
         (tv.IndependentPoisson(4), [0, 1, 7, 0], [[-1, 0, 0, 0], [0.5, 0, 0, 0]]),
         (tv.OneHotCategorical(4), [0, 1, 0, 0], [[1, 1, 0, 0], [0, 0, 0, 0]]),
+        (
+            tv.IndependentCategorical(4, num_categories=3),
+            [0, 1, 2, 0],
+            [[0, 1, 3, 0], [0.5, 0, 0, 0]],
+        ),
         (tv.IndependentBeta(4), [0.1, 0.2, 0.3, 0.9], [[0.1, 0.2, 0.3, 1.5]]),
         (
             tv.Blockwise([tv.IndependentNormal(2), tv.IndependentBernoulli(2)]),
@@ -328,6 +335,28 @@ def test_a_served_log_prob_refuses_values_outside_the_support(
         served.log_prob(x, 21)
     with pytest.raises(tf.errors.InvalidArgumentError, match="limit of this export"):
         served.generate(21, 1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_export_refuses_what_fit_refuses(name, rng):
+    family = FAMILIES[name]
+    layer = family.make()
+    if layer.parameters_width is None:
+        pytest.skip("`check_values` expects a known number of parameters")
+    p = layer(tf.zeros([1, family.width])).tensor_distribution
+    good = family.values(rng, (1, *family.event))
+    for x in (good, good + 0.37, good - 50, 1e3 * good + 1, np.nan * good):
+        x = x.astype("float32")
+        try:
+            tv.check_values(x, layer)
+            possible = True
+        except ValueError:
+            possible = False
+        try:
+            allowed = np.isfinite(strict_log_prob(p, tf.constant(x))).all()
+        except tf.errors.InvalidArgumentError:
+            allowed = False
+        assert allowed == possible, x
 
 
 def test_saved_model_cli_runs_an_endpoint(tmp_path):

@@ -432,7 +432,7 @@ def interval(low: Any, high: Any, caller: str) -> tuple[float, float]:
     return ends
 
 
-def registered(value: Any, name: str) -> Any:
+def checked_function(value: Any, name: str) -> Any:
     """Returns what Keras found for a config, unless it is a foreign function.
 
     Args:
@@ -447,19 +447,17 @@ def registered(value: Any, name: str) -> Any:
             activations, losses, metrics or `keras.ops`.
 
     Example:
-        >>> registered(keras.activations.relu, "activation").__name__
+        >>> checked_function(keras.activations.relu, "activation").__name__
         'relu'
-        >>> registered(keras.utils.get_file, "temperature")
+        >>> checked_function(keras.utils.get_file, "temperature")
         Traceback (most recent call last):
             ...
         ValueError: Loading expects `temperature` to be a registered function. ...
     """
     if not isinstance(value, types.FunctionType | types.BuiltinFunctionType):
         return value
-    if (
-        value.__name__ == "<lambda>"
-    ):  # Keras makes a lambda only with `safe_mode=False`.
-        return value
+    if value.__name__ == "<lambda>":
+        return value  # Keras makes one only with `safe_mode=False`.
     known = keras.saving.get_registered_object(keras.saving.get_registered_name(value))
     pure = (keras.activations, keras.losses, keras.metrics, keras.ops)
     public = value.__name__ not in ("deserialize", "get", "serialize")

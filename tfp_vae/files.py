@@ -225,10 +225,8 @@ def _remove_leftovers(parent: pathlib.Path) -> None:
 def _copy_owner_and_mode(old: pathlib.Path, new: pathlib.Path) -> None:
     status = old.stat()
     if hasattr(os, "chown"):
-        for owner in (
-            -1,
-            status.st_uid,
-        ):  # Without privileges only the group can be set.
+        # Without privileges only the group can be set.
+        for owner in (-1, status.st_uid):
             with contextlib.suppress(PermissionError):
                 os.chown(new, owner, status.st_gid)
     shutil.copymode(old, new)

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import registered
+from tfp_vae.checks import checked_function
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.distributions.bernoulli import Bernoulli
 from tfp_vae.distributions.continuous_bernoulli import ContinuousBernoulli
@@ -174,7 +174,7 @@ def revive_arguments(config: dict[str, Any]) -> dict[str, Any]:
                     "`@keras.saving.register_keras_serializable()`, or, if you trust "
                     "the file, load it with safe_mode=False."
                 ) from error
-        arguments[key] = registered(value, key)
+        arguments[key] = checked_function(value, key)
     return arguments
 
 

@@ -40,8 +40,8 @@ class NegativeBinomial(tfp.distributions.NegativeBinomial):
         mean = count * tf.exp(logits)
         known = mean < mean.dtype.max
         usable = tfd.NegativeBinomial(
-            tf.where(known, self.total_count, 1.0),
-            logits=tf.where(known, self.logits_parameter(), 0.0),
+            tf.where(known, count, 1.0),
+            logits=tf.where(known, logits, 0.0),
             require_integer_total_count=False,
         )
         return tf.where(known, usable.sample(n, seed=seed), mean)

@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.constraints import bounded
+
 tfd = tfp.distributions
 
 # Gauss-Legendre nodes and weights for integrals over [0, 1].
@@ -151,10 +153,7 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
         x = loc + scale * _standard((low - loc) / scale, (high - loc) / scale, uniform)
         margin = 1e-7 * (high - low)
-        inside = tfp.math.clip_by_value_preserve_gradient(
-            x, low + margin, high - margin
-        )
-        return tf.cast(inside, self.dtype)
+        return tf.cast(bounded(x, low + margin, high - margin), self.dtype)
 
 
 def _standard(a: tf.Tensor, b: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:

@@ -328,20 +328,22 @@ class Epochs:
             "steps": self.num_batches,
         }
 
-    def resume(self, epoch: int, batch: int, place: dict[str, Any]) -> bool:
+    def resume(self, epoch: int, batch: int, place: dict[str, Any] | None) -> bool:
         """Continues at a place of an earlier call.
 
         Args:
             epoch: The epoch to begin with.
             batch: The number of its batches that were used.
-            place: What `place` returned.
+            place: What `place` returned; `None` from Keras' own loop.
 
         Returns:
             Whether the next batches will be those that would have followed. If not,
             the epoch starts at the beginning of the data.
         """
-        theirs, mine = place["order"], self._source.order
         self.resumed = epoch, 0
+        if place is None:
+            return not batch
+        theirs, mine = place["order"], self._source.order
         self._source.order = mine and theirs
         if not place["taken"]:
             return True

@@ -146,7 +146,7 @@ class Checkpoint(keras.callbacks.Callback):
         given, self._epochs = self._given or (self.callbacks, None)
         self._given = None
         self._others = keras.tree.flatten(getattr(given, "callbacks", given) or [])
-        keras_internals.resume_at(self.model, None)
+        keras_internals.resume_at(self.model, None)  # Keras keeps that of other calls.
         optimizer = self.model.optimizer
         if optimizer is not None and not optimizer.built:
             optimizer.build(self.model.trainable_variables)

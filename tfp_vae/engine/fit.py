@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tfp_vae import keras_internals
-from tfp_vae.checks import checked_config, registered
+from tfp_vae.checks import checked_config, checked_function
 from tfp_vae.engine import data
 from tfp_vae.engine.batches import Epochs, Source, source_of
 from tfp_vae.engine.checkpoint import Checkpoint
@@ -115,7 +115,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         given = keras.saving.deserialize_keras_object(config)
         for name in ("loss", "metrics", "weighted_metrics"):
             for leaf in keras.tree.flatten(given.get(name)):
-                registered(leaf, name)
+                checked_function(leaf, name)
         self.compile(**given)
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_vae.checks import checked_config, registered
+from tfp_vae.checks import checked_config, checked_function
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 
 
@@ -76,7 +76,7 @@ class FunctionLoss(keras.losses.Loss):
     def from_config(cls, config: dict[str, Any]) -> "FunctionLoss":
         """Restores the function."""
         fn = keras.saving.deserialize_keras_object(config["fn"])
-        return cls(**{**config, "fn": registered(fn, "loss")})
+        return cls(**{**config, "fn": checked_function(fn, "loss")})
 
 
 def with_output_kept(loss: Any) -> Any:

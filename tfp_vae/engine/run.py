@@ -41,10 +41,10 @@ class Run:
 
         Args:
             epoch: Number of the epoch.
-            done: The number of its steps that an earlier call has run.
             begin: Called with the number of a program's first step.
             end: Called with the number and the logs of a program's last step; returns
                 whether to stop.
+            done: The number of its steps that an interrupted `fit` has run.
 
         Returns:
             The logs of the last step, or `None` if there was no batch.

@@ -86,17 +86,18 @@ class IndependentCategorical(IndependentLayer):
 class _NumberedCategorical(tfd.Categorical):
     """A categorical distribution over the numbers 0 to K - 1, which has a mean.
 
-    Its values have the dtype of the logits, for which TFP's checks raise `TypeError`.
+    Its values have the dtype of the logits. TFP's checks raise `TypeError` for it, so
+    this class has its own.
     """
 
     def __init__(
         self,
         logits: tf.Tensor,
-        check_values: bool = False,
+        validate_args: bool = False,
         name: str = "NumberedCategorical",
     ) -> None:
         parameters = dict(locals())
-        self._check_values = check_values
+        self._check_values = validate_args
         super().__init__(logits=logits, dtype=logits.dtype, name=name)
         self._parameters = parameters
 

@@ -76,8 +76,7 @@ def export_endpoints(
     def log_prob(x: Any, num_samples: Any, y: Any = None) -> tf.Tensor:
         num_samples = _limited(num_samples, "num_samples", 1, max_draws)
         inputs = _inputs(vae, x, y)
-        with tf.control_dependencies([_strict_log_prob(vae, inputs, x)]):
-            target = tf.identity(vae.target_of(x))
+        target = _checked_target(vae, inputs, x)
         total = vae.log_sum(inputs, target, _new_seed(), num_samples)
         return total - tf.math.log(tf.cast(num_samples, total.dtype))
 
@@ -108,17 +107,44 @@ def _limited(
         return tf.identity(number)
 
 
-def _strict_log_prob(vae: Any, inputs: Any, x: Any) -> tf.Tensor:
-    """Computes log p(x | z) at the mean of q(z | x); fails for values x cannot take."""
-    p = unwrap(vae(inputs, training=False))
-    target = tf.cast(vae.target_of(x), p.dtype)
-    if vae.missing is not None:
-        lacks = absent(vae.target_of(x), vae.missing)
-        if lacks is not None:
-            target = tf.where(
-                lacks, tf.cast(p.sample(seed=_new_seed()), p.dtype), target
-            )
-    return _strict(p).log_prob(target)
+def _checked_target(vae: Any, inputs: Any, x: Any) -> tf.Tensor:
+    """The decoder's target, after a check at the mean of q(z | x)."""
+    p, target = unwrap(vae(inputs, training=False)), vae.target_of(x)
+    lacks = None if vae.missing is None else absent(target, vae.missing)
+    values = target
+    if lacks is not None:
+        possible = tf.cast(p.sample(seed=_new_seed()), target.dtype)
+        values = tf.where(lacks, possible, target)
+    with tf.control_dependencies([strict_log_prob(p, values)]):
+        return tf.identity(target)
+
+
+def strict_log_prob(distribution: Any, values: tf.Tensor) -> tf.Tensor:
+    """Computes log p(x), in a graph too, and fails for values that x cannot take.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+        values: Values of any dtype.
+
+    Returns:
+        log p(x).
+
+    Raises:
+        tf.errors.InvalidArgumentError: Where `check_values` raises an error.
+
+    Example:
+        >>> p = tv.IndependentBernoulli(1)(tf.zeros([1, 1])).tensor_distribution
+        >>> strict_log_prob(p, tf.constant([[1.0]])).numpy().round(2)
+        array([-0.69], dtype=float32)
+    """
+    cast, checks = tf.cast(values, distribution.dtype), []
+    if distribution.dtype.is_integer:  # The cast would hide a fraction.
+        back = tf.cast(cast, values.dtype)
+        message = "Values must be integers."
+        checks = [tf.debugging.assert_equal(back, values, message)]
+    with tf.control_dependencies(checks):
+        log_prob = _strict(distribution).log_prob(tf.identity(cast))
+    return tf.debugging.check_numerics(log_prob, "Values outside the support")
 
 
 def _strict(distribution: Any) -> Any:

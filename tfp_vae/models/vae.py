@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import boolean, checked_config, registered
+from tfp_vae.checks import boolean, checked_config, checked_function
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.engine.strategies import is_chief
 from tfp_vae.environment import refuse_keras_2
@@ -302,7 +302,7 @@ def _with_encoder(prior: Any, config: dict[str, Any], encoder: Any) -> Any:
 def _revived(config: Any, name: str) -> Any:
     if is_distribution_config(config):
         return deserialize_distribution(config)
-    return registered(keras.saving.deserialize_keras_object(config), name)
+    return checked_function(keras.saving.deserialize_keras_object(config), name)
 
 
 def _zeros(shape: Any) -> Any:
