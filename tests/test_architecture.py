@@ -30,6 +30,7 @@ FLOORS = {
     "layers": 4,
     "losses": 4,
     "objectives": 4,
+    "weights": 4,
     "metrics": 5,
     "priors": 5,
     "values": 5,

@@ -68,6 +68,26 @@ from tfp_vae.priors.standard_normal import StandardNormal
 from tfp_vae.priors.uniform_direction_and_norm import UniformDirectionAndNorm
 from tfp_vae.priors.vamp_prior import VampPrior
 from tfp_vae.values import check_values
+from tfp_vae.weights.convolution import (
+    Convolution1DFlipout,
+    Convolution1DReparameterization,
+    Convolution2DFlipout,
+    Convolution2DReparameterization,
+    Convolution3DFlipout,
+    Convolution3DReparameterization,
+)
+from tfp_vae.weights.dense import (
+    DenseFlipout,
+    DenseLocalReparameterization,
+    DenseReparameterization,
+)
+from tfp_vae.weights.dense_variational import DenseVariational
+from tfp_vae.weights.parameters import (
+    default_loc_scale_fn,
+    default_mean_field_normal_fn,
+    default_multivariate_normal_fn,
+)
+from tfp_vae.weights.variational import Variational
 
 __version__ = "0.1.0"
 
@@ -90,6 +110,16 @@ __all__ = [
     "CategoricalMixtureOfOneHotCategorical",
     "Checkpoint",
     "CollapseAlarm",
+    "Convolution1DFlipout",
+    "Convolution1DReparameterization",
+    "Convolution2DFlipout",
+    "Convolution2DReparameterization",
+    "Convolution3DFlipout",
+    "Convolution3DReparameterization",
+    "DenseFlipout",
+    "DenseLocalReparameterization",
+    "DenseReparameterization",
+    "DenseVariational",
     "DirectionAndNorm",
     "DirichletMultinomial",
     "DistributionLambda",
@@ -141,7 +171,11 @@ __all__ = [
     "VAETensorBoard",
     "VampPrior",
     "VariableLayer",
+    "Variational",
     "VonMisesFisher",
     "check_values",
+    "default_loc_scale_fn",
+    "default_mean_field_normal_fn",
+    "default_multivariate_normal_fn",
     "prior_distribution",
 ]

@@ -5,31 +5,8 @@ from typing import Any
 
 import keras
 
-_OVER_WEIGHTS = (
-    "Layers with distributions over their weights are not in tfp_vae yet. A "
-    "`DistributionLambda`, or ordinary layers before a distribution layer, model the "
-    "output's distribution; `tfp.layers` with tf_keras has the layer for Keras 2."
-)
 # Names of `tfp.layers` that are not here, and what to use in their place.
 _ABSENT = {
-    **dict.fromkeys(
-        (
-            "Convolution1DFlipout",
-            "Convolution1DReparameterization",
-            "Convolution2DFlipout",
-            "Convolution2DReparameterization",
-            "Convolution3DFlipout",
-            "Convolution3DReparameterization",
-            "DenseFlipout",
-            "DenseLocalReparameterization",
-            "DenseReparameterization",
-            "DenseVariational",
-            "default_loc_scale_fn",
-            "default_mean_field_normal_fn",
-            "default_multivariate_normal_fn",
-        ),
-        _OVER_WEIGHTS,
-    ),
     "VariationalGaussianProcess": (
         "Return a `tfd.VariationalGaussianProcess` from a `DistributionLambda`, with "
         "`keras.Variable`s for its inducing points."

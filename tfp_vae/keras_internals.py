@@ -35,6 +35,24 @@ def called_model(layer: keras.layers.Layer) -> Any:
     return layer if context is None else context.entry_layer
 
 
+def held_in_this_call() -> dict[Any, Any]:
+    """What layers keep until the end of the outermost layer's current call.
+
+    A layer that is called twice in one model has one draw of its weights. Keras makes
+    an object for each outermost call, in each thread, which it forgets at the end.
+    Noticed by `test_a_layer_called_twice_has_one_draw_and_one_divergence`.
+
+    Returns:
+        A dictionary, empty outside of calls.
+
+    Example:
+        >>> held_in_this_call()
+        {}
+    """
+    context = global_state.get_global_attribute("current_call_ctx")
+    return {} if context is None else vars(context).setdefault("tfp_vae_held", {})
+
+
 def nested_layers(layer: keras.layers.Layer) -> list[Any]:
     """A layer and all layers inside it, those of custom layers included.
 
@@ -52,6 +70,43 @@ def nested_layers(layer: keras.layers.Layer) -> list[Any]:
         2
     """
     return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def per_example(loss: Any) -> Any:
+    """Marks a term of the loss that was divided by the number of training examples.
+
+    Keras keeps the very tensors that `add_loss` receives. Noticed by
+    `test_the_loss_of_a_sequence_counts_the_weights_once`.
+
+    Args:
+        loss: A scalar, for `add_loss`.
+
+    Returns:
+        The tensor.
+
+    Example:
+        >>> is_per_example(per_example(tf.constant(1.0)))
+        True
+    """
+    loss = tf.identity(loss)
+    loss._tfp_vae_per_example = True
+    return loss
+
+
+def is_per_example(loss: Any) -> bool:
+    """Whether `per_example` has marked a term of the loss.
+
+    Args:
+        loss: A scalar among a model's `losses`.
+
+    Returns:
+        True if it has.
+
+    Example:
+        >>> is_per_example(tf.constant(1.0))
+        False
+    """
+    return getattr(loss, "_tfp_vae_per_example", False)
 
 
 def in_training() -> bool:

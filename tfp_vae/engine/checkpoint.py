@@ -295,8 +295,8 @@ class Checkpoint(keras.callbacks.Callback):
         theirs, mine = len(saved["random"]), len(random_states(self.model))
         if theirs != mine:
             warnings.warn(
-                f"`Checkpoint` resumes a model with {theirs} random generators, but this "
-                f"one has {mine}, so its layers draw anew. Give the same model.",
+                f"`Checkpoint` resumes a model with {theirs} random generators, but "
+                f"this one has {mine}, so its layers draw anew. Give the same model.",
                 stacklevel=2,
             )
         return read_weights(self.model, path)

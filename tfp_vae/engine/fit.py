@@ -10,11 +10,17 @@ import keras
 import tensorflow as tf
 
 from tfp_vae import keras_internals
-from tfp_vae.checks import checked_config, checked_function
+from tfp_vae.checks import checked_config, checked_function, integer
 from tfp_vae.engine import data
 from tfp_vae.engine.batches import Epochs, Source, source_of
 from tfp_vae.engine.checkpoint import Checkpoint
 from tfp_vae.engine.compiler import EAGER, Compiler, FunctionCache
+from tfp_vae.engine.examples import (
+    check_examples,
+    check_losses,
+    dividing_layers,
+    terms_per_example,
+)
 from tfp_vae.engine.loss import with_output_kept
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import with_bar
@@ -50,6 +56,9 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
     trainable_variables: list[Any]
     _asked_jit: Any = AUTO
     _asked_steps: Any = AUTO
+    _asked_examples: int | None = None
+    # The number of training examples, once `compile` or `fit` knows it.
+    num_examples: int | None = None
 
     def compile(
         self,
@@ -58,6 +67,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         *args: Any,
         jit_compile: Any = AUTO,
         steps_per_execution: Any = AUTO,
+        num_examples: int | None = None,
         **kwargs: Any,
     ) -> None:
         """Configures training, as `keras.Model.compile`.
@@ -75,8 +85,25 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 called and the progress bar moves. `"auto"`: up to 64, but 1 with a
                 custom batch callback, unless its attribute `steps_per_execution` allows
                 more. In Keras' own loop `"auto"` is 1.
+            num_examples: Number of training examples, by which layers with random
+                weights divide their KL. By default the rows of the arrays that `fit`
+                is given; pipelines and generators do not tell theirs.
             **kwargs: As in `keras.Model.compile`.
+
+        Raises:
+            ValueError: If `num_examples` is not a positive integer, or a layer has a
+                weight of its own for its KL.
         """
+        if num_examples is not None:
+            num_examples = integer(num_examples, "num_examples", "compile")
+            own = dividing_layers(self, divides=False)
+            if own:
+                raise ValueError(
+                    "`compile` expects `num_examples` only if layers divide the KL of "
+                    f"their weights by it. Received: num_examples={num_examples}, and "
+                    f"{own[0]!r} with a factor or function of its own. Leave out one "
+                    "of both."
+                )
         keras_steps = 1 if steps_per_execution in (AUTO, None) else steps_per_execution
         with self.distribute_strategy.scope():
             super().compile(  # type: ignore[misc]
@@ -89,6 +116,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             )
         self._asked_jit = jit_compile
         self._asked_steps = AUTO if steps_per_execution is None else steps_per_execution
+        self._asked_examples = self.num_examples = num_examples
         check_strategy(self)
         vars(self).pop("_compiled_functions", None)
 
@@ -102,6 +130,8 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             }
             if self._asked_steps == AUTO:  # Keras does not accept it.
                 del config["steps_per_execution"]
+            if self.num_examples is not None and dividing_layers(self):
+                config["num_examples"] = self.num_examples
         return config
 
     @checked_config
@@ -256,6 +286,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         unweighted = self._read((x, y, sample_weight), "fit")
         given, class_weight = _weighted(unweighted, class_weight)
         validation = self._read_validation(x, validation_data, validation_split)
+        self._count_examples(given, 0.0 if validation else validation_split)
         if not self._makes_programs(given, validation, class_weight):
             return self._fit_in_keras_loop(
                 given,
@@ -321,6 +352,69 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             )
         _inform(callbacks, run.epochs)
         return self._trained(run, test, due, callbacks, initial_epoch, epochs)
+
+    def _count_examples(self, given: Any, validation_split: float) -> None:
+        """Sets the number of training examples; a loaded `num_examples` yields."""
+        layers = dividing_layers(self)
+        if layers:
+            check_losses(getattr(self, "loss", None), "fit")
+        if data.is_pipeline(given[0]):
+            if layers and self.num_examples is None:
+                raise _unknown_examples("fit", f"a {type(given[0]).__name__}", layers)
+            return
+        rows = data.check_rows(given, "fit")
+        if validation_split:
+            rows = len(data.split(rows, validation_split)[0])
+        if self._asked_examples is not None:
+            check_examples(self, self._asked_examples, rows, "fit")
+            rows = self._asked_examples
+        if layers and rows != self.num_examples:
+            self._forget_functions()
+        self.num_examples = rows
+
+    def _forget_functions(self) -> None:
+        """Drops the compiled functions, which have the number of examples in them."""
+        vars(self).pop("_compiled_functions", None)
+        self.train_function = self.test_function = None
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The loss of a batch, as `keras.Model.compute_loss`.
+
+        The KL of random weights is divided by the number of training examples, and by
+        the number of terms of the loss that each example has.
+
+        Args:
+            x: As in `keras.Model.compute_loss`.
+            y: As there.
+            y_pred: As there.
+            sample_weight: As there.
+            training: As there.
+
+        Returns:
+            A scalar.
+        """
+        loss = super().compute_loss(  # type: ignore[misc]
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+        )
+        divided = [
+            term
+            for term in self.losses  # type: ignore[attr-defined]
+            if keras_internals.is_per_example(term)
+        ]
+        count = terms_per_example(y_pred) if divided and y_pred is not None else 1
+        if isinstance(count, int) and count == 1:
+            return loss
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        count = tf.cast(count, loss.dtype)
+        total = tf.cast(tf.add_n(divided), loss.dtype) / replicas
+        return loss + total * (1.0 / count - 1.0)
 
     def _read_validation(self, x: Any, validation_data: Any, split: float) -> Any:
         """The validation data of `fit`, as `_read` returns them, or `None`."""
@@ -459,6 +553,9 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 **kwargs,
             )
         given = self._read((x, y, sample_weight), "evaluate")
+        layers = dividing_layers(self)
+        if layers and self.num_examples is None:
+            raise _unknown_examples("evaluate", "a model that was not trained", layers)
         if not self._makes_programs(given):
             self._look(given, False, "evaluate")
             given, *_ = self._for_keras(given, batch_size)
@@ -649,6 +746,15 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 f"`{type(self).__name__}.{method}` expects a compiled model. Received: "
                 "one without an optimizer and a loss. Call `compile` first."
             )
+
+
+def _unknown_examples(caller: str, found: str, layers: list[Any]) -> ValueError:
+    """The error for a KL that has to be divided by an unknown number."""
+    return ValueError(
+        f"`{caller}` expects the number of training examples, by which "
+        f"`{layers[0].name}` divides the KL of its weights. Received: {found}, which "
+        "does not tell it. Give `compile(num_examples=...)`."
+    )
 
 
 def _can_be_stacked(x: Any) -> bool:

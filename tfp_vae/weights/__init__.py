@@ -1,0 +1,1 @@
+"""Layers whose weights are draws from a distribution."""

@@ -1,0 +1,113 @@
+"""How a layer with a random kernel estimates its outputs: three ways."""
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.distribution_tensor import DistributionTensor
+from tfp_vae.draws import draw, rademacher
+from tfp_vae.weights.forward_pass import once
+from tfp_vae.weights.linear import LinearWithRandomWeights
+
+tfd = tfp.distributions
+
+
+class Flipout(LinearWithRandomWeights):
+    """Outputs with a kernel for each example, decorrelated by random signs.
+
+        y_n = K_loc x_n + s_n * (dK (r_n * x_n)),    dK ~ q(K) - K_loc
+
+    with signs r_n and s_n for each example, the same for all its steps or places.
+
+    Args:
+        *args: As in `LinearWithRandomWeights`.
+        **kwargs: As there.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Makes posteriors and priors; the kernel's posterior must be normal."""
+        super().build(input_shape)
+        check_normal(self)
+
+    def outputs_of_kernel(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The outputs without bias and activation."""
+        normal = self.kernel_posterior.distribution
+        loc = tf.convert_to_tensor(normal.loc)
+        conversion = self._conversions["kernel"]
+
+        def noise() -> DistributionTensor:
+            each = tfd.Normal(tf.zeros_like(loc), normal.scale)
+            seed = self.next_seed() if conversion.draws else None
+            q = tfd.Independent(each, len(loc.shape))
+            return DistributionTensor(q, conversion, seed)
+
+        noise = tf.convert_to_tensor(once(self, "noise", noise))
+        outputs = self.apply_kernel(inputs, loc)
+        channels = self.channel_axis(inputs)
+        signs = [self._signs(tensor, channels) for tensor in (inputs, outputs)]
+        return outputs + signs[1] * self.apply_kernel(inputs * signs[0], noise)
+
+    def _signs(self, tensor: tf.Tensor, channels: int) -> tf.Tensor:
+        """A sign for each example and channel, in a shape that broadcasts."""
+        shape = [1] * tensor.shape.rank
+        sizes = tf.shape(tensor)
+        shape[0] = sizes[0]
+        shape[channels] = sizes[channels]
+        return tf.cast(rademacher(shape, self.next_seed()), tensor.dtype)
+
+
+class LocalReparameterization(LinearWithRandomWeights):
+    """Outputs drawn from their own distribution, for each example.
+
+        y_n ~ N(K_loc x_n, K_scale^2 x_n^2)
+
+    Args:
+        *args: As in `LinearWithRandomWeights`.
+        **kwargs: As there.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Makes posteriors and priors; the kernel's posterior must be normal."""
+        super().build(input_shape)
+        check_normal(self)
+
+    def outputs_of_kernel(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The outputs without bias and activation."""
+        normal = self.kernel_posterior.distribution
+        loc = self.apply_kernel(inputs, tf.convert_to_tensor(normal.loc))
+        variances = tf.square(tf.convert_to_tensor(normal.scale))
+        variance = self.apply_kernel(tf.square(inputs), variances)
+        # The gradient of a square root is infinite at 0, where all inputs are.
+        varies = variance > 0
+        scale = tf.where(varies, tf.sqrt(tf.where(varies, variance, 1.0)), 0.0)
+        conversion = self._conversions["kernel"]
+        if conversion.name == "sample":
+            return draw(tfd.Normal(loc, scale), seed=self.next_seed())[0]
+        seed = self.next_seed() if conversion.draws else None
+        return tf.convert_to_tensor(conversion(tfd.Normal(loc, scale), seed))
+
+
+def check_normal(layer: LinearWithRandomWeights) -> None:
+    """Checks that the posterior of a kernel is normal and factorises.
+
+    Args:
+        layer: A built layer.
+
+    Raises:
+        ValueError: If it is not.
+
+    Example:
+        >>> layer = tv.DenseFlipout(2)
+        >>> layer.build((None, 3))
+        >>> check_normal(layer)
+    """
+    q = layer.kernel_posterior
+    if not (isinstance(q, tfd.Independent) and isinstance(q.distribution, tfd.Normal)):
+        name = type(layer).__name__
+        raise ValueError(
+            f"`{name}` expects `kernel_posterior_fn` to make a "
+            f"`tfd.Independent(tfd.Normal(...))`. Received: {q}. Use "
+            "`DenseReparameterization` or a `Convolution...Reparameterization` for "
+            "other posteriors."
+        )
