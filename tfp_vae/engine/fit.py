@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import json
+import pathlib
 import random
 import warnings
 from typing import Any
@@ -28,6 +30,10 @@ from tfp_vae.engine.run import AUTO, Run, steps_in_program
 from tfp_vae.engine.saving import WholeFiles
 from tfp_vae.engine.strategies import check_strategy, has_workers
 from tfp_vae.engine.workers import MultiWorkerTrainer
+
+# A file in a saved model. Keras clones models of this package as its own, and compiles
+# them with the config, which it would refuse.
+_EXAMPLES = "examples.json"
 
 
 class CompiledFit(MultiWorkerTrainer, WholeFiles):
@@ -130,8 +136,6 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             }
             if self._asked_steps == AUTO:  # Keras does not accept it.
                 del config["steps_per_execution"]
-            if self.num_examples is not None and dividing_layers(self):
-                config["num_examples"] = self.num_examples
         return config
 
     @checked_config
@@ -353,8 +357,23 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         _inform(callbacks, run.epochs)
         return self._trained(run, test, due, callbacks, initial_epoch, epochs)
 
+    def save_assets(self, directory: str) -> None:
+        """Writes what no config has: states of generators, the number of examples."""
+        super().save_assets(directory)
+        if self.num_examples is not None and dividing_layers(self):
+            found = {"asked": self._asked_examples, "known": self.num_examples}
+            pathlib.Path(directory, _EXAMPLES).write_text(json.dumps(found))
+
+    def load_assets(self, directory: str | None) -> None:
+        """Reads what `save_assets` wrote."""
+        super().load_assets(directory)
+        path = pathlib.Path(directory or "", _EXAMPLES)
+        if directory and path.exists():
+            found = json.loads(path.read_text())
+            self._asked_examples, self.num_examples = found["asked"], found["known"]
+
     def _count_examples(self, given: Any, validation_split: float) -> None:
-        """Sets the number of training examples; a loaded `num_examples` yields."""
+        """Sets the number of training examples."""
         layers = dividing_layers(self)
         if layers:
             check_losses(getattr(self, "loss", None), "fit")

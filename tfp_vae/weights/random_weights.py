@@ -77,12 +77,14 @@ class RandomWeights(keras.layers.Layer):
             model = called_model(self)
             number = getattr(model, "num_examples", None)
             if number is not None:
-                kl = per_example(kl / tf.cast(number, kl.dtype))
-            elif in_training() and getattr(model, "compiled", False):
+                kl = kl / tf.cast(number, kl.dtype)
+                self.add_loss(per_example(tf.cast(kl, keras.config.floatx())))
+                return True
+            if in_training() and getattr(model, "compiled", False):
                 self._refuse_or_warn(model)
         elif weight is not None:
             kl = kl * tf.cast(weight, kl.dtype)
-        self.add_loss(kl)
+        self.add_loss(tf.cast(kl, keras.config.floatx()))
         return True
 
     def _refuse_or_warn(self, model: Any) -> None:
