@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_vae.checks import integer, positive_number
+from tfp_vae.checks import boolean, integer, positive_number
 from tfp_vae.kl.schedule import KLSchedule, checked_schedule
 
 
@@ -40,6 +40,8 @@ class KLWarmup(keras.callbacks.Callback):
         start: Weight at the first step.
         cycles: Number of cycles, if cyclical.
         ratio: Fraction of a cycle in which the weight rises, if cyclical.
+        weights: Whether the weight also multiplies the KL of random weights, such as
+            those of `tv.Variational` in the decoder.
 
     Raises:
         ValueError: If not exactly one of `epochs` and `steps` is given, a number is out
@@ -59,6 +61,7 @@ class KLWarmup(keras.callbacks.Callback):
         start: float = 0.0,
         cycles: int = 4,
         ratio: float = 0.5,
+        weights: bool = False,
     ) -> None:
         super().__init__()
         if (epochs is None) == (steps is None):
@@ -73,6 +76,7 @@ class KLWarmup(keras.callbacks.Callback):
         self.schedule = schedule
         self._unchecked: int | None = None
         self._rest = checked_schedule(schedule, start, cycles, ratio, "KLWarmup")
+        self._rest["weights"] = boolean(weights, "weights", "KLWarmup")
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Sets the schedule of the model."""

@@ -44,6 +44,7 @@ class KLSchedule(keras.layers.Layer):
         self.sigmoid = self._number("sigmoid", 0)
         self.cycles = self._number("cycles", 1)
         self.ratio = self._number("ratio", 1)
+        self.of_weights = self._number("of_weights", 0)
         self.built = True
 
     def _number(self, name: str, value: float) -> Any:
@@ -60,6 +61,7 @@ class KLSchedule(keras.layers.Layer):
         cycles: int = 4,
         ratio: float = 0.5,
         now: float = 0.0,
+        weights: bool = False,
     ) -> None:
         """Sets the schedule; one with the same numbers continues.
 
@@ -70,6 +72,7 @@ class KLSchedule(keras.layers.Layer):
             cycles: Number of cycles, if cyclical.
             ratio: Fraction of a cycle in which the weight rises, if cyclical.
             now: The step at which a schedule with other numbers begins.
+            weights: Whether it is also that of the KL of random weights.
         """
         cyclical = schedule == "cyclical"
         numbers = {
@@ -79,6 +82,7 @@ class KLSchedule(keras.layers.Layer):
             "cycles": cycles if cyclical else 1,
             "ratio": ratio if cyclical else 1.0,
         }
+        self.of_weights.assign(float(weights))
         old = {name: _value(getattr(self, name)) for name in numbers}
         if any(np.float32(numbers[name]) != old[name] for name in numbers):
             self.begin.assign(now)

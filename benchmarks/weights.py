@@ -1,0 +1,145 @@
+"""Training speed of layers with random weights, beside `tfp.layers` on Keras 2.
+
+    python -m benchmarks.weights
+
+100-256-256-10, batch 128: a classifier whose three dense layers are each of one kind.
+Every side trains in its own process; rounds alternate the sides. Figures are examples
+per second of `fit` after a first `fit` that compiles, and their ratio to `tfp.layers`
+in the same round.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+ROWS, FEATURES, WIDTH, CLASSES, BATCH = 25_600, 100, 256, 10, 128
+KINDS = ("Dense", "DenseFlipout", "DenseLocalReparameterization", "Variational")
+
+
+def rate(library, kind, jit_compile, epochs):
+    """Examples per second of one side."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
+    y = rng.integers(0, CLASSES, ROWS).astype("int32")
+    model = _model(library, kind)
+    if library == "tfp":
+        import tf_keras
+
+        loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    else:
+        import keras
+
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, jit_compile=jit_compile)
+    options = {"batch_size": BATCH, "verbose": 0}
+    model.fit(x, y, epochs=1, **options)
+    start = time.perf_counter()
+    model.fit(x, y, epochs=epochs, **options)
+    return ROWS * epochs / (time.perf_counter() - start)
+
+
+def _model(library, kind):
+    if library == "tfp":
+        import tensorflow_probability as tfp
+        import tf_keras
+
+        base = tf_keras.layers.Dense if kind == "Dense" else getattr(tfp.layers, kind)
+
+        def kl(q, p, ignore):
+            return tfp.distributions.kl_divergence(q, p) / ROWS
+
+        options = {} if kind == "Dense" else {"kernel_divergence_fn": kl}
+        first = tf_keras.Input((FEATURES,))
+        sequential = tf_keras.Sequential
+    else:
+        import keras
+
+        import tfp_vae as tv
+
+        options, sequential = {}, tv.Sequential
+        first = keras.Input((FEATURES,))
+        base = keras.layers.Dense
+        if kind == "Variational":
+            dense = base
+
+            def base(*args, **kwargs):
+                return tv.Variational(dense(*args, **kwargs))
+
+        elif kind != "Dense":
+            base = getattr(tv, kind)
+    return sequential(
+        [
+            first,
+            base(WIDTH, activation="relu", **options),
+            base(WIDTH, activation="relu", **options),
+            base(CLASSES, **options),
+        ]
+    )
+
+
+def sides():
+    """Every side of the comparison: library, kind, XLA."""
+    for kind in KINDS:
+        for jit_compile in (False, True):
+            # What `Variational(Dense)` does, `tfp.layers` does by this layer.
+            theirs = "DenseReparameterization" if kind == "Variational" else kind
+            yield kind, jit_compile, ("tfp", theirs), ("tfp_vae", kind)
+
+
+def _run(library, kind, jit_compile, epochs):
+    arguments = [library, kind, str(jit_compile), str(epochs)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.weights", "--side", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--kinds", nargs="*", default=KINDS)
+    parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        library, kind, jit_compile, epochs = given.side
+        print(json.dumps(rate(library, kind, jit_compile == "True", int(epochs))))
+        return
+    print("| layers | XLA | tfp.layers | tfp_vae | ratio, median (range) |")
+    print("|---|---|---|---|---|")
+    for kind, jit_compile, *both in sides():
+        if kind not in given.kinds:
+            continue
+        pairs = []
+        for number in range(given.rounds):
+            order = both if number % 2 == 0 else both[::-1]
+            found = {
+                library: _run(library, name, jit_compile, given.epochs)
+                for library, name in order
+            }
+            pairs.append((found["tfp"], found["tfp_vae"]))
+        ratios = sorted(mine / theirs for theirs, mine in pairs)
+        medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
+        print(
+            f"| {kind} | {'yes' if jit_compile else 'no'} | {medians[0]:,.0f} | "
+            f"{medians[1]:,.0f} | {statistics.median(ratios):.2f} "
+            f"({ratios[0]:.2f}-{ratios[-1]:.2f}) |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

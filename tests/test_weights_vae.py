@@ -1,0 +1,74 @@
+"""A VAE whose decoder has random weights."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfp_vae as tv
+
+RNG = np.random.default_rng(0)
+X = (RNG.uniform(size=(60, 8)) < 0.3).astype("float32")
+
+
+def vae_of(initial_scale=0.05):
+    keras.utils.set_random_seed(2)
+    encoder = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(4), tv.IndependentNormal(2)]
+    )
+    decoder = keras.Sequential(
+        [
+            keras.Input((2,)),
+            tv.Variational(keras.layers.Dense(8), initial_scale=initial_scale),
+            tv.IndependentBernoulli(8),
+        ]
+    )
+    vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+    vae.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    return vae
+
+
+def test_the_loss_adds_the_kl_over_the_number_of_examples():
+    found = vae_of().fit(X, batch_size=25, verbose=0).history
+    expected = found["nll"][0] + found["kl"][0] + found["weights_kl"][0] / 60
+    assert found["loss"] == pytest.approx([expected], rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_a_warm_up_weighs_the_kl_of_weights_when_asked(weights):
+    warmup = tv.KLWarmup(steps=10**6, start=0.25, weights=weights)
+    with pytest.warns(UserWarning, match="never reaches 1"):
+        found = vae_of().fit(X, verbose=0, callbacks=[warmup]).history
+    factor = 0.25 if weights else 1.0
+    expected = found["nll"][0] + 0.25 * found["kl"][0]
+    expected += factor * found["weights_kl"][0] / 60
+    assert found["loss"] == pytest.approx([expected], rel=1e-4)
+
+
+def test_a_loaded_model_continues(tmp_path):
+    vae = vae_of()
+    vae.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+    vae.fit(X, verbose=0)
+    vae.save(tmp_path / "vae.keras")
+    loaded = keras.models.load_model(tmp_path / "vae.keras")
+    assert loaded.num_examples == 60
+    first, second = (m.fit(X, verbose=0, shuffle=False).history for m in (vae, loaded))
+    for name, values in first.items():
+        assert values == pytest.approx(second[name], rel=1e-5)
+
+
+def test_the_posterior_of_the_weights_gets_gradients():
+    vae = vae_of()
+    before = [v.numpy() for v in vae.trainable_variables]
+    vae.compile(keras.optimizers.Adam(0.01), jit_compile=True)
+    vae.fit(X, verbose=0)
+    after = [v.numpy() for v in vae.trainable_variables]
+    assert all(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_the_test_bound_leaves_the_kl_of_weights_out():
+    vae = vae_of(initial_scale=1e-5)
+    vae.fit(X, verbose=0)
+    found = vae.evaluate(X, verbose=0, return_dict=True)
+    assert found["weights_kl"] / 60 > 1.0
+    elbo = np.mean([np.mean(vae.elbo(X)) for _ in range(20)])
+    assert elbo == pytest.approx(-found["nll"] - found["kl"], rel=0.02)
