@@ -38,6 +38,7 @@ FLOORS = {
     "models": 6,
     "disentanglement": 7,
     "evaluation": 7,
+    "prediction": 7,
     "plots": 8,
     "callbacks": 9,
     "__init__": 10,
