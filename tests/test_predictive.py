@@ -154,6 +154,45 @@ def test_pieces_are_predicted_with_the_same_weights(regression, far):
     assert np.abs(one - new).max() > 1e-3
 
 
+def posterior(kernel_size, bias_size, dtype=None):
+    size = kernel_size + bias_size
+    return keras.Sequential(
+        [
+            tv.VariableLayer(tv.IndependentNormal.params_size(size)),
+            tv.IndependentNormal(size),
+        ]
+    )
+
+
+def prior(kernel_size, bias_size, dtype=None):
+    return tv.StandardNormal(kernel_size + bias_size)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: tv.DenseFlipout(2),
+        lambda: tv.DenseReparameterization(2),
+        lambda: tv.DenseLocalReparameterization(2),
+        lambda: tv.DenseVariational(2, posterior, prior),
+        lambda: tv.Variational(keras.layers.Dense(2)),
+        lambda: tv.Variational(tv.Sequential([keras.layers.Dense(2)])),
+    ],
+    ids=["flipout", "plain", "local", "variational", "wrapped", "wrapped model"],
+)
+def test_one_draw_of_the_weights_serves_all_rows(layer, far):
+    model = tv.Sequential([keras.Input((FEATURES,)), layer(), tv.IndependentNormal(1)])
+    whole = tv.predictive(model, far, 6, seed=1)
+    pieces = tv.predictive(model, far, 6, seed=1, batch_size=2)
+    np.testing.assert_allclose(pieces.stddev(), whole.stddev(), atol=1e-5)
+    means = whole.components_distribution.mean()[..., 0].numpy()
+    assert len(np.unique(means[0])) == 6
+    # Each draw is linear in x.
+    design = Regression.design(far)
+    residual = means - design @ np.linalg.lstsq(design, means, rcond=None)[0]
+    assert np.abs(residual).max() < 1e-4
+
+
 def test_data_of_every_form(regression, far):
     model = regression.model()
     expected = tv.predictive(model, far, 5, seed=1).mean()
@@ -706,7 +745,7 @@ def test_log_prob_of_a_vae_averages_the_weights_inside_the_logarithm(rng):
         ]
     )
     marginal = W @ W.T + (SCALE**2 + spread**2) * np.eye(X)
-    x = rng.multivariate_normal(B, marginal, 5).astype("float32")
+    x = rng.multivariate_normal(B, marginal, 2).astype("float32")
     # The exact posterior of z.
     gain = W.T @ np.linalg.inv(marginal)
     posterior = np.linalg.cholesky(np.eye(D) - gain @ W).astype("float32")
@@ -722,8 +761,7 @@ def test_log_prob_of_a_vae_averages_the_weights_inside_the_logarithm(rng):
     vae = tv.VAE(encoder, decoder, tv.StandardNormal(D))
     truth = stats.multivariate_normal(B, marginal).logpdf(x)
     found = vae.log_prob(x, 5000, seed=1, verbose=0)
-    np.testing.assert_allclose(found, truth, atol=0.15)
+    # 5 standard errors; one draw of b for 1,024 latents is off by 0.2.
+    np.testing.assert_allclose(found, truth, atol=0.075)
     np.testing.assert_array_equal(found, vae.log_prob(x, 5000, seed=1, verbose=0))
-    # One draw of the bias for all would be off by much more.
-    assert np.abs(vae.log_prob(x, 1, seed=1) - truth).max() > 0.5
     assert (vae.elbo(x, 500, verbose=0) < truth + 0.1).all()

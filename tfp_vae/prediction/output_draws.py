@@ -208,11 +208,11 @@ def _noise_like(array: tf.Tensor) -> tf.Tensor:
 
 def _are_equal(first: Any, second: Any) -> bool:
     """Whether two distributions give equal draws for one seed, of equal probability."""
-    values = [p.sample(seed=(1, 2)) for p in (first, second)]
-    if not np.array_equal(*values, equal_nan=True):
+    value, other = (p.sample(seed=(1, 2)) for p in (first, second))
+    if not np.array_equal(value, other, equal_nan=True):
         return False
-    logs = [p.log_prob(values[0]) for p in (first, second)]
-    return np.array_equal(*logs, equal_nan=True)
+    logs = first.log_prob(value), second.log_prob(value)
+    return np.array_equal(logs[0], logs[1], equal_nan=True)
 
 
 def _states_of_generators(model: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from tfp_vae.entries import (
 from tfp_vae.serialization import deserialize_distribution, serialize_distribution
 from tfp_vae.summaries import summary
 
-tfd = tfp.distributions
+tfd: Any = tfp.distributions
 
 # Numbers that `sample` makes at once; it draws from every component.
 _AT_ONCE = 2**24
