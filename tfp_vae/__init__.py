@@ -59,6 +59,8 @@ from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
 from tfp_vae.metrics import ActiveUnits
 from tfp_vae.models.vae import VAE
 from tfp_vae.objectives import ELBO, ImportanceWeightedBound, RenyiBound
+from tfp_vae.prediction.export import export_predictive
+from tfp_vae.prediction.predictive import predictive
 from tfp_vae.priors.autoregressive_prior import AutoregressivePrior
 from tfp_vae.priors.flow_prior import FlowPrior
 from tfp_vae.priors.learned_normal import LearnedNormal
@@ -177,5 +179,7 @@ __all__ = [
     "default_loc_scale_fn",
     "default_mean_field_normal_fn",
     "default_multivariate_normal_fn",
+    "export_predictive",
+    "predictive",
     "prior_distribution",
 ]

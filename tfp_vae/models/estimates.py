@@ -13,6 +13,7 @@ from tfp_vae.engine.progress import LongBar
 from tfp_vae.models.data_checks import as_arrays, check_observed
 from tfp_vae.models.inference import Inference
 from tfp_vae.models.pieces import ROWS, pieces_of, rows_at_once
+from tfp_vae.weights.forward_pass import layers_with_random_weights, weights_drawn_with
 
 # Latents decoded in one call, after which the progress bar is updated.
 _WORK = 2**18
@@ -36,7 +37,8 @@ class Estimates(Inference):
             log p(x) ~ log(1/K sum_k p(x | z[k]) p(z[k]) / q(z[k] | x))
 
         with z[k] ~ q(z | x). Its expectation is a lower bound of log p(x), and
-        approaches it as K grows.
+        approaches it as K grows. A decoder with random weights draws them anew for each
+        k, so that they are averaged inside the logarithm.
 
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
@@ -126,7 +128,8 @@ class Estimates(Inference):
         rows = integer(batch_size, "batch_size", caller)
         # A power of two: data of many lengths need few traces.
         piece = min(rows, 1 << (count - 1).bit_length())
-        draws = max(1, min(rows // piece, num_samples)) if fn == self.log_sum else 1
+        together = fn == self.log_sum and not layers_with_random_weights(self.decoder)
+        draws = max(1, min(rows // piece, num_samples)) if together else 1
         block = max(draws, _WORK // piece)
         function = self._functions.compiled(
             (caller, draws), lambda *given: fn(*given, draws=draws), f"`{caller}`"
@@ -209,11 +212,13 @@ class Estimates(Inference):
         start: float,
     ) -> tf.Tensor:
         """Encodes once, then loops over draws in one graph."""
-        q, (_, y) = self.posterior(inputs), self._split(inputs)
+        with weights_drawn_with(seed):
+            q, (_, y) = self.posterior(inputs), self._split(inputs)
 
         def body(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             key = tf.random.experimental.stateless_fold_in(seed, i)
-            terms = self.terms(self.through(q, y, draws, key), target)
+            with weights_drawn_with(key):
+                terms = self.terms(self.through(q, y, draws, key), target)
             return i + 1, add(total, terms, num_samples - i * draws)
 
         count = (num_samples + draws - 1) // draws

@@ -43,13 +43,14 @@ def export_endpoints(
     filepath = file_path(filepath, "filepath", "VAE.export")
     if max_draws is not None:
         max_draws = integer(max_draws, "max_draws", "VAE.export")
-    given = input_specs(vae) if input_signature is None else input_signature
+    known = input_signature is None
+    given = input_specs(vae.encoder, "VAE.export") if known else input_signature
     x_spec, y_specs = (given[0], [given[1]]) if vae.conditional else (given, [])
     number = tf.TensorSpec((), tf.int32)
 
     def encode(x: Any, y: Any = None) -> dict[str, tf.Tensor]:
         q = vae.posterior(_inputs(vae, x, y))
-        return {**_moments(q), "sample": draw(q, seed=_new_seed())[0]}
+        return {**_moments(q), "sample": draw(q, seed=new_seed())[0]}
 
     def encode_moments(x: Any, y: Any = None) -> dict[str, tf.Tensor]:
         return _moments(vae.posterior(_inputs(vae, x, y)))
@@ -61,7 +62,7 @@ def export_endpoints(
         return statistics_of(vae(_inputs(vae, x, y), training=False), None)
 
     def generate(n: Any, seed: Any, y: Any = None) -> tf.Tensor:
-        key = tf.where(seed < 0, _new_seed(), tf.stack([seed, 0]))
+        key = tf.where(seed < 0, new_seed(), tf.stack([seed, 0]))
         prior = vae.prior_distribution(y)
         rows = [] if y is None else [tf.shape(y)[0]]
         given = [
@@ -77,7 +78,7 @@ def export_endpoints(
         num_samples = _limited(num_samples, "num_samples", 1, max_draws)
         inputs = _inputs(vae, x, y)
         target = _checked_target(vae, inputs, x)
-        total = vae.log_sum(inputs, target, _new_seed(), num_samples)
+        total = vae.log_sum(inputs, target, new_seed(), num_samples)
         return total - tf.math.log(tf.cast(num_samples, total.dtype))
 
     archive = keras.export.ExportArchive()
@@ -113,7 +114,7 @@ def _checked_target(vae: Any, inputs: Any, x: Any) -> tf.Tensor:
     lacks = None if vae.missing is None else absent(target, vae.missing)
     values = target
     if lacks is not None:
-        possible = tf.cast(p.sample(seed=_new_seed()), target.dtype)
+        possible = tf.cast(p.sample(seed=new_seed()), target.dtype)
         values = tf.where(lacks, possible, target)
     with tf.control_dependencies([strict_log_prob(p, values)]):
         return tf.identity(target)
@@ -173,11 +174,12 @@ def _inputs(vae: Any, x: Any, y: Any) -> Any:
     return (x, y) if vae.conditional else x
 
 
-def input_specs(vae: Any) -> Any:
-    """Shapes of a VAE's input, with a batch of any size.
+def input_specs(network: Any, caller: str) -> Any:
+    """Shapes of a network's input, with a batch of any size.
 
     Args:
-        vae: A `tv.VAE`.
+        network: A Keras model.
+        caller: Name of the caller, for the message.
 
     Returns:
         A structure of `tf.TensorSpec`.
@@ -187,17 +189,16 @@ def input_specs(vae: Any) -> Any:
 
     Example:
         >>> encoder = keras.Sequential([keras.Input((4,)), tv.IndependentNormal(2)])
-        >>> decoder = keras.Sequential([keras.Input((2,)), tv.IndependentNormal(1)])
-        >>> input_specs(tv.VAE(encoder, decoder, tv.StandardNormal(2))).shape
+        >>> input_specs(encoder, "VAE.export").shape
         TensorShape([None, 4])
     """
     try:
         # A `Sequential` has only the list `inputs`, which in others lacks structure.
-        sequential = isinstance(vae.encoder, keras.Sequential)
-        known = vae.encoder.inputs[0] if sequential else vae.encoder.input
+        sequential = isinstance(network, keras.Sequential)
+        known = network.inputs[0] if sequential else network.input
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            "`VAE.export` expects to know the shape of x. Received: an encoder without "
+            f"`{caller}` expects to know the shape of x. Received: a network without "
             "`keras.Input`. Give `input_signature`, a `tf.TensorSpec([None, ...])` "
             "of x."
         ) from error
@@ -218,8 +219,16 @@ def _latent_spec(vae: Any, x_spec: Any, y_specs: list[Any]) -> tf.TensorSpec:
     return tf.TensorSpec([None, *z.shape[1:]], z.dtype)
 
 
-def _new_seed() -> tf.Tensor:
-    """A new random seed at each call, which differs between processes."""
+def new_seed() -> tf.Tensor:
+    """A new random seed at each call of a served function.
+
+    Returns:
+        Two integers, which differ between processes.
+
+    Example:
+        >>> new_seed().shape
+        TensorShape([2])
+    """
     return tf.raw_ops.RandomUniformInt(
         shape=[2], minval=0, maxval=np.iinfo(np.int32).max, seed=0, seed2=0
     )

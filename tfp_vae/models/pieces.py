@@ -80,13 +80,13 @@ class DistributionInPieces:
                 self._is_batched, zip(*found, strict=True), strict=True
             )
         ]
-        return _rebuilt(self._distribution, joined)
+        return rebuilt(self._distribution, joined)
 
     def _parameters(self, arrays: Any) -> list[tf.Tensor]:
         """The tensors that a distribution is made of."""
         distribution = self._fn(arrays)
         tensors = tf.nest.flatten(distribution, expand_composites=True)
-        if _can_be_rebuilt(distribution, tensors):
+        if can_be_rebuilt(distribution, tensors):
             self._distribution = distribution
             # Only tensors with a batch axis have an unknown length.
             self._is_batched = [
@@ -123,16 +123,41 @@ class DistributionInPieces:
         ]
 
 
-def _rebuilt(distribution: Any, tensors: list[tf.Tensor]) -> Any:
+def rebuilt(distribution: Any, tensors: list[tf.Tensor]) -> Any:
+    """A distribution like another one, made of other tensors.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+        tensors: What `tf.nest.flatten` would make of it.
+
+    Returns:
+        A `tfd.Distribution`.
+
+    Example:
+        >>> rebuilt(tfd.Normal(0.0, 1.0), [tf.zeros([3]), tf.ones([3])]).batch_shape
+        TensorShape([3])
+    """
     return tf.nest.pack_sequence_as(distribution, tensors, expand_composites=True)
 
 
-def _can_be_rebuilt(distribution: Any, tensors: list[Any]) -> bool:
-    """Whether TFP can take a distribution apart and rebuild it."""
+def can_be_rebuilt(distribution: Any, tensors: list[Any]) -> bool:
+    """Whether TFP can take a distribution apart and rebuild it.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+        tensors: What `tf.nest.flatten` made of it.
+
+    Returns:
+        True if it can.
+
+    Example:
+        >>> can_be_rebuilt(tfd.Normal(0.0, 1.0), [tf.zeros([3]), tf.ones([3])])
+        True
+    """
     if not all(map(tf.is_tensor, tensors)):
         return False
     try:
-        return type(_rebuilt(distribution, tensors)) is type(distribution)
+        return type(rebuilt(distribution, tensors)) is type(distribution)
     except (AttributeError, TypeError, ValueError):
         return False
 

@@ -247,7 +247,7 @@ class VAE(Estimates, Training):
             return
         if format != "tf_saved_model":
             if kwargs.get("input_signature") is None:
-                kwargs["input_signature"] = [input_specs(self)]
+                kwargs["input_signature"] = [input_specs(self.encoder, "VAE.export")]
             super().export(filepath, format=format, **kwargs)
             return
         export_endpoints(self, filepath, **kwargs)

@@ -12,7 +12,7 @@ from tfp_vae.checks import optional_seed
 from tfp_vae.constraints import float_policy
 from tfp_vae.keras_internals import called_model, in_training, per_example
 from tfp_vae.seeds import Seeds
-from tfp_vae.weights.forward_pass import once, seed_of
+from tfp_vae.weights.forward_pass import once, seed_of, weights_are_fixed
 from tfp_vae.weights.metric import WeightsKL
 
 tfd = tfp.distributions
@@ -89,6 +89,8 @@ class RandomWeights(keras.layers.Layer):
 
     def _refuse_or_warn(self, model: Any) -> None:
         """A step of training counts the KL whole: warns once; `tv.Model` refuses."""
+        if weights_are_fixed():
+            return  # A prediction has no loss.
         if hasattr(model, "num_examples"):
             raise ValueError(
                 f"`{type(self).__name__}` expects the number of training examples, by "

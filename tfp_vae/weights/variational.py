@@ -191,21 +191,23 @@ class Variational(RandomWeights):
             (variable, tf.reshape(part, variable.shape))
             for variable, part in zip(variables, flat, strict=True)
         ]
-        inside = nested_layers(self.layer)
-        with keras.StatelessScope(pairs, collect_losses=True) as scope:
-            outputs = self.layer(inputs, *args, **kwargs)
-        for loss in scope.losses:
-            self.add_loss(loss)
         drawn = {id(variable) for variable in variables}
         state = {
             id(variable): variable
-            for layer in inside
+            for layer in nested_layers(self.layer)
             for variable in [*layer.variables, *layer.metrics_variables]
             if id(variable) not in drawn
         }
-        for variable in state.values():
+        # Inside another such scope they have its values, which this one would hide.
+        pairs += [(v, tf.convert_to_tensor(v)) for v in state.values()]
+        with keras.StatelessScope(pairs, collect_losses=True) as scope:
+            before = {key: scope.get_current_value(v) for key, v in state.items()}
+            outputs = self.layer(inputs, *args, **kwargs)
+        for loss in scope.losses:
+            self.add_loss(loss)
+        for key, variable in state.items():
             value = scope.get_current_value(variable)
-            if value is not None:
+            if value is not None and value is not before[key]:
                 variable.assign(value)
         self.add_divergence(self._divergence)
         return outputs

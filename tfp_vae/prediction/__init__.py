@@ -1,0 +1,1 @@
+"""Predictions that average over random weights, or over the models of an ensemble."""
