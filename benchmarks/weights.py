@@ -15,12 +15,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 ROWS, FEATURES, WIDTH, CLASSES, BATCH = 25_600, 100, 256, 10, 128
 KINDS = ("Dense", "DenseFlipout", "DenseLocalReparameterization", "Variational")
 
 
-def rate(library, kind, jit_compile, epochs):
+def rate(library: str, kind: str, jit_compile: bool, epochs: int) -> float:
     """Examples per second of one side."""
     import numpy as np
 
@@ -44,17 +46,19 @@ def rate(library, kind, jit_compile, epochs):
     return ROWS * epochs / (time.perf_counter() - start)
 
 
-def _model(library, kind):
+def _model(library: str, kind: str) -> Any:
     if library == "tfp":
         import tensorflow_probability as tfp
         import tf_keras
 
-        base = tf_keras.layers.Dense if kind == "Dense" else getattr(tfp.layers, kind)
+        base: Any = tf_keras.layers.Dense if kind == "Dense" else getattr(tfp.layers, kind)
 
-        def kl(q, p, ignore):
+        def kl(q: Any, p: Any, ignore: Any) -> Any:
             return tfp.distributions.kl_divergence(q, p) / ROWS
 
-        options = {} if kind == "Dense" else {"kernel_divergence_fn": kl}
+        options: dict[str, Any] = {}
+        if kind != "Dense":
+            options["kernel_divergence_fn"] = kl
         first = tf_keras.Input((FEATURES,))
         sequential = tf_keras.Sequential
     else:
@@ -68,7 +72,7 @@ def _model(library, kind):
         if kind == "Variational":
             dense = base
 
-            def base(*args, **kwargs):
+            def base(*args: Any, **kwargs: Any) -> Any:
                 return tv.Variational(dense(*args, **kwargs))
 
         elif kind != "Dense":
@@ -83,7 +87,7 @@ def _model(library, kind):
     )
 
 
-def sides():
+def sides() -> Iterator[Any]:
     """Every side of the comparison: library, kind, XLA."""
     for kind in KINDS:
         for jit_compile in (False, True):
@@ -92,7 +96,7 @@ def sides():
             yield kind, jit_compile, ("tfp", theirs), ("tfp_vae", kind)
 
 
-def _run(library, kind, jit_compile, epochs):
+def _run(library: str, kind: str, jit_compile: bool, epochs: int) -> float:
     arguments = [library, kind, str(jit_compile), str(epochs)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.weights", "--side", *arguments],
@@ -106,7 +110,7 @@ def _run(library, kind, jit_compile, epochs):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main():
+def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)

@@ -215,6 +215,43 @@ def test_a_plain_keras_model_warns_once_that_the_kl_is_whole():
     assert float(layer.losses[0]) == pytest.approx(kl_of(layer), rel=1e-5)
 
 
+MADE = {
+    **{cls.__name__: cls for cls in DENSE},
+    "DenseVariational": lambda units: tv.DenseVariational(
+        units, mean_field, unit_normal
+    ),
+    "Variational": lambda units: tv.Variational(keras.layers.Dense(units)),
+    "TriL": lambda units: tv.Variational(
+        keras.layers.Dense(units), "multivariate_normal_tril", prior="normal"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [keras, tv])
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("is_subclass", [False, True])
+def test_a_model_may_be_built_by_fit(kind, name, is_subclass):
+    class Subclass(kind.Model):
+        def __init__(self, first, last):
+            super().__init__()
+            self.first, self.last = first, last
+
+        def call(self, x):
+            return self.last(self.first(x))
+
+    layers = MADE[name](1), tv.DistributionLambda(likelihood)
+    model = Subclass(*layers) if is_subclass else kind.Sequential(layers)
+    model.compile("adam", tv.NegativeLogLikelihood(), jit_compile=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the whole KL
+        model.fit(X, Y, verbose=0)
+        before = model.get_weights()
+        model.fit(X, Y, verbose=0)
+    pairs = zip(before, model.get_weights(), strict=True)
+    assert all(not np.array_equal(old, new) for old, new in pairs)
+    assert model.evaluate(X, Y, verbose=0, return_dict=True)["weights_kl"] > 0
+
+
 def test_a_custom_loop_gets_the_whole_kl_without_a_warning():
     layer = tv.DenseReparameterization(1)
     with warnings.catch_warnings():

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.distribution_tensor import DistributionTensor
+from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.draws import draw, rademacher
 from tfp_vae.weights.forward_pass import once
 from tfp_vae.weights.linear import LinearWithRandomWeights
@@ -32,7 +32,7 @@ class Flipout(LinearWithRandomWeights):
 
     def outputs_of_kernel(self, inputs: tf.Tensor) -> tf.Tensor:
         """The outputs without bias and activation."""
-        normal = self.kernel_posterior.distribution
+        normal = unwrap(self._value("kernel")).distribution
         loc = tf.convert_to_tensor(normal.loc)
         conversion = self._conversions["kernel"]
 
@@ -74,7 +74,7 @@ class LocalReparameterization(LinearWithRandomWeights):
 
     def outputs_of_kernel(self, inputs: tf.Tensor) -> tf.Tensor:
         """The outputs without bias and activation."""
-        normal = self.kernel_posterior.distribution
+        normal = unwrap(self._value("kernel")).distribution
         loc = self.apply_kernel(inputs, tf.convert_to_tensor(normal.loc))
         variances = tf.square(tf.convert_to_tensor(normal.scale))
         variance = self.apply_kernel(tf.square(inputs), variances)

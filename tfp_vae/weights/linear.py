@@ -94,10 +94,8 @@ class LinearWithRandomWeights(RandomWeights):
         }
         own = [kernel_divergence_fn, bias_divergence_fn]
         self.divides_by_examples = all(fn in (weights_kl, None) for fn in own)
-        self.kernel_posterior: Any = None
-        self.kernel_prior: Any = None
-        self.bias_posterior: Any = None
-        self.bias_prior: Any = None
+        self._shapes: dict[str, Any] = {}
+        self._variables_of: dict[Any, list[Any]] = {}
 
     @property
     def kernel_posterior_tensor_fn(self) -> Any:
@@ -156,29 +154,72 @@ class LinearWithRandomWeights(RandomWeights):
         return outputs + bias
 
     def build(self, input_shape: Any) -> None:
-        """Makes posteriors and priors, with their variables."""
+        """Makes the variables of posteriors and priors, and checks the shapes."""
         kernel_shape = self.kernel_shape(input_shape)
-        shapes = {"kernel": kernel_shape, "bias": kernel_shape[-1:]}
-        for part in _PARTS:
-            for role in ("posterior", "prior"):
-                fn = getattr(self, f"{part}_{role}_fn")
-                made = None if fn is None else self._made(fn, shapes[part], part, role)
-                setattr(self, f"{part}_{role}", made)
-            q = getattr(self, f"{part}_posterior")
-            p = getattr(self, f"{part}_prior")
-            if q is not None and p is not None:
-                check_pair(q, p, type(self).__name__)
+        self._shapes = {"kernel": kernel_shape, "bias": kernel_shape[-1:]}
+        self._variables_of = {
+            (part, role): [] for part in _PARTS for role in ("posterior", "prior")
+        }
+        with tf.init_scope():  # A model may be built while its step is traced.
+            for part in _PARTS:
+                q = self._made(part, "posterior", self.add_weight)
+                p = self._made(part, "prior", self.add_weight)
+                if q is not None and not self._variables_of[part, "posterior"]:
+                    raise ValueError(
+                        f"`{type(self).__name__}` expects a posterior with variables, "
+                        f"which training moves. Received: {q} of "
+                        f"`{part}_posterior_fn`, which made none. Make them by its "
+                        "last argument, `add_variable_fn`."
+                    )
+                if q is not None and p is not None:
+                    check_pair(q, p, type(self).__name__)
         self.built = True
 
-    def _made(self, fn: Any, shape: Any, part: str, role: str) -> Any:
-        before = len(self.variables)
-        made = fn(
-            tf.as_dtype(self.compute_dtype),
-            list(shape),
-            f"{part}_{role}",
-            self.trainable,
-            self._variable,
-        )
+    @property
+    def kernel_posterior(self) -> Any:
+        """q(K), once the layer is built."""
+        return self._made("kernel", "posterior")
+
+    @property
+    def kernel_prior(self) -> Any:
+        """p(K), or `None`."""
+        return self._made("kernel", "prior")
+
+    @property
+    def bias_posterior(self) -> Any:
+        """q(b), or `None` without a bias."""
+        return self._made("bias", "posterior")
+
+    @property
+    def bias_prior(self) -> Any:
+        """p(b), or `None`."""
+        return self._made("bias", "prior")
+
+    def _made(self, part: str, role: str, add_weight: Any = None) -> Any:
+        """A posterior or prior of the present values of its variables.
+
+        The user's function is called anew each time: a distribution that was made while
+        Keras builds a model would keep the values that the variables had then.
+        """
+        fn = getattr(self, f"{part}_{role}_fn")
+        if fn is None:
+            return None
+        variables = self._variables_of[part, role]
+        known = iter(variables)
+
+        def add_variable(*args: Any, **kwargs: Any) -> Any:
+            if add_weight is None:
+                return next(known).value
+            if args and isinstance(args[0], str):  # Keras 2 took the name first.
+                named = zip(("name", "shape", "dtype"), args, strict=False)
+                args, kwargs = (), {**dict(named), **kwargs}
+            dtype = kwargs.get("dtype")
+            kwargs["dtype"] = None if dtype is None else tf.as_dtype(dtype).name
+            variables.append(add_weight(*args, **kwargs))
+            return variables[-1].value
+
+        dtype, shape = tf.as_dtype(self.compute_dtype), list(self._shapes[part])
+        made = fn(dtype, shape, f"{part}_{role}", self.trainable, add_variable)
         caller = type(self).__name__
         if not isinstance(made, tfd.Distribution):
             raise ValueError(
@@ -193,36 +234,18 @@ class LinearWithRandomWeights(RandomWeights):
                 f"{tuple(shape)}. Received: {made}. `{part}_{role}_fn` receives the "
                 "shape as its second argument."
             )
-        if role == "posterior" and len(self.variables) == before:
-            raise ValueError(
-                f"`{caller}` expects a posterior with variables, which training moves. "
-                f"Received: {made} of `{part}_posterior_fn`, which made none. Make "
-                "them by its last argument, `add_variable_fn`."
-            )
         return unwrap(made)
-
-    def _variable(self, *args: Any, **kwargs: Any) -> Any:
-        """A weight of the layer, as the `tf.Variable` that TFP keeps in distributions.
-
-        TFP reads a Keras variable once, when it makes a distribution, which would then
-        never change.
-        """
-        if args and isinstance(args[0], str):  # Keras 2 took the name first.
-            named = zip(("name", "shape", "dtype"), args, strict=False)
-            args, kwargs = (), {**dict(named), **kwargs}
-        dtype = kwargs.get("dtype")
-        kwargs["dtype"] = None if dtype is None else tf.as_dtype(dtype).name
-        return self.add_weight(*args, **kwargs).value
 
     def _value(self, part: str) -> DistributionTensor:
         """The posterior of a part, with its draw in this forward pass."""
-        q = getattr(self, f"{part}_posterior")
         conversion = self._conversions[part]
         return once(
             self,
             part,
             lambda: DistributionTensor(
-                q, conversion, self.next_seed() if conversion.draws else None
+                self._made(part, "posterior"),
+                conversion,
+                self.next_seed() if conversion.draws else None,
             ),
         )
 
@@ -230,15 +253,14 @@ class LinearWithRandomWeights(RandomWeights):
         """The sum of the divergences of kernel and bias, `None` without a prior."""
         terms = []
         for part in _PARTS:
-            q = getattr(self, f"{part}_posterior")
-            p = getattr(self, f"{part}_prior")
-            fn = getattr(self, f"{part}_divergence_fn")
-            if q is not None and p is not None and fn is not None:
+            fn, p = getattr(self, f"{part}_divergence_fn"), self._made(part, "prior")
+            has_posterior = getattr(self, f"{part}_posterior_fn") is not None
+            if has_posterior and p is not None and fn is not None:
                 value = self._value(part)
                 if fn is weights_kl:  # which draws only if it must
                     kl = fn(value, p, None)
                 else:
-                    kl = fn(q, p, tf.convert_to_tensor(value))
+                    kl = fn(unwrap(value), p, tf.convert_to_tensor(value))
                 terms.append(tf.reduce_sum(kl))
         return tf.add_n(terms) if terms else None
 
@@ -261,7 +283,7 @@ class LinearWithRandomWeights(RandomWeights):
             outputs = self.apply_kernel(inputs, kernel)
         else:
             outputs = self.outputs_of_kernel(inputs)
-        if self.bias_posterior is not None:
+        if self.bias_posterior_fn is not None:
             outputs = self.add_bias(outputs, tf.convert_to_tensor(self._value("bias")))
         self.add_divergence(self._divergence)
         return outputs if self.activation is None else self.activation(outputs)

@@ -119,11 +119,13 @@ class Variational(RandomWeights):
             )
         else:
             diagonal = np.diag(np.full(size, raw))
-            packed = tfp.math.fill_triangular_inverse(diagonal).numpy()
+            with tf.init_scope():
+                packed = tfp.math.fill_triangular_inverse(diagonal).numpy()
             self.raw_scale = self.add_weight(
-                shape=packed.shape, initializer="zeros", name="untransformed_scale_tril"
+                shape=tuple(packed.shape),
+                initializer=lambda shape, dtype: tf.cast(packed, dtype),
+                name="untransformed_scale_tril",
             )
-            self.raw_scale.assign(packed)
         self.raw_prior_scale = None
         if isinstance(self.prior, str) and self.prior == _LEARNED:
             self.raw_prior_scale = self.add_weight(
@@ -161,7 +163,7 @@ class Variational(RandomWeights):
         sizes = self._sizes()
         if self.raw_prior_scale is not None:
             scales = tf.nn.softplus(tf.convert_to_tensor(self.raw_prior_scale))
-            scale = tf.repeat(scales, sizes)
+            scale = tf.gather(scales, np.repeat(np.arange(len(sizes)), sizes))
         elif isinstance(self.prior, str):
             scale = tf.ones([sum(sizes)], self.compute_dtype)
         else:
