@@ -37,9 +37,7 @@ def test_another_backend_is_named(backend, monkeypatch):
         check_keras()
 
 
-@pytest.mark.parametrize(
-    "name", ["DenseFlipout", "Convolution2DFlipout", "VariationalGaussianProcess"]
-)
+@pytest.mark.parametrize("name", ["DenseFlipout", "Convolution2DFlipout"])
 def test_a_name_of_tfp_layers_says_where_to_go(name):
     with pytest.raises(AttributeError, match=r"is in `tfp\.layers`\. \w+"):
         getattr(tv, name)

@@ -19,6 +19,7 @@ from tfp_vae.kl.prior import prior_distribution
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
 from tfp_vae.layers.autoregressive_transform import AutoregressiveTransform
 from tfp_vae.layers.blockwise import Blockwise
+from tfp_vae.layers.blockwise_initializer import BlockwiseInitializer
 from tfp_vae.layers.counts import IndependentNegativeBinomial, IndependentPoisson
 from tfp_vae.layers.direction_and_norm import DirectionAndNorm
 from tfp_vae.layers.distribution_lambda import DistributionLambda
@@ -55,6 +56,8 @@ from tfp_vae.layers.spherical import PowerSpherical, VonMisesFisher
 from tfp_vae.layers.statistic import Statistic
 from tfp_vae.layers.unit_interval import IndependentBeta, IndependentKumaraswamy
 from tfp_vae.layers.variable_layer import VariableLayer
+from tfp_vae.layers.variational_gaussian_process import VariationalGaussianProcess
+from tfp_vae.layers.weight_norm import WeightNorm
 from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
 from tfp_vae.metrics import ActiveUnits
 from tfp_vae.models.vae import VAE
@@ -87,6 +90,7 @@ __all__ = [
     "AutoregressivePrior",
     "AutoregressiveTransform",
     "Blockwise",
+    "BlockwiseInitializer",
     "CategoricalMixtureOfOneHotCategorical",
     "Checkpoint",
     "CollapseAlarm",
@@ -141,7 +145,9 @@ __all__ = [
     "VAETensorBoard",
     "VampPrior",
     "VariableLayer",
+    "VariationalGaussianProcess",
     "VonMisesFisher",
+    "WeightNorm",
     "check_values",
     "prior_distribution",
 ]

@@ -30,14 +30,6 @@ _ABSENT = {
         ),
         _OVER_WEIGHTS,
     ),
-    "VariationalGaussianProcess": (
-        "Return a `tfd.VariationalGaussianProcess` from a `DistributionLambda`, with "
-        "`keras.Variable`s for its inducing points."
-    ),
-    "BlockwiseInitializer": (
-        "Concatenate the values of `keras.initializers` in a subclass of "
-        "`keras.initializers.Initializer`, and give that as `kernel_initializer`."
-    ),
 }
 
 
