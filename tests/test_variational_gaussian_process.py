@@ -514,3 +514,12 @@ def test_the_layer_of_tfp_layers():
         theirs.surrogate_posterior_kl_divergence_prior(),
         rtol=1e-8,
     )
+    # What docs/migrating.md says of S: q(f) reads all of it, the KL its lower triangle.
+    kl = theirs.surrogate_posterior_kl_divergence_prior()
+    variances = theirs.tensor_distribution.distribution.distribution.variance()
+    scale = by_name["variational_inducing_observations_scale"]
+    scale.assign(weights["scale"] + np.triu(np.ones((4, 4)), 1))
+    whole = old(X)
+    np.testing.assert_array_equal(whole.surrogate_posterior_kl_divergence_prior(), kl)
+    whole = whole.tensor_distribution.distribution.distribution.variance()
+    assert np.abs(whole - variances).max() > 0.1

@@ -183,6 +183,19 @@ def test_training_goes_on_where_it_was_saved(rng, tmp_path):
     np.testing.assert_allclose(served.serve(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_replicas_need_a_first_batch_before(rng):
+    x = inputs((8, 5), rng)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = tv.Sequential([keras.Input((5,)), network()[1]])
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+    with pytest.raises(ValueError, match=r"expects its first batch.*Received: .*Call"):
+        model.fit(x, x[:, :2], verbose=0)
+    model(x)
+    g = model.layers[0].g.numpy()
+    model.fit(x, x[:, :2], verbose=0)
+    np.testing.assert_array_equal(model.layers[0].g, g)
+
+
 def test_losses_of_the_layer_are_kept(rng):
     x = inputs((8, 5), rng)
     regularizer = keras.regularizers.L2(0.1)
@@ -286,3 +299,11 @@ def test_the_layer_of_tfp_layers(name, rng):
     np.testing.assert_allclose(new.g, old.g, rtol=1e-4)
     np.testing.assert_allclose(layers[1].bias, layers[0].bias, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(new(-x), old(-x), atol=1e-4)
+
+
+def test_one_row_and_tfp_layers(rng):
+    """What docs/migrating.md says of it."""
+    tf_keras = pytest.importorskip("tf_keras", reason="tfp.layers needs tf_keras")
+    old = tfp.layers.weight_norm.WeightNorm(tf_keras.layers.Dense(4))
+    old(inputs((1, 5), rng))
+    np.testing.assert_allclose(old.g, 1e5, rtol=1e-3)

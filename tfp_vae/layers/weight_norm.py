@@ -56,7 +56,7 @@ class WeightNorm(keras.layers.Wrapper):
 
     Raises:
         ValueError: If the layer has no such kernel, or a regularizer for it, or is not
-            known and `data_init` is true.
+            known and `data_init` is true, or the first batch is spread over replicas.
 
     Example:
         >>> layer = WeightNorm(keras.layers.Dense(2))
@@ -161,12 +161,27 @@ class WeightNorm(keras.layers.Wrapper):
         def found() -> list[tf.Tensor]:
             return self._of_mean_0_and_variance_1(inputs)[: len(variables)]
 
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            self._refuse_a_first_batch_in_parts()
+            return
         before = tf.convert_to_tensor(self.initialized)
         if in_stateless_scope():  # It would keep a tensor of one branch of a `cond`.
             pairs = zip(variables, found(), strict=True)
             assign([tf.where(before, tf.cast(v.value, n.dtype), n) for v, n in pairs])
         else:
             tf.cond(before, lambda: tf.constant(True), lambda: assign(found()))
+
+    def _refuse_a_first_batch_in_parts(self) -> None:
+        """Each replica would set its own g and bias, and keep them."""
+        with tf.init_scope():
+            known = bool(self.initialized.numpy())
+        if not known:
+            raise ValueError(
+                f"`{type(self).__name__}` with data_init=True expects its first batch "
+                "outside of replicas. Received: a part of it, in one of several "
+                "replicas. Call the model before `fit`, `model(x[:100])`."
+            )
 
     def _of_mean_0_and_variance_1(self, inputs: Any) -> list[tf.Tensor]:
         ones = tf.ones(self.g.shape, self.compute_dtype)
