@@ -51,7 +51,8 @@ def _model(library: str, kind: str) -> Any:
         import tensorflow_probability as tfp
         import tf_keras
 
-        base: Any = tf_keras.layers.Dense if kind == "Dense" else getattr(tfp.layers, kind)
+        layers: Any = tf_keras.layers if kind == "Dense" else tfp.layers
+        base = getattr(layers, kind)
 
         def kl(q: Any, p: Any, ignore: Any) -> Any:
             return tfp.distributions.kl_divergence(q, p) / ROWS

@@ -37,20 +37,6 @@ def test_another_backend_is_named(backend, monkeypatch):
         check_keras()
 
 
-@pytest.mark.parametrize(
-    "name", ["DenseFlipout", "Convolution2DFlipout", "VariationalGaussianProcess"]
-)
-def test_a_name_of_tfp_layers_says_where_to_go(name):
-    with pytest.raises(AttributeError, match=r"is in `tfp\.layers`\. \w+"):
-        getattr(tv, name)
-
-
-def test_other_names_are_pythons_error():
-    with pytest.raises(AttributeError, match=r"has no attribute 'Nothing'$"):
-        tv.Nothing  # noqa: B018
-    assert not hasattr(tv, "Nothing")
-
-
 def of_keras_2():
     layers = pytest.importorskip("tf_keras").layers
     model = pytest.importorskip("tf_keras").Sequential

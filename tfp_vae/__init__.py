@@ -1,7 +1,5 @@
 """TFP distributions as Keras 3 layer outputs, and the VAEs made of them."""
 
-from typing import Any
-
 from tfp_vae import disentanglement as disentanglement
 from tfp_vae import distributions as distributions
 from tfp_vae import evaluation as evaluation
@@ -13,12 +11,13 @@ from tfp_vae.callbacks.vae_tensorboard import VAETensorBoard
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.engine.checkpoint import Checkpoint
 from tfp_vae.engine.model import Model, Sequential
-from tfp_vae.environment import absent_name, check_keras
+from tfp_vae.environment import check_keras
 from tfp_vae.kl.layer import KLDivergenceAddLoss, KLDivergenceRegularizer
 from tfp_vae.kl.prior import prior_distribution
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
 from tfp_vae.layers.autoregressive_transform import AutoregressiveTransform
 from tfp_vae.layers.blockwise import Blockwise
+from tfp_vae.layers.blockwise_initializer import BlockwiseInitializer
 from tfp_vae.layers.counts import IndependentNegativeBinomial, IndependentPoisson
 from tfp_vae.layers.direction_and_norm import DirectionAndNorm
 from tfp_vae.layers.distribution_lambda import DistributionLambda
@@ -55,6 +54,8 @@ from tfp_vae.layers.spherical import PowerSpherical, VonMisesFisher
 from tfp_vae.layers.statistic import Statistic
 from tfp_vae.layers.unit_interval import IndependentBeta, IndependentKumaraswamy
 from tfp_vae.layers.variable_layer import VariableLayer
+from tfp_vae.layers.variational_gaussian_process import VariationalGaussianProcess
+from tfp_vae.layers.weight_norm import WeightNorm
 from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
 from tfp_vae.metrics import ActiveUnits
 from tfp_vae.models.vae import VAE
@@ -96,11 +97,6 @@ __version__ = "0.1.0"
 check_keras()
 
 
-def __getattr__(name: str) -> Any:
-    """Says what to use for a name of `tfp.layers` that is not here."""
-    raise absent_name(name)
-
-
 __all__ = [
     "ELBO",
     "VAE",
@@ -109,6 +105,7 @@ __all__ = [
     "AutoregressivePrior",
     "AutoregressiveTransform",
     "Blockwise",
+    "BlockwiseInitializer",
     "CategoricalMixtureOfOneHotCategorical",
     "Checkpoint",
     "CollapseAlarm",
@@ -174,7 +171,9 @@ __all__ = [
     "VampPrior",
     "VariableLayer",
     "Variational",
+    "VariationalGaussianProcess",
     "VonMisesFisher",
+    "WeightNorm",
     "check_values",
     "default_loc_scale_fn",
     "default_mean_field_normal_fn",

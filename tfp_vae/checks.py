@@ -351,6 +351,31 @@ def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
         )
 
 
+def law_of_each_row(distribution: Any, caller: str) -> None:
+    """Checks that a distribution has the rows in its batch, not in its event.
+
+    Args:
+        distribution: A distribution.
+        caller: What expects it: the message begins with this.
+
+    Raises:
+        ValueError: If it has no batch but an event with axes, as the outputs of a
+            Gaussian process at several inputs.
+
+    Example:
+        >>> law_of_each_row(tfd.MultivariateNormalDiag(tf.zeros([5, 3])), "Loss")
+    """
+    batch, event = distribution.batch_shape, distribution.event_shape
+    if batch.rank == 0 and event.rank:
+        raise ValueError(
+            f"{caller} expects a distribution for each row, with the rows as batch. "
+            f"Received: one distribution for all rows, {distribution.name} of batch "
+            f"shape {tuple(batch)} and event shape {tuple(event)}. Train it with the "
+            "joint loss that it has, `lambda y, p: p.variational_loss(y)` of a "
+            "`tv.VariationalGaussianProcess`, and give no weights of rows."
+        )
+
+
 def real_number(value: Any) -> float:
     """Returns a real number as a `float`.
 

@@ -1,21 +1,9 @@
-"""Checks Keras, and says what to use for names of `tfp.layers` that are not here."""
+"""Checks that Keras is the one that the package works with."""
 
 import os
 from typing import Any
 
 import keras
-
-# Names of `tfp.layers` that are not here, and what to use in their place.
-_ABSENT = {
-    "VariationalGaussianProcess": (
-        "Return a `tfd.VariationalGaussianProcess` from a `DistributionLambda`, with "
-        "`keras.Variable`s for its inducing points."
-    ),
-    "BlockwiseInitializer": (
-        "Concatenate the values of `keras.initializers` in a subclass of "
-        "`keras.initializers.Initializer`, and give that as `kernel_initializer`."
-    ),
-}
 
 
 def check_keras() -> None:
@@ -66,22 +54,3 @@ def refuse_keras_2(value: Any, caller: str) -> None:
             "`keras.Input` and `keras.layers`, and `keras.Model` or `tv.Model`; "
             "docs/migrating.md says how to load its weights."
         )
-
-
-def absent_name(name: str) -> AttributeError:
-    """Makes the error for a name that the package does not have.
-
-    Args:
-        name: The name, perhaps one of `tfp.layers`.
-
-    Returns:
-        The error, to be raised.
-
-    Example:
-        >>> absent_name("Dense")
-        AttributeError("module 'tfp_vae' has no attribute 'Dense'")
-    """
-    message = f"module 'tfp_vae' has no attribute {name!r}"
-    if name in _ABSENT:
-        message = f"{message}, which is in `tfp.layers`. {_ABSENT[name]}"
-    return AttributeError(message)

@@ -150,6 +150,23 @@ def in_predict() -> bool:
     return False
 
 
+def in_stateless_scope() -> bool:
+    """Whether a `keras.StatelessScope` keeps what is assigned to variables.
+
+    Keras has no public name for the scope that is open. Noticed by
+    `test_the_first_batch_counts_in_a_subclassed_model`.
+
+    Returns:
+        True inside of a scope, such as that of Keras' symbolic build.
+
+    Example:
+        >>> with keras.StatelessScope():
+        ...     in_stateless_scope()
+        True
+    """
+    return global_state.get_global_attribute("stateless_scope") is not None
+
+
 def is_symbolic_placeholder(tensor: Any) -> bool:
     """Whether a tensor is a placeholder for outputs in Keras' symbolic build.
 

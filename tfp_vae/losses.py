@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import boolean, integer
+from tfp_vae.checks import boolean, integer, law_of_each_row
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 from tfp_vae.kl.closed_forms import as_independent
@@ -45,9 +45,9 @@ class NegativeLogLikelihood(keras.losses.Loss):
         A scalar, or a tensor of the batch shape if `reduction` is `None`.
 
     Raises:
-        ValueError: If `y_pred` is not a distribution, the shape of the values or the
-            weights does not fit, elements are weighted but the distribution does not
-            factorise, or, in eager execution, a value is NaN.
+        ValueError: If `y_pred` is not a distribution or one for all rows, the shape of
+            the values or the weights does not fit, elements are weighted but the
+            distribution does not factorise, or, in eager execution, a value is NaN.
 
     Example:
         >>> p = tfd.Independent(tfd.Normal(tf.zeros([2, 3]), 1.0), 1)
@@ -215,8 +215,8 @@ def weighted_log_prob(
         Log p of the batch shape; weights and mask of that shape or `None`.
 
     Raises:
-        ValueError: If a shape does not fit, or elements are weighted but the
-            distribution does not factorise.
+        ValueError: If a shape does not fit, the rows are in the event, or elements are
+            weighted but the distribution does not factorise.
 
     Example:
         >>> p = tfd.Independent(tfd.Normal(tf.zeros([2, 3]), 1.0), 1)
@@ -224,6 +224,7 @@ def weighted_log_prob(
         >>> log_prob.shape
         TensorShape([2])
     """
+    law_of_each_row(distribution, "The log-likelihood")
     values = _checked_values(distribution, values, draws)
     batch_rank = distribution.batch_shape.rank - draws
     inside = []

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_vae.checks import checked_config, checked_function
+from tfp_vae.checks import checked_config, checked_function, law_of_each_row
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 
 
@@ -16,7 +16,8 @@ class FunctionLoss(keras.losses.Loss):
     Keras converts every output to a tensor of the default dtype and of the targets'
     rank. Here this happens to plain tensors only. With another output, such as a
     distribution, the targets get its rank, and its dtype if that is a floating-point
-    type. Weights, masks and the reduction are Keras' own.
+    type. Weights, masks and the reduction are Keras' own; weights and masks of rows are
+    refused for an output whose `batch_shape` says that it is one law for all rows.
 
     Args:
         fn: Function of targets and output that returns the loss of each example.
@@ -39,6 +40,9 @@ class FunctionLoss(keras.losses.Loss):
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> tf.Tensor:
         """Calls the function, then weights and reduces the losses."""
+        weighted = sample_weight is not None or mask_of(y_pred) is not None
+        if weighted and hasattr(y_pred, "batch_shape"):
+            law_of_each_row(y_pred, f"`{self.name}` with weights or a mask")
         if is_symbolic_placeholder(y_pred):  # The function needs the real output.
             values = tf.zeros(tf.shape(y_pred)[:1])
         else:
