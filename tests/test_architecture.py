@@ -24,6 +24,7 @@ FLOORS = {
     "distributions": 1,
     "engine": 1,
     "seeds": 1,
+    "entries": 2,
     "serialization": 2,
     "kl": 3,
     "latents": 4,

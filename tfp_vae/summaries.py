@@ -182,23 +182,83 @@ def _quantile(distribution: Any, name: str, probability: Any) -> Any:
 def _root(distribution: Any, probability: Any, low: Any, high: Any) -> tf.Tensor:
     """The value between two others at which the cdf is `probability`."""
     shape = tf.shape(probability)
+
+    def log_cdf_and_survival(value: Any) -> Any:
+        names = ("log_cdf", "log_survival_function")
+        return [tf.reshape(summary(distribution, name, value), shape) for name in names]
+
+    return root(log_cdf_and_survival, probability, low, high)
+
+
+def root(
+    log_cdf_and_survival: Callable[[tf.Tensor], Any],
+    probability: tf.Tensor,
+    low: tf.Tensor,
+    high: tf.Tensor,
+) -> tf.Tensor:
+    """The values between two others at which a continuous cdf is `probability`.
+
+    Args:
+        log_cdf_and_survival: Function from values to log F(x) and log(1 - F(x)).
+        probability: Probabilities, of the shape of `low`.
+        low: Values at which F is at most `probability`.
+        high: Values at which F is at least `probability`.
+
+    Returns:
+        A tensor of the shape of `low`, accurate to some rounding errors.
+
+    Example:
+        >>> p = tfd.Normal(tf.zeros(2), 1.0)
+        >>> logs = lambda x: (p.log_cdf(x), p.log_survival_function(x))
+        >>> root(logs, tf.constant([0.1, 0.9]), -9 * tf.ones(2), 9 * tf.ones(2)).numpy()
+        array([-1.2815...,  1.2815...], dtype=float32)
+    """
     lower = probability < 0.5
 
     def difference(value: Any) -> tf.Tensor:
         # In the nearer tail, and of logarithms, which keeps digits in both.
-        below = summary(distribution, "log_cdf", value)
-        above = summary(distribution, "log_survival_function", value)
-        below, above = (tf.reshape(part, shape) for part in (below, above))
+        below, above = log_cdf_and_survival(value)
         return tf.where(
             lower,
             below - tf.math.log(probability),
             tf.math.log1p(-probability) - above,
         )
 
+    found = _find_root(difference, low, high)
+    found = tf.where((low == high) | (probability <= 0), low, found)
+    return tf.where(probability >= 1, high, found)
+
+
+def first_above(
+    is_above: Callable[[tf.Tensor], tf.Tensor], low: tf.Tensor, high: tf.Tensor
+) -> tf.Tensor:
+    """The values between two others from which on a condition holds.
+
+    Args:
+        is_above: Function from values to booleans, false below some value and true
+            above it, as of a cdf with jumps.
+        low: Values at which it is false.
+        high: Values at which it is true.
+
+    Returns:
+        A tensor of the shape of `low`, accurate to some rounding errors.
+
+    Example:
+        >>> low, high = tf.constant([0.0]), tf.constant([9.0])
+        >>> round(float(first_above(lambda x: x >= 3.0, low, high)[0]), 3)
+        3.0
+    """
+    one = tf.ones([], low.dtype)
+    return _find_root(lambda value: tf.where(is_above(value), one, -one), low, high)
+
+
+def _find_root(
+    difference: Callable[[tf.Tensor], tf.Tensor], low: tf.Tensor, high: tf.Tensor
+) -> tf.Tensor:
     # A component's quantile may be beyond the largest number, and that of the mixture
     # far below it; halving an interval of floating-point numbers takes 300 steps.
     largest = low.dtype.max
-    found = tfp.math.find_root_chandrupatla(
+    return tfp.math.find_root_chandrupatla(
         difference,
         tf.maximum(low, -largest / 4),
         tf.minimum(high, largest / 4),
@@ -206,8 +266,6 @@ def _root(distribution: Any, probability: Any, low: Any, high: Any) -> tf.Tensor
         value_tolerance=8 * np.finfo(low.dtype.as_numpy_dtype).eps,
         max_iterations=300,
     ).estimated_root
-    found = tf.where((low == high) | (probability <= 0), low, found)
-    return tf.where(probability >= 1, high, found)
 
 
 def _is_independent_of_one(distribution: Any) -> bool:

@@ -1,0 +1,510 @@
+"""Distribution functions and quantiles of each entry of a distribution.
+
+`tfd.Independent.cdf` is that of all entries jointly. Here F_i(x) = P(X_i <= x), for
+each entry i of the event and each member of the batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.summaries import first_above, root, summary
+from tfp_vae.supports import REALS, support_of
+
+tfd: Any = tfp.distributions
+
+_MIXTURES = tfd.MixtureSameFamily | tfd.Mixture
+_WRAPPERS = tfd.Independent | tfd.Sample | tfd.Blockwise
+# Discrete distributions whose values need not be integers.
+_ANY_POINTS = tfd.Deterministic | tfd.FiniteDiscrete | tfd.Empirical
+_LARGEST_INTEGER = 2.0**30
+
+
+def cdf_of_entries(distribution: Any, values: Any) -> tf.Tensor:
+    """The distribution function of each entry, F_i(x_i) = P(X_i <= x_i).
+
+    Args:
+        distribution: A `tfd.Distribution`: scalars, `Independent` or `Sample` of them,
+            multivariate normal or Student-t, scalar transformations of these, blocks
+            and mixtures of all.
+        values: A number, or values of shape `batch_shape + event_shape`, with any axes
+            in front.
+
+    Returns:
+        Probabilities of the shape of `values`; of `batch_shape + event_shape` for a
+        number.
+
+    Raises:
+        ValueError: If the entries have no known distribution function, or the shape
+            does not fit.
+
+    Example:
+        >>> p = tfd.Independent(tfd.Normal([[0.0, 1.0]], 1.0), 1)
+        >>> cdf_of_entries(p, [[0.0, 1.0]]).numpy()  # `p.cdf` is their product
+        array([[0.5, 0.5]], dtype=float32)
+    """
+    return _of_values(distribution, "cdf", values, "cdf_of_entries")
+
+
+def survival_of_entries(distribution: Any, values: Any) -> tf.Tensor:
+    """The survival function of each entry, 1 - F_i(x_i), with its digits in the tail.
+
+    Args:
+        distribution: As in `cdf_of_entries`.
+        values: As in `cdf_of_entries`.
+
+    Returns:
+        Probabilities of the shape of `values`.
+
+    Raises:
+        ValueError: As in `cdf_of_entries`.
+
+    Example:
+        >>> float(survival_of_entries(tfd.Normal(0.0, 1.0), 8.0)) > 0
+        True
+    """
+    return _of_values(distribution, "survival_function", values, "survival_of_entries")
+
+
+def quantile_of_entries(distribution: Any, level: Any) -> tf.Tensor:
+    """The quantile of each entry: the smallest x with F_i(x) >= level.
+
+    By TFP's formula if there is one, otherwise the root of the distribution function
+    between bounds that are found by doubling, or between the quantiles of the
+    components of a mixture. Of integers it is an integer.
+
+    Args:
+        distribution: As in `cdf_of_entries`.
+        level: A probability between 0 and 1, or an array of them.
+
+    Returns:
+        A floating-point tensor of shape `(*level.shape, *batch_shape, *event_shape)`.
+
+    Raises:
+        ValueError: If a level is not between 0 and 1, or the entries have no known
+            distribution function.
+
+    Example:
+        >>> p = tfd.Independent(tfd.Poisson([[1.0, 4.0]]), 1)
+        >>> quantile_of_entries(p, [0.5, 0.9]).numpy()
+        array([[[1., 4.]],
+        <BLANKLINE>
+               [[2., 7.]]], dtype=float32)
+    """
+    distribution = unwrap(distribution)
+    dtype = float_dtype(distribution)
+    if not tf.is_tensor(level):
+        level = np.asarray(level, "float64")
+    known = tf.get_static_value(level) if tf.is_tensor(level) else level
+    if known is not None and not np.all((known > 0) & (known < 1)):
+        raise ValueError(
+            "`quantile_of_entries` expects levels between 0 and 1, without the ends. "
+            f"Received: level={level!r}. Give a probability, such as 0.9."
+        )
+    level = tf.cast(tf.convert_to_tensor(level), dtype)
+    shape = _shape(distribution)
+    level = tf.reshape(level, tf.concat([tf.shape(level), tf.ones_like(shape)], axis=0))
+    return _explained(
+        "quantile_of_entries",
+        distribution,
+        lambda: _apply(distribution, "quantile", _broadcast(level, shape)),
+    )
+
+
+def of_entries(
+    distribution: Any, fn: Callable[[Any, tf.Tensor], tf.Tensor], values: tf.Tensor
+) -> tf.Tensor:
+    """Applies a function to the scalar distributions of which one is made.
+
+    Args:
+        distribution: A plain `tfd.Distribution`.
+        fn: Function of a distribution and of values, which returns a tensor of the
+            shape of the values. It gets distributions with a scalar event, mixtures,
+            and those with an event whose entries have no distribution of their own.
+        values: Floating-point values of shape `(..., *batch_shape, *event_shape)`.
+
+    Returns:
+        A tensor of the shape of `values`.
+
+    Example:
+        >>> p = tfd.Sample(tfd.Normal([0.0, 1.0], 1.0), 3)
+        >>> of_entries(p, lambda q, x: x - q.mean(), tf.zeros([2, 3])).numpy()
+        array([[ 0.,  0.,  0.],
+               [-1., -1., -1.]], dtype=float32)
+    """
+    distribution = _with_scalar_marginals(unwrap(distribution))
+    if isinstance(distribution, tfd.Independent):
+        return of_entries(distribution.distribution, fn, values)
+    if isinstance(distribution, tfd.Sample):
+        return _of_sample(distribution, fn, values)
+    if isinstance(distribution, tfd.Blockwise):
+        return _of_blocks(distribution, fn, values)
+    return fn(distribution, values)
+
+
+def is_discrete(distribution: Any) -> bool:
+    """Whether the distribution function has jumps.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        True if any of its parts has.
+
+    Example:
+        >>> is_discrete(tfd.Independent(tfd.Poisson([1.0]), 1))
+        True
+        >>> is_discrete(tfd.Normal(0.0, 1.0))
+        False
+    """
+    return any(not _is_continuous(leaf) for leaf in _leaves(unwrap(distribution)))
+
+
+def is_integer(distribution: Any) -> bool:
+    """Whether all values are integers.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        True if all of its parts are distributions of integers.
+
+    Example:
+        >>> is_integer(tfd.Poisson(1.0)), is_integer(tfd.Deterministic(0.5))
+        (True, False)
+    """
+    return all(_has_integers(leaf) for leaf in _leaves(unwrap(distribution)))
+
+
+def float_dtype(distribution: Any) -> tf.DType:
+    """The dtype for probabilities and moments of a distribution.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        Its dtype, or float32 if it is one of integers.
+
+    Example:
+        >>> float_dtype(tfd.Bernoulli(0.5))
+        tf.float32
+    """
+    dtype = tf.as_dtype(unwrap(distribution).dtype)
+    return dtype if dtype.is_floating else tf.float32
+
+
+def log_weights(mixture: Any, event_axes: int) -> tf.Tensor:
+    """Logarithms of the weights of a mixture, followed by axes of its event.
+
+    Args:
+        mixture: A `tfd.MixtureSameFamily` or `tfd.Mixture`.
+        event_axes: Number of axes of length 1 to append.
+
+    Returns:
+        A tensor of shape `(*batch_shape, k, 1, ..., 1)`.
+
+    Example:
+        >>> p = tfd.MixtureSameFamily(
+        ...     tfd.Categorical(probs=[0.5, 0.5]), tfd.Normal([0.0, 1.0], 1.0))
+        >>> tf.exp(log_weights(p, 1)).shape
+        TensorShape([2, 1])
+    """
+    same = isinstance(mixture, tfd.MixtureSameFamily)
+    categorical = mixture.mixture_distribution if same else mixture.cat
+    weights = tf.math.log_softmax(categorical.logits_parameter(), axis=-1)
+    return tf.reshape(weights, tf.concat([tf.shape(weights), [1] * event_axes], axis=0))
+
+
+def _of_values(distribution: Any, name: str, values: Any, caller: str) -> tf.Tensor:
+    distribution = unwrap(distribution)
+    if not tf.is_tensor(values):
+        values = np.asarray(values)
+    values = tf.cast(tf.convert_to_tensor(values), float_dtype(distribution))
+    shape = _shape(distribution)
+    if values.shape.rank == 0:
+        values = _broadcast(values, shape)
+    static = distribution.batch_shape.concatenate(distribution.event_shape)
+    rank = values.shape.rank
+    if (
+        rank is None
+        or rank < static.rank
+        or not static.is_compatible_with(values.shape[rank - static.rank :])
+    ):
+        raise ValueError(
+            f"`{caller}` expects a number, or values whose last axes are the batch "
+            f"shape {tuple(distribution.batch_shape)} and the event shape "
+            f"{tuple(distribution.event_shape)}. Received: values of shape "
+            f"{values.shape}. Reshape them; give several values for each entry on axes "
+            "in front."
+        )
+    return _explained(caller, distribution, lambda: _apply(distribution, name, values))
+
+
+def _explained(caller: str, distribution: Any, compute: Any) -> tf.Tensor:
+    try:
+        return compute()
+    except NotImplementedError as error:
+        raise ValueError(
+            f"`{caller}` expects a distribution whose entries have a known "
+            f"distribution function. Received: {distribution}. Estimate it from "
+            "draws, `p.sample(1000)`, or predict entries that are independent."
+        ) from error
+
+
+def _apply(distribution: Any, name: str, values: tf.Tensor) -> tf.Tensor:
+    """`cdf`, `quantile` and so on of each entry, for values of the full shape."""
+    return of_entries(
+        distribution, lambda part, value: _of_part(part, name, value), values
+    )
+
+
+def _of_part(part: Any, name: str, value: tf.Tensor) -> tf.Tensor:
+    if isinstance(part, _MIXTURES):
+        return _of_mixture(part, name, value)
+    if part.event_shape.rank == 0:
+        return _of_scalar(part, name, value)
+    bijector = getattr(part, "bijector", None)
+    if (
+        isinstance(bijector, tfp.bijectors.Bijector)
+        and bijector.forward_min_event_ndims == 0
+        and bijector.inverse_min_event_ndims == 0
+    ):
+        # TFP's formulas know whether the bijector increases.
+        scalars = tfd.TransformedDistribution(_Entries(part.distribution), bijector)
+        return getattr(scalars, name)(tf.identity(value))
+    raise NotImplementedError(f"Entries of {part} have no known `{name}`.")
+
+
+def _of_mixture(mixture: Any, name: str, value: tf.Tensor) -> tf.Tensor:
+    axes = mixture.event_shape.rank
+    if name == "quantile":
+        each = _of_components(mixture, name, value)
+        low, high = (
+            reduce(each, axis=-1 - axes) for reduce in (tf.reduce_min, tf.reduce_max)
+        )
+        return _search(mixture, value, low, high)
+    each = _of_components(mixture, name, value)
+    weights = tf.cast(log_weights(mixture, axes), each.dtype)
+    if name.startswith("log_"):
+        return tf.reduce_logsumexp(each + weights, axis=-1 - axes)
+    return tf.reduce_sum(each * tf.exp(weights), axis=-1 - axes)
+
+
+def _of_components(mixture: Any, name: str, value: tf.Tensor) -> tf.Tensor:
+    """Of shape `(..., *batch_shape, k, *event_shape)`."""
+    axis = -1 - mixture.event_shape.rank
+    if isinstance(mixture, tfd.Mixture):
+        parts = [_apply(part, name, value) for part in mixture.components]
+        return tf.stack(parts, axis=axis)
+    components = mixture.components_distribution
+    value = tf.expand_dims(value, axis)
+    return _apply(components, name, _broadcast(value, _shape(components)))
+
+
+def _of_scalar(distribution: Any, name: str, value: tf.Tensor) -> tf.Tensor:
+    if name == "quantile":
+        try:
+            if distribution.dtype.is_integer or isinstance(distribution, tfd.Empirical):
+                raise NotImplementedError  # TFP's methods have other errors
+            return tf.cast(summary(distribution, name, value), value.dtype)
+        except NotImplementedError:
+            return _search(distribution, value, *_bounds(distribution, value))
+    # Between integers, and outside of the support, TFP's formulas do not hold.
+    if _has_integers(distribution):
+        value = tf.floor(value)
+        if distribution.dtype.is_integer:
+            value = tf.clip_by_value(value, -_LARGEST_INTEGER, _LARGEST_INTEGER)
+            value = tf.cast(value, distribution.dtype)
+    else:
+        value = tf.clip_by_value(value, *_ends(distribution))
+    return summary(distribution, name, value)
+
+
+def _search(distribution: Any, level: Any, low: Any, high: Any) -> tf.Tensor:
+    """The smallest value between two others with a cdf of at least the level."""
+    if not is_discrete(distribution):
+
+        def logs(value: Any) -> Any:
+            names = ("log_cdf", "log_survival_function")
+            return [_apply(distribution, name, value) for name in names]
+
+        return root(logs, level, low, high)
+    # The cdf at an integer may be the level except for rounding.
+    rounding = 8 * np.finfo(level.dtype.as_numpy_dtype).eps
+
+    def is_above(value: Any) -> tf.Tensor:
+        return _apply(distribution, "cdf", value) >= level * (1 - rounding)
+
+    found = first_above(is_above, low - 0.5, high)
+    return tf.round(found) if is_integer(distribution) else found
+
+
+def _bounds(distribution: Any, level: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Values at which the cdf is below the level, and above it, found by doubling."""
+    largest = level.dtype.max / 8
+
+    def search(sign: float, end: float) -> tf.Tensor:
+        if np.isfinite(end):
+            return tf.fill(tf.shape(level), tf.constant(end, level.dtype))
+
+        def is_beyond(value: tf.Tensor) -> tf.Tensor:
+            cdf = _apply(distribution, "cdf", value)
+            return cdf < level if sign < 0 else cdf >= level
+
+        return tf.while_loop(
+            lambda value: tf.reduce_any(~is_beyond(value) & (abs(value) < largest)),
+            lambda value: (tf.where(is_beyond(value), value, 2 * value),),
+            (tf.fill(tf.shape(level), tf.constant(sign, level.dtype)),),
+        )[0]
+
+    low, high = _ends(distribution)
+    return search(-1.0, low), search(1.0, high)
+
+
+def _ends(distribution: Any) -> tuple[float, float]:
+    """The ends of the support; infinite if they are not known."""
+    if isinstance(distribution, tfd.InverseGaussian):
+        return 0.0, np.inf  # TFP's bijector does not say so
+    support = support_of(distribution)
+    if support is None or support.kind != REALS:
+        return -np.inf, np.inf
+    low = -np.inf if np.isnan(support.low) else support.low
+    return low, np.inf if np.isnan(support.high) else support.high
+
+
+def _of_sample(distribution: Any, fn: Any, values: tf.Tensor) -> tf.Tensor:
+    """With the axes of the repetitions in front of the batch."""
+    inner = distribution.distribution
+    event = inner.event_shape.rank
+    repeats = distribution.event_shape.rank - event
+    batch = distribution.batch_shape.rank
+    rank = values.shape.rank
+    front = rank - batch - repeats - event
+    axes = list(range(rank))
+    order = [
+        *axes[:front],
+        *axes[front + batch : front + batch + repeats],
+        *axes[front : front + batch],
+        *axes[front + batch + repeats :],
+    ]
+    moved = of_entries(inner, fn, tf.transpose(values, order))
+    return tf.transpose(moved, np.argsort(order))
+
+
+def _of_blocks(distribution: Any, fn: Any, values: tf.Tensor) -> tf.Tensor:
+    blocks = distribution.distributions
+    sizes = [block.event_shape.num_elements() for block in blocks]
+    results = []
+    for block, value in zip(blocks, tf.split(values, sizes, axis=-1), strict=True):
+        leading = tf.shape(value)[:-1]
+        shape = tf.concat([leading, block.event_shape], axis=0)
+        value = tf.cast(tf.reshape(value, shape), float_dtype(block))
+        found = tf.cast(of_entries(block, fn, value), values.dtype)
+        results.append(tf.reshape(found, tf.concat([leading, [-1]], axis=0)))
+    return tf.concat(results, axis=-1)
+
+
+def _with_scalar_marginals(distribution: Any) -> Any:
+    """Entries of multivariate distributions, as if they were independent."""
+    if isinstance(distribution, tfd.MultivariateNormalLinearOperator):
+        marginals = tfd.Normal(distribution.mean(), distribution.stddev())
+    elif isinstance(distribution, tfd.MultivariateStudentTLinearOperator):
+        scale = distribution.scale
+        spread = tf.sqrt(tf.reduce_sum(tf.square(scale.to_dense()), axis=-1))
+        df = tf.convert_to_tensor(distribution.df)[..., tf.newaxis]
+        marginals = tfd.StudentT(df, distribution.loc, spread)
+    else:
+        return distribution
+    return tfd.Independent(marginals, 1)
+
+
+class _Entries(tfd.Distribution):
+    """Each entry of a distribution as a member of a batch of scalar distributions."""
+
+    def __init__(self, distribution: Any) -> None:
+        self._whole = distribution
+        super().__init__(
+            dtype=float_dtype(distribution),
+            reparameterization_type=distribution.reparameterization_type,
+            validate_args=False,
+            allow_nan_stats=True,
+            parameters={"distribution": distribution},
+            name="Entries",
+        )
+
+    def _batch_shape(self) -> Any:
+        return self._whole.batch_shape.concatenate(self._whole.event_shape)
+
+    def _batch_shape_tensor(self) -> Any:
+        return _shape(self._whole)
+
+    def _event_shape(self) -> Any:
+        return tf.TensorShape([])
+
+    def _event_shape_tensor(self) -> Any:
+        return tf.zeros([0], tf.int32)
+
+    def _cdf(self, value: Any) -> tf.Tensor:
+        return _apply(self._whole, "cdf", value)
+
+    def _log_cdf(self, value: Any) -> tf.Tensor:
+        return _apply(self._whole, "log_cdf", value)
+
+    def _survival_function(self, value: Any) -> tf.Tensor:
+        return _apply(self._whole, "survival_function", value)
+
+    def _log_survival_function(self, value: Any) -> tf.Tensor:
+        return _apply(self._whole, "log_survival_function", value)
+
+    def _quantile(self, value: Any) -> tf.Tensor:
+        return _apply(self._whole, "quantile", value)
+
+
+def _leaves(distribution: Any) -> list[Any]:
+    """The scalar distributions of which one is made, of mixtures of each component."""
+    if isinstance(distribution, tfd.Independent | tfd.Sample):
+        parts = [distribution.distribution]
+    elif isinstance(distribution, tfd.Blockwise):
+        parts = list(distribution.distributions)
+    elif isinstance(distribution, tfd.MixtureSameFamily):
+        parts = [distribution.components_distribution]
+    elif isinstance(distribution, tfd.Inflated):
+        at = tfd.Deterministic(distribution.inflated_loc)
+        parts = [at, distribution.distribution]
+    elif isinstance(distribution, tfd.Mixture):
+        parts = list(distribution.components)
+    elif isinstance(distribution, tfd.BatchBroadcast | tfd.BatchReshape):
+        parts = [distribution.distribution]
+    else:
+        return [distribution]
+    return [leaf for part in parts for leaf in _leaves(unwrap(part))]
+
+
+def _is_continuous(leaf: Any) -> bool:
+    if isinstance(leaf, tfd.Deterministic | tfd.VectorDeterministic):
+        return False
+    return leaf.experimental_default_event_space_bijector() is not None
+
+
+def _has_integers(leaf: Any) -> bool:
+    if isinstance(leaf, _ANY_POINTS):
+        names = [name for name in ("loc", "outcomes", "samples") if hasattr(leaf, name)]
+        points = tf.get_static_value(getattr(leaf, names[0]))
+        return points is not None and bool(np.all(points == np.round(points)))
+    return not _is_continuous(leaf)
+
+
+def _shape(distribution: Any) -> tf.Tensor:
+    """Batch and event shape in one."""
+    return tf.concat(
+        [distribution.batch_shape_tensor(), distribution.event_shape_tensor()], axis=0
+    )
+
+
+def _broadcast(values: tf.Tensor, shape: Any) -> tf.Tensor:
+    """Values broadcast against a shape."""
+    return tf.broadcast_to(values, tf.broadcast_dynamic_shape(tf.shape(values), shape))
