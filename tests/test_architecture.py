@@ -33,6 +33,7 @@ FLOORS = {
     "objectives": 4,
     "metrics": 5,
     "priors": 5,
+    "scores": 5,
     "values": 5,
     "models": 6,
     "disentanglement": 7,

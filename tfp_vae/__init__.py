@@ -67,6 +67,9 @@ from tfp_vae.priors.spherical_uniform import SphericalUniform
 from tfp_vae.priors.standard_normal import StandardNormal
 from tfp_vae.priors.uniform_direction_and_norm import UniformDirectionAndNorm
 from tfp_vae.priors.vamp_prior import VampPrior
+from tfp_vae.scores.crps import CRPS
+from tfp_vae.scores.energy_score import EnergyScore
+from tfp_vae.scores.intervals import Coverage, IntervalScore
 from tfp_vae.values import check_values
 
 __version__ = "0.1.0"
@@ -80,6 +83,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "CRPS",
     "ELBO",
     "VAE",
     "ActiveUnits",
@@ -90,11 +94,13 @@ __all__ = [
     "CategoricalMixtureOfOneHotCategorical",
     "Checkpoint",
     "CollapseAlarm",
+    "Coverage",
     "DirectionAndNorm",
     "DirichletMultinomial",
     "DistributionLambda",
     "DistributionLayer",
     "DistributionTensor",
+    "EnergyScore",
     "Flow",
     "FlowPrior",
     "ImportanceWeightedBound",
@@ -113,6 +119,7 @@ __all__ = [
     "IndependentRelaxedBernoulli",
     "IndependentStudentT",
     "IndependentTruncatedNormal",
+    "IntervalScore",
     "KLDivergenceAddLoss",
     "KLDivergenceRegularizer",
     "KLWarmup",
