@@ -113,7 +113,8 @@ def reliability(p: Any, y: Any, bins: int = 10, seed: int | None = None) -> Reli
 
     Of classes, from `Categorical`, `OneHotCategorical` or `Bernoulli`: the most
     probable class is right with its probability, in `bins` bins of equal width, of
-    which empty ones are left out. Of numbers: y is below the quantile of level t with frequency t,
+    which empty ones are left out. Of numbers: y is below the quantile of level t with
+    frequency t,
 
         predicted = t,   observed = mean of 1{F(y) <= t},   t = 1/bins, ..., 1 - 1/bins
 
@@ -170,7 +171,8 @@ def expected_calibration_error(
         sum_b n_b / n |observed_b - predicted_b|
 
     over the points of `reliability`: of classes over bins of confidence, of numbers
-    over levels of quantiles. 0 for a calibrated prediction, up to noise of order n^-1/2.
+    over levels of quantiles. It is 0 for a calibrated prediction, up to noise of order
+    n^-1/2.
 
     Reference:
         As in `reliability`; Naeini, Cooper and Hauskrecht, Obtaining well calibrated

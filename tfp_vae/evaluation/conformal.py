@@ -76,7 +76,7 @@ def conformal_intervals(
         and p.event_shape == test.event_shape
     ):
         raise ValueError(
-            f"`{caller}` expects two predictions of batch shapes (n,) and (m,) with one "
+            f"`{caller}` expects predictions of batch shapes (n,) and (m,) with one "
             f"event shape. Received: {family_name(p)} of batch shape "
             f"{p.batch_shape} and event shape {p.event_shape}, and {family_name(test)} "
             f"of {test.batch_shape} and {test.event_shape}. Make the entries of an "

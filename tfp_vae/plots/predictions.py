@@ -58,7 +58,7 @@ def plot_calibration(
     # Chance: binomial frequencies, as normal ones.
     chance = 1.96 * np.sqrt(grid * (1 - grid) / counts)
     left.plot([0, 1], [0, 1], color="0.4", linewidth=1, linestyle="--")
-    band = {"color": "0.85", "linewidth": 0, "label": "95 % of chance"}
+    band: dict[str, Any] = {"color": "0.85", "linewidth": 0, "label": "95 % of chance"}
     left.fill_between(
         grid, np.maximum(grid - chance, 0), np.minimum(grid + chance, 1), **band
     )
@@ -144,7 +144,12 @@ def plot_predictive(
     axes.plot(across, ordered(0.5), color=_BLUE, label="median")
     if y is not None:
         values = np.ravel(prediction(p, y, "plot_predictive")[1])[order]
-        style = {"s": 12, "color": _ORANGE, "linewidths": 0, "zorder": 3}
+        style: dict[str, Any] = {
+            "s": 12,
+            "color": _ORANGE,
+            "linewidths": 0,
+            "zorder": 3,
+        }
         axes.scatter(across, values, label="y", **style)
     axes.set(xlabel="x", ylabel="y")
     axes.margins(x=0)
