@@ -34,6 +34,7 @@ FLOORS = {
     "weights": 4,
     "metrics": 5,
     "priors": 5,
+    "scores": 5,
     "values": 5,
     "models": 6,
     "disentanglement": 7,

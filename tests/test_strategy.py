@@ -87,14 +87,14 @@ def test_the_symbolic_build_reaches_the_loss(strategy, monkeypatch):
     seen = []
     from tfp_vae import losses
 
-    original = losses._distribution
+    original = losses.distribution_of
 
     def spy(y_pred, caller):
         found = original(y_pred, caller)
         seen.append(found is None)
         return found
 
-    monkeypatch.setattr(losses, "_distribution", spy)
+    monkeypatch.setattr(losses, "distribution_of", spy)
     with strategy.scope():
         model = models.vae()
     model.fit(X, X, verbose=0)

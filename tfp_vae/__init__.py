@@ -70,6 +70,9 @@ from tfp_vae.priors.spherical_uniform import SphericalUniform
 from tfp_vae.priors.standard_normal import StandardNormal
 from tfp_vae.priors.uniform_direction_and_norm import UniformDirectionAndNorm
 from tfp_vae.priors.vamp_prior import VampPrior
+from tfp_vae.scores.crps import CRPS
+from tfp_vae.scores.energy_score import EnergyScore
+from tfp_vae.scores.intervals import Coverage, IntervalScore
 from tfp_vae.values import check_values
 from tfp_vae.weights.convolution import (
     Convolution1DFlipout,
@@ -98,6 +101,7 @@ check_keras()
 
 
 __all__ = [
+    "CRPS",
     "ELBO",
     "VAE",
     "ActiveUnits",
@@ -115,6 +119,7 @@ __all__ = [
     "Convolution2DReparameterization",
     "Convolution3DFlipout",
     "Convolution3DReparameterization",
+    "Coverage",
     "DenseFlipout",
     "DenseLocalReparameterization",
     "DenseReparameterization",
@@ -124,6 +129,7 @@ __all__ = [
     "DistributionLambda",
     "DistributionLayer",
     "DistributionTensor",
+    "EnergyScore",
     "Flow",
     "FlowPrior",
     "ImportanceWeightedBound",
@@ -142,6 +148,7 @@ __all__ = [
     "IndependentRelaxedBernoulli",
     "IndependentStudentT",
     "IndependentTruncatedNormal",
+    "IntervalScore",
     "KLDivergenceAddLoss",
     "KLDivergenceRegularizer",
     "KLWarmup",

@@ -429,6 +429,33 @@ def positive_number(value: Any, name: str, caller: str, zero: bool = False) -> f
     return number
 
 
+def probability(value: Any, name: str, caller: str) -> float:
+    """Returns `value` as a float, if it is between 0 and 1, without the ends.
+
+    Args:
+        value: What the user gave.
+        name: Name of the argument, for the message.
+        caller: Name of the caller, for the message.
+
+    Returns:
+        The value as a `float`.
+
+    Raises:
+        ValueError: If it is anything else.
+
+    Example:
+        >>> probability(0.9, "level", "coverage")
+        0.9
+    """
+    number = real_number(value)
+    if not 0 < number < 1:
+        raise ValueError(
+            f"`{caller}` expects `{name}` to be a number between 0 and 1, without the "
+            f"ends. Received: {name}={value!r}. Give a probability, such as 0.9."
+        )
+    return number
+
+
 def interval(low: Any, high: Any, caller: str) -> tuple[float, float]:
     """Returns both ends of an interval as `float`, if they are finite and in order.
 

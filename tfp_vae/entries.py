@@ -339,8 +339,9 @@ def _search(distribution: Any, level: Any, low: Any, high: Any) -> tf.Tensor:
     def is_above(value: Any) -> tf.Tensor:
         return _apply(distribution, "cdf", value) >= level * (1 - rounding)
 
-    found = first_above(is_above, low - 0.5, high)
-    return tf.round(found) if is_integer(distribution) else found
+    if is_integer(distribution):
+        return tf.round(first_above(is_above, low - 0.5, high, tolerance=0.25))
+    return first_above(is_above, low - 0.5, high)
 
 
 def _bounds(distribution: Any, level: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -74,20 +74,20 @@ class NegativeLogLikelihood(keras.losses.Loss):
         """The weighted and reduced loss."""
         # `Loss.__call__` would cast the distribution to a float32 tensor, and apply
         # weights and masks only after the sum over the event.
-        distribution = _distribution(y_pred, self.name)
+        distribution = distribution_of(y_pred, self.name)
         if distribution is None:
-            return _placeholder_loss(y_pred, self.reduction)
+            return placeholder_loss(y_pred, self.reduction)
         log_prob, weights, mask = weighted_log_prob(
             distribution, y_true, sample_weight, mask_of(y_pred), self.draw_axes
         )
-        reduce = _KerasReduction(self.reduction, log_prob.dtype.name)
+        reduce = KerasReduction(self.reduction, log_prob.dtype.name)
         if mask is not None:
             mask = tf.cast(mask, tf.bool)
         return reduce(-log_prob, weights, mask)
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
         """The loss of each example, neither weighted nor reduced."""
-        distribution = _distribution(y_pred, self.name)
+        distribution = distribution_of(y_pred, self.name)
         return -weighted_log_prob(distribution, y_true, None, None, self.draw_axes)[0]
 
     def get_config(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class LogLikelihood(keras.metrics.Mean):
             y_pred: The distribution that a model outputs.
             sample_weight: As in `NegativeLogLikelihood`.
         """
-        distribution = _distribution(y_pred, self.name)
+        distribution = distribution_of(y_pred, self.name)
         if distribution is None:
             return
         log_prob, weights, mask = weighted_log_prob(
@@ -162,8 +162,17 @@ class LogLikelihood(keras.metrics.Mean):
         }
 
 
-class _KerasReduction(keras.losses.Loss):
-    """Keras' weighting, masking and reduction, of losses already computed."""
+class KerasReduction(keras.losses.Loss):
+    """Keras' weighting, masking and reduction, of losses already computed.
+
+    Args:
+        reduction: As in `keras.losses.Loss`.
+        dtype: Name of the dtype of the losses.
+
+    Example:
+        >>> float(KerasReduction("sum", "float32")(tf.constant([1.0, 2.0]), None, None))
+        3.0
+    """
 
     def __init__(self, reduction: str | None, dtype: str) -> None:
         # Keras uses the name as a scope. Graphs reject the default, which would begin
@@ -171,14 +180,31 @@ class _KerasReduction(keras.losses.Loss):
         super().__init__(name="reduction", reduction=reduction, dtype=dtype)
 
     def __call__(self, values: tf.Tensor, weights: Any, mask: Any) -> tf.Tensor:
+        """The reduced losses."""
         return super().__call__(values, set_mask(values, mask), weights)
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """The losses, which carry the mask."""
         return y_pred
 
 
-def _distribution(y_pred: Any, caller: str) -> Any:
-    """The distribution behind a model's output; `None` in Keras' symbolic build."""
+def distribution_of(y_pred: Any, caller: str) -> Any:
+    """The distribution behind a model's output.
+
+    Args:
+        y_pred: What a loss or metric received.
+        caller: Its name, for the message.
+
+    Returns:
+        A plain `tfd.Distribution`; `None` in Keras' symbolic build.
+
+    Raises:
+        ValueError: If it is not a distribution.
+
+    Example:
+        >>> type(distribution_of(tv.DistributionTensor(tfd.Normal(0.0, 1.0)), "nll"))
+        <class 'tensorflow_probability...Normal'>
+    """
     if isinstance(y_pred, tfd.Distribution):
         return unwrap(y_pred)
     if is_symbolic_placeholder(y_pred):
@@ -191,8 +217,20 @@ def _distribution(y_pred: Any, caller: str) -> Any:
     )
 
 
-def _placeholder_loss(y_pred: tf.Tensor, reduction: str | None) -> tf.Tensor:
-    """Zeros for the symbolic build: a scalar, or one for each example."""
+def placeholder_loss(y_pred: tf.Tensor, reduction: str | None) -> tf.Tensor:
+    """Zeros for the symbolic build.
+
+    Args:
+        y_pred: The placeholder of the model's output.
+        reduction: The reduction of the loss.
+
+    Returns:
+        A scalar, or one number for each example without reduction.
+
+    Example:
+        >>> placeholder_loss(tf.zeros([3, 2]), None).shape
+        TensorShape([3])
+    """
     per_example = tf.zeros(tf.shape(y_pred)[:1])
     return per_example if reduction in (None, "none") else tf.reduce_sum(per_example)
 
@@ -225,19 +263,18 @@ def weighted_log_prob(
         TensorShape([2])
     """
     law_of_each_row(distribution, "The log-likelihood")
-    values = _checked_values(distribution, values, draws)
+    values = checked_values(distribution, values, draws)
     batch_rank = distribution.batch_shape.rank - draws
     inside = []
     outside: dict[str, Any] = {"sample_weight": None, "mask": None}
     for name, weight in (("sample_weight", weights), ("mask", mask)):
         if weight is not None:
             weight = tf.cast(tf.convert_to_tensor(weight), _float_dtype(distribution))
-            _check_finite(weight, f"`{name}`", "Give examples that do not count 0.")
-            weight = _fitted(weight, values, batch_rank, name)
+            weight = fitted_weight(weight, values, batch_rank, name)
             if weight.shape.rank > batch_rank:
-                inside.append(_spread(weight, values.shape.rank))
+                inside.append(spread(weight, values.shape.rank))
             else:
-                outside[name] = _spread(weight, batch_rank)
+                outside[name] = spread(weight, batch_rank)
     if inside:
         log_prob = _log_prob_of_elements(
             distribution, values, functools.reduce(tf.multiply, inside)
@@ -257,11 +294,32 @@ def _float_dtype(distribution: Any) -> tf.DType:
     return dtype if dtype.is_floating else tf.float32
 
 
-def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
-    """Checks shape and NaN; returns the values in the distribution's dtype."""
+def checked_values(
+    distribution: Any, values: Any, draws: int = 0, caller: str = "The log-likelihood"
+) -> tf.Tensor:
+    """Checks targets against the distribution that was predicted for them.
+
+    Args:
+        distribution: A plain `tfd.Distribution`.
+        values: Its values, of shape `batch_shape + event_shape`. The axis of a single
+            coordinate may be missing, or be there in addition.
+        draws: Number of axes of draws in front of the batch.
+        caller: The first words of messages.
+
+    Returns:
+        The values in the distribution's dtype.
+
+    Raises:
+        ValueError: If the shape does not fit, or, in eager execution, a value is NaN.
+
+    Example:
+        >>> p = tfd.Independent(tfd.Normal([[0.0], [1.0]], 1.0), 1)
+        >>> checked_values(p, [0.0, 1.0]).shape
+        TensorShape([2, 1])
+    """
     if values is None:
         raise ValueError(
-            "The log-likelihood expects targets. Received: None. Give them to `fit`; "
+            f"{caller} expects targets. Received: None. Give them to `fit`; "
             "for an autoencoder, give its inputs: `fit(x, x)`."
         )
     masked = isinstance(values, np.ma.MaskedArray)
@@ -271,7 +329,7 @@ def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
     if masked or values.dtype.is_complex:
         found = "a masked array" if masked else f"y.dtype={values.dtype.name}"
         raise ValueError(
-            f"The log-likelihood expects real numbers. Received: {found}. Give the "
+            f"{caller} expects real numbers. Received: {found}. Give the "
             "masked entries a `sample_weight` of 0; take the real part of complex "
             "numbers, or make the imaginary part coordinates of its own."
         )
@@ -287,14 +345,14 @@ def _checked_values(distribution: Any, values: Any, draws: int) -> tf.Tensor:
         if values.shape.rank == expected.rank - 1:
             hint = " If the batch begins with an axis of draws, set draw_axes=1."
         raise ValueError(
-            f"The log-likelihood expects values of shape {tuple(expected)}: the batch "
+            f"{caller} expects values of shape {tuple(expected)}: the batch "
             f"shape {tuple(distribution.batch_shape)} and the event shape "
             f"{tuple(distribution.event_shape)} of {distribution.name}{without}. "
             f"Received: y.shape={_shape(values)}. Reshape the targets, or give the "
             f"last layer the event shape of one target.{hint}"
         )
     advice = "Replace them, and give them a `sample_weight` of 0."
-    _check_finite(values, "y", advice, tf.math.is_nan)
+    _check_finite(values, "y", advice, caller, tf.math.is_nan)
     return tf.ensure_shape(values, expected)
 
 
@@ -302,6 +360,7 @@ def _check_finite(
     values: tf.Tensor,
     name: str,
     advice: str,
+    caller: str,
     is_bad: Any = lambda values: ~tf.math.is_finite(values),
 ) -> None:
     """Raises an error for NaN and infinities, which a compiled step cannot do."""
@@ -311,7 +370,7 @@ def _check_finite(
     if bad:
         kind = "NaN" if is_bad is tf.math.is_nan else "NaN or infinite"
         raise ValueError(
-            f"The log-likelihood expects values without NaN. Received: {bad} {kind} "
+            f"{caller} expects values without NaN. Received: {bad} {kind} "
             f"in {name} of shape {tuple(values.shape)}. {advice}"
         )
 
@@ -346,18 +405,42 @@ def _shape(tensor: tf.Tensor) -> Any:
     return "unknown rank" if rank is None else tuple(tensor.shape)
 
 
-def _fitted(weight: tf.Tensor, values: tf.Tensor, rank: int, name: str) -> tf.Tensor:
+def fitted_weight(
+    weight: tf.Tensor,
+    values: tf.Tensor,
+    rank: int,
+    name: str,
+    caller: str = "The log-likelihood",
+) -> tf.Tensor:
     """Checks that weights or a mask have the shape of leading axes of the values.
 
     An extra last axis of length 1, as in Keras' (B, 1), is dropped.
+
+    Args:
+        weight: The weights, in a floating-point dtype.
+        values: The values that they weight.
+        rank: Number of batch axes of the values.
+        name: Name of the argument, for the message.
+        caller: The first words of messages.
+
+    Returns:
+        The weights.
+
+    Raises:
+        ValueError: If the shape does not fit, or one is not finite.
+
+    Example:
+        >>> fitted_weight(tf.ones([3, 1]), tf.zeros([3, 2]), 1, "sample_weight").shape
+        TensorShape([3])
     """
+    _check_finite(weight, f"`{name}`", "Give examples that do not count 0.", caller)
     if weight.shape.rank == rank + 1 and weight.shape[-1] == 1:
         weight = tf.squeeze(weight, axis=-1)
     known = weight.shape.rank is not None and weight.shape.rank <= values.shape.rank
     leading = values.shape[: weight.shape.rank] if known else None
     if leading is None or not leading.is_compatible_with(weight.shape):
         raise ValueError(
-            f"The log-likelihood expects `{name}` to have the shape of leading axes of "
+            f"{caller} expects `{name}` to have the shape of leading axes of "
             f"the values, {tuple(values.shape)}. Received: {name}.shape="
             f"{_shape(weight)}. Give one number for each example, or one for each "
             "element, and compile again if their rank changes."
@@ -365,8 +448,20 @@ def _fitted(weight: tf.Tensor, values: tf.Tensor, rank: int, name: str) -> tf.Te
     return tf.ensure_shape(weight, leading)
 
 
-def _spread(weight: tf.Tensor, rank: int) -> tf.Tensor:
-    """Appends axes of length 1, so that weights of examples broadcast to elements."""
+def spread(weight: tf.Tensor, rank: int) -> tf.Tensor:
+    """Appends axes of length 1, so that weights of examples broadcast to elements.
+
+    Args:
+        weight: A tensor.
+        rank: The number of axes wanted.
+
+    Returns:
+        The tensor with as many axes.
+
+    Example:
+        >>> spread(tf.ones([3]), 2).shape
+        TensorShape([3, 1])
+    """
     missing = rank - weight.shape.rank
     return tf.reshape(weight, tf.concat([tf.shape(weight), [1] * missing], axis=0))
 

@@ -230,7 +230,10 @@ def root(
 
 
 def first_above(
-    is_above: Callable[[tf.Tensor], tf.Tensor], low: tf.Tensor, high: tf.Tensor
+    is_above: Callable[[tf.Tensor], tf.Tensor],
+    low: tf.Tensor,
+    high: tf.Tensor,
+    tolerance: float = 0.0,
 ) -> tf.Tensor:
     """The values between two others from which on a condition holds.
 
@@ -239,9 +242,10 @@ def first_above(
             above it, as of a cdf with jumps.
         low: Values at which it is false.
         high: Values at which it is true.
+        tolerance: Largest error; 0 for some rounding errors.
 
     Returns:
-        A tensor of the shape of `low`, accurate to some rounding errors.
+        A tensor of the shape of `low`.
 
     Example:
         >>> low, high = tf.constant([0.0]), tf.constant([9.0])
@@ -249,11 +253,18 @@ def first_above(
         3.0
     """
     one = tf.ones([], low.dtype)
-    return _find_root(lambda value: tf.where(is_above(value), one, -one), low, high)
+
+    def difference(value: tf.Tensor) -> tf.Tensor:
+        return tf.where(is_above(value), one, -one)
+
+    return _find_root(difference, low, high, tolerance)
 
 
 def _find_root(
-    difference: Callable[[tf.Tensor], tf.Tensor], low: tf.Tensor, high: tf.Tensor
+    difference: Callable[[tf.Tensor], tf.Tensor],
+    low: tf.Tensor,
+    high: tf.Tensor,
+    tolerance: float = 0.0,
 ) -> tf.Tensor:
     # A component's quantile may be beyond the largest number, and that of the mixture
     # far below it; halving an interval of floating-point numbers takes 300 steps.
@@ -262,7 +273,7 @@ def _find_root(
         difference,
         tf.maximum(low, -largest / 4),
         tf.minimum(high, largest / 4),
-        position_tolerance=0.0,
+        position_tolerance=tolerance,
         value_tolerance=8 * np.finfo(low.dtype.as_numpy_dtype).eps,
         max_iterations=300,
     ).estimated_root

@@ -10,7 +10,7 @@ import numpy as np
 from tfp_vae.callbacks.watching import check_vae, checked_examples, undisturbed
 from tfp_vae.checks import integer, positive_number
 from tfp_vae.draws import draw
-from tfp_vae.evaluation import mutual_information
+from tfp_vae.evaluation.information import mutual_information
 from tfp_vae.kl.divergence import kl_divergence
 
 

@@ -12,7 +12,7 @@ from tfp_vae.checks import file_path, integer
 from tfp_vae.draws import draw
 from tfp_vae.kl.closed_forms import as_independent
 from tfp_vae.kl.divergence import kl_divergence
-from tfp_vae.plots import (
+from tfp_vae.plots.vae import (
     image_grid,
     is_image,
     latent_centers,

@@ -13,11 +13,12 @@ import tensorflow as tf
 
 from tfp_vae.checks import integer, interval
 from tfp_vae.engine import data
-from tfp_vae.evaluation import kl_per_dimension
+from tfp_vae.evaluation.information import kl_per_dimension
 from tfp_vae.latents import center, on_the_sphere
 from tfp_vae.models.data_checks import as_arrays
 from tfp_vae.models.inference import traversal_values
 from tfp_vae.models.missing import NAN, absent
+from tfp_vae.plots.figure import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -289,7 +290,7 @@ def plot_latents(
     sphere = on_the_sphere(vae.encode(*data.few((x, y), 1)))
     as_map = dimensions is None and sphere and z.shape[1:] == (3,)
     chosen = _checked_dimensions(dimensions, z.shape[1:])
-    figure = _figure(6.4, 3.4 if as_map else 5.0)
+    figure = new_figure(6.4, 3.4 if as_map else 5.0)
     if as_map:
         axes = figure.add_subplot(projection="mollweide")
         axes.grid(alpha=0.4, linewidth=0.5)
@@ -336,7 +337,7 @@ def plot_kl_per_dimension(vae: Any, x: Any, y: Any = None) -> "Figure":
     """
     kl = np.ravel(kl_per_dimension(vae.encode(x, y), vae.prior_distribution(y)))
     order = np.argsort(-kl, kind="stable")
-    figure = _figure(min(_WIDEST, 2 + 0.25 * len(kl)), 3.0)
+    figure = new_figure(min(_WIDEST, 2 + 0.25 * len(kl)), 3.0)
     axes = figure.subplots()
     axes.bar(np.arange(len(kl)), kl[order], color="C0")
     axes.set_ylabel("KL (nats)")
@@ -562,7 +563,7 @@ def _drawn(
     extra = 0.3 * (titles is not None) + 0.3 * bool(column_labels)
     margin = 0.1 + 0.09 * max(map(len, row_labels))
     wide = max(margin + size * width, 0.1 * max(map(len, titles or [""])))
-    figure = _figure(wide, len(grids) * (0.1 + extra + size * height))
+    figure = new_figure(wide, len(grids) * (0.1 + extra + size * height))
     subplots = figure.subplots(len(grids), squeeze=False)[:, 0]
     for i, (axes, grid) in enumerate(zip(subplots, grids, strict=True)):
         pixels = grid if grid.shape[-1] == 3 else grid[..., 0]
@@ -583,18 +584,6 @@ def _drawn(
 def _middles(length: int, count: int) -> np.ndarray:
     """Pixel positions of the middles of `count` images in a row."""
     return (np.arange(count) + 0.5) * length / count - 0.5
-
-
-def _figure(width: float, height: float) -> "Figure":
-    # Imported here, since only figures need it.
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            f"Figures expect matplotlib. Received: {error}. Install it: "
-            '`pip install "tfp-vae[examples]"`.'
-        ) from error
-    return Figure((width, height), layout="constrained")
 
 
 def _checked_dimensions(dimensions: Any, event_shape: tuple[int, ...]) -> list[int]:

@@ -1,0 +1,273 @@
+"""Calibration: whether events happen as often as predicted."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import integer, optional_seed, probability
+from tfp_vae.entries import cdf_of_entries, is_discrete, is_integer
+from tfp_vae.evaluation.scores import prediction
+from tfp_vae.kl.closed_forms import family_name
+from tfp_vae.scores.intervals import central_interval
+
+tfd: Any = tfp.distributions
+
+_CLASSES = tfd.Categorical | tfd.OneHotCategorical | tfd.Bernoulli
+
+
+def coverage(p: Any, y: Any, level: float = 0.9) -> float:
+    """How often the central interval holds:
+
+        mean of 1{l <= y <= u},   l, u = F^-1((1 -+ level) / 2)
+
+    over all examples and entries of the event. A calibrated prediction has a coverage
+    of `level`; of counts it is at least that.
+
+    Args:
+        p: A distribution for each example, such as `model(x)`.
+        y: The targets, of shape `batch_shape + event_shape`; (n,) and (n, 1) are the
+            same.
+        level: The probability of the intervals.
+
+    Returns:
+        A number from 0 to 1.
+
+    Raises:
+        ValueError: If `p` is not a distribution whose entries have a known distribution
+            function, the shape of `y` does not fit, or `level` is not between 0 and 1.
+
+    Example:
+        >>> coverage(tfd.Normal(tf.zeros(4), 1.0), [-1.0, 0.0, 0.5, 1.0], level=0.5)
+        0.5
+    """
+    level = probability(level, "level", "coverage")
+    p, values = prediction(p, y, "coverage")
+    low, high = central_interval(p, level)
+    return float(np.mean((low <= values) & (values <= high)))
+
+
+def pit(p: Any, y: Any, seed: int | None = None) -> np.ndarray:
+    """Probability integral transforms of the targets:
+
+        u = F(y),    or F(y-) + v P(y),  v uniform on (0, 1), where F has jumps
+
+    They are uniform on (0, 1) if the prediction is calibrated. A U-shaped histogram
+    says that it is too narrow, a hill that it is too wide.
+
+    Reference:
+        Gneiting, Balabdaoui and Raftery, Probabilistic forecasts, calibration and
+        sharpness, 2007. https://doi.org/10.1111/j.1467-9868.2007.00587.x
+        Czado, Gneiting and Held, Predictive model assessment for count data, 2009.
+        https://doi.org/10.1111/j.1541-0420.2009.01191.x
+
+    Args:
+        p: As in `coverage`.
+        y: As in `coverage`.
+        seed: Integer for v; `None` for other numbers at each call.
+
+    Returns:
+        An array of shape `batch_shape + event_shape`.
+
+    Raises:
+        ValueError: As in `coverage`, or if `seed` is no seed.
+
+    Example:
+        >>> pit(tfd.Normal([0.0, 1.0], 1.0), [0.0, 1.0])
+        array([0.5, 0.5], dtype=float32)
+    """
+    p, values = prediction(p, y, "pit")
+    seed = optional_seed(seed, "pit")
+    above = np.asarray(cdf_of_entries(p, values))
+    if not is_discrete(p):
+        return above
+    # The largest number below, of integers the one before.
+    before = values - 1 if is_integer(p) else np.nextafter(values, -np.inf)
+    below = np.asarray(cdf_of_entries(p, before))
+    uniform = np.random.default_rng(seed).uniform(size=above.shape)
+    return below + uniform.astype(above.dtype) * (above - below)
+
+
+class Reliability(NamedTuple):
+    """How often events happened, for each predicted probability.
+
+    Attributes:
+        predicted: Mean predicted probabilities, in increasing order.
+        observed: Frequencies with which the events happened.
+        counts: Numbers of predictions behind each.
+
+    Example:
+        >>> r = Reliability(np.array([0.5]), np.array([0.4]), np.array([10]))
+        >>> abs(r.predicted - r.observed)
+        array([0.1])
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    counts: np.ndarray
+
+
+def reliability(p: Any, y: Any, bins: int = 10, seed: int | None = None) -> Reliability:
+    """Predicted probabilities against frequencies, the points of a reliability diagram.
+
+    Of classes, from `Categorical`, `OneHotCategorical` or `Bernoulli`: the most
+    probable class is right with its probability, in `bins` bins of equal width, of
+    which empty ones are left out. Of numbers: y is below the quantile of level t with
+    frequency t,
+
+        predicted = t,   observed = mean of 1{F(y) <= t},   t = 1/bins, ..., 1 - 1/bins
+
+    with the randomised F of `pit` where there are jumps.
+
+    Reference:
+        Guo et al., On calibration of modern neural networks, 2017.
+        https://arxiv.org/abs/1706.04599
+        Kuleshov, Fenner and Ermon, Accurate uncertainties for deep learning using
+        calibrated regression, 2018. https://arxiv.org/abs/1807.00263
+
+    Args:
+        p: A distribution for each example, such as `model(x)`.
+        y: The targets, of shape `batch_shape + event_shape`.
+        bins: Number of bins or of steps between levels, at least 2.
+        seed: As in `pit`, for counts.
+
+    Returns:
+        Predicted and observed probabilities, and numbers of predictions.
+
+    Raises:
+        ValueError: As in `pit`, or if `bins` is no integer of at least 2.
+
+    Example:
+        >>> p = tfd.Categorical(probs=[[0.75, 0.25], [0.5, 0.5]])
+        >>> reliability(p, [0, 1], bins=5)
+        Reliability(predicted=array([0.5 , 0.75]), observed=array([0., 1.]),
+        counts=array([1, 1]))
+    """
+    bins = integer(bins, "bins", "reliability", minimum=2)
+    p, values = prediction(p, y, "reliability")
+    if _classes(p) is None:
+        u = np.sort(np.ravel(pit(p, values, seed)))
+        levels = np.arange(1, bins) / bins
+        observed = np.searchsorted(u, levels, side="right") / len(u)
+        return Reliability(levels, observed, np.full(len(levels), len(u)))
+    confidence, right = _confidence(p, values)
+    # Bins (0, 1/bins], ..., as in the reference.
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(index, minlength=bins)
+    full = count > 0
+    predicted, observed = (
+        np.bincount(index, weights=each, minlength=bins)[full] / count[full]
+        for each in (confidence, right)
+    )
+    return Reliability(predicted, observed, count[full])
+
+
+def expected_calibration_error(
+    p: Any, y: Any, bins: int | None = None, seed: int | None = None
+) -> float:
+    """The mean distance of predicted probabilities and frequencies:
+
+        sum_b n_b / n |observed_b - predicted_b|
+
+    over the points of `reliability`: of classes over bins of confidence, of numbers
+    over levels of quantiles. It is 0 for a calibrated prediction, up to noise of order
+    n^-1/2.
+
+    Reference:
+        As in `reliability`; Naeini, Cooper and Hauskrecht, Obtaining well calibrated
+        probabilities using Bayesian binning, 2015.
+
+    Args:
+        p: As in `reliability`.
+        y: As in `reliability`.
+        bins: As in `reliability`; by default 15 of classes and 100 of numbers.
+        seed: As in `reliability`.
+
+    Returns:
+        A number from 0 to 1.
+
+    Raises:
+        ValueError: As in `reliability`.
+
+    Example:
+        >>> p = tfd.Categorical(probs=[[0.9, 0.1], [0.7, 0.3]])
+        >>> round(expected_calibration_error(p, [0, 1]), 4)
+        0.4
+    """
+    if bins is None:
+        p = prediction(p, y, "expected_calibration_error")[0]
+        bins = 100 if _classes(p) is None else 15
+    found = reliability(p, y, bins, seed)
+    gaps = abs(found.observed - found.predicted)
+    return float(np.average(gaps, weights=found.counts))
+
+
+def is_of_classes(p: Any) -> bool:
+    """Whether a prediction is one of classes, not of numbers.
+
+    Args:
+        p: A plain distribution.
+
+    Returns:
+        True for categorical and Bernoulli distributions.
+
+    Example:
+        >>> is_of_classes(tfd.Independent(tfd.Bernoulli([[0.5]]), 1))
+        True
+    """
+    return _classes(p) is not None
+
+
+def _classes(p: Any) -> Any:
+    """The distribution of classes inside; `None` if there is none."""
+    if isinstance(p, tfd.Independent | tfd.Sample):
+        return _classes(p.distribution)
+    if isinstance(p, tfd.MixtureSameFamily):
+        return _classes(p.components_distribution)
+    if isinstance(p, tfd.Mixture):
+        return _classes(p.components[0])
+    return p if isinstance(p, _CLASSES) else None
+
+
+def _confidence(p: Any, values: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The probability of the most probable class, and whether it was right."""
+    probs = _class_probs(p)
+    inner = _classes(p)
+    if isinstance(inner, tfd.OneHotCategorical):
+        found = np.argmax(values, axis=-1)
+    else:
+        found = np.asarray(values).astype(int)
+    right = np.argmax(probs, axis=-1) == found
+    return np.ravel(np.max(probs, axis=-1)), np.ravel(right).astype("float64")
+
+
+def _class_probs(p: Any) -> np.ndarray:
+    """Probabilities of shape `(*batch_shape, *entries, classes)`, in float64."""
+    if isinstance(p, tfd.Independent):
+        return _class_probs(p.distribution)
+    if isinstance(p, tfd.MixtureSameFamily):
+        probs = _class_probs(p.components_distribution)
+        batch = p.batch_shape.rank
+        weights = tf.math.softmax(p.mixture_distribution.logits_parameter())
+        weights = np.asarray(weights, "float64")
+        weights = weights.reshape(*weights.shape, *[1] * (probs.ndim - batch - 1))
+        return np.sum(weights * probs, axis=batch)
+    if isinstance(p, tfd.Mixture):
+        weights = np.asarray(tf.math.softmax(p.cat.logits_parameter()), "float64")
+        parts = [_class_probs(part) for part in p.components]
+        extra = [1] * (parts[0].ndim - p.batch_shape.rank)
+        return sum(
+            weights[..., i].reshape(*weights.shape[:-1], *extra) * part
+            for i, part in enumerate(parts)
+        )
+    if not isinstance(p, _CLASSES):
+        raise ValueError(
+            "`reliability` expects classes from `Categorical`, `OneHotCategorical` or "
+            f"`Bernoulli`, independent or mixtures. Received: {family_name(p)}. Give "
+            "one of them."
+        )
+    probs = np.asarray(p.probs_parameter(), "float64")
+    if isinstance(p, tfd.Bernoulli):
+        return np.stack([1 - probs, probs], axis=-1)
+    return probs

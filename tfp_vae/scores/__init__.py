@@ -1,0 +1,1 @@
+"""Proper scores of predicted distributions, as losses and metrics."""
