@@ -765,3 +765,36 @@ def test_log_prob_of_a_vae_averages_the_weights_inside_the_logarithm(rng):
     np.testing.assert_allclose(found, truth, atol=0.075)
     np.testing.assert_array_equal(found, vae.log_prob(x, 5000, seed=1, verbose=0))
     assert (vae.elbo(x, 500, verbose=0) < truth + 0.1).all()
+
+
+def test_the_mixture_is_scored_with_the_compiled_loss_and_metrics():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(30, 2)).astype("float32")
+    y = rng.normal(size=(30, 1)).astype("float32")
+    weights = rng.uniform(size=30).astype("float32")
+    model = tv.Sequential(
+        [keras.Input((2,)), tv.DenseFlipout(2), tv.IndependentNormal(1)]
+    )
+    model.compile("adam", tv.NegativeLogLikelihood(), metrics=["mae", tv.CRPS()])
+    model.fit(x, y, verbose=0)
+    before = [v.numpy() for v in model.metrics_variables]
+    found = tv.evaluate_predictive(model, x, y, num_samples=40, seed=5)
+    p = tv.predictive(model, x, 40, seed=5)
+    loc, scale = (
+        np.asarray(getattr(p.components_distribution, name)(), "float64")[..., 0]
+        for name in ("mean", "stddev")
+    )
+    densities = scipy.stats.norm.pdf(y, loc, scale).mean(axis=1)
+    assert found["loss"] == pytest.approx(-np.log(densities).mean(), rel=1e-4)
+    mae = np.abs(loc.mean(axis=1) - y[:, 0]).mean()
+    assert found["mae"] == pytest.approx(mae, rel=1e-4)
+    assert found["crps"] == pytest.approx(tv.evaluation.crps(p, y), rel=1e-4)
+    assert set(found) == {"loss", "mae", "crps"}
+    for old, new in zip(before, model.metrics_variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+    weighted = tv.evaluate_predictive(model, x, y, weights, num_samples=40, seed=5)
+    expected = -(weights * np.log(densities)).mean()
+    assert weighted["loss"] == pytest.approx(expected, rel=1e-4)
+    model = tv.Sequential([keras.Input((2,)), tv.DenseFlipout(2)])
+    with pytest.raises(ValueError, match="compiled with one loss"):
+        tv.evaluate_predictive(model, x, y)

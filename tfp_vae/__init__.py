@@ -60,6 +60,7 @@ from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
 from tfp_vae.metrics import ActiveUnits
 from tfp_vae.models.vae import VAE
 from tfp_vae.objectives import ELBO, ImportanceWeightedBound, RenyiBound
+from tfp_vae.prediction.evaluate import evaluate_predictive
 from tfp_vae.prediction.export import export_predictive
 from tfp_vae.prediction.predictive import predictive
 from tfp_vae.priors.autoregressive_prior import AutoregressivePrior
@@ -185,6 +186,7 @@ __all__ = [
     "default_loc_scale_fn",
     "default_mean_field_normal_fn",
     "default_multivariate_normal_fn",
+    "evaluate_predictive",
     "export_predictive",
     "predictive",
     "prior_distribution",
