@@ -307,6 +307,9 @@ def _of_components(mixture: Any, name: str, value: tf.Tensor) -> tf.Tensor:
 
 def _of_scalar(distribution: Any, name: str, value: tf.Tensor) -> tf.Tensor:
     if name == "quantile":
+        if isinstance(distribution, tfd.Deterministic):
+            at = tf.cast(tf.convert_to_tensor(distribution.loc), value.dtype)
+            return tf.broadcast_to(at, tf.shape(value))
         try:
             if distribution.dtype.is_integer or isinstance(distribution, tfd.Empirical):
                 raise NotImplementedError  # TFP's methods have other errors
