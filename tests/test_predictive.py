@@ -784,7 +784,7 @@ def test_the_mixture_is_scored_with_the_compiled_loss_and_metrics():
         np.asarray(getattr(p.components_distribution, name)(), "float64")[..., 0]
         for name in ("mean", "stddev")
     )
-    densities = scipy.stats.norm.pdf(y, loc, scale).mean(axis=1)
+    densities = stats.norm.pdf(y, loc, scale).mean(axis=1)
     assert found["loss"] == pytest.approx(-np.log(densities).mean(), rel=1e-4)
     mae = np.abs(loc.mean(axis=1) - y[:, 0]).mean()
     assert found["mae"] == pytest.approx(mae, rel=1e-4)

@@ -55,7 +55,6 @@ from tfp_vae.layers.statistic import Statistic
 from tfp_vae.layers.unit_interval import IndependentBeta, IndependentKumaraswamy
 from tfp_vae.layers.variable_layer import VariableLayer
 from tfp_vae.layers.variational_gaussian_process import VariationalGaussianProcess
-from tfp_vae.layers.weight_norm import WeightNorm
 from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
 from tfp_vae.metrics import ActiveUnits
 from tfp_vae.models.vae import VAE
@@ -95,6 +94,7 @@ from tfp_vae.weights.parameters import (
     default_multivariate_normal_fn,
 )
 from tfp_vae.weights.variational import Variational
+from tfp_vae.weights.weight_norm import WeightNorm
 
 __version__ = "0.1.0"
 

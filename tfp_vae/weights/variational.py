@@ -20,6 +20,7 @@ from tfp_vae.serialization import (
 )
 from tfp_vae.weights.forward_pass import once
 from tfp_vae.weights.random_weights import RandomWeights
+from tfp_vae.weights.substitution import call_with
 
 tfd = tfp.distributions
 
@@ -193,24 +194,7 @@ class Variational(RandomWeights):
             (variable, tf.reshape(part, variable.shape))
             for variable, part in zip(variables, flat, strict=True)
         ]
-        drawn = {id(variable) for variable in variables}
-        state = {
-            id(variable): variable
-            for layer in nested_layers(self.layer)
-            for variable in [*layer.variables, *layer.metrics_variables]
-            if id(variable) not in drawn
-        }
-        # Inside another such scope they have its values, which this one would hide.
-        pairs += [(v, tf.convert_to_tensor(v)) for v in state.values()]
-        with keras.StatelessScope(pairs, collect_losses=True) as scope:
-            before = {key: scope.get_current_value(v) for key, v in state.items()}
-            outputs = self.layer(inputs, *args, **kwargs)
-        for loss in scope.losses:
-            self.add_loss(loss)
-        for key, variable in state.items():
-            value = scope.get_current_value(variable)
-            if value is not None and value is not before[key]:
-                variable.assign(value)
+        outputs = call_with(self.layer, pairs, self, inputs, *args, **kwargs)
         self.add_divergence(self._divergence)
         return outputs
 

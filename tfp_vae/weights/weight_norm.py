@@ -9,6 +9,7 @@ from tfp_vae.checks import boolean, checked_config
 from tfp_vae.constraints import float_policy
 from tfp_vae.environment import refuse_keras_2
 from tfp_vae.keras_internals import in_stateless_scope
+from tfp_vae.weights.substitution import call_with
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _TRANSPOSED = (
@@ -130,22 +131,8 @@ class WeightNorm(keras.layers.Wrapper):
         """Calls the layer with the normalised kernel."""
         if self.data_init:
             self._look_at_the_first_batch(inputs)
-        # All variables, since a scope around this one does not reach into it.
-        values = {
-            id(variable): (variable, tf.cast(variable.value, variable.dtype))
-            for variable in self.layer.variables
-        }
-        kernel = self._kernel(tf.convert_to_tensor(self.g))
-        values[id(self.v)] = self.v, tf.cast(kernel, self.v.dtype)
-        with keras.StatelessScope(list(values.values()), collect_losses=True) as scope:
-            given = {key: scope.get_current_value(v) for key, (v, _) in values.items()}
-            outputs = self.layer(inputs)
-        for loss in scope.losses:
-            self.add_loss(loss)
-        for key, (variable, _) in values.items():
-            if scope.get_current_value(variable) is not given[key]:
-                variable.assign(scope.get_current_value(variable))
-        return outputs
+        kernel = tf.cast(self._kernel(tf.convert_to_tensor(self.g)), self.v.dtype)
+        return call_with(self.layer, [(self.v, kernel)], self, inputs)
 
     def _look_at_the_first_batch(self, inputs: Any) -> None:
         """Sets g and the bias, unless a batch has."""
