@@ -9,8 +9,8 @@ per second of `fit` after a first `fit` that compiles, and their ratio to `tfp.l
 in the same round.
 
 With `--variance`: the variance, over draws of the weights, of the gradient of the loss
-for one batch of scikit-learn's digits. It is relative to `DenseReparameterization`, mean
-over the first kernel's means and over its untransformed scales.
+for one batch of scikit-learn's digits, relative to `DenseReparameterization`: the mean
+over the first kernel's means, and over its untransformed scales.
 """
 
 import argparse

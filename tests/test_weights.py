@@ -839,10 +839,14 @@ def test_training_reaches_the_exact_posterior(posterior):
     np.testing.assert_allclose(found, covariance, atol=0.1 * covariance.max())
 
 
-def test_replicas_draw_differently_and_add_the_kl_once():
-    strategy = tf.distribute.MirroredStrategy(
-        [d.name for d in tf.config.list_logical_devices("CPU")][:2]
-    )
+@pytest.fixture
+def strategy():
+    # TF's collective ops mix up several strategies in one process.
+    reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], reduction)
+
+
+def test_replicas_add_the_kl_once(strategy):
     with strategy.scope():
         model = model_of(tv.DenseReparameterization(1))
     model.optimizer.learning_rate = 0.0
@@ -851,3 +855,19 @@ def test_replicas_draw_differently_and_add_the_kl_once():
     expected = nll + kl_of(model.layers[0]) / ROWS
     found = model.fit(X, Y, batch_size=14, verbose=0).history["loss"]
     assert found == pytest.approx([expected], rel=1e-4)
+
+
+def test_replicas_draw_differently_and_keep_the_state_inside(strategy):
+    with strategy.scope():
+        inner = keras.Sequential(
+            [keras.layers.Dense(4), keras.layers.BatchNormalization()]
+        )
+        layer = tv.Variational(inner)
+        model = tv.Sequential([keras.Input((FEATURES,)), layer, keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        draws = strategy.run(lambda: layer._posterior() and layer._draw() + 0.0)
+    before = inner.layers[1].moving_mean.numpy()
+    model.fit(X, Y, batch_size=14, verbose=0)
+    assert not np.array_equal(before, inner.layers[1].moving_mean)
+    first, second = strategy.experimental_local_results(draws)
+    assert not np.array_equal(first, second)

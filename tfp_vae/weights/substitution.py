@@ -31,8 +31,8 @@ def call_with(
         >>> dense = keras.layers.Dense(1)
         >>> dense.build((None, 2))
         >>> values = [(dense.kernel, tf.ones([2, 1]))]
-        >>> float(call_with(dense, values, keras.layers.Layer(), tf.ones([1, 2])))
-        2.0
+        >>> call_with(dense, values, keras.layers.Layer(), tf.ones([1, 2])).numpy()
+        array([[2.]], dtype=float32)
     """
     replaced = {id(variable) for variable, _ in values}
     state = {
