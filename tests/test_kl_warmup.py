@@ -191,3 +191,10 @@ def test_other_models_are_refused():
             verbose=0,
             callbacks=[tv.KLWarmup(steps=1)],
         )
+
+
+def test_the_numbers_of_an_older_file_load():
+    old = {str(i): np.float32(i + 1) for i in range(7)}
+    schedule = KLSchedule()
+    schedule.load_own_variables(old)
+    assert [float(v) for v in schedule.weights] == [1, 2, 3, 4, 5, 6, 7, 0]

@@ -798,3 +798,24 @@ def test_the_mixture_is_scored_with_the_compiled_loss_and_metrics():
     model = tv.Sequential([keras.Input((2,)), tv.DenseFlipout(2)])
     with pytest.raises(ValueError, match="compiled with one loss"):
         tv.evaluate_predictive(model, x, y)
+
+
+@pytest.mark.parametrize("kind", [keras, tv])
+@pytest.mark.parametrize("loss", ["mse", "lambda", "energy"])
+def test_the_mixture_is_scored_with_every_kind_of_loss(kind, loss):
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(2, 12, 1)).astype("float32")
+    given = {"lambda": lambda y, p: -p.log_prob(y), "energy": tv.EnergyScore()}
+    model = kind.Sequential(
+        [keras.Input((1,)), tv.DenseFlipout(2), tv.IndependentNormal(1)]
+    )
+    model.compile("adam", given.get(loss, loss))
+    p = tv.predictive(model, x, 20, seed=1)
+    found = tv.evaluate_predictive(model, x, y, num_samples=20, seed=1)["loss"]
+    truth = {
+        "mse": np.mean((y - p.mean()) ** 2),
+        "lambda": -np.mean(p.log_prob(y)),
+        "energy": tv.evaluation.crps(p, y),  # the same for one entry
+    }
+    tolerance = 0.3 if loss == "energy" else 1e-4
+    assert found == pytest.approx(truth[loss], rel=tolerance)

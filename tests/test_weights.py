@@ -207,7 +207,7 @@ def test_kl_weight_multiplies_the_kl_in_the_loss_and_not_in_the_history():
 
 def test_a_plain_keras_model_warns_once_that_the_kl_is_whole():
     model = model_of(tv.DenseFlipout(1), kind=keras)
-    with pytest.warns(UserWarning, match="adds the whole KL"):
+    with pytest.warns(UserWarning, match="The whole KL of random weights"):
         model.fit(X, Y, verbose=0)
     model.fit(X[:40], Y[:40], verbose=0)  # Here a warning would be an error.
     layer = model.layers[0]
@@ -301,6 +301,181 @@ def test_masked_steps_do_not_count():
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_batch_without_a_valid_step_leaves_the_weights_finite():
+    x = np.zeros((2, 5, FEATURES), "float32")  # padded from the first step on
+    model = tv.Sequential(
+        [
+            keras.Input((5, FEATURES)),
+            keras.layers.Masking(),
+            tv.DenseReparameterization(1),
+            tv.DistributionLambda(likelihood),
+        ]
+    )
+    model.compile("sgd", tv.NegativeLogLikelihood(), jit_compile=False)
+    found = model.fit(x, x[..., :1], batch_size=1, verbose=0).history
+    assert np.isfinite(found["loss"]).all()
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def negative_log_likelihood(y, p):
+    return -p.log_prob(y)
+
+
+def summed_over_steps(y, p):
+    return -tf.reduce_sum(p.log_prob(y), axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "steps", "terms"),
+    [
+        (negative_log_likelihood, 5, 5),
+        (summed_over_steps, 5, 1),
+        (tv.CRPS(), 5, 5),
+        ("mse", 5, 5),
+        (keras.losses.MeanSquaredError(), 5, 5),
+        (negative_log_likelihood, None, 1),
+    ],
+)
+def test_the_kl_is_divided_by_what_the_loss_averages_over(loss, steps, terms):
+    shape = (FEATURES,) if steps is None else (steps, FEATURES)
+    x = RNG.normal(size=(20, *shape)).astype("float32")
+    layer = tv.DenseReparameterization(1)
+    head = tv.DistributionLambda(likelihood, convert_to_tensor_fn="mean")
+    model = tv.Sequential([keras.Input(shape), layer, head])
+    model.compile("sgd", loss, jit_compile=False, num_examples=20)
+    layer.weights[1].assign(tf.fill([FEATURES, 1], -20.0))
+    with_kl = model.evaluate(x, x[..., :1], verbose=0, return_dict=True)["loss"]
+    layer.kernel_prior_fn = None
+    model.compile("sgd", loss, jit_compile=False, num_examples=20)
+    without = model.evaluate(x, x[..., :1], verbose=0, return_dict=True)["loss"]
+    layer.kernel_prior_fn = tv.default_multivariate_normal_fn
+    expected = kl_of(layer) / (20 * terms)
+    assert with_kl - without == pytest.approx(expected, rel=1e-3)
+
+
+def test_draws_in_front_of_the_batch_are_no_steps():
+    inputs = keras.Input((FEATURES,))
+    layer = tv.DenseReparameterization(1)
+    loc = layer(inputs)
+    loc = keras.ops.stack([loc, loc, loc])
+    model = tv.Model(inputs, tv.DistributionLambda(likelihood, "mean")(loc))
+    model.compile("sgd", tv.NegativeLogLikelihood(draw_axes=1), jit_compile=False)
+    model.optimizer.learning_rate = 0.0
+    layer.weights[1].assign(tf.fill([FEATURES, 1], -20.0))
+    nll = -tfd.Normal(model(X).mean()[0], NOISE).log_prob(Y).numpy().mean()
+    found = model.fit(X, Y, verbose=0).history["loss"]
+    assert found == pytest.approx([nll + kl_of(layer) / ROWS], rel=1e-5)
+
+
+def test_outputs_without_a_loss_do_not_count():
+    inputs = keras.Input((FEATURES,))
+    layer = tv.DenseReparameterization(1)
+    loc = layer(inputs)
+    outputs = {
+        "p": tv.DistributionLambda(likelihood, name="p")(loc),
+        "steps": keras.layers.RepeatVector(7, name="steps")(loc),
+    }
+    model = tv.Model(inputs, outputs)
+    model.compile("sgd", {"p": negative_log_likelihood}, jit_compile=False)
+    model.optimizer.learning_rate = 0.0
+    layer.weights[1].assign(tf.fill([FEATURES, 1], -20.0))
+    nll = -tfd.Normal(model(X)["p"].mean(), NOISE).log_prob(Y).numpy().mean()
+    found = model.fit(X, {"p": Y}, verbose=0).history["loss"]
+    assert found == pytest.approx([nll + kl_of(layer) / ROWS], rel=1e-5)
+
+
+def test_a_step_that_calls_parts_of_the_model_divides_too():
+    class Parts(tv.Model):
+        def __init__(self):
+            super().__init__()
+            self.first = tv.DenseReparameterization(1)
+            self.last = tv.DistributionLambda(likelihood)
+
+        def call(self, x):
+            return self.last(self.first(x))
+
+        def train_step(self, batch):
+            x, y = batch
+            p = self.last(self.first(x))
+            loss = self.compute_loss(x, y, p)
+            return {"loss": loss, "nll": -tf.reduce_mean(p.log_prob(y))}
+
+    model = Parts()
+    model.compile("sgd", tv.NegativeLogLikelihood(), jit_compile=False)
+    model(X[:1])
+    found = model.fit(X, Y, batch_size=ROWS, verbose=0).history
+    kl = kl_of(model.first)
+    assert found["loss"][0] - found["nll"][0] == pytest.approx(kl / ROWS, rel=1e-3)
+
+
+def test_a_part_with_its_own_function_leaves_the_other_divided():
+    layer = tv.DenseReparameterization(
+        1,
+        kernel_divergence_fn=tenth_of_the_kl,
+        bias_posterior_fn=tv.default_mean_field_normal_fn(),
+        bias_prior_fn=tv.default_multivariate_normal_fn,
+    )
+    model = model_of(layer)
+    model.optimizer.learning_rate = 0.0
+    for raw in (layer.weights[1], layer.weights[3]):
+        raw.assign(tf.fill(raw.shape, -20.0))
+    nll = -tfd.Normal(model(X).mean(), NOISE).log_prob(Y).numpy().mean()
+    kl_of_bias = tfd.kl_divergence(layer.bias_posterior, layer.bias_prior)
+    expected = nll + kl_of(layer) / 10 + float(kl_of_bias) / ROWS
+    found = model.fit(X, Y, batch_size=ROWS, verbose=0).history["loss"]
+    assert found == pytest.approx([expected], rel=1e-5)
+
+
+def test_a_pipeline_after_arrays_asks_too():
+    model = model_of(tv.DenseReparameterization(1))
+    model.fit(X[:8], Y[:8], verbose=0)
+    pipeline = tf.data.Dataset.from_tensor_slices((X, Y)).batch(32)
+    with pytest.raises(ValueError, match=r"compile\(num_examples=...\)"):
+        model.fit(pipeline, verbose=0)
+
+
+@pytest.mark.parametrize("method", ["train_on_batch", "test_on_batch"])
+def test_a_step_that_does_not_know_the_number_asks(method):
+    model = model_of(tv.DenseReparameterization(1))
+    with pytest.raises(ValueError, match=r"compile\(num_examples=...\)"):
+        getattr(model, method)(X, Y)
+
+
+# Freezing.
+
+
+def test_a_frozen_layer_keeps_its_posterior():
+    layer = tv.Variational(
+        keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(1)])
+    )
+    model = model_of(layer)
+    model.fit(X, Y, verbose=0)
+    layer.layer.layers[0].trainable = False
+    model.compile("adam", tv.NegativeLogLikelihood(), jit_compile=False)
+    before = model.get_weights()
+    model.fit(X, Y, verbose=0)
+    after = model.get_weights()
+    moved = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert moved == [True, False, False, True, True]  # the scale, two means, two means
+    model.trainable = False
+    assert not np.array_equal(model(X).mean(), model(X).mean())
+
+
+@pytest.mark.parametrize("name", ["DenseFlipout", "Variational"])
+def test_a_layer_built_while_frozen_can_be_trained_later(name, tmp_path):
+    layer = MADE[name](1)
+    model = model_of(layer)
+    model.trainable = False
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert not loaded.trainable_weights
+    for one in (model, loaded):
+        one.trainable = True
+        for part in one.layers:
+            part.trainable = True
+    assert len(loaded.trainable_weights) == len(model.trainable_weights) == 3
+
+
 # One draw in a forward pass.
 
 
@@ -357,6 +532,58 @@ def test_a_sequence_has_the_signs_of_its_example_at_all_steps():
     found = layer(np.ones((6, 5, FEATURES), "float32")).numpy()
     np.testing.assert_allclose(found, np.repeat(found[:, :1], 5, axis=1), rtol=1e-5)
     assert not np.allclose(found[0], found[1])
+
+
+def test_kernel_and_bias_are_drawn_apart_in_a_prediction():
+    """Var[w x + b] = s_w^2 x^2 + s_b^2, the same at x and -x."""
+    layer = tv.DenseReparameterization(
+        1, bias_posterior_fn=tv.default_mean_field_normal_fn()
+    )
+    model = tv.Sequential([keras.Input((1,)), layer, tv.DistributionLambda(likelihood)])
+    for raw in (layer.weights[1], layer.weights[3]):
+        raw.assign(tf.ones(raw.shape))
+    x = np.array([[1.0], [-1.0]], "float32")
+    p = tv.predictive(model, x, num_samples=2000, seed=1)
+    scale = np.log1p(np.exp(1.0))
+    np.testing.assert_allclose(
+        p.epistemic_stddev()[:, 0], np.sqrt(2) * scale, rtol=0.07
+    )
+
+
+def test_the_mask_that_leaves_a_layer_is_that_of_the_layer():
+    x = RNG.integers(0, 4, size=(16, 5))
+    model = tv.Sequential(
+        [
+            keras.Input((5,), dtype="int32"),
+            keras.layers.Embedding(4, 2, mask_zero=True),
+            tv.Variational(keras.layers.LSTM(4)),
+            keras.layers.Dense(5),
+            tv.DistributionLambda(likelihood),
+        ]
+    )
+    model.compile("sgd", tv.NegativeLogLikelihood(), jit_compile=False)
+    model.optimizer.learning_rate = 0.0
+    model.layers[1].raw_scale.assign(tf.fill(model.layers[1].raw_scale.shape, -20.0))
+    y = RNG.normal(size=(16, 5)).astype("float32")
+    nll = -tfd.Normal(model(x).mean(), NOISE).log_prob(y).numpy().sum(axis=1).mean()
+    found = model.fit(x, y, batch_size=16, verbose=0).history
+    expected = nll + found["weights_kl"][0] / 16
+    assert found["loss"] == pytest.approx([expected], rel=1e-4)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_a_causal_convolution_is_that_of_keras(data_format):
+    options = {"padding": "causal", "dilation_rate": 2, "data_format": data_format}
+    theirs = keras.layers.Conv1D(3, 2, **options)
+    mine = tv.Convolution1DFlipout(3, 2, kernel_posterior_tensor_fn="mean", **options)
+    x = RNG.normal(size=(2, 6, 4)).astype("float32")
+    if data_format == "channels_first" and not tf.config.list_physical_devices("GPU"):
+        pytest.skip("TensorFlow convolves channels first on a GPU only")
+    expected = theirs(x)
+    mine.build(x.shape)
+    mine.weights[0].assign(theirs.kernel)
+    mine.weights[2].assign(theirs.bias)
+    np.testing.assert_allclose(mine(x), expected, rtol=1e-5, atol=1e-6)
 
 
 # The estimators.
@@ -760,6 +987,12 @@ def test_estimators_need_a_normal_posterior():
         (lambda: tv.Variational(tv.DenseFlipout(2)), "draws its own"),
         (lambda: tv.Variational("dense"), "a Keras layer or model"),
         (lambda: tv.Variational(keras.layers.ReLU())(X), "which has none"),
+        (
+            lambda: tv.Variational(keras.layers.MultiHeadAttention(2, 3))(
+                X[:, None], X[:, None]
+            ),
+            "Call the layer once",
+        ),
         (lambda: tv.Variational(keras.layers.Dense(2), "gamma"), "posterior"),
         (lambda: tv.Variational(keras.layers.Dense(2), initial_scale=0), "initial_sc"),
         (lambda: tv.DenseFlipout(0), "units"),

@@ -18,7 +18,6 @@ from tfp_vae.supports import REALS, support_of
 tfd: Any = tfp.distributions
 
 _MIXTURES = tfd.MixtureSameFamily | tfd.Mixture
-_WRAPPERS = tfd.Independent | tfd.Sample | tfd.Blockwise
 # Discrete distributions whose values need not be integers.
 _ANY_POINTS = tfd.Deterministic | tfd.FiniteDiscrete | tfd.Empirical
 _LARGEST_INTEGER = 2.0**30
@@ -512,3 +511,45 @@ def _shape(distribution: Any) -> tf.Tensor:
 def _broadcast(values: tf.Tensor, shape: Any) -> tf.Tensor:
     """Values broadcast against a shape."""
     return tf.broadcast_to(values, tf.broadcast_dynamic_shape(tf.shape(values), shape))
+
+
+def class_probs(distribution: Any) -> tf.Tensor:
+    """The probabilities of the classes of each entry.
+
+    Args:
+        distribution: `tfd.Bernoulli`, `tfd.Categorical` or `tfd.OneHotCategorical`,
+            perhaps in `tfd.Independent` or `tfd.MixtureSameFamily`.
+
+    Returns:
+        A tensor with the classes on its last axis.
+
+    Raises:
+        NotImplementedError: If it is another distribution.
+
+    Example:
+        >>> class_probs(tfd.Bernoulli(probs=[0.25])).numpy()
+        array([[0.75, 0.25]], dtype=float32)
+    """
+    if isinstance(distribution, tfd.Independent):
+        return class_probs(distribution.distribution)
+    if isinstance(distribution, tfd.MixtureSameFamily):
+        probs = class_probs(distribution.components_distribution)
+        axis = distribution.batch_shape.rank
+        weights = tf.exp(log_weights(distribution, probs.shape.rank - axis - 1))
+        return tf.reduce_sum(probs * tf.cast(weights, probs.dtype), axis=axis)
+    if isinstance(distribution, tfd.Mixture):
+        parts = [class_probs(part) for part in distribution.components]
+        axis = distribution.batch_shape.rank
+        probs = tf.stack(parts, axis)
+        weights = tf.exp(log_weights(distribution, probs.shape.rank - axis - 1))
+        return tf.reduce_sum(probs * tf.cast(weights, probs.dtype), axis=axis)
+    if isinstance(distribution, tfd.Bernoulli):
+        probs = distribution.probs_parameter()
+        return tf.stack([1 - probs, probs], axis=-1)
+    if isinstance(distribution, tfd.Categorical | tfd.OneHotCategorical):
+        return distribution.probs_parameter()
+    raise NotImplementedError(
+        "Entropies of classes expect a distribution of classes, `Bernoulli`, "
+        f"`Categorical` or `OneHotCategorical`. Received: {distribution}. Use "
+        "`epistemic_stddev` and `aleatoric_stddev`."
+    )

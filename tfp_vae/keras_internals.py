@@ -72,8 +72,8 @@ def nested_layers(layer: keras.layers.Layer) -> list[Any]:
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
-def per_example(loss: Any) -> Any:
-    """Marks a term of the loss that was divided by the number of training examples.
+def of_training_set(loss: Any) -> Any:
+    """Marks a term of the loss that belongs to the whole training set.
 
     Keras keeps the very tensors that `add_loss` receives. Noticed by
     `test_the_loss_of_a_sequence_counts_the_weights_once`.
@@ -85,16 +85,16 @@ def per_example(loss: Any) -> Any:
         The tensor.
 
     Example:
-        >>> is_per_example(per_example(tf.constant(1.0)))
+        >>> is_of_training_set(of_training_set(tf.constant(1.0)))
         True
     """
     loss = tf.identity(loss)
-    loss._tfp_vae_per_example = True
+    loss._tfp_vae_of_training_set = True
     return loss
 
 
-def is_per_example(loss: Any) -> bool:
-    """Whether `per_example` has marked a term of the loss.
+def is_of_training_set(loss: Any) -> bool:
+    """Whether `of_training_set` has marked a term of the loss.
 
     Args:
         loss: A scalar among a model's `losses`.
@@ -103,10 +103,10 @@ def is_per_example(loss: Any) -> bool:
         True if it has.
 
     Example:
-        >>> is_per_example(tf.constant(1.0))
+        >>> is_of_training_set(tf.constant(1.0))
         False
     """
-    return getattr(loss, "_tfp_vae_per_example", False)
+    return getattr(loss, "_tfp_vae_of_training_set", False)
 
 
 def in_training() -> bool:

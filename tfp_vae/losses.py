@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import boolean, integer, law_of_each_row
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.engine.examples import report_terms
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 from tfp_vae.kl.closed_forms import as_independent
 
@@ -181,6 +182,7 @@ class KerasReduction(keras.losses.Loss):
 
     def __call__(self, values: tf.Tensor, weights: Any, mask: Any) -> tf.Tensor:
         """The reduced losses."""
+        report_terms(values, mask)
         return super().__call__(values, set_mask(values, mask), weights)
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:

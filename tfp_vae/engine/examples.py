@@ -1,13 +1,16 @@
-"""The number of training examples, by which some layers divide a term of the loss.
+"""The number of training examples, by which some terms of the loss are divided.
 
     loss = (1/N) [sum_i w_i loss_i + c],    a step: mean over the batch + c / N
 
-The term c belongs to the whole training set, such as the KL of weights. A layer that
-adds one has an attribute `divides_by_examples`, reads `num_examples` of the outermost
-model, and marks what it adds by `keras_internals.per_example`.
+The term c belongs to the whole training set, such as the KL of weights. The layer that
+adds it marks it by `keras_internals.of_training_set`, and has an attribute
+`divides_by_examples`.
 """
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -16,6 +19,7 @@ import tensorflow as tf
 from tfp_vae.keras_internals import mask_of, nested_layers
 
 _MEAN = "sum_over_batch_size"
+_COUNTED: Any = contextvars.ContextVar("tfp_vae_counted_terms", default=None)
 
 
 def dividing_layers(model: Any, divides: bool = True) -> list[Any]:
@@ -88,44 +92,103 @@ def check_losses(losses: Any, caller: str) -> None:
             )
 
 
-def terms_per_example(y_pred: Any) -> Any:
+@contextlib.contextmanager
+def counting_terms(y_pred: Any, losses: Any) -> Iterator[None]:
+    """Context of `compute_loss`, in which losses report what they average over.
+
+    Args:
+        y_pred: The model's output.
+        losses: The argument of `compile`.
+
+    Example:
+        >>> with counting_terms(tf.zeros([5, 7, 2]), "mse"):
+        ...     terms_per_example()
+        7
+    """
+    token = _COUNTED.set((y_pred, losses, []))
+    try:
+        yield
+    finally:
+        _COUNTED.reset(token)
+
+
+def report_terms(values: Any, mask: Any = None, is_joint: bool = False) -> None:
+    """Says what a loss averages over; called by losses of this package.
+
+    Args:
+        values: The losses before the reduction, with the examples on the first axis.
+        mask: A Keras mask of them, or `None`.
+        is_joint: Whether they are of all examples together.
+
+    Example:
+        >>> report_terms(tf.zeros([5]))
+    """
+    counted = _COUNTED.get()
+    if counted is not None:
+        counted[2].append(None if is_joint else _terms(values.shape, values, mask))
+
+
+def terms_per_example() -> Any:
     """The number of terms of the loss that Keras averages for each example.
 
     A likelihood for each step of a sequence has batch shape `(n, steps)`. Keras divides
     the sum over all by n * steps, or by the number of steps that are not masked.
 
-    Args:
-        y_pred: The model's output: tensors, or distributions, and structures of them.
-
     Returns:
-        A number or a scalar tensor.
+        A number or a scalar tensor, 1 outside of `counting_terms`.
 
     Raises:
-        ValueError: If outputs have different numbers.
+        ValueError: If losses have different numbers, or the loss is of all examples
+            together.
 
     Example:
-        >>> terms_per_example(tf.zeros([5, 7, 2])), terms_per_example(tf.zeros([5, 2]))
-        (7, 1)
+        >>> terms_per_example()
+        1
     """
-    found = [_terms(output) for output in keras.tree.flatten(y_pred)]
+    counted = _COUNTED.get()
+    if counted is None:
+        return 1
+    y_pred, losses, found = counted
+    if not found:  # losses of Keras, which average over all axes but the last
+        found = [
+            _terms(output.shape[:-1], output, mask_of(output), last=1)
+            for output in _with_loss(y_pred, losses)
+        ]
+    if None in found:
+        raise ValueError(
+            "The KL of the weights expects a loss for each example, with which it is "
+            "averaged. Received: a distribution of all examples jointly, such as a "
+            "Gaussian process. Give the layers a weight of their own for their KL."
+        )
     numbers = {number for number in found if isinstance(number, int)}
     if len(numbers) > 1:
         raise ValueError(
-            "The KL of the weights expects outputs with one number of steps, since it "
-            f"is divided by it. Received: outputs with {sorted(numbers)} terms of the "
-            "loss for each example. Give the layers a weight of their own."
+            "The KL of the weights expects losses with one number of steps, since it "
+            f"is divided by it. Received: losses that average over {sorted(numbers)} "
+            "terms for each example. Give the layers a weight of their own."
         )
     return found[0] if found else 1
 
 
-def _terms(output: Any) -> Any:
-    mask = mask_of(output)
-    is_distribution = hasattr(output, "batch_shape")
-    shape = output.batch_shape if is_distribution else output.shape[:-1]
-    if mask is not None and mask.shape.rank == shape.rank and shape.rank > 1:
-        rows = tf.cast(tf.shape(mask)[0], tf.float32)
-        return tf.reduce_sum(tf.cast(mask, tf.float32)) / rows
+def _with_loss(y_pred: Any, losses: Any) -> list[Any]:
+    """The outputs that have a loss."""
+    if losses is None or y_pred is None:
+        return []
+    if isinstance(losses, dict) and isinstance(y_pred, dict):
+        return [y_pred[name] for name in losses if losses[name] is not None]
+    outputs = keras.tree.flatten(y_pred)
+    if isinstance(losses, list | tuple) and len(losses) == len(outputs):
+        pairs = zip(losses, outputs, strict=True)
+        return [output for loss, output in pairs if loss is not None]
+    return outputs
+
+
+def _terms(shape: Any, values: Any, mask: Any, last: int = 0) -> Any:
+    """Terms for each example of losses of a shape."""
+    if mask is not None and mask.shape.rank == shape.rank and (shape.rank or 0) > 1:
+        valid = tf.reduce_sum(tf.cast(mask, tf.float32))
+        return tf.maximum(valid, 1.0) / tf.cast(tf.shape(mask)[0], tf.float32)
     if shape[1:].is_fully_defined():
         return math.prod(shape[1:])
-    sizes = output.batch_shape_tensor() if is_distribution else tf.shape(output)[:-1]
-    return tf.reduce_prod(sizes[1:])
+    sizes = tf.shape(values)
+    return tf.reduce_prod(sizes[1:-1] if last else sizes[1:])

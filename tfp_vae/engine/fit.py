@@ -20,6 +20,7 @@ from tfp_vae.engine.compiler import EAGER, Compiler, FunctionCache
 from tfp_vae.engine.examples import (
     check_examples,
     check_losses,
+    counting_terms,
     dividing_layers,
     terms_per_example,
 )
@@ -378,8 +379,9 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         if layers:
             check_losses(getattr(self, "loss", None), "fit")
         if data.is_pipeline(given[0]):
-            if layers and self.num_examples is None:
-                raise _unknown_examples("fit", f"a {type(given[0]).__name__}", layers)
+            if layers and self._asked_examples is None:
+                kind = type(given[0]).__name__
+                raise _unknown_examples("fit", f"with a {kind}, which does not tell it")
             return
         rows = data.check_rows(given, "fit")
         if validation_split:
@@ -387,7 +389,8 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         if self._asked_examples is not None:
             check_examples(self, self._asked_examples, rows, "fit")
             rows = self._asked_examples
-        if layers and rows != self.num_examples:
+        own = dividing_layers(self, divides=False)
+        if (layers or own) and rows != self.num_examples:
             self._forget_functions()
         self.num_examples = rows
 
@@ -419,21 +422,34 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         Returns:
             A scalar.
         """
-        loss = super().compute_loss(  # type: ignore[misc]
-            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
-        )
-        divided = [
-            term
-            for term in self.losses  # type: ignore[attr-defined]
-            if keras_internals.is_per_example(term)
-        ]
-        count = terms_per_example(y_pred) if divided and y_pred is not None else 1
-        if isinstance(count, int) and count == 1:
-            return loss
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        count = tf.cast(count, loss.dtype)
-        total = tf.cast(tf.add_n(divided), loss.dtype) / replicas
-        return loss + total * (1.0 / count - 1.0)
+        with counting_terms(y_pred, getattr(self, "loss", None)):
+            return super().compute_loss(  # type: ignore[misc]
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+            )
+
+    def _aggregate_additional_loss(self, loss: Any) -> Any:
+        """A term of `add_loss`; one of the whole training set is divided.
+
+        The method is private to Keras. If it changes,
+        `test_the_loss_is_the_mean_nll_plus_the_kl_over_the_number_of_rows` fails.
+        """
+        found = super()._aggregate_additional_loss(loss)  # type: ignore[misc]
+        if not keras_internals.is_of_training_set(loss):
+            return found
+        return found * tf.cast(self.share_of_training_set(), found.dtype)
+
+    def share_of_training_set(self) -> Any:
+        """The factor of a term of the whole training set, in the loss of a step.
+
+        Returns:
+            1 / (N T) for N training examples, of T terms of the loss each.
+
+        Raises:
+            ValueError: If N is not known.
+        """
+        if self.num_examples is None:
+            raise _unknown_examples("a step of a model", "that was not given it")
+        return 1.0 / (self.num_examples * tf.cast(terms_per_example(), tf.float32))
 
     def _read_validation(self, x: Any, validation_data: Any, split: float) -> Any:
         """The validation data of `fit`, as `_read` returns them, or `None`."""
@@ -572,9 +588,8 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 **kwargs,
             )
         given = self._read((x, y, sample_weight), "evaluate")
-        layers = dividing_layers(self)
-        if layers and self.num_examples is None:
-            raise _unknown_examples("evaluate", "a model that was not trained", layers)
+        if self.num_examples is None and dividing_layers(self):
+            raise _unknown_examples("evaluate", "of a model that was not trained")
         if not self._makes_programs(given):
             self._look(given, False, "evaluate")
             given, *_ = self._for_keras(given, batch_size)
@@ -767,12 +782,12 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             )
 
 
-def _unknown_examples(caller: str, found: str, layers: list[Any]) -> ValueError:
+def _unknown_examples(caller: str, found: str) -> ValueError:
     """The error for a KL that has to be divided by an unknown number."""
     return ValueError(
-        f"`{caller}` expects the number of training examples, by which "
-        f"`{layers[0].name}` divides the KL of its weights. Received: {found}, which "
-        "does not tell it. Give `compile(num_examples=...)`."
+        f"`{caller}` expects the number of training examples, by which the KL of "
+        f"random weights is divided. Received: a call {found}. Give "
+        "`compile(num_examples=...)`."
     )
 
 

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfp_vae.checks import checked_config, checked_function, law_of_each_row
+from tfp_vae.engine.examples import report_terms
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 
 
@@ -48,6 +49,8 @@ class FunctionLoss(keras.losses.Loss):
         else:
             values = tf.convert_to_tensor(self.fn(*self._fitted(y_true, y_pred)))
             values = set_mask(tf.identity(values), mask_of(y_pred))
+            is_joint = getattr(y_pred, "batch_shape", None) == []
+            report_terms(values, mask_of(y_pred), is_joint)
         if sample_weight is not None:
             sample_weight = tf.convert_to_tensor(sample_weight)
             if sample_weight.shape.rank is not None:

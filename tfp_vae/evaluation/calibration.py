@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer, optional_seed, probability
-from tfp_vae.entries import cdf_of_entries, is_discrete, is_integer
+from tfp_vae.entries import cdf_of_entries, class_probs, is_discrete, is_integer
 from tfp_vae.evaluation.scores import prediction
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.scores.intervals import central_interval
@@ -232,7 +232,14 @@ def _classes(p: Any) -> Any:
 
 def _confidence(p: Any, values: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The probability of the most probable class, and whether it was right."""
-    probs = _class_probs(p)
+    try:
+        probs = np.asarray(class_probs(p), "float64")
+    except NotImplementedError:
+        raise ValueError(
+            "`reliability` expects classes from `Categorical`, `OneHotCategorical` or "
+            f"`Bernoulli`, independent or mixtures. Received: {family_name(p)}. Give "
+            "one of them."
+        ) from None
     inner = _classes(p)
     if isinstance(inner, tfd.OneHotCategorical):
         found = np.argmax(values, axis=-1)
@@ -240,34 +247,3 @@ def _confidence(p: Any, values: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
         found = np.asarray(values).astype(int)
     right = np.argmax(probs, axis=-1) == found
     return np.ravel(np.max(probs, axis=-1)), np.ravel(right).astype("float64")
-
-
-def _class_probs(p: Any) -> np.ndarray:
-    """Probabilities of shape `(*batch_shape, *entries, classes)`, in float64."""
-    if isinstance(p, tfd.Independent):
-        return _class_probs(p.distribution)
-    if isinstance(p, tfd.MixtureSameFamily):
-        probs = _class_probs(p.components_distribution)
-        batch = p.batch_shape.rank
-        weights = tf.math.softmax(p.mixture_distribution.logits_parameter())
-        weights = np.asarray(weights, "float64")
-        weights = weights.reshape(*weights.shape, *[1] * (probs.ndim - batch - 1))
-        return np.sum(weights * probs, axis=batch)
-    if isinstance(p, tfd.Mixture):
-        weights = np.asarray(tf.math.softmax(p.cat.logits_parameter()), "float64")
-        parts = [_class_probs(part) for part in p.components]
-        extra = [1] * (parts[0].ndim - p.batch_shape.rank)
-        return sum(
-            weights[..., i].reshape(*weights.shape[:-1], *extra) * part
-            for i, part in enumerate(parts)
-        )
-    if not isinstance(p, _CLASSES):
-        raise ValueError(
-            "`reliability` expects classes from `Categorical`, `OneHotCategorical` or "
-            f"`Bernoulli`, independent or mixtures. Received: {family_name(p)}. Give "
-            "one of them."
-        )
-    probs = np.asarray(p.probs_parameter(), "float64")
-    if isinstance(p, tfd.Bernoulli):
-        return np.stack([1 - probs, probs], axis=-1)
-    return probs

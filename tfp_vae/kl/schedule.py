@@ -53,6 +53,12 @@ class KLSchedule(keras.layers.Layer):
             shape=(), initializer=initializer, trainable=False, name=name
         )
 
+    def load_own_variables(self, store: Any) -> None:
+        """Reads the numbers; older files have one fewer."""
+        for i, variable in enumerate(self.weights):
+            if str(i) in store.keys():  # noqa: SIM118, h5py's groups are no dictionaries
+                variable.assign(store[str(i)])
+
     def set(
         self,
         schedule: str,

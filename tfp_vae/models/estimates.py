@@ -212,12 +212,13 @@ class Estimates(Inference):
         start: float,
     ) -> tf.Tensor:
         """Encodes once, then loops over draws in one graph."""
-        with weights_drawn_with(seed):
+        fold_in = tf.random.experimental.stateless_fold_in
+        with weights_drawn_with(fold_in(seed, -1)):
             q, (_, y) = self.posterior(inputs), self._split(inputs)
 
         def body(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            key = tf.random.experimental.stateless_fold_in(seed, i)
-            with weights_drawn_with(key):
+            key = fold_in(seed, i)
+            with weights_drawn_with(fold_in(key, -1)):
                 terms = self.terms(self.through(q, y, draws, key), target)
             return i + 1, add(total, terms, num_samples - i * draws)
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tfp_vae.kl.annealed as annealed
 from tfp_vae.engine.model import Model
 from tfp_vae.engine.workers import of_all_rows
-from tfp_vae.keras_internals import is_per_example, set_mask
+from tfp_vae.keras_internals import set_mask
 from tfp_vae.kl.metric import KLMetric
 from tfp_vae.models.bound import (
     Bound,
@@ -144,16 +144,13 @@ class Training(Bound, Model):
         loss = tf.math.divide_no_nan(tf.reduce_sum(losses * whole), count)
         # Keras sums the gradients of replicas.
         loss /= tf.distribute.get_strategy().num_replicas_in_sync
-        if not self.losses:
-            return loss
-        others = super().compute_loss(x=x, y=None, y_pred=None)
-        of_weights = [term for term in self.losses if is_per_example(term)]
-        if of_weights:
-            # 0 for a schedule of the latents alone.
-            share = self.kl_schedule.of_weights * (self._schedule_weight() - 1.0)
-            replicas = tf.distribute.get_strategy().num_replicas_in_sync
-            others += share * tf.add_n(of_weights) / replicas
+        others = super().compute_loss(x=x, y=None, y_pred=None) if self.losses else 0.0
         return loss + tf.cast(others, loss.dtype)
+
+    def share_of_training_set(self) -> tf.Tensor:
+        """1 / N, times the weight of a schedule that is also that of weights."""
+        weight = 1.0 + self.kl_schedule.of_weights * (self._schedule_weight() - 1.0)
+        return super().share_of_training_set() * weight
 
     def _schedule_weight(self) -> tf.Tensor:
         step = 0 if self.optimizer is None else self.optimizer.iterations

@@ -7,7 +7,10 @@ import tensorflow as tf
 
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.engine import data
+from tfp_vae.engine.loss import FunctionLoss
+from tfp_vae.kl.metric import KLMetric
 from tfp_vae.prediction.predictive import predictive
+from tfp_vae.weights.metric import WeightsKL
 
 
 def evaluate_predictive(
@@ -58,17 +61,35 @@ def evaluate_predictive(
             "`evaluate_predictive` expects a model compiled with one loss. Received: "
             f"{model!r} with the losses {losses}. Call `compile` first."
         )
-    loss = keras.losses.get(losses[0])
     y, sample_weight = data.read((y, sample_weight), "evaluate_predictive")
     y = data.as_tensor(y)
     if sample_weight is not None:
         sample_weight = data.as_tensor(sample_weight)
     mixture = predictive(model, x, num_samples, seed, batch_size, verbose)
     p = DistributionTensor(mixture, "mean")
+    own = [m for m in model.metrics if isinstance(m, KLMetric | WeightsKL)]
+    metrics = [m for m in model.metrics if all(m is not other for other in own)]
     # Another thread may be training the model, and using its metrics.
     states = [(v, tf.zeros_like(v)) for v in model.metrics_variables]
+    found: dict[str, Any] = {}
     with keras.StatelessScope(states):
-        found = model.compute_metrics(x, y, p, sample_weight)
-    own = {"loss", "kl", "weights_kl"}
-    metrics = {name: float(v) for name, v in found.items() if name not in own}
-    return {"loss": float(loss(y, p, sample_weight)), **metrics}
+        model.compute_metrics(x, y, p, sample_weight)
+        for metric in metrics[1:]:  # The first is the mean of the loss.
+            result = metric.result()
+            found |= result if isinstance(result, dict) else {metric.name: result}
+    loss = _loss_of(losses[0], y, p, sample_weight)
+    return {"loss": float(loss), **{name: float(v) for name, v in found.items()}}
+
+
+def _loss_of(loss: Any, y: tf.Tensor, p: DistributionTensor, weight: Any) -> tf.Tensor:
+    if isinstance(
+        loss, keras.metrics.Metric
+    ):  # A score, which as a loss differentiates.
+        score = type(loss).from_config(loss.get_config())
+        score.update_state(y, p, weight)
+        return score.result()
+    if isinstance(loss, keras.losses.Loss):
+        return loss(y, p, weight)
+    fn = keras.losses.get(loss)
+    of_keras = str(getattr(fn, "__module__", "")).split(".")[0] == "keras"
+    return FunctionLoss(fn)(y, tf.convert_to_tensor(p) if of_keras else p, weight)

@@ -46,9 +46,9 @@ def predictive(
     such a mean. One draw of the weights serves all rows of x.
 
     With `training=True` layers are called as in training, so that every call of
-    `Dropout` leaves out other units (Monte Carlo dropout). Seeds, metrics and losses of
-    the model stay as they are. Layers that use statistics of the batch, such as
-    `BatchNormalization`, are refused unless their `trainable` is False.
+    `Dropout` leaves out other units (Monte Carlo dropout). Seeds, metrics and moving
+    averages of the model stay as they are. Layers that use statistics of the batch,
+    such as `BatchNormalization`, are refused unless their `trainable` is False.
 
     x is read in pieces, and only the parameters of the output are kept: S times as much
     memory as `model(x)` takes.

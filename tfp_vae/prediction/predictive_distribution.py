@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.entries import (
     cdf_of_entries,
+    class_probs,
     log_weights,
     quantile_of_entries,
     survival_of_entries,
@@ -298,42 +299,6 @@ def mixture_of(components: Any, weights: Sequence[float]) -> PredictiveDistribut
 def _restored(configs: Any, same: bool, weights: Any) -> PredictiveDistribution:
     parts = [deserialize_distribution(config) for config in configs]
     return mixture_of(parts[0] if same else parts, weights)
-
-
-def class_probs(distribution: Any) -> tf.Tensor:
-    """The probabilities of the classes of each entry.
-
-    Args:
-        distribution: `tfd.Bernoulli`, `tfd.Categorical` or `tfd.OneHotCategorical`,
-            perhaps in `tfd.Independent` or `tfd.MixtureSameFamily`.
-
-    Returns:
-        A tensor with the classes on its last axis.
-
-    Raises:
-        NotImplementedError: If it is another distribution.
-
-    Example:
-        >>> class_probs(tfd.Bernoulli(probs=[0.25])).numpy()
-        array([[0.75, 0.25]], dtype=float32)
-    """
-    if isinstance(distribution, tfd.Independent):
-        return class_probs(distribution.distribution)
-    if isinstance(distribution, tfd.MixtureSameFamily):
-        probs = class_probs(distribution.components_distribution)
-        axis = distribution.batch_shape.rank
-        weights = tf.exp(log_weights(distribution, probs.shape.rank - axis - 1))
-        return tf.reduce_sum(probs * weights, axis=axis)
-    if isinstance(distribution, tfd.Bernoulli):
-        probs = distribution.probs_parameter()
-        return tf.stack([1 - probs, probs], axis=-1)
-    if isinstance(distribution, tfd.Categorical | tfd.OneHotCategorical):
-        return distribution.probs_parameter()
-    raise NotImplementedError(
-        "Entropies of classes expect a distribution of classes, `Bernoulli`, "
-        f"`Categorical` or `OneHotCategorical`. Received: {distribution}. Use "
-        "`epistemic_stddev` and `aleatoric_stddev`."
-    )
 
 
 def _entropy_of(probs: tf.Tensor) -> tf.Tensor:

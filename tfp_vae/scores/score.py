@@ -143,7 +143,9 @@ class ScoreOfDraws(Score, keras.losses.Loss):
         whole: dict[str, Any] = {"sample_weight": None, "mask": None}
         for name, weight in weights.items():
             if weight.shape.rank > batch_rank:
-                scores *= spread(weight, scores.shape.rank)
+                part = spread(weight, scores.shape.rank)
+                # An entry that does not count may have any score.
+                scores = tf.where(part == 0, tf.zeros_like(scores), scores * part)
             else:
                 whole[name] = spread(weight, batch_rank)
         losses = tf.reduce_mean(scores, axis=list(range(batch_rank, scores.shape.rank)))

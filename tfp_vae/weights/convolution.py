@@ -20,6 +20,33 @@ _OPTIONS = (
 )
 
 
+def convolved(inputs: tf.Tensor, kernel: tf.Tensor, **options: Any) -> tf.Tensor:
+    """The convolution of Keras' layers, `padding="causal"` included.
+
+    Args:
+        inputs: Inputs.
+        kernel: A kernel.
+        **options: `strides`, `padding`, `data_format`, `dilation_rate`.
+
+    Returns:
+        A tensor.
+
+    Example:
+        >>> x, kernel = tf.ones([1, 4, 1]), tf.ones([2, 1, 1])
+        >>> y = convolved(x, kernel, strides=1, padding="causal",
+        ...               data_format="channels_last", dilation_rate=(1,))
+        >>> y.numpy().ravel()
+        array([1., 2., 2., 2.], dtype=float32)
+    """
+    if options["padding"] == "causal":
+        before = [options["dilation_rate"][0] * (kernel.shape[0] - 1), 0]
+        last = options["data_format"] == "channels_last"
+        steps = [before, [0, 0]] if last else [[0, 0], before]
+        inputs = keras.ops.pad(inputs, [[0, 0], *steps])
+        options["padding"] = "valid"
+    return keras.ops.conv(inputs, kernel, **options)
+
+
 class ConvolutionWithRandomWeights(LinearWithRandomWeights):
     """What the six convolutions have in common; see `LinearWithRandomWeights`.
 
@@ -117,7 +144,7 @@ class ConvolutionWithRandomWeights(LinearWithRandomWeights):
 
     def apply_kernel(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """The convolution."""
-        return keras.ops.conv(
+        return convolved(
             inputs,
             kernel,
             strides=self.strides,

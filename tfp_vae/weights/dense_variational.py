@@ -164,7 +164,9 @@ class DenseVariational(RandomWeights):
             q = self.posterior(inputs)
             if isinstance(q, DistributionTensor) and not holds_draws(q):
                 return q
-            return DistributionTensor(unwrap(q), self._sample, self.next_seed())
+            return DistributionTensor(
+                unwrap(q), self._sample, self.next_seed("weights")
+            )
 
         return once(self, "weights", made)
 
@@ -172,7 +174,7 @@ class DenseVariational(RandomWeights):
         """The outputs for a draw of the weights."""
         inputs = tf.convert_to_tensor(inputs)
         q = self._weights(inputs)
-        self.add_divergence(lambda: self._kl(q, inputs), self.kl_weight)
+        self.add_divergence(lambda: [(self._kl(q, inputs), self.kl_weight)])
         weights = tf.convert_to_tensor(q)
         width, lead = inputs.shape[-1], tf.shape(weights)[:-1]
         sizes = [width * self.units, self.units if self.use_bias else 0]

@@ -38,23 +38,24 @@ class Flipout(LinearWithRandomWeights):
 
         def noise() -> DistributionTensor:
             each = tfd.Normal(tf.zeros_like(loc), normal.scale)
-            seed = self.next_seed() if conversion.draws else None
+            seed = self.next_seed("noise") if conversion.draws else None
             q = tfd.Independent(each, len(loc.shape))
             return DistributionTensor(q, conversion, seed)
 
         noise = tf.convert_to_tensor(once(self, "noise", noise))
         outputs = self.apply_kernel(inputs, loc)
         channels = self.channel_axis(inputs)
-        signs = [self._signs(tensor, channels) for tensor in (inputs, outputs)]
-        return outputs + signs[1] * self.apply_kernel(inputs * signs[0], noise)
+        first = self._signs(inputs, channels, "signs of inputs")
+        last = self._signs(outputs, channels, "signs of outputs")
+        return outputs + last * self.apply_kernel(inputs * first, noise)
 
-    def _signs(self, tensor: tf.Tensor, channels: int) -> tf.Tensor:
+    def _signs(self, tensor: tf.Tensor, channels: int, name: str) -> tf.Tensor:
         """A sign for each example and channel, in a shape that broadcasts."""
         shape = [1] * tensor.shape.rank
         sizes = tf.shape(tensor)
         shape[0] = sizes[0]
         shape[channels] = sizes[channels]
-        return tf.cast(rademacher(shape, self.next_seed()), tensor.dtype)
+        return tf.cast(rademacher(shape, self.next_seed(name)), tensor.dtype)
 
 
 class LocalReparameterization(LinearWithRandomWeights):
@@ -83,8 +84,8 @@ class LocalReparameterization(LinearWithRandomWeights):
         scale = tf.where(varies, tf.sqrt(tf.where(varies, variance, 1.0)), 0.0)
         conversion = self._conversions["kernel"]
         if conversion.name == "sample":
-            return draw(tfd.Normal(loc, scale), seed=self.next_seed())[0]
-        seed = self.next_seed() if conversion.draws else None
+            return draw(tfd.Normal(loc, scale), seed=self.next_seed("outputs"))[0]
+        seed = self.next_seed("outputs") if conversion.draws else None
         return tf.convert_to_tensor(conversion(tfd.Normal(loc, scale), seed))
 
 

@@ -50,26 +50,27 @@ def weights_are_fixed() -> bool:
     return _FIXED.get() is not None
 
 
-def seed_of(layer: Any, seeds: Any) -> tf.Tensor:
-    """The seed of a layer's next draw of its weights.
+def seed_of(layer: Any, seeds: Any, name: str) -> tf.Tensor:
+    """The seed of a layer's next draw.
 
     Args:
         layer: The layer.
         seeds: Its `Seeds`.
+        name: Name of what is drawn; other names have other seeds.
 
     Returns:
         Two integers.
 
     Example:
         >>> from tfp_vae.seeds import Seeds
-        >>> seed_of(keras.layers.Dense(2), Seeds(7)).shape
+        >>> seed_of(keras.layers.Dense(2), Seeds(7), "kernel").shape
         TensorShape([2])
     """
     fixed = _FIXED.get()
     if fixed is None:
         return seeds.next()
     seed, numbers = fixed
-    number = numbers.setdefault(id(layer), len(numbers))
+    number = numbers.setdefault((id(layer), name), len(numbers))
     return tf.random.experimental.stateless_fold_in(seed, number)
 
 

@@ -219,7 +219,7 @@ class LinearWithRandomWeights(RandomWeights):
             return variables[-1].value
 
         dtype, shape = tf.as_dtype(self.compute_dtype), list(self._shapes[part])
-        made = fn(dtype, shape, f"{part}_{role}", self.trainable, add_variable)
+        made = fn(dtype, shape, f"{part}_{role}", True, add_variable)
         caller = type(self).__name__
         if not isinstance(made, tfd.Distribution):
             raise ValueError(
@@ -245,24 +245,25 @@ class LinearWithRandomWeights(RandomWeights):
             lambda: DistributionTensor(
                 self._made(part, "posterior"),
                 conversion,
-                self.next_seed() if conversion.draws else None,
+                self.next_seed(part) if conversion.draws else None,
             ),
         )
 
-    def _divergence(self) -> Any:
-        """The sum of the divergences of kernel and bias, `None` without a prior."""
-        terms = []
+    def _divergence(self) -> list[tuple[Any, Any]]:
+        """The divergences of kernel and bias, and their factors in the loss."""
+        terms: list[tuple[Any, Any]] = []
         for part in _PARTS:
             fn, p = getattr(self, f"{part}_divergence_fn"), self._made(part, "prior")
             has_posterior = getattr(self, f"{part}_posterior_fn") is not None
-            if has_posterior and p is not None and fn is not None:
-                value = self._value(part)
-                if fn is weights_kl:  # which draws only if it must
-                    kl = fn(value, p, None)
-                else:
-                    kl = fn(unwrap(value), p, tf.convert_to_tensor(value))
-                terms.append(tf.reduce_sum(kl))
-        return tf.add_n(terms) if terms else None
+            if not has_posterior or p is None or fn is None:
+                continue
+            value = self._value(part)
+            if fn is weights_kl:  # which draws only if it must
+                terms.append((tf.reduce_sum(fn(value, p, None)), None))
+            else:
+                kl = fn(unwrap(value), p, tf.convert_to_tensor(value))
+                terms.append((tf.reduce_sum(kl), 1.0))
+        return terms
 
     def outputs_of_kernel(self, inputs: tf.Tensor) -> tf.Tensor:
         """The outputs without bias and activation, of one draw of the kernel.

@@ -1,6 +1,7 @@
 """The base class of layers whose weights are draws, and how their KL counts."""
 
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,14 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import optional_seed
 from tfp_vae.constraints import float_policy
-from tfp_vae.keras_internals import called_model, in_training, per_example
+from tfp_vae.keras_internals import called_model, in_training, of_training_set
 from tfp_vae.seeds import Seeds
 from tfp_vae.weights.forward_pass import once, seed_of, weights_are_fixed
 from tfp_vae.weights.metric import WeightsKL
 
 tfd = tfp.distributions
+
+_WARNED: Any = weakref.WeakSet()
 
 
 class RandomWeights(keras.layers.Layer):
@@ -24,8 +27,9 @@ class RandomWeights(keras.layers.Layer):
         loss = (1/N) [sum_i w_i nll_i + KL(q(w) || p(w))]
 
     for N training examples. A step's loss is the mean over its batch plus KL / N, so
-    that the sum over an epoch does not depend on the batch size. A `tv.Model` knows N
-    in `fit`, or from `compile(num_examples=)`. Elsewhere the KL is whole in every step.
+    that the mean over an epoch does not depend on the batch size. A `tv.Model` knows N
+    in `fit`, or from `compile(num_examples=)`. Elsewhere, and in `model.losses`, the KL
+    is whole.
 
     All calls in one forward pass share one draw, and the KL counts once in it.
 
@@ -43,7 +47,8 @@ class RandomWeights(keras.layers.Layer):
         True
     """
 
-    # Whether KL / N is added; False if the user's own factor or function decides.
+    # Whether the whole KL is divided by N; False if the user's own factor or function
+    # decides for a part of it.
     divides_by_examples = True
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
@@ -51,66 +56,57 @@ class RandomWeights(keras.layers.Layer):
         self.seed = optional_seed(seed, type(self).__name__)
         self._seeds = Seeds(self.seed)
         self._metric = WeightsKL()
-        self._has_warned = False
 
-    def next_seed(self) -> tf.Tensor:
-        """The seed of the layer's next draw: two integers."""
-        return seed_of(self, self._seeds)
+    def next_seed(self, name: str) -> tf.Tensor:
+        """The seed of a draw in this forward pass.
 
-    def add_divergence(
-        self, divergence: Callable[[], Any], weight: float | None = None
-    ) -> None:
+        Args:
+            name: Name of what is drawn; other names have other seeds.
+
+        Returns:
+            Two integers.
+        """
+        return seed_of(self, self._seeds, name)
+
+    def add_divergence(self, terms: Callable[[], list[tuple[Any, Any]]]) -> None:
         """Adds KL(q(w) || p(w)) to the loss, once in a forward pass.
 
         Args:
-            divergence: Function that returns the KL of the draw in this pass, a scalar
-                in nats, or `None` if no weight has a prior.
-            weight: Its factor in the loss, if `divides_by_examples` is False.
+            terms: Function that returns the KL of the draw in this pass, in parts, each
+                a scalar in nats with its factor in the loss: a number, or `None` for
+                1/N.
         """
-        once(self, "divergence", lambda: self._add(divergence(), weight))
+        once(self, "divergence", lambda: self._add(terms()))
 
-    def _add(self, kl: Any, weight: float | None) -> bool:
-        if kl is None:
-            return False
-        self._metric.record(self, kl)
-        if self.divides_by_examples:
-            model = called_model(self)
-            number = getattr(model, "num_examples", None)
-            if number is not None:
-                kl = kl / tf.cast(number, kl.dtype)
-                self.add_loss(per_example(tf.cast(kl, keras.config.floatx())))
-                return True
-            if in_training() and getattr(model, "compiled", False):
-                self._refuse_or_warn(model)
-        elif weight is not None:
-            kl = kl * tf.cast(weight, kl.dtype)
-        self.add_loss(tf.cast(kl, keras.config.floatx()))
+    def _add(self, terms: list[tuple[Any, Any]]) -> bool:
+        if terms:
+            self._metric.record(self, tf.add_n([kl for kl, _ in terms]))
+        for kl, weight in terms:
+            loss = kl if weight is None else kl * tf.cast(weight, kl.dtype)
+            loss = tf.cast(loss, keras.config.floatx())
+            if weight is None:
+                _warn_of_the_whole(called_model(self))
+                loss = of_training_set(loss)
+            self.add_loss(loss)
         return True
-
-    def _refuse_or_warn(self, model: Any) -> None:
-        """A step of training counts the KL whole: warns once; `tv.Model` refuses."""
-        if weights_are_fixed():
-            return  # A prediction has no loss.
-        if hasattr(model, "num_examples"):
-            raise ValueError(
-                f"`{type(self).__name__}` expects the number of training examples, by "
-                "which it divides the KL of its weights. Received: a step of a model "
-                "that does not know it. Give `compile(num_examples=...)`."
-            )
-        if not self._has_warned:
-            self._has_warned = True
-            warnings.warn(
-                f"`{type(self).__name__}` adds the whole KL of its weights to the loss "
-                "of every batch, since a `keras.Model` does not know the number of "
-                "training examples. `tv.Model` and `tv.Sequential` divide by it. Or "
-                "divide yourself: `kl_weight=1 / n`, or a `kernel_divergence_fn` that "
-                "does.",
-                stacklevel=2,
-            )
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
         return {**super().get_config(), "seed": self.seed}
+
+
+def _warn_of_the_whole(model: Any) -> None:
+    """Warns, once for a model, if its training counts the KL whole in every batch."""
+    plain = getattr(model, "compiled", False) and not hasattr(model, "num_examples")
+    if plain and in_training() and not weights_are_fixed() and model not in _WARNED:
+        _WARNED.add(model)
+        warnings.warn(
+            "The whole KL of random weights is added to the loss of every batch, since "
+            "a `keras.Model` does not know the number of training examples. `tv.Model` "
+            "and `tv.Sequential` divide by it. Or divide yourself: `kl_weight=1 / n`, "
+            "or a `kernel_divergence_fn` that does.",
+            stacklevel=2,
+        )
 
 
 def check_pair(posterior: Any, prior: Any, caller: str) -> None:

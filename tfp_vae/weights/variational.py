@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import checked_config, choice, positive_number
+from tfp_vae.checks import checked_config, choice, integers, positive_number
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion, held_draw
 from tfp_vae.keras_internals import nested_layers
 from tfp_vae.kl.divergence import kl_divergence
@@ -100,15 +100,29 @@ class Variational(RandomWeights):
         self.initial_scale = positive_number(
             initial_scale, "initial_scale", "Variational"
         )
-        self.supports_masking = True
+        self.supports_masking = layer.supports_masking
         self._sample = TensorConversion("sample")
+        self._places: tuple[int, ...] = ()
 
     def build(self, input_shape: Any) -> None:
         """Builds the layer, then the scale of the posterior."""
         if not self.layer.built:
-            self.layer.build(input_shape)
+            try:
+                self.layer.build(input_shape)
+            except TypeError as error:
+                raise ValueError(
+                    "`Variational` expects a layer that is built from the shape of "
+                    f"one input. Received: {self.layer!r}, which raised: {error} Call "
+                    "the layer once before it is wrapped."
+                ) from error
             self.layer.built = True
-        _check_built(self.layer, self.compute_dtype)
+        if not self._places:
+            # Those that are trainable now: freezing the layer later keeps them random.
+            drawn = {id(variable) for variable in self.layer.trainable_variables}
+            self._places = tuple(
+                i for i, v in enumerate(self.layer.variables) if id(v) in drawn
+            )
+        _check_built(self.layer, self._means(), self.compute_dtype)
         sizes = self._sizes()
         size = sum(sizes)
         raw = math.log(math.expm1(self.initial_scale))
@@ -146,11 +160,27 @@ class Variational(RandomWeights):
             )
         self.built = True
 
+    def get_build_config(self) -> dict[str, Any] | None:
+        """How a loaded layer is built, with the places of the variables it draws."""
+        config = super().get_build_config()
+        return config and {**config, "places": self._places}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds the layer as it was when saved."""
+        config = dict(config)
+        self._places = integers(config.pop("places", None)) or ()
+        super().build_from_config(config)
+
+    def _means(self) -> list[Any]:
+        """The variables of the layer that are the means of the posterior."""
+        variables = self.layer.variables
+        return [variables[place] for place in self._places]
+
     def _sizes(self) -> list[int]:
-        return [math.prod(v.shape) for v in self.layer.trainable_variables]
+        return [math.prod(v.shape) for v in self._means()]
 
     def _posterior(self) -> Any:
-        means = [tf.convert_to_tensor(v) for v in self.layer.trainable_variables]
+        means = [tf.convert_to_tensor(v) for v in self._means()]
         loc = tf.concat([tf.reshape(mean, [-1]) for mean in means], axis=0)
         raw = tf.convert_to_tensor(self.raw_scale)
         if self.posterior == NORMAL:
@@ -178,7 +208,7 @@ class Variational(RandomWeights):
             self,
             "weights",
             lambda: DistributionTensor(
-                self._posterior(), self._sample, self.next_seed()
+                self._posterior(), self._sample, self.next_seed("weights")
             ),
         )
 
@@ -188,15 +218,23 @@ class Variational(RandomWeights):
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """What the layer returns for a draw of its weights."""
-        variables = self.layer.trainable_variables
+        variables = self._means()
         flat = tf.split(tf.convert_to_tensor(self._draw()), self._sizes())
         pairs = [
             (variable, tf.reshape(part, variable.shape))
             for variable, part in zip(variables, flat, strict=True)
         ]
         outputs = call_with(self.layer, pairs, self, inputs, *args, **kwargs)
-        self.add_divergence(self._divergence)
+        self.add_divergence(lambda: [(self._divergence(), None)])
         return outputs
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """As that of the layer."""
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Shape and dtype of what the layer returns."""
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """As that of the layer."""
@@ -243,8 +281,7 @@ def _check_layer(layer: Any) -> None:
         )
 
 
-def _check_built(layer: Any, dtype: str) -> None:
-    variables = layer.trainable_variables
+def _check_built(layer: Any, variables: list[Any], dtype: str) -> None:
     if not variables:
         raise ValueError(
             "`Variational` expects a layer with trainable weights after `build`. "

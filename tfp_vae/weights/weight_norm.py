@@ -9,6 +9,7 @@ from tfp_vae.checks import boolean, checked_config
 from tfp_vae.constraints import float_policy
 from tfp_vae.environment import refuse_keras_2
 from tfp_vae.keras_internals import in_stateless_scope
+from tfp_vae.weights.convolution import convolved
 from tfp_vae.weights.substitution import call_with
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -230,9 +231,4 @@ def _linear(layer: Any, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     if isinstance(layer, _TRANSPOSED):
         options["output_padding"] = layer.output_padding
         return keras.ops.conv_transpose(inputs, kernel, **options)
-    if layer.padding == "causal":
-        before = [layer.dilation_rate[0] * (layer.kernel_size[0] - 1), 0]
-        last = layer.data_format == "channels_last"
-        steps = [before, [0, 0]] if last else [[0, 0], before]
-        inputs, options["padding"] = keras.ops.pad(inputs, [[0, 0], *steps]), "valid"
-    return keras.ops.conv(inputs, kernel, **options)
+    return convolved(inputs, kernel, **options)
