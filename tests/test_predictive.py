@@ -502,6 +502,24 @@ def test_monte_carlo_dropout(module, rng):
     assert tv.predictive(model, 0 * x, 3, training=True).number_of_draws == 3
 
 
+def test_dropout_that_leaves_out_few_units_counts_as_random():
+    layers = [
+        keras.Input((2,)),
+        keras.layers.Dropout(0.01),
+        keras.layers.Dense(1),
+        tv.IndependentNormal(1, scale=0.5),
+    ]
+    x = np.ones((3, 2), "float32")  # 6 numbers, all kept by 94 % of the draws
+    for seed in range(5):
+        model = keras.Sequential(layers)  # which keeps no answer, as `tv.Model` does
+        p = tv.predictive(model, x, 300, seed=seed, training=True)
+        assert p.number_of_draws == 300
+    # It does not count once in an ensemble.
+    pair = [tv.Sequential(layers), deterministic([0.0], 1.0)]
+    p = tv.predictive(pair, x, 300, seed=0, training=True)
+    assert p.number_of_draws == 301
+
+
 def test_dropout_inside_a_layer_with_random_weights(rng):
     inner = [
         keras.Input((2,)),

@@ -1,9 +1,11 @@
 """The reproductions: each learns in its quick budget; results/ says what it found."""
 
+import functools
 import gzip
 import json
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 import tensorflow_probability as tfp
@@ -18,6 +20,7 @@ import grey_pixels
 import hyperspherical_vae
 import iwae
 import judge
+import lstm_forecaster
 import m1_knn
 import neural_editor
 import numpyro_vae
@@ -26,6 +29,7 @@ import plain_vae
 import reproduction
 import sentences
 import sprites
+import uci_regression
 import vamp_prior
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,11 +40,13 @@ SYSTEMS = {
     "grey_pixels": grey_pixels,
     "hyperspherical_vae": hyperspherical_vae,
     "iwae": iwae,
+    "lstm_forecaster": lstm_forecaster,
     "m1_knn": m1_knn,
     "neural_editor": neural_editor,
     "numpyro_vae": numpyro_vae,
     "other_priors": other_priors,
     "plain_vae": plain_vae,
+    "uci_regression": uci_regression,
     "vamp_prior": vamp_prior,
 }
 
@@ -69,6 +75,15 @@ def blocks():
         "actions": np.repeat(["walk", "spellcard", "slash"], 3),
         "directions": ["front", "left", "right"] * 3,
     }
+
+
+def regression():
+    """Rows of a linear regression with noise, and two splits, in the form of UCI's."""
+    rng = np.random.default_rng(0)
+    x = 3 + 2 * rng.normal(size=(200, 4))
+    y = 50 + 10 * (x @ [1.0, -1.0, 2.0, 0.0] + 0.3 * rng.normal(size=200))
+    test = np.stack([rng.permutation(200) < 20 for _ in range(2)])
+    return {"concrete_x": x, "concrete_y": y, "concrete_test": test}
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +115,7 @@ def small_data(tmp_path_factory):
     lines = [f"{p} {v} {t}." for p in people for v in verbs for t in "abcdefgh"]
     (directory / sentences.FILE).write_text("\n".join(lines))
     np.savez(directory / sprites.FILE, **blocks())
+    np.savez(directory / uci_regression.FILE, **regression())
     return directory
 
 
@@ -128,6 +144,11 @@ MARGINS = {
         200.0,
     ),
     "iwae": ("-log p(x), k = 50", "untrained -log p(x)", -50.0),
+    "lstm_forecaster": (
+        "CRPS, seasonal, 10 steps, random",
+        "untrained CRPS, seasonal, random",
+        -0.1,
+    ),
     "m1_knn": ("accuracy, %, d = 5, normal, 100", "untrained %, normal, 100", 5.0),
     "neural_editor": (
         "perplexity of a word given z",
@@ -137,6 +158,11 @@ MARGINS = {
     "numpyro_vae": ("test -ELBO", "untrained -ELBO", -200.0),
     "other_priors": ("ELBO, Beta", "untrained ELBO, Beta", 200.0),
     "plain_vae": ("-log p(x)", "untrained -log p(x)", -200.0),
+    "uci_regression": (
+        "NLL, nats, concrete, ensemble",
+        "untrained NLL, nats, concrete",
+        -0.5,
+    ),
     "vamp_prior": (
         "-log p(x), VampPrior",
         "untrained -log p(x), VampPrior",
@@ -290,3 +316,93 @@ def test_the_judge_is_read_by_name_and_its_entropies_are_those_of_scipy():
     given, marginal = judge.entropies(law)
     assert given == pytest.approx(np.log(2) / 2)
     assert marginal == pytest.approx(np.log(2) / 2 + np.log(4) / 2)
+
+
+class Mixture:
+    """Two normal laws for each row, in NumPy and SciPy."""
+
+    loc, scale = np.array([[-0.5, 0.4]]), np.array([[0.3, 0.8]])
+
+    def cdf(self, y):
+        return stats.norm.cdf(y[..., None], self.loc, self.scale).mean(-1)
+
+    def crps(self, y):
+        """The integral that defines it."""
+        grid = np.linspace(-15, 15, 60_001)
+        squares = np.square(self.cdf(grid) - (grid >= y))
+        return integrate.trapezoid(squares, grid)
+
+
+def test_scores_of_a_regression_are_in_the_units_of_y():
+    data, law = regression(), Mixture()
+    x, y, test = data["concrete_x"], data["concrete_y"], data["concrete_test"][0]
+    split = uci_regression.Split(x, y, test)
+    for array in split.train:
+        np.testing.assert_allclose(array.mean(0), 0, atol=1e-5)
+        np.testing.assert_allclose(array.std(0), 1, atol=1e-5)
+    tfd = tfp.distributions
+    loc, scale = (np.tile(a[:, :, None], [20, 1, 1]) for a in (law.loc, law.scale))
+    p = tfd.MixtureSameFamily(
+        tfd.Categorical(probs=[0.5, 0.5]),
+        tfd.Independent(tfd.Normal(loc.astype("float32"), scale.astype("float32")), 1),
+    )
+    shift, factor = y[~test].mean(), y[~test].std()
+    standardised = (y[test] - shift) / factor
+    density = stats.norm.pdf(
+        y[test][:, None], shift + factor * law.loc, factor * law.scale
+    )
+    expected = [
+        np.sqrt(np.mean(np.square(y[test] - shift - factor * law.loc.mean()))),
+        -np.log(density.mean(-1)).mean(),
+        factor * np.mean([law.crps(value) for value in standardised]),
+    ]
+    np.testing.assert_allclose(split.scores(p), expected, rtol=1e-3)
+
+
+def test_a_model_is_trained_from_new_weights_each_time():
+    data = regression()
+    x, y, test = data["concrete_x"], data["concrete_y"], data["concrete_test"][0]
+    x, y = uci_regression.Split(x, y, test).train
+    build = functools.partial(uci_regression.network, 4, keras.layers.Dense)
+    trainer = uci_regression.Trainer(build, uci_regression.decay(x, 2))
+    found = []
+    for seed in (1, 2, 1):
+        keras.utils.set_random_seed(seed)
+        found.append(trainer.fit(x, y, 2).get_weights()[0])
+    np.testing.assert_array_equal(found[0], found[2])
+    assert np.abs(found[0] - found[1]).max() > 0.1
+
+
+def test_missing_regression_sets_are_explained(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"archive\.ics\.uci\.edu"):
+        uci_regression.main(["--budget", "quick", "--data-dir", str(tmp_path)])
+
+
+def test_the_law_of_the_generated_series_is_that_of_its_values():
+    series = lstm_forecaster.seasonal((24_000, 500, 12_000), seed=1)
+    for part in (0, 2):
+        y, times = series.windows(part)[1], series.times(part)
+        loc, scale = (a[times] for a in series.law)
+        z = (y - loc) / scale
+        effective = len(z) / lstm_forecaster.STEPS  # errors of fewer steps apart agree
+        assert np.abs(z.mean(0)).max() < 5 / np.sqrt(effective)
+        assert np.abs(z.var(0) - 1).max() < 5 * np.sqrt(2 / effective)
+        # Also at each hour of the day, where the noise is from 0.1 to 0.3.
+        count = len(z) // lstm_forecaster.PERIOD
+        days = z[: count * lstm_forecaster.PERIOD].reshape(count, 24, -1)
+        assert np.abs(days.var(0) - 1).max() < 5 * np.sqrt(2 / count)
+    assert series.law[1][:, 0].min() == pytest.approx(0.1)
+    assert series.law[1][:, 0].max() == pytest.approx(0.3)
+
+
+def test_windows_are_pieces_of_the_series_with_their_targets_in_one_part():
+    values = np.arange(200.0)[:, None] + [0, 1000]
+    series = lstm_forecaster.Series("x", values, (100, 150), 1.0, ("", ""))
+    for part, (first, last) in enumerate([(40, 100), (100, 150), (150, 200)]):
+        x, y = series.windows(part)
+        assert len(y) == 2 * (last - first - lstm_forecaster.STEPS + 1)
+        assert (np.diff(np.hstack([x[..., 0], y])) == 1).all()
+        channel = y >= 1000
+        assert (channel == channel[:, :1]).all()
+        assert set(np.unique(y - 1000 * channel)) == set(range(first, last))
+        np.testing.assert_array_equal(y[:, 0] % 1000, np.tile(series.times(part), 2))
