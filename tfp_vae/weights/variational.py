@@ -161,7 +161,9 @@ class Variational(RandomWeights):
         sizes = self._sizes()
         if self.raw_prior_scale is not None:
             scales = tf.nn.softplus(tf.convert_to_tensor(self.raw_prior_scale))
-            scale = tf.repeat(scales, sizes)
+            # Unlike `tf.repeat`, this has a static shape in a graph.
+            parts = zip(sizes, tf.unstack(scales), strict=True)
+            scale = tf.concat([tf.fill([size], s) for size, s in parts], axis=0)
         elif isinstance(self.prior, str):
             scale = tf.ones([sum(sizes)], self.compute_dtype)
         else:
