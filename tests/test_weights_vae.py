@@ -72,3 +72,12 @@ def test_the_test_bound_leaves_the_kl_of_weights_out():
     assert found["weights_kl"] / 60 > 1.0
     elbo = np.mean([np.mean(vae.elbo(X)) for _ in range(20)])
     assert elbo == pytest.approx(-found["nll"] - found["kl"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["log_prob", "elbo"])
+def test_a_seed_repeats_its_draws_with_and_without_xla(name):
+    vae, found = vae_of(initial_scale=0.5), []
+    for jit_compile in (False, True):
+        vae.compile("sgd", jit_compile=jit_compile)
+        found.append(getattr(vae, name)(X, 3, seed=1))
+    np.testing.assert_allclose(*found, rtol=1e-4)

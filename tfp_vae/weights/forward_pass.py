@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfp_vae.draws import fold_in
 from tfp_vae.keras_internals import held_in_this_call, nested_layers
 
 _FIXED: Any = contextvars.ContextVar("tfp_vae_weights_drawn_with", default=None)
@@ -70,7 +71,7 @@ def seed_of(layer: Any, seeds: Any) -> tf.Tensor:
         return seeds.next()
     seed, numbers = fixed
     number = numbers.setdefault(id(layer), len(numbers))
-    return tf.random.experimental.stateless_fold_in(seed, number)
+    return fold_in(seed, number)
 
 
 def once(layer: Any, name: str, make: Callable[[], Any]) -> Any:
