@@ -11,6 +11,7 @@ from tfp_vae.draws import fold_in
 from tfp_vae.keras_internals import held_in_this_call, nested_layers
 
 _FIXED: Any = contextvars.ContextVar("tfp_vae_weights_drawn_with", default=None)
+_WEIGHTS = -1  # A number that no draw has.
 
 
 @contextlib.contextmanager
@@ -31,7 +32,9 @@ def weights_drawn_with(seed: Any) -> Iterator[None]:
         ...     bool(layer(x) == layer(x))
         True
     """
-    token = _FIXED.set((tf.cast(seed, tf.int32), {}))
+    # Else the first layer's seed is one that callers make from theirs for latents.
+    seed = fold_in(tf.cast(seed, tf.int32), _WEIGHTS)
+    token = _FIXED.set((seed, {}))
     try:
         yield
     finally:
