@@ -27,6 +27,7 @@ import reproduction
 import sentences
 import sprites
 import vamp_prior
+import variational_decoder
 
 ROOT = pathlib.Path(__file__).parents[1]
 SYSTEMS = {
@@ -42,6 +43,7 @@ SYSTEMS = {
     "other_priors": other_priors,
     "plain_vae": plain_vae,
     "vamp_prior": vamp_prior,
+    "variational_decoder": variational_decoder,
 }
 
 
@@ -141,6 +143,11 @@ MARGINS = {
         "-log p(x), VampPrior",
         "untrained -log p(x), VampPrior",
         -200.0,
+    ),
+    "variational_decoder": (
+        "test log p(x), nats, 100 images",
+        "untrained log p(x)",
+        100.0,
     ),
 }
 
