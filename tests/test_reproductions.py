@@ -31,6 +31,7 @@ import sentences
 import sprites
 import uci_regression
 import vamp_prior
+import variational_decoder
 
 ROOT = pathlib.Path(__file__).parents[1]
 SYSTEMS = {
@@ -48,6 +49,7 @@ SYSTEMS = {
     "plain_vae": plain_vae,
     "uci_regression": uci_regression,
     "vamp_prior": vamp_prior,
+    "variational_decoder": variational_decoder,
 }
 
 
@@ -167,6 +169,11 @@ MARGINS = {
         "-log p(x), VampPrior",
         "untrained -log p(x), VampPrior",
         -200.0,
+    ),
+    "variational_decoder": (
+        "test log p(x), nats, 100 images",
+        "untrained log p(x)",
+        100.0,
     ),
 }
 

@@ -72,3 +72,44 @@ def test_the_test_bound_leaves_the_kl_of_weights_out():
     assert found["weights_kl"] / 60 > 1.0
     elbo = np.mean([np.mean(vae.elbo(X)) for _ in range(20)])
     assert elbo == pytest.approx(-found["nll"] - found["kl"], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["log_prob", "elbo"])
+def test_a_seed_repeats_its_draws_with_and_without_xla(name):
+    vae, found = vae_of(initial_scale=0.5), []
+    for jit_compile in (False, True):
+        vae.compile("sgd", jit_compile=jit_compile)
+        found.append(getattr(vae, name)(X, 3, seed=1))
+    np.testing.assert_allclose(*found, rtol=1e-4)
+
+
+class Constant(keras.layers.Layer):
+    """Parameters of a normal distribution: a weight, or the input, and scale 1."""
+
+    def build(self, shape):
+        if shape[-1] == 2:
+            self.loc = self.add_weight(shape=(1,), initializer="zeros", name="loc")
+        self.built = True
+
+    def call(self, x):
+        loc = self.loc + 0 * x[:, :1] if x.shape[-1] == 2 else x
+        return keras.ops.concatenate([loc, 0 * loc + np.log(np.expm1(1.0))], axis=1)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], 2)
+
+
+def test_latents_do_not_depend_on_the_noise_of_the_encoders_weights():
+    random = tv.Variational(Constant(), initial_scale=1.0)
+    encoder = [keras.Input((2,)), random, tv.IndependentNormal(1)]
+    decoder = [keras.Input((1,)), Constant(), tv.IndependentNormal(1)]
+    vae = tv.VAE(
+        keras.Sequential(encoder), keras.Sequential(decoder), tv.StandardNormal(1)
+    )
+    zeros = {"x": np.zeros((1, 2), "float32"), "y": np.zeros((1, 1), "float32")}
+    found = [vae.elbo(**zeros, seed=seed)[0] for seed in range(1000)]
+    # z ~ N(w, 1), w ~ N(0, 1): E[z^2] is 2, E[KL] is E[w^2] / 2.
+    expected = -0.5 * np.log(2 * np.pi) - 2 / 2 - 1 / 2
+    error = np.std(found) / np.sqrt(len(found))
+    assert np.mean(found) == pytest.approx(expected, abs=4 * error)
+    assert error < 0.1

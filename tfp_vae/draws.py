@@ -65,6 +65,26 @@ def seed_for_tfp(seed: Any) -> Any:
     return _random_bits([2], seed, tf.int32) if _is_stateless(seed) else seed
 
 
+def fold_in(seed: Any, number: Any) -> tf.Tensor:
+    """A seed made from another one and a number.
+
+    `stateless_fold_in` chooses its generator by the device, and another one under XLA,
+    where a seed would then not repeat its draws.
+
+    Args:
+        seed: Two integers.
+        number: An integer or a scalar tensor.
+
+    Returns:
+        Two integers, the same with and without XLA.
+
+    Example:
+        >>> fold_in((1, 2), 3).shape
+        TensorShape([2])
+    """
+    return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
+
+
 def _is_stateless(seed: Any) -> bool:
     # With an integer or None TFP makes the seeds itself.
     return isinstance(seed, tuple | list | np.ndarray | tf.Tensor)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vae.checks import integer
+from tfp_vae.draws import fold_in
 from tfp_vae.engine import data
 from tfp_vae.engine.compiler import XLA
 from tfp_vae.engine.progress import LongBar
@@ -144,9 +145,7 @@ class Estimates(Inference):
             total: Any = None
             for start in starts:
                 now = tf.constant(min(block, num_samples - start))
-                key = tf.random.experimental.stateless_fold_in(
-                    tf.random.experimental.stateless_fold_in(base, i), start
-                )
+                key = fold_in(fold_in(base, i), start)
                 nothing = (*parts, key, tf.zeros_like(now)) if mode == XLA else None
                 part = function(*parts, key, now, nothing=nothing).numpy()
                 total = part if total is None else merge(total, part)
@@ -212,13 +211,12 @@ class Estimates(Inference):
         start: float,
     ) -> tf.Tensor:
         """Encodes once, then loops over draws in one graph."""
-        fold_in = tf.random.experimental.stateless_fold_in
-        with weights_drawn_with(fold_in(seed, -1)):
+        with weights_drawn_with(seed):
             q, (_, y) = self.posterior(inputs), self._split(inputs)
 
         def body(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             key = fold_in(seed, i)
-            with weights_drawn_with(fold_in(key, -1)):
+            with weights_drawn_with(key):
                 terms = self.terms(self.through(q, y, draws, key), target)
             return i + 1, add(total, terms, num_samples - i * draws)
 

@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vae.checks import boolean, file_path, integer, optional_seed, real_number
+from tfp_vae.draws import fold_in
 from tfp_vae.engine import data
 from tfp_vae.models.export import input_specs, new_seed
-from tfp_vae.prediction.output_draws import OutputDraws, fold_in
+from tfp_vae.prediction.output_draws import OutputDraws
 from tfp_vae.prediction.predictive import (
     checked_models,
     equal_weights,

@@ -9,13 +9,12 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.draws import fold_in
 from tfp_vae.keras_internals import nested_layers
 from tfp_vae.models.pieces import can_be_rebuilt, rebuilt
 from tfp_vae.weights.forward_pass import layers_with_random_weights, weights_drawn_with
 
 tfd = tfp.distributions
-
-fold_in = tf.random.experimental.stateless_fold_in
 
 # Draws that are compared before a model with `Dropout` counts as not random.
 _TRIES = 64

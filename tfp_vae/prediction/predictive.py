@@ -9,12 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vae.checks import boolean, integer, optional_seed
+from tfp_vae.draws import fold_in
 from tfp_vae.engine import data
 from tfp_vae.engine.progress import LongBar
 from tfp_vae.keras_internals import nested_layers
 from tfp_vae.models.data_checks import as_arrays
 from tfp_vae.models.pieces import ROWS, any_length, rows_at_once
-from tfp_vae.prediction.output_draws import OutputDraws, differ, fold_in
+from tfp_vae.prediction.output_draws import OutputDraws, differ
 from tfp_vae.prediction.predictive_distribution import (
     PredictiveDistribution,
     mixture_of,

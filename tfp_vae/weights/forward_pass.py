@@ -7,9 +7,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfp_vae.draws import fold_in
 from tfp_vae.keras_internals import held_in_this_call, nested_layers
 
 _FIXED: Any = contextvars.ContextVar("tfp_vae_weights_drawn_with", default=None)
+_WEIGHTS = -1  # A number that no draw has.
 
 
 @contextlib.contextmanager
@@ -30,7 +32,9 @@ def weights_drawn_with(seed: Any) -> Iterator[None]:
         ...     bool(layer(x) == layer(x))
         True
     """
-    token = _FIXED.set((tf.cast(seed, tf.int32), {}))
+    # Else the first layer's seed is one that callers make from theirs for latents.
+    seed = fold_in(tf.cast(seed, tf.int32), _WEIGHTS)
+    token = _FIXED.set((seed, {}))
     try:
         yield
     finally:
@@ -71,7 +75,7 @@ def seed_of(layer: Any, seeds: Any, name: str) -> tf.Tensor:
         return seeds.next()
     seed, numbers = fixed
     number = numbers.setdefault((id(layer), name), len(numbers))
-    return tf.random.experimental.stateless_fold_in(seed, number)
+    return fold_in(seed, number)
 
 
 def once(layer: Any, name: str, make: Callable[[], Any]) -> Any:
