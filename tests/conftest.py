@@ -2,7 +2,6 @@
 
 import gc
 import os
-import random
 import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -12,9 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.backend.common import global_state
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
-from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
-from tensorflow.python.eager import context
+from seeding import seed_python, seed_tensorflow
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -22,25 +19,10 @@ tf.config.set_logical_device_configuration(
 )
 
 
-def seed_all(name):
-    """Seeds all but for what `tf.random.set_seed` also does.
-
-    That deletes each compiled kernel, of every operation and function, and to make them
-    again would take longer than most tests. It is for operations with the seeds of an
-    earlier test, which would go on with its numbers. Here no two tests have the same.
-    """
-    random.seed(1)
-    np.random.seed(1)
-    global_state.set_global_attribute(GLOBAL_RANDOM_SEED, 1)
-    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
-    seed = zlib.crc32(name.encode())
-    context.context()._seed = seed
-    context.context()._rng = random.Random(seed)
-
-
 @pytest.fixture(autouse=True)
 def fresh_keras(request):
-    seed_all(request.node.nodeid)
+    seed_python(1)
+    seed_tensorflow(zlib.crc32(request.node.nodeid.encode()))  # no two have the same
     keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy("float32")

@@ -159,7 +159,7 @@ EXACT = {
 
 
 # Other numbers than the quick budget has.
-EPOCHS = {"conv_vae": 3, "iwae": 10}
+EPOCHS = {"conv_vae": 3}
 # Smaller networks than the system has, where convolutions and recurrent layers are slow.
 NARROW = {
     "conv_vae": {"FILTERS": 16},
