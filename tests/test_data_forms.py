@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from models import renewing
 from seeding import seed_python
 
 import tfp_vae as tv
@@ -139,20 +140,6 @@ def same(found, expected):
         found,
         expected,
     )
-
-
-def renewing(model):
-    """A function that returns a model as it is now: what it has compiled stays."""
-    model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables]
-    values = [variable.numpy() for variable in variables]
-
-    def renewed():
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        return model
-
-    return renewed
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ EXACT = {
 
 # Other numbers than the quick budget has.
 EPOCHS = {"conv_vae": 3}
-# Smaller networks than the system has, where convolutions and recurrent layers are slow.
+# Smaller networks, where convolutions and recurrent layers are slow.
 NARROW = {
     "conv_vae": {"FILTERS": 16},
     "disentangled": {"FILTERS": 8, "UNITS": 32, "STATIC": 32},
