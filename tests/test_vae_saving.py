@@ -337,7 +337,7 @@ def test_a_saved_log_prob_refuses_values_outside_the_support(
     @tf.function(input_signature=[tf.TensorSpec([None, 4])])
     def log_prob(x):
         parameters = tf.zeros([tf.shape(x)[0], likelihood.parameters_width])
-        return strict_log_prob(likelihood(parameters).tensor_distribution, x)
+        return strict_log_prob(likelihood.make_distribution(parameters), x)
 
     module = tf.Module()
     module.log_prob = log_prob
