@@ -2,6 +2,7 @@
 
 import gc
 import os
+import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.backend.common import global_state
+from seeding import seed_python, seed_tensorflow
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -18,8 +20,9 @@ tf.config.set_logical_device_configuration(
 
 
 @pytest.fixture(autouse=True)
-def fresh_keras():
-    keras.utils.set_random_seed(1)
+def fresh_keras(request):
+    seed_python(1)
+    seed_tensorflow(zlib.crc32(request.node.nodeid.encode()))  # no two have the same
     keras.config.set_dtype_policy("float32")
     yield
     keras.config.set_dtype_policy("float32")
@@ -31,6 +34,7 @@ def fresh_keras():
 def what_stays_is_not_looked_at_again():
     """TensorFlow keeps millions of objects of graphs, which collections go through."""
     yield
+    tf.random.set_seed(1)  # deletes the kernels that no other file has
     gc.collect()
     gc.freeze()
 

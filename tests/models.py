@@ -64,6 +64,20 @@ def learned_prior():
     )
 
 
+def renewing(model):
+    """A function that returns a model as it is now: what it has compiled stays."""
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    values = [variable.numpy() for variable in variables]
+
+    def renewed():
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return model
+
+    return renewed
+
+
 def answer_of_lite_rt(path, x):
     """What a LiteRT interpreter computes from one input."""
     interpreter = tf.lite.Interpreter(model_path=str(path))

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import pathlib
 import stat
 import subprocess
 import sys
@@ -20,6 +21,8 @@ import vaes
 import tfp_vae as tv
 from tfp_vae.engine.weights_file import read_state
 from tfp_vae.files import replacing
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 X = models.digits(96)
 Y = X.reshape(96, -1)[:, :3]
@@ -501,37 +504,53 @@ FULL = """
     import keras
     import numpy as np
     import tfp_vae as tv
-    path, rows = sys.argv[1], int(sys.argv[2])
-    model = tv.Sequential([keras.Input((rows,)), keras.layers.Dense(100)])
-    save = model.save if path.endswith(".keras") else model.save_weights
-    save(path)
-    old = open(path, "rb").read()
+    model = tv.Sequential([keras.Input((200,)), keras.layers.Dense(100)])
+    saves = {"a.weights.h5": model.save_weights, "a.keras": model.save}
+    for name, save in saves.items():
+        save(name)
+    old = {name: open(name, "rb").read() for name in saves}
     model.set_weights([np.ones_like(w) for w in model.get_weights()])
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-    try:
-        save(path)
-    except Exception as error:
-        print("error", type(error).__name__)
-    assert open(path, "rb").read() == old
-    print("old")
+    for name, save in saves.items():
+        try:
+            save(name)
+        except Exception as error:
+            print(name, "error", type(error).__name__)
+        assert open(name, "rb").read() == old[name]
+        print(name, "old")
 """
 
 
+@pytest.fixture(scope="module")
+def full_disk(tmp_path_factory):
+    """What a process printed that saved files of two kinds, and their folder."""
+    folder = tmp_path_factory.mktemp("full")
+    command = [sys.executable, "-c", textwrap.dedent(FULL)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    return done, folder
+
+
 @pytest.mark.parametrize("name", ["a.weights.h5", "a.keras"])
-def test_a_full_disk_leaves_the_old_file(name, tmp_path):
-    code = textwrap.dedent(FULL)
-    command = [sys.executable, "-c", code, str(tmp_path / name), "200"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stdout.split()[0] == "error", done.stderr
-    assert done.stdout.split()[-1] == "old"
-    assert [p.name for p in tmp_path.iterdir()] == [name]
+def test_a_full_disk_leaves_the_old_file(name, full_disk):
+    done, folder = full_disk
+    lines = [line.split()[1:] for line in done.stdout.splitlines() if name in line]
+    assert [words[0] for words in lines] == ["error", "old"], done.stderr
+    assert sorted(p.name for p in folder.iterdir()) == ["a.keras", "a.weights.h5"]
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):
     code = textwrap.dedent(
         """
-        import os, sys
-        from tfp_vae.files import replacing
+        import os, runpy, sys
+        replacing = runpy.run_path(sys.argv[2])["replacing"]  # alone
         with replacing(sys.argv[1]) as new:
             new.write_text("half")
             os.kill(os.getpid(), 9)
@@ -539,7 +558,9 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     )
     path = tmp_path / "a.txt"
     path.write_text("old")
-    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    module = ROOT / "tfp_vae" / "files.py"
+    killed = subprocess.run([sys.executable, "-c", code, path, module], check=False)
+    assert killed.returncode == -9
     assert len(list(tmp_path.iterdir())) == 2
     with replacing(path) as first:
         first.write_text("first")

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from models import renewing
+from seeding import seed_python
 
 import tfp_vae as tv
 from tfp_vae.engine import data
@@ -127,7 +129,7 @@ METHODS = {
 
 
 def answers(make, x, methods):
-    keras.utils.set_random_seed(4)
+    seed_python(4)
     model = make()
     return {name: method(model, x) for name, method in methods.items()}
 
@@ -142,18 +144,7 @@ def same(found, expected):
 
 @pytest.fixture(scope="module")
 def as_made():
-    """A function that returns one VAE as it was made: what it has compiled stays."""
-    model = vae()
-    model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables]
-    values = [variable.numpy() for variable in variables]
-
-    def renewed():
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        return model
-
-    return renewed
+    return renewing(vae())
 
 
 @pytest.fixture(scope="module")
@@ -186,16 +177,24 @@ OF_MODELS = {
 
 
 @pytest.fixture(scope="module")
-def of_arrays():
-    return answers(regression, (X, Y), OF_MODELS)
+def regression_as_made():
+    seed_python(4)
+    return renewing(regression())
+
+
+@pytest.fixture(scope="module")
+def of_arrays(regression_as_made):
+    return answers(regression_as_made, (X, Y), OF_MODELS)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_x_and_y_trains_a_model(form, tmp_path, of_arrays):
+def test_every_form_of_x_and_y_trains_a_model(
+    form, tmp_path, regression_as_made, of_arrays
+):
     x = FORMS[form](X, tmp_path)
     (tmp_path / "y").mkdir()
     y = Y if form == "bool" or "Bool" in form else FORMS[form](Y, tmp_path / "y")
-    same(answers(regression, (x, y), OF_MODELS), of_arrays)
+    same(answers(regression_as_made, (x, y), OF_MODELS), of_arrays)
 
 
 def test_columns_of_tables_are_targets():
@@ -688,24 +687,24 @@ OF_VAES = {
 CASES = [("vae", name) for name in OF_VAES] + [("layers", name) for name in BETWEEN]
 
 
-def noisy(kind, **options):
-    keras.utils.set_random_seed(12)
-    model = vae() if kind == "vae" else of_layers()
+def noisy(model, **options):
+    seed_python(12)
     history = model.fit(X, X, epochs=3, batch_size=16, verbose=0, **options)
     return history.history["loss"], model.get_weights()
 
 
 @pytest.fixture(scope="module")
 def alone():
-    return {kind: noisy(kind) for kind in ("vae", "layers")}
+    """For each kind, a function that renews a model, and its training alone."""
+    renewed = {"vae": renewing(vae()), "layers": renewing(of_layers())}
+    return {kind: (make, noisy(make())) for kind, make in renewed.items()}
 
 
 @pytest.mark.parametrize(("kind", "between"), CASES)
 def test_validation_and_answers_leave_training_as_it_is(kind, between, alone):
-    asked = OF_VAES[between]
+    asked, (renewed, (expected, at_end)) = OF_VAES[between], alone[kind]
     options = {"callbacks": [Asks(asked)]} if callable(asked) else asked
-    losses, weights = noisy(kind, **options)
-    expected, at_end = alone[kind]
+    losses, weights = noisy(renewed(), **options)
     assert losses == pytest.approx(expected, rel=1e-6)
     same(weights, at_end)
 

@@ -1,5 +1,7 @@
 """One contract for every prior: a law, that learns, saves and exports with a model."""
 
+import functools
+
 import keras
 import models
 import numpy as np
@@ -76,23 +78,33 @@ def test_a_learned_prior_starts_as_a_law_of_the_latents(name):
     assert np.isfinite(p.log_prob(z)).all()
 
 
+def trained(name, jit_compile=False):
+    """Model and prior, their gradients and variables before it, and the losses."""
+    model, prior = build({**LEARNED, **FIXED}[name], jit_compile)
+    variables = getattr(prior, "trainable_variables", [])
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(model(X).log_prob(X))
+        loss += tf.add_n(model.losses)
+    gradients = tape.gradient(loss, [v.value for v in variables])
+    before = [v.numpy() for v in variables]
+    losses = model.fit(X, X, epochs=4, batch_size=64, verbose=0).history["loss"]
+    return model, prior, gradients, before, losses
+
+
+trained_once = functools.cache(trained)
+
+
 @pytest.mark.parametrize(
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("name", LEARNED)
 def test_a_learned_prior_moves_under_fit(name, jit_compile):
-    model, prior = build(LEARNED[name], jit_compile)
-    model(X[:2])
+    make = trained if jit_compile else trained_once
+    _, prior, gradients, before, losses = make(name, jit_compile=jit_compile)
     assert prior.trainable_variables
-    with tf.GradientTape() as tape:
-        loss = tf.add_n([*model.losses, -tf.reduce_mean(model(X).log_prob(X))])
-        loss += tf.add_n(model.losses)
-    gradients = tape.gradient(loss, [v.value for v in prior.trainable_variables])
     for gradient in gradients:
         assert gradient is not None
         assert np.isfinite(gradient).all()
-    before = [v.numpy() for v in prior.trainable_variables]
-    losses = model.fit(X, X, epochs=4, batch_size=64, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     for old, variable in zip(before, prior.trainable_variables, strict=True):
         assert not np.array_equal(old, variable.numpy())
@@ -111,8 +123,7 @@ def test_a_learned_prior_appears_in_the_summary(name):
 
 @pytest.mark.parametrize("name", [*LEARNED, *FIXED])
 def test_a_model_comes_back_with_its_prior(name, tmp_path):
-    model, _ = build({**LEARNED, **FIXED}[name])
-    model.fit(X, X, verbose=0, shuffle=False)
+    model, *_ = trained_once(name, jit_compile=False)
     model.save(tmp_path / "vae.keras")
     again = keras.models.load_model(tmp_path / "vae.keras", safe_mode=True)
     assert len(again.variables) == len(model.variables)
@@ -128,7 +139,7 @@ def test_a_model_comes_back_with_its_prior(name, tmp_path):
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_a_model_exports_with_its_prior(name, tmp_path):
-    model, _ = build(LEARNED[name])
+    model, *_ = trained_once(name, jit_compile=False)
     model.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(tmp_path / "served")
     np.testing.assert_allclose(served.serve(X[:5]), model(X[:5]), rtol=1e-4, atol=1e-5)

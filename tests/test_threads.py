@@ -1,11 +1,14 @@
 """Many threads on one model: each answer is the one it would be alone."""
 
+import functools
 import threading
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from models import renewing
+from seeding import seed_python
 
 import tfp_vae as tv
 
@@ -357,30 +360,34 @@ MEANWHILE = {
 }
 
 
-def weights_of_training_beside(meanwhile, kl, **options):
-    """The weights of training alone, and beside an answer in its first step."""
-    found = []
-    for asked in (False, True):
-        keras.utils.set_random_seed(13)
-        meeting = Meeting()
-        model = of_two_parts(meeting, kl, **options)
+def weights_of_training(meanwhile, kl, **options):
+    """The weights of training: alone, or beside an answer in its first step."""
+    keras.utils.set_random_seed(13)
+    meeting = Meeting()
+    model = of_two_parts(meeting, kl, **options)
 
-        def answer(model=model, meeting=meeting):
-            assert meeting.inside.wait(timeout=20)
-            thread = threading.Thread(target=meanwhile, args=(model,), daemon=True)
-            thread.start()
-            thread.join(timeout=1.0)  # It may have to wait for the step.
-            meeting.answered.set()
-            thread.join(timeout=60)
+    def answer():
+        assert meeting.inside.wait(timeout=20)
+        thread = threading.Thread(target=meanwhile, args=(model,), daemon=True)
+        thread.start()
+        thread.join(timeout=1.0)  # It may have to wait for the step.
+        meeting.answered.set()
+        thread.join(timeout=60)
 
-        if not asked:
-            meeting.inside.set()
-        others = [answer] if asked else []
-        together(
-            lambda m=model: m.fit(X, X, epochs=3, batch_size=96, verbose=0), *others
-        )
-        found.append(model.get_weights())
-    return found
+    if meanwhile is None:
+        meeting.inside.set()
+    others = [answer] if meanwhile else []
+    together(lambda: model.fit(X, X, epochs=3, batch_size=96, verbose=0), *others)
+    return model.get_weights()
+
+
+@functools.cache
+def weights_of_training_alone(kl, penalty=0.0, **options):
+    return weights_of_training(None, kl, regularizer=l2(penalty), **options)
+
+
+def l2(penalty):
+    return keras.regularizers.L2(penalty) if penalty else None
 
 
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}], ids=str)
@@ -389,7 +396,8 @@ def weights_of_training_beside(meanwhile, kl, **options):
 def test_an_answer_in_the_middle_of_a_first_step_leaves_it_whole(
     kl, meanwhile, options
 ):
-    alone, beside = weights_of_training_beside(MEANWHILE[meanwhile], kl, **options)
+    alone = weights_of_training_alone(kl, **options)
+    beside = weights_of_training(MEANWHILE[meanwhile], kl, **options)
     for ours, expected in zip(beside, alone, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
 
@@ -401,8 +409,8 @@ def test_what_a_layer_adds_to_the_loss_is_not_that_of_an_answer(name):
         "decode": lambda m: m.decode(X[:8, :2]),
         "elbo": lambda m: m.elbo(X[:8], verbose=0),
     }[name]
-    regularizer = keras.regularizers.L2(1.0)
-    alone, beside = weights_of_training_beside(ask, False, regularizer=regularizer)
+    alone = weights_of_training_alone(False, penalty=1.0)
+    beside = weights_of_training(ask, False, regularizer=l2(1.0))
     for ours, expected in zip(beside, alone, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
 
@@ -426,19 +434,30 @@ ASKED = {
 }
 
 
+def asked_between_steps(model, ask):
+    """Trains; returns the weights."""
+    seed_python(11)
+    before = int(model.optimizer.iterations)
+    callback = Asks(ask)
+    model.fit(X, epochs=2, batch_size=32, verbose=0, callbacks=[callback])
+    assert len(callback.answers) == 6
+    assert int(model.optimizer.iterations) - before == 6
+    return model.get_weights()
+
+
+@pytest.fixture(scope="module")
+def training():
+    """A function that renews a model, and the weights of its training alone."""
+    renewed = renewing(vae(rate=0.1))
+    return renewed, asked_between_steps(renewed(), lambda model: None)
+
+
 @pytest.mark.parametrize("name", ASKED)
-def test_training_that_is_asked_between_steps_is_that_without(name):
-    found = []
-    for asks in (False, True):
-        keras.utils.set_random_seed(11)
-        model = vae(rate=0.1)
-        callback = Asks(ASKED[name] if asks else lambda model: None)
-        model.fit(X, epochs=2, batch_size=32, verbose=0, callbacks=[callback])
-        assert len(callback.answers) == 6
-        assert int(model.optimizer.iterations) == 6
-        found.append(model.get_weights())
-    for asked, alone in zip(*found, strict=True):
-        np.testing.assert_allclose(asked, alone, rtol=1e-5, atol=1e-7)
+def test_training_that_is_asked_between_steps_is_that_without(name, training):
+    renewed, alone = training
+    asked = asked_between_steps(renewed(), ASKED[name])
+    for ours, expected in zip(asked, alone, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", MODELS)

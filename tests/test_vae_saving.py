@@ -199,44 +199,54 @@ SERVE = """
     import sys
     import numpy as np
     import tensorflow as tf
-    served = tf.saved_model.load(sys.argv[1])
-    x = np.load(sys.argv[2])
-    z = served.encode(x)
-    drawn = [served.generate(4, seed).numpy() for seed in (5, 5, 6, -1, -1)]
-    np.savez(
-        sys.argv[3],
-        mean=z["mean"], stddev=z["stddev"], sample=z["sample"],
-        decoded=served.decode(z["mean"]),
-        reconstructed=served.reconstruct(x),
-        one=served.reconstruct(x[:1]),
-        default=served.signatures["serving_default"](x=tf.constant(x))["output_0"],
-        log_prob=served.log_prob(x, 200),
-        drawn=drawn,
-    )
+    x = np.load("x.npy")
+    for name in ("False", "True"):
+        served = tf.saved_model.load(name)
+        z = served.encode(x)
+        drawn = [served.generate(4, seed).numpy() for seed in (5, 5, 6, -1, -1)]
+        np.savez(
+            name + ".npz",
+            mean=z["mean"], stddev=z["stddev"], sample=z["sample"],
+            decoded=served.decode(z["mean"]),
+            reconstructed=served.reconstruct(x),
+            one=served.reconstruct(x[:1]),
+            default=served.signatures["serving_default"](x=tf.constant(x))["output_0"],
+            log_prob=served.log_prob(x, 200),
+            drawn=drawn,
+        )
     loaded = {name.split(".")[0] for name in sys.modules}
     assert not loaded & {"tensorflow_probability", "tfp_vae", "tf_keras"}, loaded
 """
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_plain_tensorflow_serves_every_endpoint(tmp_path, jit_compile):
-    model = vaes.vae(jit_compile=jit_compile)
-    x = models.digits(9)
-    model.fit(x, verbose=0)
-    model.export(tmp_path / "served")
-    np.save(tmp_path / "x.npy", x)
-    script = tmp_path / "serve.py"
+@pytest.fixture(scope="module")
+def served_elsewhere(tmp_path_factory):
+    """Models without XLA and with it, and what one process without tfp_vae answers."""
+    folder = tmp_path_factory.mktemp("served")
+    x, made = models.digits(9), {}
+    for jit_compile in (False, True):
+        made[jit_compile] = vaes.vae(jit_compile=jit_compile)
+        made[jit_compile].fit(x, verbose=0)
+        made[jit_compile].export(folder / str(jit_compile))
+    np.save(folder / "x.npy", x)
+    script = folder / "serve.py"
     script.write_text(textwrap.dedent(SERVE))
-    arguments = [tmp_path / "served", tmp_path / "x.npy", tmp_path / "answer.npz"]
     result = subprocess.run(
-        [sys.executable, script, *arguments],
+        [sys.executable, script],
         capture_output=True,
         text=True,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        cwd=tmp_path,
+        cwd=folder,
     )
+    return made, folder, result
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_plain_tensorflow_serves_every_endpoint(jit_compile, served_elsewhere):
+    made, folder, result = served_elsewhere
     assert result.returncode == 0, result.stderr[-2000:]
-    answer = np.load(tmp_path / "answer.npz")
+    model, x = made[jit_compile], np.load(folder / "x.npy")
+    answer = np.load(folder / f"{jit_compile}.npz")
     q = model.encode(x)
     close = {"atol": 1e-5}
     np.testing.assert_allclose(answer["mean"], q.mean(), **close)
@@ -253,15 +263,22 @@ def test_plain_tensorflow_serves_every_endpoint(tmp_path, jit_compile):
     assert answer["log_prob"].shape == (9,)
 
 
+@pytest.fixture(scope="module")
+def served_with_the_exact_posterior(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    linear_gaussian.vae(linear_gaussian.exact_encoder()).export(folder)
+    return tf.saved_model.load(str(folder))
+
+
 @pytest.mark.parametrize("num_samples", [1, 7])
-def test_a_served_log_prob_is_the_evidence(num_samples, tmp_path, rng):
+def test_a_served_log_prob_is_the_evidence(
+    num_samples, served_with_the_exact_posterior, rng
+):
     """Of the exact posterior every draw has the same weight."""
     x = linear_gaussian.data(9, rng)
-    model = linear_gaussian.vae(linear_gaussian.exact_encoder())
-    model.export(tmp_path / "served")
-    served = tf.saved_model.load(str(tmp_path / "served"))
     truth = linear_gaussian.log_evidence(x)
-    np.testing.assert_allclose(served.log_prob(x, num_samples), truth, atol=2e-5)
+    found = served_with_the_exact_posterior.log_prob(x, num_samples)
+    np.testing.assert_allclose(found, truth, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -312,25 +329,46 @@ def test_other_kinds_are_served_too(kind, tmp_path):
     ],
     ids=lambda part: getattr(part, "name", ""),
 )
-def test_a_served_log_prob_refuses_values_outside_the_support(
+def test_a_saved_log_prob_refuses_values_outside_the_support(
     likelihood, good, bad, tmp_path
 ):
+    """That which an export serves, for one law of each family."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4])])
+    def log_prob(x):
+        parameters = tf.zeros([tf.shape(x)[0], likelihood.parameters_width])
+        return strict_log_prob(likelihood.make_distribution(parameters), x)
+
+    module = tf.Module()
+    module.log_prob = log_prob
+    tf.saved_model.save(module, str(tmp_path / "served"))
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    assert np.isfinite(served.log_prob(tf.constant([good], tf.float32))).all()
+    for values in bad:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            served.log_prob(tf.constant([good, values], tf.float32))
+
+
+def test_an_export_refuses_values_and_numbers_of_draws(tmp_path):
     encoder = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(4), tv.IndependentNormal(2)]
     )
-    width = likelihood.parameters_width
+    likelihood = tv.Blockwise([tv.IndependentNormal(2), tv.IndependentBernoulli(2)])
     decoder = keras.Sequential(
-        [keras.Input((2,)), keras.layers.Dense(width), likelihood]
+        [
+            keras.Input((2,)),
+            keras.layers.Dense(likelihood.parameters_width),
+            likelihood,
+        ]
     )
     model = tv.VAE(encoder, decoder, tv.StandardNormal(2))
     model.export(tmp_path / "served", max_draws=20)
     served = tf.saved_model.load(str(tmp_path / "served"))
+    good, bad = [-3.0, 5.0, 0.0, 1.0], [0.0, 0.0, 0.0, 2.0]
     x = tf.constant([good], tf.float32)
     assert np.isfinite(served.log_prob(x, 20)).all()
-    for values in bad:
-        wrong = tf.constant([good, values], tf.float32)
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            served.log_prob(wrong, 20)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        served.log_prob(tf.constant([good, bad], tf.float32), 20)
     with pytest.raises(tf.errors.InvalidArgumentError, match="limit of this export"):
         served.log_prob(x, 21)
     with pytest.raises(tf.errors.InvalidArgumentError, match="limit of this export"):
