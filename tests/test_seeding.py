@@ -19,10 +19,10 @@ def numbers():
 
 
 def test_the_seeds_are_those_of_keras_and_tensorflow():
-    keras.utils.set_random_seed(5)
-    tf.random.set_seed(6)
-    expected = numbers()
-    numbers()
     seed_python(5)
-    seed_tensorflow(6)
-    assert numbers() == expected
+    seed_tensorflow(61_803)  # which no other test has
+    found = numbers()
+    keras.utils.set_random_seed(5)
+    tf.random.set_seed(61_803)
+    assert found == numbers()
+    assert found != numbers()
