@@ -113,3 +113,28 @@ def test_latents_do_not_depend_on_the_noise_of_the_encoders_weights():
     error = np.std(found) / np.sqrt(len(found))
     assert np.mean(found) == pytest.approx(expected, abs=4 * error)
     assert error < 0.1
+
+
+class Score(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.log_prob(X, 3)
+        self.model.elbo(X, 3)
+
+
+def test_answers_leave_the_shown_kl_of_weights_as_it_is():
+    found = []
+    for callbacks in ([], [Score()]):
+        vae = vae_of()
+        vae.compile(keras.optimizers.Adam(0.05), jit_compile=False)
+        history = vae.fit(X, batch_size=20, verbose=0, callbacks=callbacks).history
+        found += history["weights_kl"]
+    assert found[0] == found[1]
+
+
+def test_a_learned_prior_is_built_in_a_graph():
+    encoder = keras.Sequential([keras.layers.Dense(4), tv.IndependentNormal(2)])
+    dense = tv.Variational(keras.layers.Dense(8), prior="normal")
+    decoder = keras.Sequential([dense, tv.IndependentBernoulli(8)])
+    vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+    vae.compile("sgd", jit_compile=True)
+    assert vae.fit(X, verbose=0).history["weights_kl"][0] > 0

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tfp_vae.keras_internals import called_model, in_predict
+from tfp_vae.weights.forward_pass import weights_are_fixed
 
 
 class WeightsKL(keras.metrics.Mean):
@@ -34,13 +35,13 @@ class WeightsKL(keras.metrics.Mean):
         return super().result() if self._total is None else self._total()
 
     def record(self, layer: keras.layers.Layer, kl: tf.Tensor) -> None:
-        """Adds the KL of a step, except in `predict`.
+        """Adds the KL of a step, except in `predict`, `log_prob` and `elbo`.
 
         Args:
             layer: The layer that is being called.
             kl: The KL of its weights, a scalar.
         """
-        if in_predict():
+        if in_predict() or weights_are_fixed():
             return
         model = called_model(layer)
         if getattr(model, "compiled", False):
