@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfp_vae as tv
 
@@ -138,3 +139,25 @@ def test_a_learned_prior_is_built_in_a_graph():
     vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
     vae.compile("sgd", jit_compile=True)
     assert vae.fit(X, verbose=0).history["weights_kl"][0] > 0
+
+
+def test_a_seed_repeats_what_a_random_decoder_generates(tmp_path):
+    vae = vae_of(initial_scale=1.0)
+    first, again, other = (vae.generate(30, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(vae.decode(X[:, :2]).mean(), vae.decode(X[:, :2]).mean())
+    vae.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    first, again, other = (
+        served.generate(tf.constant(5), tf.constant(seed)) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_new_compile_keeps_the_number_of_examples():
+    vae = vae_of()
+    vae.fit(X, verbose=0)
+    vae.compile("adam")
+    assert vae.num_examples == 60

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfp_vae.draws import fold_in
 from tfp_vae.keras_internals import in_training
 
 
@@ -40,9 +41,7 @@ class Seeds(keras.layers.Layer):
         replica = tf.distribute.get_replica_context()
         if replica is None or replica.num_replicas_in_sync == 1:
             return seed
-        return tf.random.experimental.stateless_fold_in(
-            seed, replica.replica_id_in_sync_group
-        )
+        return fold_in(seed, replica.replica_id_in_sync_group)
 
     def save_own_variables(self, store: Any) -> None:
         """Writes the state."""

@@ -123,7 +123,9 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             )
         self._asked_jit = jit_compile
         self._asked_steps = AUTO if steps_per_execution is None else steps_per_execution
-        self._asked_examples = self.num_examples = num_examples
+        self._asked_examples = num_examples
+        if num_examples is not None:
+            self.num_examples = num_examples
         check_strategy(self)
         vars(self).pop("_compiled_functions", None)
 
@@ -589,7 +591,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             )
         given = self._read((x, y, sample_weight), "evaluate")
         if self.num_examples is None and dividing_layers(self):
-            raise _unknown_examples("evaluate", "of a model that was not trained")
+            raise _unknown_examples("evaluate", "of a model that `fit` has not trained")
         if not self._makes_programs(given):
             self._look(given, False, "evaluate")
             given, *_ = self._for_keras(given, batch_size)

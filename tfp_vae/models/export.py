@@ -15,6 +15,7 @@ from tfp_vae.latents import center
 from tfp_vae.models.missing import absent
 from tfp_vae.models.statistics import statistics_of
 from tfp_vae.summaries import summary
+from tfp_vae.weights.forward_pass import weights_drawn_with
 
 tfd = tfp.distributions
 
@@ -72,7 +73,9 @@ def export_endpoints(
             for row in rows
         ]
         n = _limited(n, "n", 0, max_draws, *given)
-        return decode(prior.sample([] if prior.batch_shape.rank else [n], key), y)
+        z = prior.sample([] if prior.batch_shape.rank else [n], key)
+        with weights_drawn_with(key):
+            return decode(z, y)
 
     def log_prob(x: Any, num_samples: Any, y: Any = None) -> tf.Tensor:
         num_samples = _limited(num_samples, "num_samples", 1, max_draws)

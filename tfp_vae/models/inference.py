@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfp_vae.checks import integer, integers, optional_seed, positive_number
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
+from tfp_vae.draws import fold_in
 from tfp_vae.engine import data
 from tfp_vae.engine.compiler import FunctionCache
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
@@ -28,6 +29,7 @@ from tfp_vae.models.statistics import (
     needs_seed,
     statistics_of,
 )
+from tfp_vae.weights.forward_pass import layers_with_random_weights, weights_drawn_with
 
 
 class Predictor(keras.Model):
@@ -390,11 +392,12 @@ class Inference(Bound):
     def _decoded(self, z: Any, y: Any, names: Any, seed: Any, caller: str) -> Any:
         """Statistics of p(x | z) as arrays, decoded in pieces."""
         if seed is None:
-            new = needs_seed(names)
+            new = needs_seed(names) or layers_with_random_weights(self.decoder)
             seed = self._seed(None) if new else tf.zeros([2], tf.int32)
 
-        def decode(z: Any, y: Any, seed: Any) -> Any:
-            return statistics_of(self.likelihood(z, y), names, seed)
+        def decode(z: Any, y: Any, key: Any, seed: Any) -> Any:
+            with weights_drawn_with(seed):  # One draw for all pieces.
+                return statistics_of(self.likelihood(z, y), names, key)
 
         # XLA gains little on one network, and generates random bits slowly.
         function = self._functions.compiled(("decode", names), decode, f"`{caller}`")
@@ -402,8 +405,7 @@ class Inference(Bound):
         found = []
         most = min(rows_at_once(self.decoder, ROWS), len(z))
         for i, (count, *piece) in enumerate(pieces_of(z, y, most)):
-            key = tf.random.experimental.stateless_fold_in(seed, i + 1)
-            given = *piece, key
+            given = *piece, fold_in(seed, i + 1), seed
             part = function(*given, nothing=given if asked else None)
             rows = slice(count)
             found.append(data.mapped(lambda t, rows=rows: t.numpy()[rows], part))
