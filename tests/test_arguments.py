@@ -116,6 +116,30 @@ KL = {
     "capacity": NONE | NOT_NEGATIVE | FUNCTIONS,
 }
 KERAS_OBJECT = NONE | FUNCTIONS
+RANDOM_LINEAR = {
+    "activation": KERAS_OBJECT,
+    **{
+        f"{part}_{name}_fn": NONE | FUNCTIONS
+        for part in ("kernel", "bias")
+        for name in ("posterior", "prior", "divergence")
+    },
+    "kernel_posterior_fn": FUNCTIONS,
+    "kernel_posterior_tensor_fn": FUNCTIONS,
+    "bias_posterior_tensor_fn": FUNCTIONS,
+    "seed": SEEDS,
+}
+SCORE = {"num_samples": FROM_2, "seed": SEEDS}
+
+
+class Kernel(keras.layers.Layer):
+    @property
+    def kernel(self):
+        return tfp.math.psd_kernels.ExponentiatedQuadratic()
+
+
+def dense_variational(**given):
+    others = {"make_posterior_fn": a_function, "make_prior_fn": a_function}
+    return tv.DenseVariational(**{"units": 2, **others, **given})
 
 
 def network(width, *layers):
@@ -305,6 +329,94 @@ TABLE = {
             "start": of("0 0.5 float32"),
             "cycles": POSITIVE_INTEGERS,
             "ratio": of("1 0.5 float32"),
+            "weights": BOOLEANS,
+        },
+    ),
+    tv.Convolution1DFlipout: (
+        made(tv.Convolution1DFlipout, filters=2, kernel_size=2),
+        RANDOM_LINEAR,
+    ),
+    tv.Convolution2DFlipout: (
+        made(tv.Convolution2DFlipout, filters=2, kernel_size=2),
+        RANDOM_LINEAR,
+    ),
+    tv.Convolution3DFlipout: (
+        made(tv.Convolution3DFlipout, filters=2, kernel_size=2),
+        RANDOM_LINEAR,
+    ),
+    tv.Convolution1DReparameterization: (
+        made(tv.Convolution1DReparameterization, filters=2, kernel_size=2),
+        RANDOM_LINEAR,
+    ),
+    tv.Convolution2DReparameterization: (
+        made(tv.Convolution2DReparameterization, filters=2, kernel_size=2),
+        RANDOM_LINEAR,
+    ),
+    tv.Convolution3DReparameterization: (
+        made(tv.Convolution3DReparameterization, filters=2, kernel_size=2),
+        RANDOM_LINEAR,
+    ),
+    tv.DenseFlipout: (
+        made(tv.DenseFlipout, units=2),
+        {**RANDOM_LINEAR, "units": POSITIVE_INTEGERS},
+    ),
+    tv.DenseLocalReparameterization: (
+        made(tv.DenseLocalReparameterization, units=2),
+        {**RANDOM_LINEAR, "units": POSITIVE_INTEGERS},
+    ),
+    tv.DenseReparameterization: (
+        made(tv.DenseReparameterization, units=2),
+        {**RANDOM_LINEAR, "units": POSITIVE_INTEGERS},
+    ),
+    tv.DenseVariational: (
+        dense_variational,
+        {
+            "units": POSITIVE_INTEGERS,
+            "make_posterior_fn": FUNCTIONS,
+            "make_prior_fn": FUNCTIONS,
+            "kl_weight": NONE | NOT_NEGATIVE,
+            "kl_use_exact": BOOLEANS,
+            "activation": KERAS_OBJECT,
+            "use_bias": BOOLEANS,
+            "seed": SEEDS,
+        },
+    ),
+    tv.Variational: (
+        lambda **given: tv.Variational(**{"layer": keras.layers.Dense(2)} | given),
+        {
+            "layer": NOTHING,
+            "posterior": NOTHING,
+            "prior": FUNCTIONS,
+            "initial_scale": POSITIVE,
+            "seed": SEEDS,
+        },
+    ),
+    tv.WeightNorm: (
+        lambda **given: tv.WeightNorm(**{"layer": keras.layers.Dense(2)} | given),
+        {"layer": NOTHING, "data_init": BOOLEANS},
+    ),
+    tv.BlockwiseInitializer: (
+        made(tv.BlockwiseInitializer, initializers=["zeros"], sizes=[2]),
+        {"initializers": NOTHING, "sizes": NOTHING, "validate_args": BOOLEANS},
+    ),
+    tv.CRPS: (tv.CRPS, SCORE),
+    tv.EnergyScore: (tv.EnergyScore, SCORE),
+    tv.Coverage: (tv.Coverage, {"level": of("0.5 float32")}),
+    tv.IntervalScore: (tv.IntervalScore, {"level": of("0.5 float32")}),
+    tv.VariationalGaussianProcess: (
+        lambda **given: tv.VariationalGaussianProcess(
+            **{"num_inducing_points": 3, "kernel_provider": Kernel()} | given
+        ),
+        {
+            **LAYER,
+            "num_inducing_points": POSITIVE_INTEGERS,
+            "kernel_provider": NOTHING,
+            "event_shape": POSITIVE_INTEGERS,
+            "inducing_index_points_initializer": KERAS_OBJECT,
+            "unconstrained_observation_noise_variance_initializer": KERAS_OBJECT,
+            "variational_inducing_observations_scale_initializer": KERAS_OBJECT,
+            "mean_fn": NONE | FUNCTIONS,
+            "jitter": NOT_NEGATIVE,
         },
     ),
     tv.LearnedNormal: (
@@ -455,6 +567,16 @@ LEFT_OUT = {
     **{cls: {"name", "dtype", "trainable"} for cls in TABLE},
     tv.NegativeLogLikelihood: {"name", "reduction"},
     tv.DistributionTensor: {"seed"},
+    **{
+        cls: {
+            *("name", "dtype", "trainable", "activity_regularizer", "reduction"),
+            *("filters", "kernel_size", "strides", "padding", "data_format"),
+            "dilation_rate",
+        }
+        for cls, (_, arguments) in TABLE.items()
+        if "kernel_posterior_fn" in arguments
+        or cls in (tv.DenseVariational, tv.CRPS, tv.EnergyScore)
+    },
 }
 
 # What the methods of a VAE take; only what they refuse is tried here.

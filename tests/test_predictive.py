@@ -39,7 +39,7 @@ class GaussianDense(RandomWeights):
 
     def call(self, x):
         shape = [self.mean.size, 1]
-        noise = tf.random.stateless_normal(shape, self.next_seed())
+        noise = tf.random.stateless_normal(shape, self.next_seed("weights"))
         w = self.mean + tf.reshape(self.factor @ noise, self.mean.shape)
         return tf.convert_to_tensor(x) @ w[:-1] + w[-1]
 

@@ -125,7 +125,7 @@ class ScoreOfDraws(Score, keras.losses.Loss):
         caller = type(self).__name__
         self.num_samples = integer(num_samples, "num_samples", caller, minimum=2)
         self.seed = optional_seed(seed, caller)
-        self.seeds = Seeds(seed)
+        self.seeds = Seeds(self.seed)
         # Keras' callbacks with `mode="auto"` read the better direction here.
         self._direction = "down"
 

@@ -6,7 +6,13 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import boolean, checked_config, integer, keras_object, real_number
+from tfp_vae.checks import (
+    boolean,
+    checked_config,
+    integer,
+    keras_object,
+    positive_number,
+)
 from tfp_vae.distribution_tensor import (
     DistributionTensor,
     TensorConversion,
@@ -93,13 +99,9 @@ class DenseVariational(RandomWeights):
             make_posterior_fn, "make_posterior_fn", caller
         )
         self.make_prior_fn = checked_callable(make_prior_fn, "make_prior_fn", caller)
-        if kl_weight is not None and not real_number(kl_weight) >= 0:
-            raise ValueError(
-                f"`{caller}` expects `kl_weight` to be a number from 0. Received: "
-                f"kl_weight={kl_weight!r}. Leave it out to divide the KL by the number "
-                "of training examples."
-            )
         self.kl_weight = kl_weight
+        if kl_weight is not None:
+            self.kl_weight = positive_number(kl_weight, "kl_weight", caller, zero=True)
         self.divides_by_examples = kl_weight is None
         self.kl_use_exact = boolean(kl_use_exact, "kl_use_exact", caller)
         self.activation = keras_object(
