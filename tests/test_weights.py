@@ -1,5 +1,6 @@
 """Layers with random weights, against closed forms and `tfp.layers`."""
 
+import inspect
 import warnings
 
 import keras
@@ -441,6 +442,31 @@ def test_a_step_that_does_not_know_the_number_asks(method):
         getattr(model, method)(X, Y)
 
 
+def test_a_fit_that_is_refused_leaves_the_number_of_examples():
+    model = model_of(tv.DenseReparameterization(1))
+    model.fit(X, Y, verbose=0)
+    with pytest.raises(ValueError, match="expects"):
+        model.fit(X[:8], Y[:7], verbose=0)
+    assert model.num_examples == ROWS
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[]", '{"asked": -1, "known": 3}', '{"asked": null, "known": "a"}'],
+)
+def test_a_malformed_number_of_examples_is_refused(content, tmp_path):
+    (tmp_path / "examples.json").write_text(content)
+    model = model_of(tv.DenseReparameterization(1))
+    with pytest.raises(ValueError, match="expects"):
+        model.load_assets(str(tmp_path))
+
+
+def test_malformed_places_are_refused():
+    layer = tv.Variational(keras.layers.Dense(1))
+    with pytest.raises(ValueError, match="places"):
+        layer.build_from_config({"input_shape": (None, 3), "places": [0, 7]})
+
+
 # Freezing.
 
 
@@ -666,7 +692,6 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_are_those_of_tfp(name):
-    inspect = pytest.importorskip("inspect")
     pytest.importorskip("tf_keras")
     theirs = list(inspect.signature(getattr(tfp.layers, name)).parameters)
     mine = list(inspect.signature(getattr(tv, name)).parameters)
@@ -1098,7 +1123,7 @@ def test_replicas_draw_differently_and_keep_the_state_inside(strategy):
         layer = tv.Variational(inner)
         model = tv.Sequential([keras.Input((FEATURES,)), layer, keras.layers.Dense(1)])
         model.compile("sgd", "mse")
-        draws = strategy.run(lambda: layer._posterior() and layer._draw() + 0.0)
+        draws = strategy.run(lambda: layer._draw() + 0.0)
     before = inner.layers[1].moving_mean.numpy()
     model.fit(X, Y, batch_size=14, verbose=0)
     assert not np.array_equal(before, inner.layers[1].moving_mean)

@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import boolean, integer, law_of_each_row
 from tfp_vae.distribution_tensor import unwrap
-from tfp_vae.engine.examples import report_terms
+from tfp_vae.engine.num_examples import report_terms
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 from tfp_vae.kl.closed_forms import as_independent
 

@@ -17,14 +17,14 @@ from tfp_vae.engine import data
 from tfp_vae.engine.batches import Epochs, Source, source_of
 from tfp_vae.engine.checkpoint import Checkpoint
 from tfp_vae.engine.compiler import EAGER, Compiler, FunctionCache
-from tfp_vae.engine.examples import (
+from tfp_vae.engine.loss import with_output_kept
+from tfp_vae.engine.num_examples import (
     check_examples,
     check_losses,
     counting_terms,
     dividing_layers,
     terms_per_example,
 )
-from tfp_vae.engine.loss import with_output_kept
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import with_bar
 from tfp_vae.engine.run import AUTO, Run, steps_in_program
@@ -109,7 +109,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                     "`compile` expects `num_examples` only if layers divide the KL of "
                     f"their weights by it. Received: num_examples={num_examples}, and "
                     f"{own[0]!r} with a factor or function of its own. Leave out one "
-                    "of both."
+                    "of the two."
                 )
         keras_steps = 1 if steps_per_execution in (AUTO, None) else steps_per_execution
         with self.distribute_strategy.scope():
@@ -293,7 +293,6 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         unweighted = self._read((x, y, sample_weight), "fit")
         given, class_weight = _weighted(unweighted, class_weight)
         validation = self._read_validation(x, validation_data, validation_split)
-        self._count_examples(given, 0.0 if validation else validation_split)
         if not self._makes_programs(given, validation, class_weight):
             return self._fit_in_keras_loop(
                 given,
@@ -325,6 +324,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         )
         self._look(read, True, "fit", train)
         del read
+        self._count_examples(given, 0.0 if validation else validation_split)
         epochs = _capped(int(epochs))
         left = range(int(initial_epoch), epochs)
         run = self._run(train, steps_per_epoch, callbacks, len(left), "training", "fit")
@@ -372,8 +372,15 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         super().load_assets(directory)
         path = pathlib.Path(directory or "", _EXAMPLES)
         if directory and path.exists():
-            found = json.loads(path.read_text())
-            self._asked_examples, self.num_examples = found["asked"], found["known"]
+            self._read_examples(json.loads(path.read_text()))
+
+    @checked_config
+    def _read_examples(self, found: dict[str, Any]) -> None:
+        numbers = [
+            number if number is None else integer(number, "num_examples", "Loading")
+            for number in (found["asked"], found["known"])
+        ]
+        self._asked_examples, self.num_examples = numbers
 
     def _count_examples(self, given: Any, validation_split: float) -> None:
         """Sets the number of training examples."""
@@ -389,7 +396,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         if validation_split:
             rows = len(data.split(rows, validation_split)[0])
         if self._asked_examples is not None:
-            check_examples(self, self._asked_examples, rows, "fit")
+            check_examples(self._asked_examples, rows, "fit")
             rows = self._asked_examples
         own = dividing_layers(self, divides=False)
         if (layers or own) and rows != self.num_examples:
@@ -470,6 +477,8 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         self._look(given, True, "fit")
         if validation is not None:
             self._look(validation, False, "fit")
+        split = 0.0 if validation else options["validation_split"]
+        self._count_examples(given, split)
         is_sequence = isinstance(given[0], keras.utils.PyDataset)
         batch_size, shuffle = options["batch_size"], options["shuffle"]
         given, split, validation = self._for_keras(

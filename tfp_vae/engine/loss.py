@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from tfp_vae.checks import checked_config, checked_function, law_of_each_row
-from tfp_vae.engine.examples import report_terms
+from tfp_vae.engine.num_examples import report_terms
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 
 

@@ -54,10 +54,12 @@ class KLSchedule(keras.layers.Layer):
         )
 
     def load_own_variables(self, store: Any) -> None:
-        """Reads the numbers; older files have one fewer."""
-        for i, variable in enumerate(self.weights):
-            if str(i) in store.keys():  # noqa: SIM118, h5py's groups are no dictionaries
-                variable.assign(store[str(i)])
+        """Reads the numbers; older files lack the last one."""
+        if len(store.keys()) != len(self.weights) - 1:
+            super().load_own_variables(store)
+            return
+        for i, variable in enumerate(self.weights[:-1]):
+            variable.assign(store[str(i)])
 
     def set(
         self,

@@ -74,26 +74,15 @@ class DistributionInPieces:
             )
             for i in range(0, count, most)
         ]
-        joined = [
-            tf.concat(parts, axis=0) if batched else parts[0]
-            for batched, parts in zip(
-                self._is_batched, zip(*found, strict=True), strict=True
-            )
-        ]
-        return rebuilt(self._distribution, joined)
+        return rebuilt(self._distribution, joined(found, self._is_batched))
 
     def _parameters(self, arrays: Any) -> list[tf.Tensor]:
         """The tensors that a distribution is made of."""
         distribution = self._fn(arrays)
-        tensors = tf.nest.flatten(distribution, expand_composites=True)
-        if can_be_rebuilt(distribution, tensors):
+        tensors, self._is_batched = taken_apart(distribution)
+        if tensors:
             self._distribution = distribution
-            # Only tensors with a batch axis have an unknown length.
-            self._is_batched = [
-                bool(t.shape.rank) and t.shape[0] is None for t in tensors
-            ]
-            return tensors
-        return []
+        return tensors
 
     def _whole(self, arrays: Any) -> list[tf.Tensor]:
         outputs = self._piece.get_concrete_function().structured_outputs
@@ -121,6 +110,47 @@ class DistributionInPieces:
             tf.ensure_shape(array.concat() if batched else array.read(0), output.shape)
             for array, output, batched in pairs
         ]
+
+
+def taken_apart(distribution: Any) -> tuple[list[tf.Tensor], list[bool]]:
+    """The tensors that a distribution is made of, in a graph for any number of rows.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        The tensors, and which of them have an axis of rows; empty lists if TFP cannot
+        take it apart.
+
+    Example:
+        >>> taken_apart(tfd.Normal([0.0], 1.0))[1]
+        [False, False]
+    """
+    tensors = tf.nest.flatten(distribution, expand_composites=True)
+    if not can_be_rebuilt(distribution, tensors):
+        return [], []
+    # Only tensors with an axis of rows have an unknown length.
+    return tensors, [bool(t.shape.rank) and t.shape[0] is None for t in tensors]
+
+
+def joined(pieces: Any, is_batched: list[bool]) -> list[tf.Tensor]:
+    """The tensors of all rows.
+
+    Args:
+        pieces: The tensors of each piece of the data.
+        is_batched: Which of them have an axis of rows.
+
+    Returns:
+        A list.
+
+    Example:
+        >>> pieces = [(tf.zeros([2]), 1.0), (tf.zeros([1]), 1.0)]
+        >>> rows, scale = joined(pieces, [True, False])
+        >>> rows.shape, scale
+        (TensorShape([3]), 1.0)
+    """
+    columns = zip(is_batched, zip(*pieces, strict=True), strict=True)
+    return [tf.concat(parts, 0) if rows else parts[0] for rows, parts in columns]
 
 
 def rebuilt(distribution: Any, tensors: list[tf.Tensor]) -> Any:

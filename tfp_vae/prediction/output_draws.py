@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import fold_in
 from tfp_vae.keras_internals import nested_layers
-from tfp_vae.models.pieces import can_be_rebuilt, rebuilt
+from tfp_vae.models.pieces import rebuilt, taken_apart
 from tfp_vae.weights.forward_pass import layers_with_random_weights, weights_drawn_with
 
 tfd = tfp.distributions
@@ -146,30 +146,11 @@ class OutputDraws:
         """
         return tf.nest.flatten(output, expand_composites=True)
 
-    def joined(self, pieces: Any) -> list[tf.Tensor]:
-        """The tensors of all rows.
-
-        Args:
-            pieces: The tensors of each piece of the data.
-
-        Returns:
-            A list.
-        """
-        return [
-            tf.concat(parts, axis=0) if batched else parts[0]
-            for batched, parts in zip(
-                self._is_batched, zip(*pieces, strict=True), strict=True
-            )
-        ]
-
     def _tensors(self, x: Any, seed: Any, draw: Any, piece: Any) -> list[tf.Tensor]:
         output = self.output(x, seed, draw, piece)
-        tensors = self.tensors_of(output)
-        if not can_be_rebuilt(output, tensors):
-            return []
-        self._template = output
-        # Only tensors with an axis of rows have an unknown length.
-        self._is_batched = [bool(t.shape.rank) and t.shape[0] is None for t in tensors]
+        tensors, self._is_batched = taken_apart(output)
+        if tensors:
+            self._template = output
         return tensors
 
 

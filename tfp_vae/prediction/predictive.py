@@ -14,7 +14,7 @@ from tfp_vae.engine import data
 from tfp_vae.engine.progress import LongBar
 from tfp_vae.keras_internals import nested_layers
 from tfp_vae.models.data_checks import as_arrays
-from tfp_vae.models.pieces import ROWS, any_length, rows_at_once
+from tfp_vae.models.pieces import ROWS, any_length, joined, rows_at_once
 from tfp_vae.prediction.output_draws import OutputDraws, differ
 from tfp_vae.prediction.predictive_distribution import (
     PredictiveDistribution,
@@ -278,7 +278,10 @@ def _drawn(
         for i in range(count):
             parts[i].append(draws.tensors(piece, seed, i, j))
             bar.step()
-    return [Draw(draws, tensors=draws.joined(parts.pop(0))) for _ in range(count)]
+    return [
+        Draw(draws, tensors=joined(parts.pop(0), draws.is_batched))
+        for _ in range(count)
+    ]
 
 
 def _rows(x: Any, start: int, stop: int) -> Any:

@@ -82,7 +82,7 @@ class PredictiveDistribution:
             Nats, of the shape of `entropy`.
 
         Raises:
-            NotImplementedError: If y are no classes.
+            NotImplementedError: If y is not a class.
         """
         return self._average(_entropy_of(self._apply(class_probs)))
 
@@ -93,7 +93,7 @@ class PredictiveDistribution:
             `entropy() - aleatoric_entropy()`, in nats.
 
         Raises:
-            NotImplementedError: If y are no classes.
+            NotImplementedError: If y is not a class.
         """
         # As a mean of divergences, which are not negative and lose no digits.
         probs = self._apply(class_probs)
@@ -108,7 +108,7 @@ class PredictiveDistribution:
             A tensor with the classes on its last axis; 0 and 1 for `tfd.Bernoulli`.
 
         Raises:
-            NotImplementedError: If y are no classes.
+            NotImplementedError: If y is not a class.
         """
         return self._average(self._apply(class_probs))
 

@@ -98,7 +98,7 @@ class ScoreOfDraws(Score, keras.losses.Loss):
     """A score that is a loss when called, and a metric when updated.
 
     Keras takes instances of `keras.Loss` in `loss`, and of `keras.Metric` in
-    `metrics`; this is one of both.
+    `metrics`; this is both.
 
     Args:
         num_samples: Number of draws, at least 2.
@@ -120,7 +120,7 @@ class ScoreOfDraws(Score, keras.losses.Loss):
         dtype: Any,
     ) -> None:
         super().__init__(name=name, dtype=dtype)
-        # Of a loss only the reduction is left to set, which Keras checks.
+        # Keras checks the reduction, and has nothing else to set for a loss.
         self.reduction = keras.losses.Loss(reduction=reduction).reduction
         caller = type(self).__name__
         self.num_samples = integer(num_samples, "num_samples", caller, minimum=2)

@@ -10,6 +10,7 @@ from tfp_vae.weights.estimators import Flipout, LocalReparameterization
 from tfp_vae.weights.functions import weights_kl
 from tfp_vae.weights.linear import MEAN_FIELD, POINT, LinearWithRandomWeights
 from tfp_vae.weights.parameters import default_multivariate_normal_fn
+from tfp_vae.weights.random_weights import known_width
 
 
 class DenseWithRandomWeights(LinearWithRandomWeights):
@@ -70,13 +71,7 @@ class DenseWithRandomWeights(LinearWithRandomWeights):
 
     def kernel_shape(self, input_shape: Any) -> tuple[int, ...]:
         """(inputs, units)."""
-        width = input_shape[-1]
-        if width is None:
-            raise ValueError(
-                f"`{type(self).__name__}` expects inputs whose last axis has a known "
-                f"length. Received: shape {tuple(input_shape)}. Give `keras.Input` the "
-                "number of features."
-            )
+        width = known_width(input_shape, type(self).__name__)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: width})
         return (width, self.units)
 

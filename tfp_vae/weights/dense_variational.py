@@ -16,16 +16,14 @@ from tfp_vae.checks import (
 from tfp_vae.distribution_tensor import (
     DistributionTensor,
     TensorConversion,
-    held_draw,
     holds_draws,
     unwrap,
 )
 from tfp_vae.environment import refuse_keras_2
-from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.serialization import revive_arguments
 from tfp_vae.weights.forward_pass import once
-from tfp_vae.weights.functions import checked_callable, serialized
-from tfp_vae.weights.random_weights import RandomWeights, check_pair
+from tfp_vae.weights.functions import checked_callable, serialized, weights_kl
+from tfp_vae.weights.random_weights import RandomWeights, check_pair, known_width
 
 tfd = tfp.distributions
 
@@ -116,13 +114,8 @@ class DenseVariational(RandomWeights):
 
     def build(self, input_shape: Any) -> None:
         """Makes the posterior and the prior, with their variables."""
-        width, caller = input_shape[-1], type(self).__name__
-        if width is None:
-            raise ValueError(
-                f"`{caller}` expects inputs whose last axis has a known length. "
-                f"Received: shape {tuple(input_shape)}. Give `keras.Input` the number "
-                "of features."
-            )
+        caller = type(self).__name__
+        width = known_width(input_shape, caller)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: width})
         sizes = width * self.units, self.units if self.use_bias else 0
         dtype = tf.as_dtype(self.compute_dtype)
@@ -187,13 +180,8 @@ class DenseVariational(RandomWeights):
         return outputs if self.activation is None else self.activation(outputs)
 
     def _kl(self, q: DistributionTensor, inputs: tf.Tensor) -> tf.Tensor:
-        def points() -> Any:
-            return held_draw(q) if holds_draws(q) else tf.convert_to_tensor(q)
-
-        kl = kl_divergence(
-            q, unwrap(self.prior(inputs)), self.kl_use_exact, test_points=points
-        )
-        return tf.reduce_sum(kl)
+        p, draw = unwrap(self.prior(inputs)), tf.convert_to_tensor(q)
+        return tf.reduce_sum(weights_kl(q, p, draw, self.kl_use_exact))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """The shape of the inputs, with `units` in place of the last axis."""

@@ -10,7 +10,9 @@ from tfp_vae.kl.divergence import kl_divergence
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-def weights_kl(posterior: Any, prior: Any, draw: Any) -> tf.Tensor:
+def weights_kl(
+    posterior: Any, prior: Any, draw: Any, use_exact_kl: bool | None = None
+) -> tf.Tensor:
     """KL(q(w) || p(w)): the closed form, or log q - log p of the draw.
 
     The default `kernel_divergence_fn`.
@@ -18,7 +20,8 @@ def weights_kl(posterior: Any, prior: Any, draw: Any) -> tf.Tensor:
     Args:
         posterior: q(w), a `DistributionTensor`.
         prior: p(w).
-        draw: The draw of the weights.
+        draw: The draw of the weights, if the posterior holds none.
+        use_exact_kl: As in `KLDivergenceAddLoss`.
 
     Returns:
         The KL in nats.
@@ -31,7 +34,7 @@ def weights_kl(posterior: Any, prior: Any, draw: Any) -> tf.Tensor:
     def points() -> Any:
         return held_draw(posterior) if holds_draws(posterior) else draw
 
-    return kl_divergence(posterior, prior, test_points=points)
+    return kl_divergence(posterior, prior, use_exact_kl, test_points=points)
 
 
 def checked_callable(fn: Any, name: str, caller: str, optional: bool = False) -> Any:
@@ -47,7 +50,7 @@ def checked_callable(fn: Any, name: str, caller: str, optional: bool = False) ->
         The function.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not one.
 
     Example:
         >>> checked_callable(None, "bias_prior_fn", "DenseFlipout", optional=True)

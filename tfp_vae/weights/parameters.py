@@ -22,6 +22,13 @@ _OBJECTS: dict[str, Any] = {
     "regularizer": keras.regularizers,
     "constraint": keras.constraints,
 }
+_OPTIONS = tuple(
+    f"{part}_{kind}" for kind in _OBJECTS for part in ("loc", "untransformed_scale")
+)
+_INITIALIZERS = {
+    "loc_initializer": keras.initializers.RandomNormal(stddev=0.1),
+    "untransformed_scale_initializer": keras.initializers.RandomNormal(-3.0, 0.1),
+}
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -29,13 +36,7 @@ class LocScaleFn:
     """What `default_loc_scale_fn` returns: makes `loc` and `scale` of weights.
 
     Args:
-        is_singular: Whether there is no scale.
-        loc_initializer: Initializer of loc, or its Keras name.
-        untransformed_scale_initializer: Initializer of u, scale = eps + softplus(u).
-        loc_regularizer: Regularizer of loc.
-        untransformed_scale_regularizer: Regularizer of u.
-        loc_constraint: Constraint of loc.
-        untransformed_scale_constraint: Constraint of u.
+        **options: The arguments of `default_loc_scale_fn`.
 
     Raises:
         ValueError: If Keras does not know one of them.
@@ -47,36 +48,17 @@ class LocScaleFn:
         TensorShape([2])
     """
 
-    def __init__(
-        self,
-        is_singular: bool = False,
-        loc_initializer: Any = None,
-        untransformed_scale_initializer: Any = None,
-        loc_regularizer: Any = None,
-        untransformed_scale_regularizer: Any = None,
-        loc_constraint: Any = None,
-        untransformed_scale_constraint: Any = None,
-    ) -> None:
+    def __init__(self, **options: Any) -> None:
         caller = type(self).__name__
-        self.is_singular = boolean(is_singular, "is_singular", caller)
-        if loc_initializer is None:
-            loc_initializer = keras.initializers.RandomNormal(stddev=0.1)
-        if untransformed_scale_initializer is None:
-            untransformed_scale_initializer = keras.initializers.RandomNormal(
-                mean=-3.0, stddev=0.1
-            )
-        given = {
-            "loc_initializer": loc_initializer,
-            "untransformed_scale_initializer": untransformed_scale_initializer,
-            "loc_regularizer": loc_regularizer,
-            "untransformed_scale_regularizer": untransformed_scale_regularizer,
-            "loc_constraint": loc_constraint,
-            "untransformed_scale_constraint": untransformed_scale_constraint,
-        }
-        for name, value in given.items():
+        options = {"is_singular": False, **dict.fromkeys(_OPTIONS), **options}
+        singular = options.pop("is_singular")
+        self.is_singular = boolean(singular, "is_singular", caller)
+        for name, default in _INITIALIZERS.items():
+            if options[name] is None:
+                options[name] = default
+        for name, value in options.items():
             get = _OBJECTS[name.rpartition("_")[2]].get
             setattr(self, name, keras_object(get, value, name, caller))
-        self._names = tuple(given)
 
     def __call__(
         self,
@@ -129,7 +111,7 @@ class LocScaleFn:
             name: _OBJECTS[name.rpartition("_")[2]].serialize(getattr(self, name))
             if getattr(self, name) is not None
             else None
-            for name in self._names
+            for name in _OPTIONS
         }
         return {"is_singular": self.is_singular, **parts}
 
@@ -145,8 +127,7 @@ class MeanFieldNormalFn(LocScaleFn):
     """What `default_mean_field_normal_fn` returns: makes q(w) = N(loc, diag(scale^2)).
 
     Args:
-        *args: As in `LocScaleFn`.
-        **kwargs: As there.
+        **options: The arguments of `default_mean_field_normal_fn`.
 
     Example:
         >>> q = MeanFieldNormalFn()(
@@ -198,15 +179,7 @@ def default_loc_scale_fn(
         >>> default_loc_scale_fn(is_singular=True).is_singular
         True
     """
-    return LocScaleFn(
-        is_singular,
-        loc_initializer,
-        untransformed_scale_initializer,
-        loc_regularizer,
-        untransformed_scale_regularizer,
-        loc_constraint,
-        untransformed_scale_constraint,
-    )
+    return LocScaleFn(**locals())
 
 
 def default_mean_field_normal_fn(
@@ -247,15 +220,7 @@ def default_mean_field_normal_fn(
         >>> layer(tf.ones([5, 3])).shape
         TensorShape([5, 2])
     """
-    return MeanFieldNormalFn(
-        is_singular,
-        loc_initializer,
-        untransformed_scale_initializer,
-        loc_regularizer,
-        untransformed_scale_regularizer,
-        loc_constraint,
-        untransformed_scale_constraint,
-    )
+    return MeanFieldNormalFn(**locals())
 
 
 @keras.saving.register_keras_serializable("tfp_vae")

@@ -138,3 +138,29 @@ def check_pair(posterior: Any, prior: Any, caller: str) -> None:
             f"posterior, {p.batch_shape} and {p.event_shape} of the prior. Give both "
             "functions the shape that they receive."
         )
+
+
+def known_width(input_shape: Any, caller: str) -> int:
+    """The length of the last axis of a dense layer's inputs.
+
+    Args:
+        input_shape: Shape of the inputs.
+        caller: Name of the layer, for the message.
+
+    Returns:
+        A number.
+
+    Raises:
+        ValueError: If it is not known.
+
+    Example:
+        >>> known_width((None, 3), "DenseFlipout")
+        3
+    """
+    width = input_shape[-1]
+    if width is None:
+        raise ValueError(
+            f"`{caller}` expects inputs whose last axis has a known length. Received: "
+            f"shape {tuple(input_shape)}. Give `keras.Input` the number of features."
+        )
+    return int(width)

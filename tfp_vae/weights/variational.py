@@ -9,9 +9,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import checked_config, choice, integers, positive_number
-from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion, held_draw
+from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
 from tfp_vae.keras_internals import nested_layers
-from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.kl.prior import checked_prior, prior_distribution, serialize_prior
 from tfp_vae.serialization import (
     deserialize_distribution,
@@ -19,6 +18,7 @@ from tfp_vae.serialization import (
     revive_arguments,
 )
 from tfp_vae.weights.forward_pass import once
+from tfp_vae.weights.functions import weights_kl
 from tfp_vae.weights.random_weights import RandomWeights
 from tfp_vae.weights.substitution import call_with
 
@@ -122,6 +122,12 @@ class Variational(RandomWeights):
             self._places = tuple(
                 i for i, v in enumerate(self.layer.variables) if id(v) in drawn
             )
+        if self._places and max(self._places) >= len(self.layer.variables):
+            raise ValueError(
+                "Loading expects a `Variational` as it was saved. Received: places "
+                f"{self._places} of {len(self.layer.variables)} variables of "
+                f"{self.layer!r}. Save the model again."
+            )
         _check_built(self.layer, self._means(), self.compute_dtype)
         sizes = self._sizes()
         size = sum(sizes)
@@ -213,8 +219,7 @@ class Variational(RandomWeights):
         )
 
     def _divergence(self) -> tf.Tensor:
-        q = self._draw()
-        return kl_divergence(q, self._prior(), test_points=lambda: held_draw(q))
+        return weights_kl(self._draw(), self._prior(), None)
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """What the layer returns for a draw of its weights."""
@@ -276,8 +281,9 @@ def _check_layer(layer: Any) -> None:
     nested = [a for a in nested_layers(layer) if isinstance(a, RandomWeights)]
     if nested:
         raise ValueError(
-            "`Variational` expects a layer with weights that are no draws. Received: "
-            f"{layer!r}, in which {nested[0]!r} draws its own. Leave out one of both."
+            "`Variational` expects a layer whose weights are not draws. Received: "
+            f"{layer!r}, in which {nested[0]!r} draws its own. Leave out one of the "
+            "two."
         )
 
 

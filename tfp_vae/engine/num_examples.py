@@ -45,11 +45,10 @@ def dividing_layers(model: Any, divides: bool = True) -> list[Any]:
     ]
 
 
-def check_examples(model: Any, number: int, rows: int, caller: str) -> None:
+def check_examples(number: int, rows: int, caller: str) -> None:
     """Checks the number of examples that `compile` was given.
 
     Args:
-        model: A Keras model.
         number: The argument `num_examples` of `compile`.
         rows: Rows of the training data.
         caller: Name of the method, for the message.
@@ -58,7 +57,7 @@ def check_examples(model: Any, number: int, rows: int, caller: str) -> None:
         ValueError: If there are more rows.
 
     Example:
-        >>> check_examples(keras.Sequential(), 70, 70, "fit")
+        >>> check_examples(70, 70, "fit")
     """
     if number < rows:
         raise ValueError(
