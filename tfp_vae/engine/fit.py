@@ -224,7 +224,13 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         return super()._make_function(step)
 
     def check_data(
-        self, x: Any, y: Any, sample_weight: Any, training: bool, caller: str
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        training: bool,
+        caller: str,
+        whole: bool,
     ) -> None:
         """Checks data, which compiled steps cannot do; does nothing unless overridden.
 
@@ -234,6 +240,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             sample_weight: Weights, or `None`.
             training: Whether the model will be trained on the data.
             caller: Name of the method, for messages.
+            whole: Whether they are the whole arrays.
 
         Raises:
             ValueError: If the data are invalid.
@@ -744,13 +751,14 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         self, given: Any, training: bool, caller: str, source: Source | None = None
     ) -> None:
         """Calls `check_data` with the arrays, or a pipeline's first batch."""
-        if data.is_pipeline(given[0]):
+        whole = not data.is_pipeline(given[0])
+        if not whole:
             first = getattr(source, "first", None)
             if first is None:  # Only Keras iterates this pipeline.
                 return
             given = keras.utils.unpack_x_y_sample_weight(first)
         x, y, sample_weight = given
-        self.check_data(x, y, sample_weight, training=training, caller=caller)
+        self.check_data(x, y, sample_weight, training, caller, whole)
 
     def _run(
         self,

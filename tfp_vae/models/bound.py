@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
-from tfp_vae.draws import draw
+from tfp_vae.draws import draw, fold_in
 from tfp_vae.engine import data
 from tfp_vae.keras_internals import mask_of
 from tfp_vae.kl.prior import needs_inputs, prior_distribution
@@ -16,10 +16,18 @@ from tfp_vae.kl.without_kl import without_kl
 from tfp_vae.latents import center
 from tfp_vae.losses import weighted_log_prob
 from tfp_vae.models.missing import absent
-from tfp_vae.models.network_checks import check_distribution, check_latent
+from tfp_vae.models.network_checks import (
+    check_distribution,
+    check_latent,
+    check_mask_event,
+)
 from tfp_vae.models.statistics import DefaultConversion
 from tfp_vae.objectives import GradientScale, Terms
 from tfp_vae.serialization import reduced
+
+
+# Tells the seed of missing entries from that of latents.
+_COMPLETED = 1
 
 
 class Draws(NamedTuple):
@@ -33,6 +41,7 @@ class Draws(NamedTuple):
         latents: Draws of shape `(k, batch, *event_shape)`.
         log_posterior: log q(z | x) if drawing computed it, else `None`.
         scale: The `GradientScale` of the draws.
+        seed: Seed of the missing entries that a model of the mask needs.
     """
 
     likelihood: Any
@@ -42,6 +51,7 @@ class Draws(NamedTuple):
     latents: tf.Tensor
     log_posterior: Any
     scale: GradientScale
+    seed: Any = None
 
 
 class LikelihoodTensor(DistributionTensor):
@@ -78,9 +88,13 @@ class Bound:
     decoder: Any
     encoder: Any
     missing: Any
+    missing_fill: str | None
+    missing_input: bool
+    missing_model: Any
     objective: Any
     prior: Any
     target: str | None
+    _fill: Any
 
     def posterior(self, inputs: Any, training: bool | None = False) -> Any:
         """q(z | x) of a batch; users call `encode`.
@@ -99,11 +113,11 @@ class Bound:
         return unwrap(q)
 
     def _given(self, inputs: Any) -> Any:
-        """The inputs of the encoder."""
+        """The inputs of the encoder: x, the mask of x if it takes one, and y."""
         x, y = data.mapped(tf.convert_to_tensor, self._split(inputs))
-        if self.missing is not None:
-            x = self._without_absent(x)
-        return [x, y] if self.conditional else x
+        given = [x] if self.missing is None else self._without_absent(x)
+        given += [y] if self.conditional else []
+        return given if len(given) > 1 else given[0]
 
     def likelihood(self, z: Any, y: Any = None, training: bool | None = False) -> Any:
         """p(x | z) of a batch; users call `decode`.
@@ -151,6 +165,7 @@ class Bound:
             z,
             log_q,
             scale,
+            seed,
         )
 
     def terms(self, draws: Draws, target: Any, weights: Any = None) -> Terms:
@@ -167,14 +182,18 @@ class Bound:
         count = draws.latents.shape[0]
         values = tiled(tf.convert_to_tensor(target), count)
         weights = tiled(weights, count)
-        values, present = self._filled(values, draws.likelihood)
+        filled, present = self._filled(values, draws.likelihood)
         if present is not None:
             weights = present if weights is None else present * spread(weights, present)
         log_prob, _, mask = weighted_log_prob(
-            draws.likelihood, values, weights, draws.mask
+            draws.likelihood, filled, weights, draws.mask
         )
         if mask is not None:
             log_prob *= mask
+        if self.missing_model is not None:
+            p = self.mask_distribution(self.completed(draws, target))
+            observed = tf.ones_like(filled) if present is None else present
+            log_prob += tf.cast(p.log_prob(observed), log_prob.dtype)
         return Terms(
             tf.reshape(log_prob, [count, -1]),
             draws.posterior,
@@ -184,6 +203,39 @@ class Bound:
             self.objective.use_exact_kl,
             draws.scale,
         )
+
+    def completed(self, draws: Draws, target: Any) -> tf.Tensor:
+        """Fills the missing entries with draws from p(x | z), the same for one seed.
+
+        Args:
+            draws: The result of `through`.
+            target: Target of the likelihood, of shape `(batch, *event_shape)`.
+
+        Returns:
+            Values of shape `(k * batch, *event_shape)`.
+        """
+        values = tiled(tf.convert_to_tensor(target), draws.latents.shape[0])
+        found, _ = draw(draws.likelihood, seed=fold_in(draws.seed, _COMPLETED))
+        gaps = self._absent(values)
+        found = tf.cast(found, data.dtype_of(found))
+        if gaps is None:
+            return tf.cast(values, found.dtype)
+        zero = tf.zeros([], values.dtype)
+        return tf.where(gaps, found, tf.cast(tf.where(gaps, zero, values), found.dtype))
+
+    def mask_distribution(self, x: tf.Tensor) -> Any:
+        """The distribution of the mask of observed entries, p(observed | x).
+
+        Args:
+            x: Values without gaps, of shape `(n, *event_shape)`.
+
+        Returns:
+            A plain `tfd.Distribution` of batch shape `(n,)`.
+        """
+        p = self.missing_model(x)
+        check_distribution(p, "missing_model", "p(observed | x)")
+        check_mask_event(unwrap(p), x)
+        return unwrap(p)
 
     def _filled(self, values: tf.Tensor, likelihood: Any) -> tuple[tf.Tensor, Any]:
         """Fills missing entries with valid values; their weights are 0, others 1."""
@@ -219,22 +271,31 @@ class Bound:
             "`vae((x, y))`, or `y=` to the other methods."
         )
 
-    def _without_absent(self, x: Any) -> Any:
-        """Sets the missing entries of x to 0."""
-        if self.target is not None:
-            return {**x, self.target: self._zeroed(x[self.target])}
-        return self._zeroed(x)
-
-    def _zeroed(self, x: Any) -> tf.Tensor:
-        if isinstance(x, dict | list | tuple):
+    def _without_absent(self, x: Any) -> list[Any]:
+        """The inputs of the encoder that come from x, without gaps."""
+        array = x if self.target is None else self.target_of(x)
+        if isinstance(array, dict | list | tuple):
             raise ValueError(
                 f"`VAE(missing={self.missing!r})` expects x to be one array. Received: "
                 f"a {type(x).__name__}. Give x as a dictionary, and `target`, the name "
                 "of the array with missing entries."
             )
-        x = tf.convert_to_tensor(x)
-        gaps = self._absent(x)
-        return x if gaps is None else tf.where(gaps, tf.zeros_like(x), x)
+        values = tf.convert_to_tensor(array)
+        gaps = self._absent(values)
+        if self._fill is not None and not values.dtype.is_floating:
+            values = tf.cast(values, self._fill.dtype)
+        if gaps is None:
+            gaps = tf.zeros_like(values, tf.bool)
+        else:
+            values = tf.where(gaps, self._fill_for(values), values)
+        observed = tf.cast(~gaps, data.dtype_of(tf.zeros([], "float32")))
+        x = values if self.target is None else {**x, self.target: values}
+        return [x, observed] if self.missing_input else [x]
+
+    def _fill_for(self, values: tf.Tensor) -> tf.Tensor:
+        if self._fill is None:
+            return tf.zeros_like(values)
+        return tf.cast(tf.convert_to_tensor(self._fill), values.dtype)
 
     def _absent(self, values: tf.Tensor) -> Any:
         return None if self.missing is None else absent(values, self.missing)

@@ -102,6 +102,41 @@ def check_observed(
             check_values(block, likelihood)
 
 
+def check_gaps(values: Any, missing: Any, caller: str, entries: bool = False) -> None:
+    """Checks that something is observed of each row, and of each entry.
+
+    Args:
+        values: Array of shape `(n, ...)`.
+        missing: `"nan"`, or the number that marks missing entries.
+        caller: Name of the caller, for the message.
+        entries: Whether each entry must be observed in a row.
+
+    Raises:
+        ValueError: If nothing is.
+
+    Example:
+        >>> check_gaps(np.array([[1.0, np.nan]]), "nan", "impute")
+    """
+    empty, total, seen = 0, 0, np.zeros(tuple(values.shape[1:]), bool)
+    for block in data.blocks_of(values):
+        gaps = absent(block, missing)
+        empty += np.count_nonzero(gaps.reshape(len(block), -1).all(axis=1))
+        total += len(block)
+        seen |= ~gaps.all(axis=0)
+    if empty:
+        raise ValueError(
+            f"`{caller}` expects something observed in each row. Received: {empty} of "
+            f"{total} rows in which every entry is missing. Leave these rows out."
+        )
+    if entries and not seen.all():
+        first = tuple(int(i) for i in np.argwhere(~seen)[0])
+        raise ValueError(
+            f"`{caller}` expects each entry to be observed in some row. Received: "
+            f"{np.count_nonzero(~seen)} of {seen.size} that are missing in all rows, "
+            f"the first of them x[:, {str(list(first))[1:-1]}]. Leave them out of x."
+        )
+
+
 @dataclasses.dataclass
 class _Range:
     """The smallest and the largest observed value, and one that is not an integer.

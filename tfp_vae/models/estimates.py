@@ -1,7 +1,8 @@
 """Estimates of log p(x) and of the bound, over many draws."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,13 +12,47 @@ from tfp_vae.draws import fold_in
 from tfp_vae.engine import data
 from tfp_vae.engine.compiler import XLA
 from tfp_vae.engine.progress import LongBar
-from tfp_vae.models.data_checks import as_arrays, check_observed
+from tfp_vae.models.bound import Draws
+from tfp_vae.models.data_checks import as_arrays, check_gaps, check_observed
 from tfp_vae.models.inference import Inference
+from tfp_vae.models.missing import checked_given, marked
 from tfp_vae.models.pieces import ROWS, pieces_of, rows_at_once
+from tfp_vae.objectives import Terms
 from tfp_vae.weights.forward_pass import layers_with_random_weights, weights_drawn_with
 
 # Latents decoded in one call, after which the progress bar is updated.
 _WORK = 2**18
+
+
+class Step(NamedTuple):
+    """Some draws of the latents of a batch.
+
+    Args:
+        draws: The result of `through`.
+        terms: The result of `terms`.
+        number: How many of the draws count; the others fill the last step.
+
+    Example:
+        >>> Step._fields
+        ('draws', 'terms', 'number')
+    """
+
+    draws: Draws
+    terms: Terms
+    number: tf.Tensor
+
+    def log_weights(self, dtype: tf.DType) -> tf.Tensor:
+        """Log-weights of the draws, `-inf` for those that do not count.
+
+        Args:
+            dtype: Dtype of the result.
+
+        Returns:
+            A tensor of shape `(k, n)`.
+        """
+        weights = tf.cast(self.terms.log_weights(), dtype)
+        surplus = tf.range(tf.shape(weights)[0])[:, None] >= self.number
+        return tf.where(surplus, tf.constant(-np.inf, dtype), weights)
 
 
 class Estimates(Inference):
@@ -29,6 +64,7 @@ class Estimates(Inference):
         num_samples: int = 500,
         *,
         y: Any = None,
+        given: Any = None,
         batch_size: int | None = None,
         seed: int | None = None,
         verbose: Any = "auto",
@@ -41,11 +77,18 @@ class Estimates(Inference):
         approaches it as K grows. A decoder with random weights draws them anew for each
         k, so that they are averaged inside the logarithm.
 
+        With `given` it is log p(x[rest] | x[given]) = log p(x) - log p(x[given]), the
+        difference of two such estimates: no bound, but with an error that vanishes as K
+        grows. Missing entries are neither given nor in the rest.
+
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number K of draws for each example.
             y: Conditions, if the model is conditional; else the decoder's targets, if
                 they are not x, as in `fit`.
+            given: Booleans, True for entries that are given, in the shape of x or of
+                one example. The model must have `missing`, so that its encoder knows
+                what to do without the rest.
             batch_size: Number of latents decoded at once; limits the memory.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -55,14 +98,48 @@ class Estimates(Inference):
 
         Raises:
             ValueError: If an argument is invalid, such as a `num_samples` below 1,
-                there are no examples, or the decoder cannot describe them.
+                there are no examples, the decoder cannot describe them, or `given`
+                leaves nothing of an example.
         """
+        options = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
+        if given is not None:
+            return self._log_prob_given(x, y, given, num_samples, options)
         num_samples = integer(num_samples, "num_samples", "log_prob")
-        merge = np.logaddexp
         total = self._estimates(
-            self.log_sum, merge, x, y, num_samples, batch_size, seed, verbose
+            "log_prob", self.log_sum, np.logaddexp, x, y, num_samples, **options
         )
         return total - np.log(num_samples).astype(total.dtype)
+
+    def _log_prob_given(
+        self, x: Any, y: Any, given: Any, num_samples: int, options: dict[str, Any]
+    ) -> np.ndarray:
+        """Log p(x) - log p(x[given])."""
+        if self.missing is None or self.missing_model is not None:
+            found = f"missing={self.missing!r}"
+            found += "" if self.missing is None else " and a missing_model"
+            raise ValueError(
+                "`log_prob` with `given` expects a model with `missing` and without a "
+                f"missing_model, which trains it for incomplete examples. Received: "
+                f"{found}. Make the model with `VAE(..., missing='nan')`, and train it "
+                "on examples with missing entries."
+            )
+        x, y = as_arrays(x, y, "log_prob")
+        if y is not None and not self.conditional:
+            raise ValueError(
+                "`log_prob` with `given` expects x to be the target. Received: y. "
+                "Leave it out."
+            )
+        target = np.asarray(self.target_of(x))
+        given = checked_given(given, target, self.missing)
+        total = self.log_prob(x, num_samples, y=y, **options)
+        # Of nothing the probability is 1.
+        some = np.flatnonzero(given.reshape(len(given), -1).any(axis=1))
+        if len(some):
+            kept = marked(target, ~given, self.missing)
+            kept = kept if self.target is None else {**x, self.target: kept}
+            x, y = data.mapped(lambda part: data.rows_of(part, some), (kept, y))
+            total[some] -= self.log_prob(x, num_samples, y=y, **options)
+        return total
 
     def elbo(
         self,
@@ -93,24 +170,43 @@ class Estimates(Inference):
                 there are no examples, or the decoder cannot describe them.
         """
         num_samples = integer(num_samples, "num_samples", "elbo")
+        options = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
         total = self._estimates(
-            self._elbo_sum, np.add, x, y, num_samples, batch_size, seed, verbose
+            "elbo", self._elbo_sum, np.add, x, y, num_samples, **options
         )
         return total / num_samples
 
     def _estimates(
         self,
-        fn: Any,
-        merge: Any,
+        caller: str,
+        fn: Callable[..., Any],
+        merge: Callable[..., Any],
         x: Any,
         y: Any,
         num_samples: int,
         batch_size: int | None,
         seed: int | None,
         verbose: Any,
-    ) -> np.ndarray:
-        """Sums over draws, computed in pieces of examples and of draws."""
-        caller = "elbo" if fn == self._elbo_sum else "log_prob"
+        key: Any = None,
+    ) -> Any:
+        """Estimates over draws, computed in pieces of examples and of draws.
+
+        Args:
+            caller: Name of the method, for messages.
+            fn: Function as `log_sum`, which computes arrays with one row for each
+                example.
+            merge: Function that joins what `fn` computed for two parts of the draws.
+            x: As in `log_prob`.
+            y: As there.
+            num_samples: As there.
+            batch_size: As there.
+            seed: As there.
+            verbose: As there.
+            key: What distinguishes `fn` from others of the same caller.
+
+        Returns:
+            What `fn` returns, for all examples and draws.
+        """
         self._check_built(caller)
         x, y = as_arrays(x, y, caller)
         self._inputs(x, y if self.conditional else None, caller)
@@ -123,17 +219,22 @@ class Estimates(Inference):
                 f"`{caller}` expects y to have a row for each x. Received: {found} for "
                 f"{count}. Leave y out if x is the target."
             )
+        if self.missing is not None:
+            check_gaps(target, self.missing, caller)
         check_observed(target, self.decoder, self.missing)
         if batch_size is None:
             batch_size = rows_at_once(self.decoder, ROWS)
         rows = integer(batch_size, "batch_size", caller)
         # A power of two: data of many lengths need few traces.
         piece = min(rows, 1 << (count - 1).bit_length())
-        together = fn == self.log_sum and not layers_with_random_weights(self.decoder)
+        # The average over random weights needs new ones for each draw; the mean of the
+        # closed-form KL that `elbo` uses needs the draws one by one.
+        apart = layers_with_random_weights(self.decoder) or fn == self._elbo_sum
+        together = not apart
         draws = max(1, min(rows // piece, num_samples)) if together else 1
         block = max(draws, _WORK // piece)
         function = self._functions.compiled(
-            (caller, draws), lambda *given: fn(*given, draws=draws), f"`{caller}`"
+            (caller, draws, key), lambda *given: fn(*given, draws=draws), f"`{caller}`"
         )
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
@@ -147,11 +248,13 @@ class Estimates(Inference):
                 now = tf.constant(min(block, num_samples - start))
                 key = fold_in(fold_in(base, i), start)
                 nothing = (*parts, key, tf.zeros_like(now)) if mode == XLA else None
-                part = function(*parts, key, now, nothing=nothing).numpy()
+                part = function(*parts, key, now, nothing=nothing)
+                part = tf.nest.map_structure(lambda tensor: tensor.numpy(), part)
                 total = part if total is None else merge(total, part)
                 bar.step()
-            results.append(total[:count])
-        return np.concatenate(results)
+            rows = slice(count)
+            results.append(tf.nest.map_structure(lambda a, r=rows: a[r], total))
+        return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *results)
 
     def log_sum(
         self,
@@ -174,13 +277,12 @@ class Estimates(Inference):
             A tensor of shape `(n,)`.
         """
 
-        def add(total: tf.Tensor, terms: Any, number: tf.Tensor) -> tf.Tensor:
-            weights = tf.cast(terms.log_weights(), total.dtype)
-            surplus = tf.range(draws)[:, None] >= number
-            weights = tf.where(surplus, tf.constant(-np.inf, weights.dtype), weights)
-            return tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
+        def add(total: tf.Tensor, step: Step) -> tf.Tensor:
+            weights = tf.concat([total[None], step.log_weights(total.dtype)], axis=0)
+            return tf.reduce_logsumexp(weights, axis=0)
 
-        return self._over_draws(inputs, target, seed, num_samples, draws, add, -np.inf)
+        start = functools.partial(constant_rows, -np.inf)
+        return self.over_draws(inputs, target, seed, num_samples, draws, add, start)
 
     def _elbo_sum(
         self,
@@ -192,36 +294,71 @@ class Estimates(Inference):
     ) -> tf.Tensor:
         """The sum of one-draw ELBOs over `num_samples` draws, one at a time."""
 
-        def add(total: tf.Tensor, terms: Any, left: tf.Tensor) -> tf.Tensor:
+        def add(total: tf.Tensor, step: Step) -> tf.Tensor:
+            terms = step.terms
             bound = terms.log_likelihood[0] - tf.cast(
                 terms.kl, terms.log_likelihood.dtype
             )
             return total + tf.cast(bound, total.dtype)
 
-        return self._over_draws(inputs, target, seed, num_samples, draws, add, 0.0)
+        start = functools.partial(constant_rows, 0.0)
+        return self.over_draws(inputs, target, seed, num_samples, draws, add, start)
 
-    def _over_draws(
+    def over_draws(
         self,
         inputs: Any,
         target: Any,
         seed: Any,
         num_samples: Any,
         draws: int,
-        add: Callable[..., tf.Tensor],
-        start: float,
-    ) -> tf.Tensor:
-        """Encodes once, then loops over draws in one graph."""
+        add: Callable[[Any, Step], Any],
+        start: Callable[[Any], Any],
+    ) -> Any:
+        """Encodes once, then loops over draws in one graph.
+
+        Args:
+            inputs: x, or the pair `(x, y)` if the model is conditional.
+            target: Target of the decoder, of shape `(n, ...)`.
+            seed: Tensor of shape `(2,)`.
+            num_samples: Scalar, the number of draws.
+            draws: Number of draws decoded at once.
+            add: Function of what was found and of a `Step`, which returns what is found
+                with this step.
+            start: Function of q(z | x), which returns what is found without draws.
+
+        Returns:
+            What is found after all draws.
+        """
         with weights_drawn_with(seed):
             q, (_, y) = self.posterior(inputs), self._split(inputs)
+            first = start(q)
 
-        def body(i: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def body(i: tf.Tensor, found: Any) -> tuple[tf.Tensor, Any]:
             key = fold_in(seed, i)
             with weights_drawn_with(key):
-                terms = self.terms(self.through(q, y, draws, key), target)
-            return i + 1, add(total, terms, num_samples - i * draws)
+                made = self.through(q, y, draws, key)
+                step = Step(made, self.terms(made, target), num_samples - i * draws)
+                return i + 1, add(found, step)
 
         count = (num_samples + draws - 1) // draws
-        total = tf.fill([tf.shape(target)[0]], tf.constant(start, q.dtype))
-        return tf.while_loop(lambda i, total: i < count, body, (tf.constant(0), total))[
-            1
-        ]
+        variables = (tf.constant(0), first)
+        return tf.while_loop(lambda i, found: i < count, body, variables)[1]
+
+
+def constant_rows(value: float, posterior: Any) -> tf.Tensor:
+    """A number for each example.
+
+    Args:
+        value: The number.
+        posterior: q(z | x), of batch shape `(n,)`.
+
+    Returns:
+        A tensor of shape `(n,)` in the dtype of z.
+
+    Example:
+        >>> constant_rows(0.0, tfd.Normal([1.0, 2.0], 1.0)).numpy()
+        array([0., 0.], dtype=float32)
+    """
+    dtype = tf.as_dtype(posterior.dtype)
+    dtype = dtype if dtype.is_floating else tf.float32
+    return tf.fill(posterior.batch_shape_tensor(), tf.constant(value, dtype))

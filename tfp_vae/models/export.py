@@ -12,6 +12,7 @@ from tfp_vae.checks import file_path, integer
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import draw
 from tfp_vae.latents import center
+from tfp_vae.models.imputation import from_moments
 from tfp_vae.models.missing import absent
 from tfp_vae.models.statistics import statistics_of
 from tfp_vae.summaries import summary
@@ -45,7 +46,7 @@ def export_endpoints(
     if max_draws is not None:
         max_draws = integer(max_draws, "max_draws", "VAE.export")
     known = input_signature is None
-    given = input_specs(vae.encoder, "VAE.export") if known else input_signature
+    given = vae_input_specs(vae, "VAE.export") if known else input_signature
     x_spec, y_specs = (given[0], [given[1]]) if vae.conditional else (given, [])
     number = tf.TensorSpec((), tf.int32)
 
@@ -84,6 +85,16 @@ def export_endpoints(
         total = vae.log_sum(inputs, target, new_seed(), num_samples)
         return total - tf.math.log(tf.cast(num_samples, total.dtype))
 
+    def impute(x: Any, num_samples: Any, y: Any = None) -> tf.Tensor:
+        num_samples = _limited(num_samples, "num_samples", 1, max_draws)
+        inputs = _inputs(vae, x, y)
+        target = _checked_target(vae, inputs, x)
+        _, averages = vae.averages(inputs, target, new_seed(), num_samples)
+        p = unwrap(vae.likelihood(center(vae.posterior(inputs)), y))
+        found = from_moments(p, averages)
+        given = tf.cast(target, found.dtype)
+        return tf.where(absent(target, vae.missing), found, given)
+
     archive = keras.export.ExportArchive()
     archive.track(vae)
     for fn, specs in (
@@ -93,6 +104,7 @@ def export_endpoints(
         (decode, [_latent_spec(vae, x_spec, y_specs)]),
         (generate, [number, number]),
         (log_prob, [x_spec, number]),
+        *([] if vae.missing is None else [(impute, [x_spec, number])]),
     ):
         plain = tf.autograph.experimental.do_not_convert(fn)
         archive.add_endpoint(fn.__name__, plain, [*specs, *y_specs])
@@ -175,6 +187,33 @@ def _moments(posterior: Any) -> dict[str, tf.Tensor]:
 
 def _inputs(vae: Any, x: Any, y: Any) -> Any:
     return (x, y) if vae.conditional else x
+
+
+def vae_input_specs(vae: Any, caller: str) -> Any:
+    """Shapes of x, or of the pair (x, y), of which a VAE is called.
+
+    Args:
+        vae: A `tv.VAE`.
+        caller: Name of the caller, for the message.
+
+    Returns:
+        A structure of `tf.TensorSpec`.
+
+    Raises:
+        ValueError: If the shape of x is not known.
+
+    Example:
+        >>> encoder = keras.Sequential([keras.Input((4,)), tv.IndependentNormal(2)])
+        >>> decoder = keras.Sequential([keras.Input((2,)), tv.IndependentNormal(1)])
+        >>> vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+        >>> vae_input_specs(vae, "VAE.export").shape
+        TensorShape([None, 4])
+    """
+    given = input_specs(vae.encoder, caller)
+    if not vae.missing_input:
+        return given
+    x, _, *y = given  # The mask is made from x.
+    return (x, *y) if y else x
 
 
 def input_specs(network: Any, caller: str) -> Any:

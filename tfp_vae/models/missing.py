@@ -6,11 +6,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfp_vae.checks import real_number
+from tfp_vae.checks import boolean, real_number
 from tfp_vae.engine import data
 from tfp_vae.keras_internals import nested_layers
 
 NAN = "nan"
+LEARNED = "learned"
 
 
 def checked_missing(missing: Any, encoder: Any = None) -> Any:
@@ -54,6 +55,52 @@ def checked_missing(missing: Any, encoder: Any = None) -> Any:
                 "layer mask_value=0.0, or leave `missing` out."
             )
     return missing
+
+
+def checked_options(missing: Any, fill: Any, with_input: Any, model: Any) -> Any:
+    """Checks the arguments of `tv.VAE` that only matter if entries are missing.
+
+    Args:
+        missing: The mark.
+        fill: `None` or `"learned"`.
+        with_input: Whether the encoder takes the mask.
+        model: The model of the mask, or `None`.
+
+    Returns:
+        The last three.
+
+    Raises:
+        ValueError: If one is invalid, or given without `missing`.
+
+    Example:
+        >>> checked_options("nan", "learned", True, None)
+        ('learned', True, None)
+    """
+    if fill is not None and fill != LEARNED:
+        raise ValueError(
+            "`VAE` expects `missing_fill` to be None, for 0, or 'learned'. Received: "
+            f"missing_fill={fill!r}. To begin the encoder with other values, use a "
+            "Keras layer."
+        )
+    with_input = boolean(with_input, "missing_input", "VAE")
+    if model is not None and not isinstance(model, keras.layers.Layer):
+        raise ValueError(
+            "`VAE` expects `missing_model` to be a Keras model or layer from x to "
+            f"p(observed | x). Received: missing_model={model!r}. End it with "
+            "`tv.IndependentBernoulli(shape of x)`."
+        )
+    given = {
+        "missing_fill": fill is not None,
+        "missing_input": with_input,
+        "missing_model": model is not None,
+    }
+    if missing is None and any(given.values()):
+        names = [name for name, is_given in given.items() if is_given]
+        raise ValueError(
+            f"`VAE` expects {names[0]} together with `missing`. Received: missing=None."
+            " Give missing='nan', or the number that marks missing entries."
+        )
+    return fill, with_input, model
 
 
 def check_mark(missing: Any, dtype: Any) -> None:
@@ -124,3 +171,61 @@ def absent(values: Any, missing: Any) -> Any:
         return np.isnan(values)
     dtype = data.dtype_of(values).as_numpy_dtype
     return values.astype(dtype, copy=False) == np.asarray(missing, dtype)
+
+
+def marked(values: np.ndarray, gaps: np.ndarray, missing: Any) -> np.ndarray:
+    """Marks entries as missing.
+
+    Args:
+        values: Array.
+        gaps: Booleans of the same shape, True for entries to mark.
+        missing: `"nan"` or a number.
+
+    Returns:
+        A new array; integers become floating-point numbers if the mark is NaN.
+
+    Example:
+        >>> marked(np.array([[1, 2]]), np.array([[True, False]]), "nan")
+        array([[nan,  2.]])
+    """
+    if missing == NAN:
+        dtype = values.dtype if values.dtype.kind == "f" else np.dtype("float64")
+        return np.where(gaps, np.asarray(np.nan, dtype), values.astype(dtype))
+    return np.where(gaps, np.asarray(missing).astype(values.dtype), values)
+
+
+def checked_given(given: Any, values: np.ndarray, missing: Any) -> np.ndarray:
+    """Checks which entries are given.
+
+    Args:
+        given: Booleans, in the shape of the values or of one row.
+        values: Array of shape `(n, ...)`.
+        missing: `"nan"`, or the number that marks missing entries.
+
+    Returns:
+        Booleans in the shape of the values, False where they are missing.
+
+    Raises:
+        ValueError: If the dtype or the shape is another, or nothing is left of a row.
+
+    Example:
+        >>> checked_given([True, False], np.array([[1.0, 2.0]]), "nan")
+        array([[ True, False]])
+    """
+    given = np.asarray(given)
+    if given.dtype != bool or given.shape not in (values.shape, values.shape[1:]):
+        raise ValueError(
+            "`log_prob` expects `given` to be booleans in the shape of x, "
+            f"{values.shape}, or of one example, {values.shape[1:]}. Received: "
+            f"{given.dtype} of shape {given.shape}. True is for entries that are given."
+        )
+    observed = ~absent(values, missing)
+    rest = (observed & ~given).reshape(len(values), -1).any(axis=1)
+    if not rest.all():
+        raise ValueError(
+            "`log_prob` expects `given` to leave an observed entry of each example. "
+            f"Received: {np.count_nonzero(~rest)} of {len(rest)} examples of which "
+            "every observed entry is given. Leave these out: the log-probability of "
+            "nothing is 0."
+        )
+    return given & observed

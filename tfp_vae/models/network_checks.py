@@ -96,8 +96,36 @@ def check_event(likelihood: Any, target: Any) -> None:
         )
 
 
+def check_mask_event(distribution: Any, x: Any) -> None:
+    """Compares the event shape of p(observed | x) with the shape of x.
+
+    Args:
+        distribution: p(observed | x).
+        x: Values of shape `(n, ...)`.
+
+    Raises:
+        ValueError: If there is not one number for each entry of x.
+
+    Example:
+        >>> p = tfd.Independent(tfd.Bernoulli(tf.zeros([5, 3])), 1)
+        >>> check_mask_event(p, np.zeros([5, 3]))
+    """
+    if not distribution.event_shape.is_compatible_with(x.shape[1:]):
+        raise ValueError(
+            "`VAE` expects its missing_model to return p(observed | x) with the event "
+            f"shape of x, {tuple(x.shape[1:])}. Received: event shape "
+            f"{tuple(distribution.event_shape)}. End it with "
+            f"`tv.IndependentBernoulli({tuple(x.shape[1:])})`."
+        )
+
+
 def check_inputs(
-    x: Any, y: Any, network: Any, conditional: bool = False, name: str = "x"
+    x: Any,
+    y: Any,
+    network: Any,
+    conditional: bool = False,
+    name: str = "x",
+    with_mask: bool = False,
 ) -> None:
     """Compares the shape of x with the network's input shape, if that is known.
 
@@ -107,6 +135,7 @@ def check_inputs(
         network: The network that takes x: the encoder, or for latents the decoder.
         conditional: Whether the model is conditional.
         name: Name of x, for the message.
+        with_mask: Whether the network also takes the mask of observed entries.
 
     Raises:
         ValueError: If there are more or fewer axes, one has another length, or the
@@ -120,6 +149,15 @@ def check_inputs(
     if not known or isinstance(x, dict | list | tuple):
         return
     found = tuple(getattr(x, "shape", ()))
+    if with_mask and len(known) != 2 + conditional:
+        third = " and y" if conditional else ""
+        raise ValueError(
+            "`VAE(missing_input=True)` expects an encoder with an input for x, one for "
+            f"the mask of observed entries{third}. Received: {len(known)} inputs. Make "
+            "it with `keras.Model([x, observed], ...)`, or leave `missing_input` out."
+        )
+    if with_mask:
+        known = [known[0], *known[2:]]
     if len(known) > 1 and y is None and not conditional:
         raise ValueError(
             f"`VAE` expects {name} with an entry for each of the network's "
@@ -192,6 +230,27 @@ def check_reparameterized(posterior: Any, objective: Any) -> None:
         f"the likelihood does not reach the encoder. It does with {others}",
         stacklevel=4,
     )
+
+
+def check_reparameterized_values(likelihood: Any) -> None:
+    """Checks that a model of the mask trains the decoder through drawn entries.
+
+    Args:
+        likelihood: p(x | z).
+
+    Raises:
+        ValueError: If its draws are not reparameterised.
+
+    Example:
+        >>> check_reparameterized_values(tfd.Normal([0.0], 1.0))
+    """
+    if likelihood.reparameterization_type != tfd.FULLY_REPARAMETERIZED:
+        raise ValueError(
+            "`VAE.fit` with a `missing_model` expects a likelihood whose draws are "
+            "reparameterised: the model of the mask sees drawn entries in the place of "
+            f"the missing ones. Received: {family_name(likelihood)}. Use a continuous "
+            "one such as `tv.IndependentNormal`, or leave `missing_model` out."
+        )
 
 
 def warn_of_activation(decoder: Any) -> None:

@@ -17,11 +17,12 @@ from tfp_vae.models.bound import (
     tiled,
     with_place_for_weights,
 )
-from tfp_vae.models.data_checks import check_finite, check_observed
+from tfp_vae.models.data_checks import check_finite, check_gaps, check_observed
 from tfp_vae.models.network_checks import (
     check_event,
     check_inputs,
     check_reparameterized,
+    check_reparameterized_values,
 )
 from tfp_vae.objectives import Terms
 from tfp_vae.seeds import Seeds
@@ -135,6 +136,8 @@ class Training(Bound, Model):
         terms = self.terms(draws, y, inside)
         if training:
             check_reparameterized(draws.posterior, self.objective)
+            if self.missing_model is not None:
+                check_reparameterized_values(draws.likelihood)
         kl_weight = self._kl_weight()
         whole = tf.ones_like(terms.kl) if whole is None else tf.cast(whole, "float32")
         losses = self.objective.losses(terms, kl_weight, whole)
@@ -195,7 +198,13 @@ class Training(Bound, Model):
         super()._symbolic_build(iterator=iterator, data_batch=batch)
 
     def check_data(
-        self, x: Any, y: Any, sample_weight: Any, training: bool, caller: str
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+        training: bool,
+        caller: str,
+        whole: bool,
     ) -> None:
         """Checks shapes, finite values, and the likelihood's support.
 
@@ -205,18 +214,25 @@ class Training(Bound, Model):
             sample_weight: Weights or `None`.
             training: Whether the model will be trained on the data.
             caller: Name of the method, for messages.
+            whole: Whether they are the whole arrays.
 
         Raises:
             ValueError: If values are NaN, outside the likelihood's support, or of a
-                shape that does not fit.
+                shape that does not fit; or nothing is observed of a row, or of an
+                entry in all rows.
         """
         condition = y if self.conditional else None
-        check_inputs(x, condition, self.encoder, self.conditional)
+        options = {"with_mask": self.missing_input}
+        check_inputs(x, condition, self.encoder, self.conditional, **options)
         _, target, _ = self._packed((x, y))
         gaps = self.parts_with_gaps(x, target)
         for name, part in {"x": x, "y": y, "sample_weight": sample_weight}.items():
             check_finite(part, name, self.missing, gaps, but=target)
         check_observed(target, self.decoder, self.missing, sample_weight)
+        if self.missing is not None:
+            # In a conditional model y may tell what x never has.
+            entries = whole and training and not self.conditional
+            check_gaps(target, self.missing, caller, entries)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model, as `tv.Model.fit`; x needs no targets.

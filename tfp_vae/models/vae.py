@@ -21,9 +21,9 @@ from tfp_vae.kl.schedule import KLSchedule
 from tfp_vae.kl.without_kl import without_kl
 from tfp_vae.latents import center
 from tfp_vae.models.bound import LikelihoodTensor
-from tfp_vae.models.estimates import Estimates
-from tfp_vae.models.export import export_endpoints, input_specs
-from tfp_vae.models.missing import checked_missing
+from tfp_vae.models.export import export_endpoints, vae_input_specs
+from tfp_vae.models.imputation import Imputation
+from tfp_vae.models.missing import checked_missing, checked_options
 from tfp_vae.models.network_checks import warn_of_activation
 from tfp_vae.models.training import Training
 from tfp_vae.objectives import ELBO, Objective
@@ -53,7 +53,7 @@ class Held:
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class VAE(Estimates, Training):
+class VAE(Imputation, Training):
     """A variational autoencoder: q(z | x), p(x | z) and p(z), and the bound they give.
 
         log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z))
@@ -87,8 +87,16 @@ class VAE(Estimates, Training):
             and `[z, y]`, and `fit(x, y)` gives it. A prior that needs an input, such
             as a model, gets y too.
         target: Name of the entry of x that the decoder describes, if x is a dictionary.
-        missing: `"nan"`, or the number that marks missing entries. The encoder sees 0
-            in their place, the likelihood leaves them out.
+        missing: `"nan"`, or the number that marks missing entries. The likelihood
+            leaves them out; the encoder sees `missing_fill` in their place.
+        missing_fill: `None` for 0, or `"learned"` for a weight of the shape of one x,
+            trained from 0.
+        missing_input: Whether the encoder also takes the mask of observed entries, 1
+            and 0 in the shape of x: it is called with `[x, observed]`, or with
+            `[x, observed, y]`.
+        missing_model: Keras model or layer from x without gaps to p(observed | x), for
+            entries whose value decides whether they are missing (not-MIWAE); see
+            docs/missing.md.
         **kwargs: Passed to `keras.Model`.
 
     Call arguments:
@@ -128,6 +136,9 @@ class VAE(Estimates, Training):
         conditional: bool = False,
         target: str | None = None,
         missing: Any = None,
+        missing_fill: str | None = None,
+        missing_input: bool = False,
+        missing_model: Any = None,
         **kwargs: Any,
     ) -> None:
         misplaced = _OF_OBJECTIVES & set(kwargs)
@@ -171,6 +182,10 @@ class VAE(Estimates, Training):
             )
         self.target = target
         self.missing = checked_missing(missing, encoder)
+        self.missing_fill, self.missing_input, self.missing_model = checked_options(
+            missing, missing_fill, missing_input, missing_model
+        )
+        self._fill: Any = None
         # Keras tracks attributes of a model, but no variables inside an objective.
         self._objective_variables = objective.variables
         self.kl_schedule = KLSchedule()
@@ -181,6 +196,9 @@ class VAE(Estimates, Training):
         self._weight_metric = keras.metrics.Mean("kl_weight")
         if all(map(_has_weights, (encoder, decoder))):
             self._build_prior()
+            if self.missing is not None:
+                known = vae_input_specs(self, "VAE")
+                self._build_missing(known[0] if self.conditional else known)
             self.built = True
 
     @property
@@ -198,11 +216,26 @@ class VAE(Estimates, Training):
         x, y = inputs_shape if self.conditional else (inputs_shape, None)
         x, y = _zeros(x), None if y is None else _zeros(y)
         with without_kl():
-            q = self.encoder([x, y] if self.conditional else x)
+            self._build_missing(x)
+            q = self.encoder(self._given((x, y) if self.conditional else x))
             z = center(q)
             self.decoder([z, y] if self.conditional else z)
         self._build_prior(y)
         self.built = True
+
+    def _build_missing(self, x: Any) -> None:
+        """Makes the weights that depend on the shape of x, tensors or their specs."""
+        several = self.target is None and isinstance(x, dict | list | tuple)
+        if self.missing is None or several:
+            return
+        # An axis of unknown length shares its numbers.
+        shape = [1 if side is None else side for side in self.target_of(x).shape[1:]]
+        if self.missing_fill is not None:
+            self._fill = self.add_weight(
+                shape=shape, initializer="zeros", name="missing_fill"
+            )
+        if self.missing_model is not None and not _has_weights(self.missing_model):
+            self.mask_distribution(tf.zeros([1, *shape]))
 
     def _build_prior(self, y: Any = None) -> None:
         given = y is not None or not (self.conditional and needs_inputs(self.prior))
@@ -247,7 +280,7 @@ class VAE(Estimates, Training):
             return
         if format != "tf_saved_model":
             if kwargs.get("input_signature") is None:
-                kwargs["input_signature"] = [input_specs(self.encoder, "VAE.export")]
+                kwargs["input_signature"] = [vae_input_specs(self, "VAE.export")]
             super().export(filepath, format=format, **kwargs)
             return
         export_endpoints(self, filepath, **kwargs)
@@ -267,6 +300,9 @@ class VAE(Estimates, Training):
             "conditional": self.conditional,
             "target": self.target,
             "missing": self.missing,
+            "missing_fill": self.missing_fill,
+            "missing_input": self.missing_input,
+            "missing_model": keras.saving.serialize_keras_object(self.missing_model),
         }
 
     @classmethod
@@ -276,7 +312,8 @@ class VAE(Estimates, Training):
         encoder = _revived(config["encoder"], "encoder")
         prior = _with_encoder(config["prior"], config["encoder"], encoder)
         prior = _revived(prior, "prior")
-        rest = {name: _revived(config[name], name) for name in ("decoder", "objective")}
+        names = ("decoder", "objective", "missing_model")
+        rest = {name: _revived(config[name], name) for name in names}
         return cls(**{**config, **rest, "encoder": encoder, "prior": prior})
 
 

@@ -1,0 +1,414 @@
+"""Fills missing entries: expectations and draws given what was observed."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_vae.checks import integer
+from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.draws import fold_in
+from tfp_vae.engine import data
+from tfp_vae.entries import class_probs
+from tfp_vae.kl.closed_forms import family_name
+from tfp_vae.latents import center
+from tfp_vae.models.bound import Draws, spread
+from tfp_vae.models.data_checks import as_arrays, check_gaps
+from tfp_vae.models.estimates import Estimates, Step, constant_rows
+from tfp_vae.models.missing import absent
+from tfp_vae.summaries import summary
+from tfp_vae.weights.forward_pass import layers_with_random_weights
+
+tfd = tfp.distributions
+
+# Tells the seed that chooses draws from the seed that makes them.
+_CHOSEN = 2
+
+
+class Imputation(Estimates):
+    """The methods of `tv.VAE` that fill missing entries."""
+
+    def impute(
+        self,
+        x: Any,
+        num_samples: int = 10_000,
+        draws: int | None = None,
+        *,
+        y: Any = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        verbose: Any = "auto",
+    ) -> np.ndarray:
+        """Fills missing entries with their expectation, or with draws.
+
+            E[x[mis] | x[obs]] ~ sum_k w[k] E[x[mis] | z[k]] / sum_k w[k]
+            w[k] = p(x[obs] | z[k]) p(z[k]) / q(z[k] | x[obs]),  z[k] ~ q(z | x[obs])
+
+        by self-normalised importance sampling. The expectation of a one-hot vector or
+        of a bit is its probabilities; of a category that is a number, the most probable
+        one is filled in. With `draws`, z is drawn again, z[k] with probability
+        proportional to w[k], and x[mis] from p(x | z): multiple imputation by sampling
+        importance resampling. With a `missing_model` both are given the mask, too.
+
+        Reference:
+            Mattei and Frellsen, MIWAE: deep generative modelling and imputation of
+            incomplete data sets, 2019. https://arxiv.org/abs/1812.02633
+
+        Args:
+            x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole; of a
+                dictionary, its entry `target` is filled.
+            num_samples: The number of z drawn for each example.
+            draws: The number of imputations of each example, drawn with the same z;
+                `None` for the expectation.
+            y: Conditions, if the model is conditional.
+            batch_size: Number of latents decoded at once; limits the memory.
+            seed: Integer for the same draws at each call.
+            verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
+
+        Returns:
+            An array of the shape of x, or `(draws, *x.shape)`; floating-point also if x
+            has integers. Observed entries are those of x.
+
+        Raises:
+            ValueError: If the model has no `missing`, an argument is invalid, nothing
+                is observed of an example, or an expectation does not exist.
+
+        Example:
+            >>> encoder = keras.Sequential([
+            ...     keras.Input((3,)), keras.layers.Dense(2), tv.IndependentNormal(1)])
+            >>> decoder = keras.Sequential([
+            ...     keras.Input((1,)), keras.layers.Dense(6), tv.IndependentNormal(3)])
+            >>> vae = tv.VAE(encoder, decoder, tv.StandardNormal(1), missing="nan")
+            >>> x = np.array([[1.0, np.nan, 2.0], [0.5, 1.5, np.nan]])
+            >>> filled = vae.impute(x, num_samples=100)
+            >>> filled[0, 0], bool(np.isnan(filled).any())
+            (np.float64(1.0), False)
+            >>> vae.impute(x, num_samples=100, draws=5).shape
+            (5, 2, 3)
+        """
+        self._check_built("impute")
+        num_samples = integer(num_samples, "num_samples", "impute")
+        draws = None if draws is None else integer(draws, "draws", "impute")
+        x, y = self._with_gaps(x, y)
+        values = np.asarray(self.target_of(x))
+        gaps = absent(values, self.missing)
+        check_gaps(values, self.missing, "impute")
+        front = () if draws is None else (draws,)
+        filled = np.broadcast_to(_floating(values), (*front, *values.shape)).copy()
+        some = np.flatnonzero(gaps.reshape(len(gaps), -1).any(axis=1))
+        if not len(some):
+            return filled
+        x, y = data.mapped(lambda part: data.rows_of(part, some), (x, y))
+        options = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
+        if draws is None:
+            found = self._expectations(x, y, num_samples, options)
+        else:
+            found = self._resampled(x, y, num_samples, draws, options)
+        at = (*[slice(None)] * len(front), some)
+        filled[at] = np.where(gaps[some], found, filled[at])
+        return filled
+
+    def _with_gaps(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """Reads x and y, and checks that the model can fill x."""
+        if self.missing is None:
+            raise ValueError(
+                "`impute` expects a model for incomplete examples. Received: "
+                "missing=None. Make it with `VAE(..., missing='nan')`, and train it on "
+                "examples with missing entries."
+            )
+        x, y = as_arrays(x, y, "impute")
+        if y is not None and not self.conditional:
+            raise ValueError(
+                "`impute` expects x to be the target. Received: y. Leave it out, or "
+                "make the model with conditional=True."
+            )
+        return x, y
+
+    def _expectations(
+        self, x: Any, y: Any, num_samples: int, options: dict[str, Any]
+    ) -> np.ndarray:
+        """E[x | observed entries], of all entries."""
+        one, y_of_one = data.mapped(lambda part: data.few(part, 1), (x, y))
+        p = self._center(one, y_of_one)
+        moments(p)  # Raises an error before the work if there is no expectation.
+        _, averages = self._estimates(
+            "impute", self.averages, _merged_averages, x, y, num_samples, **options
+        )
+        found = from_moments(p, tf.convert_to_tensor(averages)).numpy()
+        if not np.isfinite(found).all():
+            raise ValueError(
+                "`impute` expects a likelihood with a finite mean, and examples that "
+                "it can have drawn. Received: "
+                f"{np.count_nonzero(~np.isfinite(found))} of {found.size} expectations "
+                "that are not finite. Give `draws=20` for a law without a mean; "
+                "otherwise look for examples unlike those of training."
+            )
+        return found
+
+    def _center(self, x: Any, y: Any) -> Any:
+        """p(x | z) at the center of q(z | x)."""
+        q = self.posterior((x, y) if self.conditional else x)
+        return unwrap(self.likelihood(center(q), y))
+
+    def averages(
+        self,
+        inputs: Any,
+        target: Any,
+        seed: Any,
+        num_samples: Any,
+        draws: int = 1,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes log sum_k w[k], and the weighted mean of `moments`.
+
+        Args:
+            inputs: x, or the pair `(x, y)` if the model is conditional.
+            target: Target of the decoder, of shape `(n, ...)`.
+            seed: Tensor of shape `(2,)`.
+            num_samples: Scalar, the number of draws.
+            draws: Number of draws decoded at once.
+
+        Returns:
+            Tensors of shape `(n,)` and `(n, ...)`.
+        """
+
+        y = self._split(inputs)[1]
+
+        def values_of(made: Draws) -> tf.Tensor:
+            if self.missing_model is None:
+                return moments(made.likelihood)
+            return self.completed(made, target)
+
+        def add(found: Any, step: Step) -> Any:
+            total, mean = found
+            weights = step.log_weights(total.dtype)
+            new = tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
+            values = tf.cast(values_of(step.draws), total.dtype)
+            values = tf.reshape(values, tf.concat([[draws], tf.shape(mean)], axis=0))
+            shares = spread(tf.math.exp(weights - new), values)
+            mean *= spread(tf.math.exp(total - new), mean)
+            return new, mean + tf.reduce_sum(shares * values, axis=0)
+
+        def start(posterior: Any) -> Any:
+            if self.missing_model is None:
+                like = moments(unwrap(self.likelihood(center(posterior), y)))
+            else:
+                like = tf.convert_to_tensor(target)
+            return constant_rows(-np.inf, posterior), tf.zeros_like(like, posterior.dtype)
+
+        return self.over_draws(inputs, target, seed, num_samples, draws, add, start)
+
+    def _resampled(
+        self, x: Any, y: Any, num_samples: int, count: int, options: dict[str, Any]
+    ) -> np.ndarray:
+        """Draws of x given the observed entries, of shape `(count, n, ...)`."""
+        # Entries that decided on the weight of a draw belong to it.
+        whole = self.missing_model is not None or bool(
+            layers_with_random_weights(self.decoder)
+        )
+        total, held, _ = self._estimates(
+            "impute",
+            functools.partial(self.resampled, count=count, whole=whole),
+            _merged_draws,
+            x,
+            y,
+            num_samples,
+            **options,
+            key=count,
+        )
+        if not np.isfinite(total).all():
+            raise ValueError(
+                "`impute` expects examples that the model can have drawn. Received: "
+                f"{np.count_nonzero(~np.isfinite(total))} of {len(total)} whose density"
+                " is 0 for every z that was drawn. Look for examples unlike those of "
+                "training, or give more `num_samples`."
+            )
+        if not whole:
+            z = tf.constant(held.reshape(-1, *held.shape[2:]))
+            each = data.mapped(lambda part: tf.repeat(part, count, axis=0), y)
+            key = fold_in(self._seed(options["seed"]), _CHOSEN)
+            drawn = self._decoded(z, each, "sample", key, "impute")
+            held = drawn.reshape(*held.shape[:2], *drawn.shape[1:])
+        return np.moveaxis(held, 1, 0)
+
+    def resampled(
+        self,
+        inputs: Any,
+        target: Any,
+        seed: Any,
+        num_samples: Any,
+        draws: int = 1,
+        count: int = 1,
+        whole: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Computes log sum_k w[k], and chooses draws with probabilities as w[k].
+
+        A draw that was chosen from those before stays with probability W / (W + w), W
+        and w the sums of their weights and of the new ones.
+
+        Args:
+            inputs: x, or the pair `(x, y)` if the model is conditional.
+            target: Target of the decoder, of shape `(n, ...)`.
+            seed: Tensor of shape `(2,)`.
+            num_samples: Scalar, the number of draws.
+            draws: Number of draws decoded at once.
+            count: The number of draws to choose for each example.
+            whole: Whether to return the x that were drawn, not the z.
+
+        Returns:
+            Tensors of shape `(n,)` and `(n, count, ...)`, and of shape `(n, count)`
+            numbers between 0 and 1 to choose from these and others.
+        """
+
+        def values_of(made: Draws) -> tf.Tensor:
+            if not whole:
+                return made.latents
+            found = self.completed(made, target)
+            return tf.reshape(found, [draws, -1, *found.shape[1:]])
+
+        def add(found: Any, step: Step) -> Any:
+            total, held = found
+            weights = step.log_weights(total.dtype)
+            here = tf.reduce_logsumexp(weights, axis=0)
+            new = _log_sum_of_two(total, here)
+            key = fold_in(step.draws.seed, _CHOSEN)
+            which, whether = tf.unstack(_uniform([2, *_sizes(held)[:2]], key), num=2)
+            shares = tf.math.cumsum(tf.nn.softmax(weights, axis=0), axis=0)
+            below = shares[..., None] < tf.cast(which, shares.dtype) * shares[-1, :, None]
+            index = tf.reduce_sum(tf.cast(below, tf.int32), axis=0)
+            values = tf.cast(values_of(step.draws), held.dtype)
+            order = [1, 0, *range(2, values.shape.rank)]
+            chosen = tf.gather(tf.transpose(values, order), index, axis=1, batch_dims=1)
+            taken = tf.cast(whether, new.dtype) < tf.math.exp(here - new)[:, None]
+            taken = tf.reshape(taken, [*_sizes(taken), *[1] * (held.shape.rank - 2)])
+            return new, tf.ensure_shape(tf.where(taken, chosen, held), held.shape)
+
+        def start(posterior: Any) -> Any:
+            like = target if whole else center(posterior)
+            like = tf.zeros_like(like, posterior.dtype)[:, None]
+            held = tf.repeat(like, count, axis=1)
+            return constant_rows(-np.inf, posterior), held
+
+        found = self.over_draws(inputs, target, seed, num_samples, draws, add, start)
+        return *found, _uniform(_sizes(found[1])[:2], fold_in(seed, _CHOSEN))
+
+
+def moments(likelihood: Any) -> tf.Tensor:
+    """What is averaged over z: the mean of p(x | z), probabilities of categories.
+
+    Args:
+        likelihood: p(x | z), a plain `tfd.Distribution` of batch shape `(n,)`.
+
+    Returns:
+        A tensor whose first axis is the batch; that of blocks has one more.
+
+    Raises:
+        ValueError: If there is no mean.
+
+    Example:
+        >>> moments(tfd.Categorical(probs=[[0.25, 0.75]])).numpy()
+        array([[0.25, 0.75]], dtype=float32)
+    """
+    if isinstance(likelihood, tfd.Blockwise):
+        parts = [moments(block) for block in likelihood.distributions]
+        dtype = tf.as_dtype(likelihood.dtype)
+        flat = [tf.reshape(tf.cast(p, dtype), [_sizes(p)[0], -1]) for p in parts]
+        return tf.concat(flat, axis=-1)
+    if _is_numbered(likelihood):
+        return class_probs(likelihood)
+    try:
+        return summary(likelihood, "mean")
+    except NotImplementedError as error:
+        raise ValueError(
+            "`impute` expects a likelihood with a mean, or of categories. Received: "
+            f"{family_name(likelihood)}. Give `draws=20` for draws instead."
+        ) from error
+
+
+def from_moments(likelihood: Any, averages: tf.Tensor) -> tf.Tensor:
+    """Values of x from averages of `moments`.
+
+    Args:
+        likelihood: p(x | z), of any number of examples.
+        averages: Averages of `moments`, of shape `(n, ...)`.
+
+    Returns:
+        A tensor of shape `(n, *event_shape)`: the averages, or for categories that are
+        numbers the most probable one.
+
+    Example:
+        >>> p = tfd.Categorical(probs=[[0.25, 0.75]])
+        >>> from_moments(p, tf.constant([[0.6, 0.4], [0.1, 0.9]])).numpy()
+        array([0., 1.], dtype=float32)
+    """
+    if isinstance(likelihood, tfd.Blockwise):
+        shapes = [moments(block).shape[1:] for block in likelihood.distributions]
+        sizes = [shape.num_elements() for shape in shapes]
+        rows, parts = tf.shape(averages)[0], []
+        blocks = zip(
+            likelihood.distributions,
+            tf.split(averages, sizes, axis=-1),
+            shapes,
+            strict=True,
+        )
+        for block, part, shape in blocks:
+            found = from_moments(block, tf.reshape(part, [rows, *shape]))
+            parts.append(tf.reshape(found, [rows, block.event_shape.num_elements()]))
+        return tf.concat(parts, axis=-1)
+    if _is_numbered(likelihood):
+        return tf.cast(tf.argmax(averages, axis=-1), averages.dtype)
+    return averages
+
+
+def _is_numbered(likelihood: Any) -> bool:
+    """Whether the values are categories as numbers, whose mean says nothing."""
+    while isinstance(likelihood, tfd.Independent | tfd.MixtureSameFamily):
+        likelihood = (
+            likelihood.distribution
+            if isinstance(likelihood, tfd.Independent)
+            else likelihood.components_distribution
+        )
+    return isinstance(likelihood, tfd.Categorical)
+
+
+def _merged_averages(some: Any, others: Any) -> Any:
+    """Averages over two parts of the draws."""
+    total = np.logaddexp(some[0], others[0])
+    with np.errstate(invalid="ignore"):  # Without any weight there is no average.
+        shares = [np.exp(part[0] - total) for part in (some, others)]
+    wide = [s.reshape(-1, *[1] * (some[1].ndim - 1)) for s in shares]
+    return total, wide[0] * some[1] + wide[1] * others[1]
+
+
+def _merged_draws(some: Any, others: Any) -> Any:
+    """Draws chosen from those that were chosen from two parts."""
+    total = np.logaddexp(some[0], others[0])
+    with np.errstate(invalid="ignore"):
+        taken = others[2] < np.exp(others[0] - total)[:, None]
+    wide = taken.reshape(*taken.shape, *[1] * (some[1].ndim - 2))
+    return total, np.where(wide, others[1], some[1]), some[2]
+
+
+def _floating(values: np.ndarray) -> np.ndarray:
+    """The same numbers in a floating-point dtype that holds them all."""
+    if values.dtype.kind == "f":
+        return values
+    exact = np.abs(values.astype("float64")).max(initial=0) <= 2**24
+    return values.astype("float32" if exact else "float64")
+
+
+def _log_sum_of_two(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_logsumexp(tf.stack([a, b]), axis=0)
+
+
+def _uniform(shape: Any, key: tf.Tensor) -> tf.Tensor:
+    # With the generator named, a seed repeats its draws on every device.
+    return tf.random.stateless_uniform(shape, key, alg="philox")
+
+
+def _sizes(tensor: tf.Tensor) -> list[Any]:
+    """The length of each axis, a tensor where it is not known."""
+    shape = tf.shape(tensor)
+    known = enumerate(tensor.shape)
+    return [shape[i] if size is None else size for i, size in known]
