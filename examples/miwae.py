@@ -8,8 +8,8 @@ github.com/pamattei/miwae: the 569 x 30 table that scikit-learn carries, standar
 with half of its entries missing at random; Student's t for q(z | x) and p(x | z); the
 importance-weighted bound of 20 draws; the encoder sees a learned vector in the place of
 missing entries. The figure is the mean squared error of the missing entries of the rows
-that were trained on, each imputed by its expectation from 10,000 draws. Beside it are the
-means of the columns and scikit-learn's `IterativeImputer`, on the same entries.
+that were trained on, each imputed by its expectation from 10,000 draws. Beside it are
+the means of the columns and scikit-learn's `IterativeImputer`, on the same entries.
 """
 
 import os
@@ -146,10 +146,10 @@ def scatter(x: np.ndarray, filled: np.ndarray, gaps: np.ndarray) -> Figure:
     figure = Figure(figsize=(5, 5), layout="constrained")
     ax = figure.subplots()
     ax.plot(x[gaps], filled[gaps], ".", markersize=2, alpha=0.3, color="#0072B2")
-    ends = [-3, 6]
+    ends = (-3.0, 6.0)
     ax.plot(ends, ends, color="#D55E00", linewidth=1)
-    ax.set_xlim(ends)
-    ax.set_ylim(ends)
+    ax.set_xlim(*ends)
+    ax.set_ylim(*ends)
     ax.set_xlabel("true value, standard deviations of its column")
     ax.set_ylabel("imputed expectation, standard deviations")
     return figure

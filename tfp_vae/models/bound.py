@@ -25,7 +25,6 @@ from tfp_vae.models.statistics import DefaultConversion
 from tfp_vae.objectives import GradientScale, Terms
 from tfp_vae.serialization import reduced
 
-
 # Tells the seed of missing entries from that of latents.
 _COMPLETED = 1
 

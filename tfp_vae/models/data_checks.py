@@ -117,10 +117,11 @@ def check_gaps(values: Any, missing: Any, caller: str, entries: bool = False) ->
     Example:
         >>> check_gaps(np.array([[1.0, np.nan]]), "nan", "impute")
     """
-    empty, total, seen = 0, 0, np.zeros(tuple(values.shape[1:]), bool)
+    empty = total = 0
+    seen = np.zeros(tuple(values.shape[1:]), bool)
     for block in data.blocks_of(values):
         gaps = absent(block, missing)
-        empty += np.count_nonzero(gaps.reshape(len(block), -1).all(axis=1))
+        empty += int(gaps.reshape(len(block), -1).all(axis=1).sum())
         total += len(block)
         seen |= ~gaps.all(axis=0)
     if empty:

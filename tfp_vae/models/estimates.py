@@ -135,7 +135,7 @@ class Estimates(Inference):
         # Of nothing the probability is 1.
         some = np.flatnonzero(given.reshape(len(given), -1).any(axis=1))
         if len(some):
-            kept = marked(target, ~given, self.missing)
+            kept: Any = marked(target, ~given, self.missing)
             kept = kept if self.target is None else {**x, self.target: kept}
             x, y = data.mapped(lambda part: data.rows_of(part, some), (kept, y))
             total[some] -= self.log_prob(x, num_samples, y=y, **options)
@@ -252,8 +252,8 @@ class Estimates(Inference):
                 part = tf.nest.map_structure(lambda tensor: tensor.numpy(), part)
                 total = part if total is None else merge(total, part)
                 bar.step()
-            rows = slice(count)
-            results.append(tf.nest.map_structure(lambda a, r=rows: a[r], total))
+            at = slice(count)
+            results.append(tf.nest.map_structure(lambda a, at=at: a[at], total))
         return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *results)
 
     def log_sum(

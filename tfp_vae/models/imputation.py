@@ -106,7 +106,7 @@ class Imputation(Estimates):
             found = self._expectations(x, y, num_samples, options)
         else:
             found = self._resampled(x, y, num_samples, draws, options)
-        at = (*[slice(None)] * len(front), some)
+        at: Any = (*[slice(None)] * len(front), some)
         filled[at] = np.where(gaps[some], found, filled[at])
         return filled
 
@@ -172,7 +172,6 @@ class Imputation(Estimates):
         Returns:
             Tensors of shape `(n,)` and `(n, ...)`.
         """
-
         y = self._split(inputs)[1]
 
         def values_of(made: Draws) -> tf.Tensor:
@@ -195,7 +194,9 @@ class Imputation(Estimates):
                 like = moments(unwrap(self.likelihood(center(posterior), y)))
             else:
                 like = tf.convert_to_tensor(target)
-            return constant_rows(-np.inf, posterior), tf.zeros_like(like, posterior.dtype)
+            return constant_rows(-np.inf, posterior), tf.zeros_like(
+                like, posterior.dtype
+            )
 
         return self.over_draws(inputs, target, seed, num_samples, draws, add, start)
 
@@ -273,9 +274,12 @@ class Imputation(Estimates):
             here = tf.reduce_logsumexp(weights, axis=0)
             new = _log_sum_of_two(total, here)
             key = fold_in(step.draws.seed, _CHOSEN)
-            which, whether = tf.unstack(_uniform([2, *_sizes(held)[:2]], key), num=2)
+            both = _uniform([2, *_sizes(held)[:2]], key)
+            which, whether = tf.unstack(both, num=2)
             shares = tf.math.cumsum(tf.nn.softmax(weights, axis=0), axis=0)
-            below = shares[..., None] < tf.cast(which, shares.dtype) * shares[-1, :, None]
+            below = (
+                shares[..., None] < tf.cast(which, shares.dtype) * shares[-1, :, None]
+            )
             index = tf.reduce_sum(tf.cast(below, tf.int32), axis=0)
             values = tf.cast(values_of(step.draws), held.dtype)
             order = [1, 0, *range(2, values.shape.rank)]
@@ -285,10 +289,9 @@ class Imputation(Estimates):
             return new, tf.ensure_shape(tf.where(taken, chosen, held), held.shape)
 
         def start(posterior: Any) -> Any:
-            like = target if whole else center(posterior)
-            like = tf.zeros_like(like, posterior.dtype)[:, None]
-            held = tf.repeat(like, count, axis=1)
-            return constant_rows(-np.inf, posterior), held
+            total = constant_rows(-np.inf, posterior)
+            one = tf.zeros_like(target, total.dtype) if whole else center(posterior)
+            return total, tf.repeat(one[:, None], count, axis=1)
 
         found = self.over_draws(inputs, target, seed, num_samples, draws, add, start)
         return *found, _uniform(_sizes(found[1])[:2], fold_in(seed, _CHOSEN))

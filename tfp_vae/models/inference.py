@@ -343,8 +343,7 @@ class Inference(Bound):
             x, y = self._split(x)
         x, y = data.read((x, y), caller)
         rows = data.check_rows(x, caller)
-        options = {"with_mask": self.missing_input}
-        check_inputs(x, y, self.encoder, self.conditional, **options)
+        check_inputs(x, y, self.encoder, self.conditional, with_mask=self.missing_input)
         check_finite(x, "x", self.missing, self.parts_with_gaps(x))
         y = self._condition(y, rows)
         return (x, y) if self.conditional else x

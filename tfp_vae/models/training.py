@@ -222,8 +222,9 @@ class Training(Bound, Model):
                 entry in all rows.
         """
         condition = y if self.conditional else None
-        options = {"with_mask": self.missing_input}
-        check_inputs(x, condition, self.encoder, self.conditional, **options)
+        check_inputs(
+            x, condition, self.encoder, self.conditional, with_mask=self.missing_input
+        )
         _, target, _ = self._packed((x, y))
         gaps = self.parts_with_gaps(x, target)
         for name, part in {"x": x, "y": y, "sample_weight": sample_weight}.items():
