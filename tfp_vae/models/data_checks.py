@@ -93,13 +93,13 @@ def check_observed(
     if weights is not None and tuple(weights.shape) == tuple(values.shape):
         for block in data.blocks_of(weights):
             check_whole_blocks(block, distribution)
+    possible = distribution.sample(seed=[0, 0]).numpy()
     for block in data.blocks_of(values):
         if missing is not None:
             if isinstance(distribution, tfd.Blockwise):
                 check_whole_blocks(absent(block, missing), distribution)
-            block = _without_gaps(block, missing)
-        if len(block):
-            check_values(block, likelihood)
+            block = np.where(absent(block, missing), possible, block)
+        check_values(block, likelihood)
 
 
 def check_gaps(values: Any, missing: Any, caller: str, entries: bool = False) -> None:
@@ -198,16 +198,6 @@ def _not_finite(values: Any, missing: Any, name: str) -> ValueError:
         f"A VAE expects finite values. Received: {bad} NaN or infinite of {total} in "
         f"{name}. {advice}"
     )
-
-
-def _without_gaps(values: np.ndarray, missing: Any) -> np.ndarray:
-    """Replaces missing values by observed ones, of the same entry if there are any."""
-    gaps = absent(values, missing)
-    if gaps.all():
-        return values[:0]
-    of_entry = np.take_along_axis(values, np.argmin(gaps, axis=0)[None], axis=0)
-    fill = np.where(gaps.all(axis=0), values[~gaps][0], of_entry)
-    return np.where(gaps, fill, values)
 
 
 def likelihood_of(decoder: Any) -> DistributionLayer | None:

@@ -14,6 +14,7 @@ from tfp_vae.draws import draw
 from tfp_vae.latents import center
 from tfp_vae.models.imputation import from_moments
 from tfp_vae.models.missing import absent
+from tfp_vae.models.network_checks import mask_input_error
 from tfp_vae.models.statistics import statistics_of
 from tfp_vae.summaries import summary
 from tfp_vae.weights.forward_pass import weights_drawn_with
@@ -212,6 +213,9 @@ def vae_input_specs(vae: Any, caller: str) -> Any:
     given = input_specs(vae.encoder, caller)
     if not vae.missing_input:
         return given
+    if not isinstance(given, list | tuple) or len(given) != 2 + vae.conditional:
+        count = len(given) if isinstance(given, list | tuple) else 1
+        raise mask_input_error(count, vae.conditional)
     x, _, *y = given  # The mask is made from x.
     return (x, *y) if y else x
 

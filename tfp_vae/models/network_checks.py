@@ -149,14 +149,7 @@ def check_inputs(
     if not known or isinstance(x, dict | list | tuple):
         return
     found = tuple(getattr(x, "shape", ()))
-    if with_mask and len(known) != 2 + conditional:
-        third = " and y" if conditional else ""
-        raise ValueError(
-            "`VAE(missing_input=True)` expects an encoder with an input for x, one for "
-            f"the mask of observed entries{third}. Received: {len(known)} inputs. Make "
-            "it with `keras.Model([x, observed], ...)`, or leave `missing_input` out."
-        )
-    if with_mask:
+    if with_mask:  # An encoder with other inputs was refused.
         known = [known[0], *known[2:]]
     if len(known) > 1 and y is None and not conditional:
         raise ValueError(
@@ -175,6 +168,28 @@ def check_inputs(
             f"`{name}[None]`, batches of a dataset with `.batch(128)`, a channel axis "
             f"with `{name}[..., None]`."
         )
+
+
+def mask_input_error(count: int, conditional: bool) -> ValueError:
+    """The error for an encoder that does not take the mask of observed entries.
+
+    Args:
+        count: The number of its inputs.
+        conditional: Whether the model is conditional.
+
+    Returns:
+        The error.
+
+    Example:
+        >>> mask_input_error(1, False)
+        ValueError("`VAE(missing_input=True)` expects ...")
+    """
+    inputs = "[x, observed, y]" if conditional else "[x, observed]"
+    return ValueError(
+        "`VAE(missing_input=True)` expects an encoder whose inputs are the list "
+        f"{inputs}. Received: an encoder with {count} input{'s' * (count != 1)}. Make "
+        f"it with `keras.Model({inputs}, q)`, or leave `missing_input` out."
+    )
 
 
 def check_rows(y: Any, rows: int | None) -> None:
