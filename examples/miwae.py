@@ -34,7 +34,7 @@ import tfp_vae as tv
 tfd = tfp.distributions
 
 HIDDEN, LATENT, DRAWS, BATCH = 128, 10, 20, 32
-EPOCHS = {reproduction.QUICK: 60, reproduction.FULL: 1001}
+EPOCHS = {reproduction.QUICK: 50, reproduction.FULL: 1001}
 SOURCE = "notebook of github.com/pamattei/miwae, epoch 1,001"
 
 
@@ -49,9 +49,11 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     for seed in range(args.seed, args.seed + (1 if args.quick else 3)):
         keras.utils.set_random_seed(seed)
         vae = build(x.shape[1])
-        vae.compile(keras.optimizers.Adam(1e-3 if args.quick else 2e-4))
+        # XLA cannot compile draws from Student's t.
+        rate = 1e-3 if args.quick else 2e-4
+        vae.compile(keras.optimizers.Adam(rate), jit_compile=False)
         vae.fit(holes, batch_size=BATCH, epochs=args.epochs, verbose=0)
-        filled = vae.impute(holes, 1000 if args.quick else 10_000, seed=seed)
+        filled = vae.impute(holes, 300 if args.quick else 10_000, seed=seed)
         errors.append(error(filled, x, gaps))
         print(f"seed {seed}: {errors[-1]:.4f}", flush=True)
 

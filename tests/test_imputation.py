@@ -296,7 +296,7 @@ def test_integers_with_a_mark_are_filled_with_probabilities():
 
 
 def self_masking(**options):
-    """x = z + noise, seen with probability sigmoid(0.3 - 2 x), beside another column."""
+    """x = z + noise, seen with probability sigmoid(0.3 - 2 x), and a second column."""
     decoder = keras.Sequential(
         [keras.Input((1,)), keras.layers.Dense(2), tv.IndependentNormal(2, scale=0.5)]
     )

@@ -22,7 +22,9 @@ import iwae
 import judge
 import lstm_forecaster
 import m1_knn
+import miwae
 import neural_editor
+import not_miwae
 import numpyro_vae
 import other_priors
 import plain_vae
@@ -43,7 +45,9 @@ SYSTEMS = {
     "iwae": iwae,
     "lstm_forecaster": lstm_forecaster,
     "m1_knn": m1_knn,
+    "miwae": miwae,
     "neural_editor": neural_editor,
+    "not_miwae": not_miwae,
     "numpyro_vae": numpyro_vae,
     "other_priors": other_priors,
     "plain_vae": plain_vae,
@@ -85,7 +89,15 @@ def regression():
     x = 3 + 2 * rng.normal(size=(200, 4))
     y = 50 + 10 * (x @ [1.0, -1.0, 2.0, 0.0] + 0.3 * rng.normal(size=200))
     test = np.stack([rng.permutation(200) < 20 for _ in range(2)])
-    return {"concrete_x": x, "concrete_y": y, "concrete_test": test}
+    # Eleven columns that depend on two numbers, as in the table of wines.
+    table = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 11))
+    table += 0.3 * rng.normal(size=table.shape)
+    return {
+        "concrete_x": x,
+        "concrete_y": y,
+        "concrete_test": test,
+        "wine_x": table,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +164,20 @@ MARGINS = {
         -0.1,
     ),
     "m1_knn": ("accuracy, %, d = 5, normal, 100", "untrained %, normal, 100", 5.0),
+    "miwae": (
+        "mean squared error of missing",
+        "mean squared error, means",
+        -0.5,
+    ),
     "neural_editor": (
         "perplexity of a word given z",
         "untrained perplexity with z",
         -5.0,
+    ),
+    "not_miwae": (
+        "root mean squared error of missing entries, not-MIWAE",
+        "root mean squared error of missing entries, MIWAE",
+        -0.1,
     ),
     "numpyro_vae": ("test -ELBO", "untrained -ELBO", -200.0),
     "other_priors": ("ELBO, Beta", "untrained ELBO, Beta", 200.0),
@@ -200,7 +222,7 @@ NARROW = {
     "neural_editor": {"UNITS": 32},
 }
 # A classifier needs its 1000 labelled images, and sentences and sprites are few.
-ALL_ROWS = ("disentangled", "m1_knn", "neural_editor")
+ALL_ROWS = ("disentangled", "m1_knn", "miwae", "neural_editor", "not_miwae")
 
 
 @pytest.fixture
