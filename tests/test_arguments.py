@@ -524,6 +524,10 @@ TABLE = {
             "conditional": BOOLEANS,
             "target": NONE | of("'' 'yes' '1'"),
             "missing": NONE | NUMBERS,
+            # Without `missing` the rest is refused.
+            "missing_fill": NONE,
+            "missing_input": of("False"),
+            "missing_model": NONE,
         },
     ),
     tv.VAETensorBoard: (
@@ -598,7 +602,11 @@ METHODS = {
             "statistics": NONE,
         },
     ),
-    "log_prob": ({"x": X, "num_samples": 2}, ESTIMATED),
+    "log_prob": ({"x": X, "num_samples": 2}, {**ESTIMATED, "given": NONE}),
+    "impute": (
+        {"x": np.where(X, X, np.nan), "num_samples": 2},
+        {**ESTIMATED, "draws": NONE | POSITIVE_INTEGERS},
+    ),
     "elbo": ({"x": X}, ESTIMATED),
     "encode": ({"x": X}, {"x": NOTHING, "y": NONE}),
     "decode": ({"z": X[:, :3]}, {"z": NOTHING, "y": NONE}),
@@ -695,7 +703,7 @@ def test_arguments_take_what_the_table_says(cls):
 
 @pytest.fixture(scope="module")
 def model():
-    return vae()
+    return vae(missing="nan")
 
 
 @pytest.mark.parametrize("method", METHODS)

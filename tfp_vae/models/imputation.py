@@ -15,7 +15,7 @@ from tfp_vae.entries import class_probs
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.latents import center
 from tfp_vae.models.bound import Draws, spread
-from tfp_vae.models.data_checks import as_arrays, check_gaps
+from tfp_vae.models.data_checks import as_arrays, check_gaps, check_observed
 from tfp_vae.models.estimates import Estimates, Step, constant_rows
 from tfp_vae.models.missing import absent
 from tfp_vae.summaries import summary
@@ -124,6 +124,8 @@ class Imputation(Estimates):
                 "`impute` expects x to be the target. Received: y. Leave it out, or "
                 "make the model with conditional=True."
             )
+        self._inputs(x, y, "impute")
+        check_observed(self.target_of(x), self.decoder, self.missing)
         return x, y
 
     def _expectations(

@@ -76,7 +76,7 @@ def checked_options(missing: Any, fill: Any, with_input: Any, model: Any) -> Any
         >>> checked_options("nan", "learned", True, None)
         ('learned', True, None)
     """
-    if fill is not None and fill != LEARNED:
+    if fill is not None and not (isinstance(fill, str) and fill == LEARNED):
         raise ValueError(
             "`VAE` expects `missing_fill` to be None, for 0, or 'learned'. Received: "
             f"missing_fill={fill!r}. To begin the encoder with other values, use a "
