@@ -524,6 +524,8 @@ TABLE = {
             "conditional": BOOLEANS,
             "target": NONE | of("'' 'yes' '1'"),
             "missing": NONE | NUMBERS,
+            # The rest needs a classifier: see test_labels.py.
+            **dict.fromkeys(("classifier", "label_prior", "alpha"), NONE),
         },
     ),
     tv.VAETensorBoard: (

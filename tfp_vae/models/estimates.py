@@ -44,8 +44,9 @@ class Estimates(Inference):
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number K of draws for each example.
-            y: Conditions, if the model is conditional; else the decoder's targets, if
-                they are not x, as in `fit`.
+            y: Conditions, if the model is conditional; labels, with a classifier, of
+                which -1 is summed out; else the decoder's targets, if they are not x,
+                as in `fit`.
             batch_size: Number of latents decoded at once; limits the memory.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -79,8 +80,9 @@ class Estimates(Inference):
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number of draws for each example.
-            y: Conditions, if the model is conditional; else the decoder's targets, if
-                they are not x, as in `fit`.
+            y: Conditions, if the model is conditional; labels, with a classifier, of
+                which -1 is summed out; else the decoder's targets, if they are not x,
+                as in `fit`.
             batch_size: As in `log_prob`.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.

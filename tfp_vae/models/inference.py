@@ -75,7 +75,7 @@ class Inference(Bound):
 
         Args:
             x: Inputs of shape `(n, ...)`, or a `tf.data.Dataset`.
-            y: Conditions, if the model is conditional.
+            y: Conditions, if the model is conditional; labels, with a classifier.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
@@ -110,7 +110,7 @@ class Inference(Bound):
         Args:
             z: Latents of shape `(n, *event_shape)`, or a distribution, whose mean is
                 used.
-            y: Conditions, if the model is conditional.
+            y: Conditions, if the model is conditional; labels, with a classifier.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
@@ -213,7 +213,7 @@ class Inference(Bound):
 
         Args:
             x: Inputs of shape `(n, ...)`.
-            y: Conditions, if the model is conditional.
+            y: Conditions, if the model is conditional; labels, with a classifier.
             batch_size: Number of examples at once.
 
         Returns:

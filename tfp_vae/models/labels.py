@@ -277,9 +277,7 @@ def check_takes_labels(network: Any, name: str, num_classes: int) -> None:
             f"`VAE(classifier=...)` expects an {name} of two inputs, {pair}, where y "
             f"are one-hot vectors of shape (n, {num_classes}). Received: inputs of "
             f"shapes {known}. Make it `keras.Model({pair}, ...)` with "
-            f"`y = keras.Input(({num_classes},))`.".replace(
-                "an decoder", "a decoder"
-            )
+            f"`y = keras.Input(({num_classes},))`.".replace("an decoder", "a decoder")
         )
 
 
@@ -292,8 +290,8 @@ def _num_classes(classifier: Any) -> int:
         inputs = getattr(classifier, "inputs", None)
         if not inputs:
             raise ValueError(
-                "`VAE` expects a classifier whose number of classes is known. Received: "
-                f"{classifier!r} without `keras.Input`. Let it end in "
+                "`VAE` expects a classifier whose number of classes is known. "
+                f"Received: {classifier!r} without `keras.Input`. Let it end in "
                 "`tv.OneHotCategorical(number of classes)`, or begin with "
                 "`keras.Input`."
             )

@@ -42,13 +42,13 @@ class DrawsOfClasses(NamedTuple):
         draws: The `Draws` of the rows of each class, one class after the other.
         log_posterior: log q(y | x), of shape `(batch, classes)`.
         labels: The labels that were given.
-        count: How many classes each row has: 1, the known one, or all.
+        num_classes: How many classes each row has: 1, the known one, or all.
     """
 
     draws: Draws
     log_posterior: tf.Tensor
     labels: Read
-    count: int
+    num_classes: int
 
 
 class SemiSupervised(Estimates, Training):
@@ -528,7 +528,7 @@ class SemiSupervised(Estimates, Training):
 
 
 def _pair(inputs: Any) -> tuple[Any, Any]:
-    """x and labels, or x and `None`."""
+    """The inputs x, and labels or `None`."""
     pair = isinstance(inputs, list | tuple) and len(inputs) == 2
     if pair and (inputs[1] is None or hasattr(inputs[1], "shape")):
         return inputs[0], inputs[1]
