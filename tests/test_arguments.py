@@ -528,6 +528,8 @@ TABLE = {
             "missing_fill": NONE,
             "missing_input": of("False"),
             "missing_model": NONE,
+            # The rest needs a classifier: see test_labels.py.
+            **dict.fromkeys(("classifier", "label_prior", "alpha"), NONE),
         },
     ),
     tv.VAETensorBoard: (

@@ -31,6 +31,7 @@ import plain_vae
 import reproduction
 import sentences
 import sprites
+import ss_vae
 import uci_regression
 import vamp_prior
 import variational_decoder
@@ -51,6 +52,7 @@ SYSTEMS = {
     "numpyro_vae": numpyro_vae,
     "other_priors": other_priors,
     "plain_vae": plain_vae,
+    "ss_vae": ss_vae,
     "uci_regression": uci_regression,
     "vamp_prior": vamp_prior,
     "variational_decoder": variational_decoder,
@@ -182,6 +184,7 @@ MARGINS = {
     "numpyro_vae": ("test -ELBO", "untrained -ELBO", -200.0),
     "other_priors": ("ELBO, Beta", "untrained ELBO, Beta", 200.0),
     "plain_vae": ("-log p(x)", "untrained -log p(x)", -200.0),
+    "ss_vae": ("accuracy, %, 100 labels", "untrained %, 100 labels", 30.0),
     "uci_regression": (
         "NLL, nats, concrete, ensemble",
         "untrained NLL, nats, concrete",

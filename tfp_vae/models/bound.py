@@ -83,6 +83,7 @@ class Bound:
     """The methods of `tv.VAE` that run its networks on a batch."""
 
     # Attributes of the model that these methods use.
+    classifier: Any
     conditional: bool
     decoder: Any
     encoder: Any

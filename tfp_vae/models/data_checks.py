@@ -187,7 +187,8 @@ def _not_finite(values: Any, missing: Any, name: str) -> ValueError:
         if missing == NAN:
             bad -= np.count_nonzero(np.isnan(block))
     advice = {
-        "y": "Replace them: only entries that the decoder describes may be missing.",
+        "y": "Replace them: only entries that the decoder describes may be missing, "
+        "and labels of a `VAE(classifier=...)`.",
         "sample_weight": "Give examples that are not to count a weight of 0.",
     }.get(
         name,

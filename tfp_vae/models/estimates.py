@@ -84,8 +84,9 @@ class Estimates(Inference):
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number K of draws for each example.
-            y: Conditions, if the model is conditional; else the decoder's targets, if
-                they are not x, as in `fit`.
+            y: Conditions, if the model is conditional; labels, with a classifier, of
+                which -1 is summed out; else the decoder's targets, if they are not x,
+                as in `fit`.
             given: Booleans, True for entries that are given, in the shape of x or of
                 one example. The model must have `missing`, so that its encoder knows
                 what to do without the rest.
@@ -156,8 +157,9 @@ class Estimates(Inference):
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number of draws for each example.
-            y: Conditions, if the model is conditional; else the decoder's targets, if
-                they are not x, as in `fit`.
+            y: Conditions, if the model is conditional; labels, with a classifier, of
+                which -1 is summed out; else the decoder's targets, if they are not x,
+                as in `fit`.
             batch_size: As in `log_prob`.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -184,6 +186,7 @@ class Estimates(Inference):
         x: Any,
         y: Any,
         num_samples: int,
+        *,
         batch_size: int | None,
         seed: int | None,
         verbose: Any,

@@ -49,6 +49,9 @@ def export_endpoints(
     known = input_signature is None
     given = vae_input_specs(vae, "VAE.export") if known else input_signature
     x_spec, y_specs = (given[0], [given[1]]) if vae.conditional else (given, [])
+    has_labels = vae.classifier is not None
+    if has_labels:
+        y_specs = [tf.TensorSpec([None], tf.int32, "y")]
     number = tf.TensorSpec((), tf.int32)
 
     def encode(x: Any, y: Any = None) -> dict[str, tf.Tensor]:
@@ -59,14 +62,22 @@ def export_endpoints(
         return _moments(vae.posterior(_inputs(vae, x, y)))
 
     def decode(z: Any, y: Any = None) -> tf.Tensor:
+        if has_labels:
+            y = vae.one_hot(vae.checked_in_graph(y, known=True))
         return statistics_of(vae.likelihood(z, y), None)
+
+    def classify(x: Any) -> tf.Tensor:
+        return tf.exp(vae.log_posterior_of_classes(x))
 
     def reconstruct(x: Any, y: Any = None) -> tf.Tensor:
         return statistics_of(vae(_inputs(vae, x, y), training=False), None)
 
     def generate(n: Any, seed: Any, y: Any = None) -> tf.Tensor:
         key = tf.where(seed < 0, new_seed(), tf.stack([seed, 0]))
-        prior = vae.prior_distribution(y)
+        if has_labels:
+            y = vae.checked_in_graph(y)
+            y = tf.where(y < 0, vae.draw_labels(tf.shape(y)[0], key), y)
+        prior = vae.prior_distribution(vae.one_hot(y) if has_labels else y)
         rows = [] if y is None else [tf.shape(y)[0]]
         given = [
             tf.debugging.assert_equal(
@@ -83,16 +94,17 @@ def export_endpoints(
         num_samples = _limited(num_samples, "num_samples", 1, max_draws)
         inputs = _inputs(vae, x, y)
         target = _checked_target(vae, inputs, x)
-        total = vae.log_sum(inputs, target, new_seed(), num_samples)
+        log_sum = vae.log_sum_of_labels if has_labels else vae.log_sum
+        total = log_sum(inputs, target, new_seed(), num_samples)
         return total - tf.math.log(tf.cast(num_samples, total.dtype))
 
     def impute(x: Any, num_samples: Any, y: Any = None) -> tf.Tensor:
         num_samples = _limited(num_samples, "num_samples", 1, max_draws)
         inputs = _inputs(vae, x, y)
         target = _checked_target(vae, inputs, x)
-        _, averages = vae.averages(inputs, target, new_seed(), num_samples)
-        p = unwrap(vae.likelihood(center(vae.posterior(inputs)), y))
-        found = from_moments(p, averages)
+        average = vae.averages_of_labels if has_labels else vae.averages
+        _, averages = average(inputs, target, new_seed(), num_samples)
+        found = from_moments(unwrap(vae(inputs, training=False)), averages)
         given = tf.cast(target, found.dtype)
         return tf.where(absent(target, vae.missing), found, given)
 
@@ -109,6 +121,9 @@ def export_endpoints(
     ):
         plain = tf.autograph.experimental.do_not_convert(fn)
         archive.add_endpoint(fn.__name__, plain, [*specs, *y_specs])
+    if has_labels:
+        plain = tf.autograph.experimental.do_not_convert(classify)
+        archive.add_endpoint("classify", plain, [x_spec])
     archive.write_out(filepath, verbose=bool(verbose))
 
 
@@ -187,6 +202,8 @@ def _moments(posterior: Any) -> dict[str, tf.Tensor]:
 
 
 def _inputs(vae: Any, x: Any, y: Any) -> Any:
+    if vae.classifier is not None:
+        y = vae.checked_in_graph(y)
     return (x, y) if vae.conditional else x
 
 

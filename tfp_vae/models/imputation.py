@@ -62,7 +62,8 @@ class Imputation(Estimates):
             num_samples: The number of z drawn for each example.
             draws: The number of imputations of each example, drawn with the same z;
                 `None` for the expectation.
-            y: Conditions, if the model is conditional.
+            y: Conditions, if the model is conditional; labels, with a classifier, of
+                which -1 is summed out.
             batch_size: Number of latents decoded at once; limits the memory.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -133,7 +134,7 @@ class Imputation(Estimates):
     ) -> np.ndarray:
         """E[x | observed entries], of all entries."""
         one, y_of_one = data.mapped(lambda part: data.few(part, 1), (x, y))
-        p = self._center(one, y_of_one)
+        p = self._center(self._inputs(one, y_of_one, "impute"))
         moments(p)  # Raises an error before the work if there is no expectation.
         _, averages = self._estimates(
             "impute", self.averages, _merged_averages, x, y, num_samples, **options
@@ -149,10 +150,10 @@ class Imputation(Estimates):
             )
         return found
 
-    def _center(self, x: Any, y: Any) -> Any:
+    def _center(self, inputs: Any) -> Any:
         """p(x | z) at the center of q(z | x)."""
-        q = self.posterior((x, y) if self.conditional else x)
-        return unwrap(self.likelihood(center(q), y))
+        z, (_, y) = center(self.posterior(inputs)), self._split(inputs)
+        return unwrap(self.likelihood(z, y))
 
     def averages(
         self,
@@ -206,9 +207,11 @@ class Imputation(Estimates):
         self, x: Any, y: Any, num_samples: int, count: int, options: dict[str, Any]
     ) -> np.ndarray:
         """Draws of x given the observed entries, of shape `(count, n, ...)`."""
-        # Entries that decided on the weight of a draw belong to it.
-        whole = self.missing_model is not None or bool(
-            layers_with_random_weights(self.decoder)
+        # What decided on the weight of a draw, other than z, belongs to it.
+        whole = (
+            self.missing_model is not None
+            or self.classifier is not None
+            or bool(layers_with_random_weights(self.decoder))
         )
         total, held, _ = self._estimates(
             "impute",

@@ -75,7 +75,7 @@ class Inference(Bound):
 
         Args:
             x: Inputs of shape `(n, ...)`, or a `tf.data.Dataset`.
-            y: Conditions, if the model is conditional.
+            y: Conditions, if the model is conditional; labels, with a classifier.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
@@ -110,7 +110,7 @@ class Inference(Bound):
         Args:
             z: Latents of shape `(n, *event_shape)`, or a distribution, whose mean is
                 used.
-            y: Conditions, if the model is conditional.
+            y: Conditions, if the model is conditional; labels, with a classifier.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
@@ -213,7 +213,7 @@ class Inference(Bound):
 
         Args:
             x: Inputs of shape `(n, ...)`.
-            y: Conditions, if the model is conditional.
+            y: Conditions, if the model is conditional; labels, with a classifier.
             batch_size: Number of examples at once.
 
         Returns:
@@ -252,7 +252,8 @@ class Inference(Bound):
         n = integer(n, "n", "generate")
         temperature = positive_number(temperature, "temperature", "generate")
         statistics = checked_statistics(statistics, "generate")
-        y, key = self._condition(y, n), self._seed(seed)
+        key = self._seed(seed)
+        y = self._condition(self._drawn_conditions(y, n, key), n)
         prior = tempered(self.prior_distribution(y), temperature)
         z = prior.sample(() if prior.batch_shape.rank else n, seed=key)
         return self._decoded(z, y, statistics, key, "generate")
@@ -286,6 +287,7 @@ class Inference(Bound):
         """
         steps = integer(num_steps, "num_steps", "interpolate", minimum=2)
         statistics = checked_statistics(statistics, "interpolate")
+        y = self._conditions_of(start, y, "interpolate")
         q = self.encode(start, y)
         ends = center(q), center(self.encode(end, y))
         if ends[0].shape != ends[1].shape:
@@ -327,6 +329,7 @@ class Inference(Bound):
         """
         self._check_built("traverse")
         statistics = checked_statistics(statistics, "traverse")
+        y = y if x is None else self._conditions_of(x, y, "traverse")
         distribution = (
             self.prior_distribution(self._condition(y)) if x is None else None
         )
@@ -365,6 +368,14 @@ class Inference(Bound):
             f"This `VAE`, with conditional={self.conditional}, expects {expected}. "
             f"Received: y={'None' if y is None else type(y).__name__}. {advice}"
         )
+
+    def _conditions_of(self, x: Any, y: Any, caller: str) -> Any:
+        """The conditions of examples."""
+        return y
+
+    def _drawn_conditions(self, y: Any, n: int, seed: tf.Tensor) -> Any:
+        """The conditions of new examples."""
+        return y
 
     def _seed(self, seed: int | None) -> tf.Tensor:
         seed = optional_seed(seed, "VAE", largest=2**31 - 1)

@@ -92,7 +92,8 @@ def check_event(likelihood: Any, target: Any) -> None:
             f"`VAE` expects targets of the decoder's event shape {event}. Received: "
             f"values of shape (n, *{tuple(target.shape[1:])}). Reshape them, or give "
             "the decoder's last layer their shape. A y that is a label is for "
-            "`conditional=True`; otherwise y is the target instead of x."
+            "`conditional=True`, or for `classifier=` if some are not known; otherwise "
+            "y is the target instead of x."
         )
 
 

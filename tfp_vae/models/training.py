@@ -12,6 +12,7 @@ from tfp_vae.keras_internals import set_mask
 from tfp_vae.kl.metric import KLMetric
 from tfp_vae.models.bound import (
     Bound,
+    Draws,
     split_weights,
     spread,
     tiled,
@@ -24,7 +25,6 @@ from tfp_vae.models.network_checks import (
     check_reparameterized,
     check_reparameterized_values,
 )
-from tfp_vae.objectives import Terms
 from tfp_vae.seeds import Seeds
 
 
@@ -101,10 +101,13 @@ class Training(Bound, Model):
         """Records and returns the loss; also returns p(x | z) of every draw."""
         p = self(x, training=training, num_samples=self.objective.num_samples)
         loss = of_all_rows(self.compute_loss(x, y, p, weights, training), x)
+        self._record_loss(loss, x)
+        return loss, p
+
+    def _record_loss(self, loss: tf.Tensor, x: Any) -> None:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         rows = tf.shape(keras.tree.flatten(x)[0])[0]
         self.metrics[0].update_state(loss * replicas, sample_weight=rows)
-        return loss, p
 
     def compute_loss(
         self,
@@ -135,13 +138,21 @@ class Training(Bound, Model):
         check_event(draws.likelihood, tf.convert_to_tensor(y))
         terms = self.terms(draws, y, inside)
         if training:
-            check_reparameterized(draws.posterior, self.objective)
-            if self.missing_model is not None:
-                check_reparameterized_values(draws.likelihood)
+            self._check_gradients(draws)
         kl_weight = self._kl_weight()
         whole = tf.ones_like(terms.kl) if whole is None else tf.cast(whole, "float32")
         losses = self.objective.losses(terms, kl_weight, whole)
-        self._record(terms, kl_weight)
+        nll = -tf.reduce_mean(terms.log_likelihood, axis=0)
+        self._record(nll, terms.kl, kl_weight)
+        return self._mean_loss(losses, whole, x)
+
+    def _check_gradients(self, draws: Draws) -> None:
+        check_reparameterized(draws.posterior, self.objective)
+        if self.missing_model is not None:
+            check_reparameterized_values(draws.likelihood)
+
+    def _mean_loss(self, losses: tf.Tensor, whole: tf.Tensor, x: Any) -> tf.Tensor:
+        """The mean over the batch, with what layers add to the loss."""
         whole = tf.cast(whole, losses.dtype)
         count = tf.cast(tf.shape(losses)[0], losses.dtype)
         loss = tf.math.divide_no_nan(tf.reduce_sum(losses * whole), count)
@@ -166,11 +177,10 @@ class Training(Bound, Model):
         beta = self.objective.beta
         return weight * annealed.present(beta, "beta", "ELBO", weight.dtype)
 
-    def _record(self, terms: Terms, kl_weight: tf.Tensor) -> None:
-        nll = -tf.reduce_mean(terms.log_likelihood, axis=0)
-        self._elbo_metric.update_state(-nll - tf.cast(terms.kl, nll.dtype))
+    def _record(self, nll: tf.Tensor, kl: tf.Tensor, kl_weight: tf.Tensor) -> None:
+        self._elbo_metric.update_state(-nll - tf.cast(kl, nll.dtype))
         self._nll_metric.update_state(nll)
-        self._kl_metric.update_state(terms.kl)
+        self._kl_metric.update_state(kl)
         # One value per example: under a strategy, at the end of data of unknown length,
         # TensorFlow runs once more all operations that do not depend on the examples.
         self._weight_metric.update_state(tf.fill(tf.shape(nll), kl_weight))
@@ -231,8 +241,9 @@ class Training(Bound, Model):
             check_finite(part, name, self.missing, gaps, but=target)
         check_observed(target, self.decoder, self.missing, sample_weight)
         if self.missing is not None:
-            # In a conditional model y may tell what x never has.
-            entries = whole and training and not self.conditional
+            # The condition y may tell what x never has.
+            may_tell = self.conditional and self.classifier is None
+            entries = whole and training and not may_tell
             check_gaps(target, self.missing, caller, entries)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -242,15 +253,17 @@ class Training(Bound, Model):
             x: Arrays, a dictionary of them, a `tf.data.Dataset`, a
                 `keras.utils.PyDataset` or a generator, of x or of `(x, y)` or
                 `(x, y, sample_weight)`.
-            y: Conditions of a conditional model; otherwise the decoder's targets, if
-                they are not x, as in a denoising model.
+            y: Conditions of a conditional model; labels, if it has a classifier;
+                otherwise the decoder's targets, if they are not x, as in a denoising
+                model.
             *args: As in `tv.Model.fit`.
             **kwargs: As there. `sample_weight` of shape `(n,)` multiplies the loss of
                 an example; with more axes, the entries of the likelihood.
 
         Returns:
             A `keras.callbacks.History` with `loss`, `elbo`, `nll`, `kl` and
-            `kl_weight`, in nats per example, and the same of `validation_data`.
+            `kl_weight`, in nats per example, and the same of `validation_data`; with a
+            classifier also `accuracy` and `classification_loss`.
 
         Raises:
             ValueError: If there are no examples, or values are NaN, outside the

@@ -23,16 +23,22 @@ from tfp_vae.latents import center
 from tfp_vae.models.bound import LikelihoodTensor
 from tfp_vae.models.export import export_endpoints, vae_input_specs
 from tfp_vae.models.imputation import Imputation
+from tfp_vae.models.labels import (
+    Labels,
+    MeanOfLabelled,
+    check_given_with_classifier,
+    check_takes_labels,
+)
 from tfp_vae.models.missing import checked_missing, checked_options
 from tfp_vae.models.network_checks import warn_of_activation
-from tfp_vae.models.training import Training
+from tfp_vae.models.semi_supervised import SemiSupervised
 from tfp_vae.objectives import ELBO, Objective
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import deserialize_distribution, is_distribution_config
 
 tfd = tfp.distributions
 
-_OF_OBJECTIVES = {"alpha", "beta", "capacity", "free_bits", "gradient", "num_samples"}
+_OF_OBJECTIVES = {"beta", "capacity", "free_bits", "gradient", "num_samples"}
 
 
 class Held:
@@ -53,7 +59,7 @@ class Held:
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class VAE(Imputation, Training):
+class VAE(Imputation, SemiSupervised):
     """A variational autoencoder: q(z | x), p(x | z) and p(z), and the bound they give.
 
         log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z))
@@ -68,6 +74,7 @@ class VAE(Imputation, Training):
         tv.VAE(encoder, decoder, tv.VampPrior(encoder, num_components=500)) VampPrior
         tv.VAE(..., conditional=True)          q(z | x, y), p(x | z, y), p(z | y)
         tv.VAE(..., missing="nan")             NaN are missing entries
+        tv.VAE(..., classifier=q_of_y)         labels of -1 are not known (M2)
 
     `encode` and `decode` return distributions, everything else NumPy arrays.
 
@@ -97,13 +104,35 @@ class VAE(Imputation, Training):
         missing_model: Keras model or layer from x without gaps to p(observed | x), for
             entries whose value decides whether they are missing (not-MIWAE); see
             docs/missing.md.
+        classifier: Keras model or layer from x to q(y | x), a `OneHotCategorical` or
+            `tfd.Categorical`. Both networks then take y too, as one-hot vectors, as
+            with `conditional`; `fit(x, y)` gets labels, integers of shape `(n,)`, of
+            which -1 and NaN are not known, and each loss is
+
+                L(x, y) - log p(y) - alpha log q(y | x)              y known
+                sum_y q(y | x) (L(x, y) - log p(y) + log q(y | x))   y not known
+
+            where L is the objective's loss, the only part that `beta` and `KLWarmup`
+            weigh. The history's `kl` includes -log p(y), or KL(q(y | x) || p(y)), so
+            that `elbo` bounds log p(x, y) or log p(x); `accuracy` and
+            `classification_loss`, -log q(y | x), are means over the labelled rows, NaN
+            if there are none. Kingma et al., Semi-supervised learning with deep
+            generative models, 2014 (M2), https://arxiv.org/abs/1406.5298. Answers
+            about x alone take the most probable class, `log_prob` and `elbo` sum over
+            all; Keras' metrics see p(x | z, y) of the known or most probable class.
+        label_prior: p(y): `None` for equal probabilities, `"learned"`, or a
+            probability for each class.
+        alpha: Factor of -log q(y | x); `None` for 1. Kingma et al. have 0.1 N / N_l
+            for N rows, N_l of them labelled.
         **kwargs: Passed to `keras.Model`.
 
     Call arguments:
-        inputs: x, or the pair `(x, y)` if the model is conditional.
+        inputs: x, or the pair `(x, y)` if the model is conditional or has a classifier.
         training: Whether to draw one z from q(z | x) instead of using its mean.
         num_samples: Number of z to draw, also if `training` is false, folded into the
             batch; steps of training and of evaluation use it.
+        classes: Which classes of y the steps of a model with a classifier draw z for:
+            `"known"`, `"all"`, or `None` for one, the known or most probable class.
 
     Returns:
         p(x | z), a `DistributionTensor`.
@@ -139,6 +168,9 @@ class VAE(Imputation, Training):
         missing_fill: str | None = None,
         missing_input: bool = False,
         missing_model: Any = None,
+        classifier: Any = None,
+        label_prior: Any = None,
+        alpha: float | None = None,
         **kwargs: Any,
     ) -> None:
         misplaced = _OF_OBJECTIVES & set(kwargs)
@@ -186,6 +218,11 @@ class VAE(Imputation, Training):
             missing, missing_fill, missing_input, missing_model
         )
         self._fill: Any = None
+        self.classifier = classifier
+        if classifier is None:
+            check_given_with_classifier(label_prior, alpha)
+        else:
+            self._set_labels(label_prior, alpha)
         # Keras tracks attributes of a model, but no variables inside an objective.
         self._objective_variables = objective.variables
         self.kl_schedule = KLSchedule()
@@ -194,12 +231,24 @@ class VAE(Imputation, Training):
         self._nll_metric = keras.metrics.Mean("nll")
         self._kl_metric = keras.metrics.Mean("kl")
         self._weight_metric = keras.metrics.Mean("kl_weight")
-        if all(map(_has_weights, (encoder, decoder))):
+        if classifier is not None:
+            self._accuracy_metric = MeanOfLabelled("accuracy")
+            self._classification_metric = MeanOfLabelled("classification_loss")
+        networks = (encoder, decoder, *([] if classifier is None else [classifier]))
+        if all(map(_has_weights, networks)):
             self._build_prior()
             if self.missing is not None:
                 known = vae_input_specs(self, "VAE")
                 self._build_missing(known[0] if self.conditional else known)
             self.built = True
+
+    def _set_labels(self, label_prior: Any, alpha: Any) -> None:
+        refuse_keras_2(self.classifier, "`VAE`")
+        self._labels = Labels(self.classifier, label_prior, alpha)
+        self._label_logits = self._labels.logits  # for Keras to track
+        self.conditional = True
+        for name in ("encoder", "decoder"):
+            check_takes_labels(getattr(self, name), name, self._labels.num_classes)
 
     @property
     def prior(self) -> Any:
@@ -213,10 +262,14 @@ class VAE(Imputation, Training):
 
     def build(self, inputs_shape: Any) -> None:
         """Builds the networks that have no variables yet, by calling them on zeros."""
+        if self.classifier is not None:
+            inputs_shape = self._labels.shapes(inputs_shape)
         x, y = inputs_shape if self.conditional else (inputs_shape, None)
         x, y = _zeros(x), None if y is None else _zeros(y)
         with without_kl():
             self._build_missing(x)
+            if self.classifier is not None:
+                self.classifier(x)
             q = self.encoder(self._given((x, y) if self.conditional else x))
             z = center(q)
             self.decoder([z, y] if self.conditional else z)
@@ -238,15 +291,24 @@ class VAE(Imputation, Training):
             self.mask_distribution(tf.zeros([1, *shape]))
 
     def _build_prior(self, y: Any = None) -> None:
+        if self.classifier is not None and y is None:
+            y = _zeros([None, self._labels.num_classes])
         given = y is not None or not (self.conditional and needs_inputs(self.prior))
         if self._prior_layer is not None and given:
             self.prior_distribution(y)
 
     def call(
-        self, inputs: Any, training: bool | None = None, num_samples: int | None = None
+        self,
+        inputs: Any,
+        training: bool | None = None,
+        num_samples: int | None = None,
+        classes: str | None = None,
     ) -> DistributionTensor:
         """p(x | z) for a draw of z in training, for the posterior's mean otherwise."""
-        q, (_, y) = self.posterior(inputs, training), self._split(inputs)
+        if classes is not None and self.classifier is not None:
+            return self.over_classes(inputs, num_samples or 1, training, classes)
+        x, y = self._split(inputs)
+        q = self.posterior((x, y) if self.conditional else x, training)
         if training or num_samples:
             seed = self._seeds.next()
             draws = self.through(q, y, num_samples or 1, seed, training)
@@ -261,7 +323,8 @@ class VAE(Imputation, Training):
 
         Endpoints: `encode` (a dictionary of mean, stddev and sample), `encode_moments`
         (without the sample, so that LiteRT converts it), `decode`, `reconstruct`,
-        `generate`, `log_prob`, and `serving_default`, which is `reconstruct`.
+        `generate`, `log_prob`, and `serving_default`, which is `reconstruct`; with a
+        classifier also `classify`, and the others take labels last, -1 for unknown.
         `generate(n, seed)` makes new draws if seed is -1, else the same draws for the
         same seed. `log_prob` refuses values that the likelihood cannot draw.
 
@@ -303,7 +366,14 @@ class VAE(Imputation, Training):
             "missing_fill": self.missing_fill,
             "missing_input": self.missing_input,
             "missing_model": keras.saving.serialize_keras_object(self.missing_model),
+            **self._config_of_labels(),
         }
+
+    def _config_of_labels(self) -> dict[str, Any]:
+        if self.classifier is None:
+            return {}
+        classifier = keras.saving.serialize_keras_object(self.classifier)
+        return {"classifier": classifier, **self._labels.get_config()}
 
     @classmethod
     @checked_config
@@ -312,7 +382,7 @@ class VAE(Imputation, Training):
         encoder = _revived(config["encoder"], "encoder")
         prior = _with_encoder(config["prior"], config["encoder"], encoder)
         prior = _revived(prior, "prior")
-        names = ("decoder", "objective", "missing_model")
+        names = {"decoder", "objective", "missing_model", "classifier"} & set(config)
         rest = {name: _revived(config[name], name) for name in names}
         return cls(**{**config, **rest, "encoder": encoder, "prior": prior})
 
