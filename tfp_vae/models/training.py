@@ -19,6 +19,7 @@ from tfp_vae.models.bound import (
 )
 from tfp_vae.models.data_checks import check_finite, check_observed
 from tfp_vae.models.network_checks import (
+    check_draws,
     check_event,
     check_inputs,
     check_reparameterized,
@@ -98,7 +99,8 @@ class Training(Bound, Model):
 
     def _loss_of(self, x: Any, y: Any, weights: Any, training: bool) -> Any:
         """Records and returns the loss; also returns p(x | z) of every draw."""
-        p = self(x, training=training, num_samples=self.objective.num_samples)
+        count = self.objective.draws_per_example
+        p = self(x, training=training, num_samples=count)
         loss = of_all_rows(self.compute_loss(x, y, p, weights, training), x)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         rows = tf.shape(keras.tree.flatten(x)[0])[0]
@@ -128,8 +130,9 @@ class Training(Bound, Model):
         """
         draws = getattr(y_pred, "draws", None)
         if draws is None:
-            count = self.objective.num_samples
+            count = self.objective.draws_per_example
             draws = self(x, training=training, num_samples=count).draws
+        check_draws(draws, self.objective)
         whole, inside = split_weights(sample_weight)
         check_event(draws.likelihood, tf.convert_to_tensor(y))
         terms = self.terms(draws, y, inside)
@@ -164,7 +167,7 @@ class Training(Bound, Model):
         return weight * annealed.present(beta, "beta", "ELBO", weight.dtype)
 
     def _record(self, terms: Terms, kl_weight: tf.Tensor) -> None:
-        nll = -tf.reduce_mean(terms.log_likelihood, axis=0)
+        nll = -terms.mean(terms.log_likelihood)
         self._elbo_metric.update_state(-nll - tf.cast(terms.kl, nll.dtype))
         self._nll_metric.update_state(nll)
         self._kl_metric.update_state(terms.kl)
@@ -175,8 +178,12 @@ class Training(Bound, Model):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
-        """Computes Keras' metrics over all draws of z."""
+        """Computes Keras' metrics over all draws of z; one if z is enumerated."""
         draws = getattr(y_pred, "draws", None)
+        if draws is not None and draws.enumerated:
+            # Keras' metrics count rows alike: one draw in place of weighted values.
+            y_pred = self(x, training=False, num_samples=1)
+            draws = y_pred.draws
         if draws is not None:
             count = draws.latents.shape[0]
             y, sample_weight = tiled(y, count), tiled(sample_weight, count)

@@ -32,7 +32,10 @@ from tfp_vae.serialization import deserialize_distribution, is_distribution_conf
 
 tfd = tfp.distributions
 
-_OF_OBJECTIVES = {"alpha", "beta", "capacity", "free_bits", "gradient", "num_samples"}
+_OF_OBJECTIVES = {"alpha", "beta", "capacity", "free_bits", "gradient"} | {
+    "latents",
+    "num_samples",
+}
 
 
 class Held:
@@ -95,7 +98,8 @@ class VAE(Estimates, Training):
         inputs: x, or the pair `(x, y)` if the model is conditional.
         training: Whether to draw one z from q(z | x) instead of using its mean.
         num_samples: Number of z to draw, also if `training` is false, folded into the
-            batch; steps of training and of evaluation use it.
+            batch; `"all"` takes each value of a discrete z once. Steps of training and
+            of evaluation use it.
 
     Returns:
         p(x | z), a `DistributionTensor`.
@@ -210,7 +214,7 @@ class VAE(Estimates, Training):
             self.prior_distribution(y)
 
     def call(
-        self, inputs: Any, training: bool | None = None, num_samples: int | None = None
+        self, inputs: Any, training: bool | None = None, num_samples: Any = None
     ) -> DistributionTensor:
         """p(x | z) for a draw of z in training, for the posterior's mean otherwise."""
         q, (_, y) = self.posterior(inputs, training), self._split(inputs)
