@@ -65,7 +65,8 @@ def numbers(m, k):
 
 @keras.saving.register_keras_serializable("tests")
 def rows_of_one_hots(logits):
-    logits = tf.reshape(logits, [-1, 2, 3])
+    logits = tf.reshape(logits, tf.concat([tf.shape(logits)[:-1], [2, 3]], 0))
+    logits = tf.ensure_shape(logits, [*logits.shape[:-2], 2, 3])
     return tfd.Independent(tfd.OneHotCategorical(logits, dtype=tf.float32), 1)
 
 
@@ -165,7 +166,7 @@ def gradient(model, x, sample_weight=None):
     return np.concatenate([(b - a).ravel() for b, a in zip(before, after, strict=True)])
 
 
-def estimates(model, x, times=40, copies=500, sample_weight=None):
+def estimates(model, x, times=30, copies=400, sample_weight=None):
     """Gradients of batches with copies of x, of shape `(times, weights)`."""
     batch = np.tile(x, (copies, 1))
     if sample_weight is not None:
@@ -314,8 +315,17 @@ def test_leave_one_out_is_unbiased_for_64_states(objective):
     assert_unbiased(estimates(model, POINTS), exact)
 
 
-@pytest.mark.parametrize("name", ["one-hot", "blocks of one-hots", "numbers"])
-@pytest.mark.parametrize("use_exact_kl", [None, False])
+@pytest.mark.parametrize(
+    ("name", "use_exact_kl"),
+    [
+        ("one-hot", False),
+        pytest.param("one-hot", None, marks=pytest.mark.slow),
+        ("blocks of one-hots", None),
+        pytest.param("blocks of one-hots", False, marks=pytest.mark.slow),
+        pytest.param("numbers", None, marks=pytest.mark.slow),
+        pytest.param("numbers", False, marks=pytest.mark.slow),
+    ],
+)
 def test_leave_one_out_is_unbiased_for_categories(name, use_exact_kl):
     law = LAWS[name]()
     model = model_of(law, tv.ELBO(4, gradient="loo", use_exact_kl=use_exact_kl))
@@ -453,7 +463,8 @@ def mixture(objective, layer=None):
     decoder.trainable = False
     prior = tfd.OneHotCategorical(np.log(SHARES).astype("float32"), dtype=tf.float32)
     model = tv.VAE(encoder, decoder, prior, objective)
-    model.compile(keras.optimizers.Adam(0.05))
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 300)
+    model.compile(keras.optimizers.Adam(rate))
     return model
 
 
@@ -476,7 +487,7 @@ def log_evidence(x):
     [
         lambda: tv.ELBO(latents="enumerate"),
         lambda: tv.ELBO(8, gradient="loo"),
-        lambda: tv.ImportanceWeightedBound(8, gradient="vimco"),
+        lambda: tv.ImportanceWeightedBound(2, gradient="vimco"),
     ],
     ids=["enumerate", "loo", "vimco"],
 )
@@ -488,7 +499,6 @@ def test_the_encoder_learns_the_posterior_of_a_mixture(objective, rng):
     log_p = stats.norm(MEANS, SCALE).logpdf(x[:, None]).sum(-1) + np.log(SHARES)
     exact = special.softmax(log_p, axis=-1)
     away = np.abs(model.encode(x).mean() - exact).max(-1)
-    print(type(objective).__name__, "gap of the posterior:", away.mean())
     assert away.mean() < 0.05
     again = mixture(tv.ELBO(latents="enumerate"))
     again.encoder.set_weights(model.encoder.get_weights())
@@ -514,7 +524,16 @@ def test_straight_through_trains_on_the_mixture(rng):
 # The rest of the model.
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bits",
+        "one-hot",
+        pytest.param("blocks of one-hots", marks=pytest.mark.slow),
+        "numbers",
+        pytest.param("matrices", marks=pytest.mark.slow),
+    ],
+)
 def test_everything_else_works_with_discrete_latents(name, tmp_path):
     law = LAWS[name]()
     model = model_of(law, tv.ELBO(4, gradient="loo"), rate=0.01)
@@ -610,6 +629,29 @@ def test_a_step_of_ones_own_asks_for_all_values():
         loo.compute_loss(POINTS, POINTS, loo(POINTS, training=True))
     with pytest.raises(ValueError, match="Received: a y_pred with all values of z"):
         loo.compute_loss(POINTS, POINTS, loo(POINTS, num_samples="all"))
+
+
+def test_products_of_one_hots_have_a_closed_kl(rng):
+    logits = rng.normal(size=(5, 2, 3)).astype("float32")
+    one = rng.normal(size=3).astype("float32")
+    q = tfd.Independent(tfd.OneHotCategorical(logits, dtype=tf.float32), 1)
+    p = tfd.OneHotCategorical(one, dtype=tf.float32)
+    exact = special.rel_entr(special.softmax(logits, -1), special.softmax(one))
+    back = special.rel_entr(special.softmax(one), special.softmax(logits, -1))
+    np.testing.assert_allclose(
+        kl_divergence(q, tfd.Sample(p, 2), True), exact.sum((1, 2)), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        tfd.kl_divergence(tfd.Sample(p, 2), q), back.sum((1, 2)), rtol=1e-4
+    )
+    blocks = tv.Blockwise([tv.OneHotCategorical(3)] * 2)(logits.reshape(5, 6))
+    np.testing.assert_allclose(
+        kl_divergence(blocks, tfd.Blockwise([p, p]), True),
+        exact.sum((1, 2)),
+        rtol=1e-4,
+    )
+    several = tfd.Sample(tfd.OneHotCategorical(logits[:, 0], dtype=tf.float32), 2)
+    assert not has_closed_form(q, several)
 
 
 # Bad input.
@@ -736,7 +778,8 @@ def test_a_vamp_prior_of_bits_learns_its_inputs():
         before = [w.numpy() for w in prior.trainable_weights]
         model.fit(POINTS, verbose=0)
         moved = [
-            np.abs(w.numpy() - b).max() for w, b in zip(prior.trainable_weights, before)
+            np.abs(w.numpy() - b).max()
+            for w, b in zip(prior.trainable_weights, before, strict=True)
         ]
         assert min(moved) > 0
 
@@ -803,9 +846,9 @@ def test_straight_through_laws_are_the_discrete_ones(rng):
 
 
 def test_straight_through_is_the_same_law_with_xla_and_without_a_nan():
-    for layer, width in (
-        (tv.IndependentRelaxedBernoulli(3, 0.1, straight_through=True), 3),
-        (tv.RelaxedOneHotCategorical(3, 0.1, straight_through=True), 3),
+    for layer in (
+        tv.IndependentRelaxedBernoulli(3, 0.1, straight_through=True),
+        tv.RelaxedOneHotCategorical(3, 0.1, straight_through=True),
     ):
         for size in (1.0, 1e8):
             logits = tf.Variable(size * tf.constant([[1.0, -1.0, 0.5]] * 4))
