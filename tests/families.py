@@ -261,22 +261,6 @@ FAMILIES = {
         reference.relaxed_one_hot,
         statistic="sample",
     ),
-    "IndependentRelaxedBernoulli, straight-through": Family(
-        lambda **kw: tv.IndependentRelaxedBernoulli(
-            3, 0.5, straight_through=True, **kw
-        ),
-        3,
-        (3,),
-        bits,
-        reference.bernoulli,
-    ),
-    "RelaxedOneHotCategorical, straight-through": Family(
-        lambda **kw: tv.RelaxedOneHotCategorical(3, 0.5, straight_through=True, **kw),
-        3,
-        (3,),
-        one_hot,
-        reference.categorical,
-    ),
     "Blockwise": Family(
         lambda **kw: tv.Blockwise(
             [tv.IndependentNormal(2), tv.IndependentLaplace(2)], **kw

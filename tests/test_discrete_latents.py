@@ -827,6 +827,9 @@ def test_straight_through_draws_are_discrete_with_the_relaxed_gradient(temperatu
 def test_straight_through_laws_are_the_discrete_ones(rng):
     logits = rng.normal(size=(5, 3)).astype("float32")
     q = tv.IndependentRelaxedBernoulli(3, 0.3, straight_through=True)(logits)
+    x = rng.integers(0, 2, (5, 3)).astype("float32")
+    density = stats.bernoulli.logpmf(x, special.expit(logits)).sum(-1)
+    np.testing.assert_allclose(q.log_prob(x), density, rtol=1e-4)
     p = tfd.Independent(tfd.Bernoulli([0.3, -0.2, 0.0], dtype=tf.float32), 1)
     a, b = special.expit(logits), special.expit([0.3, -0.2, 0.0])
     exact = special.rel_entr(a, b) + special.rel_entr(1 - a, 1 - b)
@@ -834,6 +837,11 @@ def test_straight_through_laws_are_the_discrete_ones(rng):
     np.testing.assert_allclose(kl_divergence(q, p), exact.sum(-1), rtol=1e-4)
     q = tv.RelaxedOneHotCategorical(3, 0.3, straight_through=True)(logits)
     p = tfd.OneHotCategorical([0.3, -0.2, 0.0], dtype=tf.float32)
+    np.testing.assert_allclose(
+        q.log_prob(np.eye(3, dtype="float32")[[0, 1, 2, 0, 1]]),
+        special.log_softmax(logits, -1)[range(5), [0, 1, 2, 0, 1]],
+        rtol=1e-4,
+    )
     exact = special.rel_entr(special.softmax(logits, -1), special.softmax(p.logits))
     assert has_closed_form(q, p)
     np.testing.assert_allclose(kl_divergence(q, p), exact.sum(-1), rtol=1e-4)
@@ -863,6 +871,13 @@ def test_straight_through_is_the_same_law_with_xla_and_without_a_nan():
             z, slopes = step()
             assert set(np.unique(z)) <= {0.0, 1.0}
             assert np.isfinite(slopes).all()
+
+
+def test_straight_through_draws_of_nan_are_nan():
+    nan = np.full((1, 3), np.nan, "float32")
+    for make in (tv.IndependentRelaxedBernoulli, tv.RelaxedOneHotCategorical):
+        z = make(3, 0.5, straight_through=True)(nan).tensor_distribution.sample(seed=1)
+        assert np.isnan(z).all()
 
 
 def test_leave_one_out_of_two_draws_by_hand():

@@ -152,7 +152,8 @@ def _with_temperature(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_place_of(relaxed: tf.Tensor, hard: tf.Tensor) -> tf.Tensor:
-    """The value of `hard`, with the gradient of `relaxed`."""
+    """The value of `hard`, with the gradient of `relaxed`; NaN where that is NaN."""
+    hard = tf.where(tf.math.is_nan(relaxed), relaxed, hard)
 
     @tf.custom_gradient
     def straight(x: tf.Tensor) -> Any:
