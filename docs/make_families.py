@@ -66,6 +66,12 @@ FAMILIES: dict[str, Any] = {
     "IndependentRelaxedBernoulli, temperature 0.1": (
         lambda: tv.IndependentRelaxedBernoulli(D, 0.1)
     ),
+    "RelaxedOneHotCategorical, straight-through": (
+        lambda: tv.RelaxedOneHotCategorical(D, 0.1, straight_through=True)
+    ),
+    "IndependentRelaxedBernoulli, straight-through": (
+        lambda: tv.IndependentRelaxedBernoulli(D, 0.1, straight_through=True)
+    ),
     "PowerSpherical": lambda: tv.PowerSpherical(D),
     "VonMisesFisher": lambda: tv.VonMisesFisher(D),
     "DirectionAndNorm": lambda: tv.DirectionAndNorm(D),

@@ -96,7 +96,11 @@ MIXTURE = {
     "event_shape": SHAPES,
     "scale_floor": POSITIVE,
 }
-RELAXED = {**LAYER, "temperature": POSITIVE | FUNCTIONS}
+RELAXED = {
+    **LAYER,
+    "temperature": POSITIVE | FUNCTIONS,
+    "straight_through": BOOLEANS,
+}
 FLOW = {
     "transform": NOTHING,
     "num_transforms": POSITIVE_INTEGERS,
@@ -269,6 +273,7 @@ TABLE = {
             "gradient": NOTHING,
             **{name: KL[name] for name in ("use_exact_kl", "free_bits")},
             **{name: KL[name] for name in ("free_bits_per", "capacity")},
+            "latents": NOTHING,
         },
     ),
     tv.Flow: (made(tv.Flow), {**LAYER, **FLOW}),

@@ -1,5 +1,6 @@
 """Points and paths in the space of latents, which may be a sphere."""
 
+import contextlib
 from typing import Any
 
 import tensorflow as tf
@@ -9,7 +10,7 @@ from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.summaries import joined, summary
-from tfp_vae.supports import support_of
+from tfp_vae.supports import is_discrete, support_of
 
 tfd = tfp.distributions
 
@@ -72,8 +73,9 @@ def center(distribution: Any) -> tf.Tensor:
     """A representative point: the mean, if it lies in the support.
 
     On the sphere it is the mean direction, of length 1; with a norm, it has the mean
-    norm. Without a mean it is the mode. For a transformed distribution without either,
-    it is the image of the base distribution's center.
+    norm. Of a discrete distribution, and without a mean, it is the mode. For a
+    transformed distribution without either, it is the image of the base distribution's
+    center.
 
     Args:
         distribution: A `tfd.Distribution`.
@@ -100,9 +102,9 @@ def center(distribution: Any) -> tf.Tensor:
             return tf.math.l2_normalize(distribution.mode(), axis=-1)
         except NotImplementedError:
             return tf.math.l2_normalize(distribution.mean(), axis=-1)
-    discrete = not tf.as_dtype(distribution.dtype).is_floating
-    names = ("mode",) if discrete or may_lack_a_mean(distribution) else ("mean", "mode")
-    for name in names:
+    integers = not tf.as_dtype(distribution.dtype).is_floating
+    names = ["mode"] if integers or may_lack_a_mean(distribution) else ["mean", "mode"]
+    for name in reversed(names) if is_discrete(distribution) else names:
         try:
             return summary(distribution, name)
         except NotImplementedError:
@@ -114,6 +116,32 @@ def center(distribution: Any) -> tf.Tensor:
         "A deterministic value expects a distribution with a mean or a mode. Received: "
         f"{family_name(distribution)}. Draw from it instead, with `.sample()`."
     )
+
+
+def mean_or_center(distribution: Any) -> tf.Tensor:
+    """The mean of a discrete distribution, if it has one, and the `center` of others.
+
+    The mean of a one-hot vector, its probabilities, says more of it than its mode,
+    though no decoder ever sees such a value.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        A tensor of shape `batch_shape + event_shape`.
+
+    Example:
+        >>> mean_or_center(tfd.Bernoulli(0.0, dtype=tf.float32)).numpy()
+        np.float32(0.5)
+    """
+    distribution = unwrap(distribution)
+    if isinstance(distribution, tfd.Blockwise):
+        parts = [mean_or_center(part) for part in distribution.distributions]
+        return joined(distribution, parts)
+    if is_discrete(distribution) and tf.as_dtype(distribution.dtype).is_floating:
+        with contextlib.suppress(NotImplementedError):
+            return summary(distribution, "mean")
+    return center(distribution)
 
 
 def tempered(prior: Any, temperature: float) -> Any:

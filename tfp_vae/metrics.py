@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfp_vae.checks import positive_number
 from tfp_vae.keras_internals import is_symbolic_placeholder
-from tfp_vae.latents import center
+from tfp_vae.latents import mean_or_center
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -62,7 +62,7 @@ class ActiveUnits(keras.metrics.Metric):
                 "`tv.evaluation.active_units(encoder(x))` instead."
             )
         # In float64: the variance is a small difference of sums.
-        means = tf.cast(center(draws.posterior), tf.float64)
+        means = tf.cast(mean_or_center(draws.posterior), tf.float64)
         if self._sums is None:
             shapes = {"total": means.shape[1:], "squares": means.shape[1:], "count": ()}
             self._sums = [

@@ -16,11 +16,14 @@ import tensorflow as tf
 
 import tfp_vae.kl.annealed as annealed
 from tfp_vae.checks import boolean, checked_config, choice, integer, real_number
-from tfp_vae.kl.divergence import kl_divergence
+from tfp_vae.kl.divergence import has_closed_form, kl_divergence
 from tfp_vae.kl.target import DIMENSION, KLTarget
 from tfp_vae.serialization import revive_arguments
 
 GRADIENTS = ("total", "stl", "dreg")
+SAMPLE, ENUMERATE = "sample", "enumerate"
+# In place of a number of draws: every value that the latents can have.
+ALL = "all"
 
 
 def elbo(log_weights: tf.Tensor) -> tf.Tensor:
@@ -92,6 +95,83 @@ def renyi_bound(log_weights: tf.Tensor, alpha: float) -> tf.Tensor:
     return middle + importance_weighted_bound(order * (log_weights - middle)) / order
 
 
+def leave_one_out(values: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
+    """The mean of f over draws z[k] ~ q, with the gradient for draws that have none.
+
+        1/K sum_k (grad f[k] + (f[k] - b[k]) grad log q(z[k]))
+        b[k] = 1/(K - 1) sum_{j != k} f[j]
+
+    The score-function estimator (REINFORCE) of the gradient of E_q[f]. The mean of the
+    other draws as a baseline leaves it unbiased, and takes away most of its variance.
+
+    Reference:
+        Kool, van Hoof and Welling, Buy 4 REINFORCE samples, get a baseline for free!,
+        2019. https://openreview.net/forum?id=r1lgTGL5DE
+
+    Args:
+        values: f of each draw, of shape `(k, batch)`, k at least 2.
+        log_posterior: Log q of the draws as constants, of shape `(k, batch)`.
+
+    Returns:
+        The mean over the draws, of shape `(batch,)`.
+
+    Example:
+        >>> logits = tf.Variable(0.0)
+        >>> with tf.GradientTape() as tape:
+        ...     log_q = tfd.Bernoulli(logits).log_prob([[0], [1]])
+        ...     bound = leave_one_out(tf.constant([[1.0], [3.0]]), log_q)
+        >>> bound.numpy(), tape.gradient(bound, logits).numpy()  # 2 * 0.5 * 0.5 * 2
+        (array([2.], dtype=float32), np.float32(1.0))
+    """
+    mean = tf.reduce_mean(values, axis=0)
+    count = tf.cast(tf.shape(values)[0], values.dtype)
+    above_others = tf.stop_gradient(values - mean) * count / (count - 1)
+    return mean + tf.reduce_mean(above_others * _score(log_posterior, values), axis=0)
+
+
+def vimco(log_weights: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
+    """The importance-weighted bound, with the gradient for draws that have none.
+
+        L = log(1/K sum_k w[k])
+        grad L at fixed draws + sum_k (L - L[-k]) grad log q(z[k])
+
+    where L[-k] has the geometric mean of the other weights in place of w[k]: a signal
+    for each draw, how much it adds to the bound.
+
+    Reference:
+        Mnih and Rezende, Variational inference for Monte Carlo objectives, 2016.
+        https://arxiv.org/abs/1602.06725
+
+    Args:
+        log_weights: Log-weights of shape `(k, batch)`, k at least 2.
+        log_posterior: Log q of the draws as constants, of shape `(k, batch)`.
+
+    Returns:
+        The bound for each example, of shape `(batch,)`, in nats.
+
+    Example:
+        >>> float(vimco(tf.math.log([[1.0], [3.0]]), tf.zeros([2, 1]))[0] - np.log(2))
+        0.0
+    """
+    bound = importance_weighted_bound(log_weights)
+    fixed = tf.stop_gradient(log_weights)
+    count = tf.cast(tf.shape(fixed)[0], fixed.dtype)
+    # From before and after each draw: a difference with the total would lose digits.
+    sums = [tf.cumsum(fixed, 0, exclusive=True, reverse=r) for r in (False, True)]
+    logs = [
+        tf.math.cumulative_logsumexp(fixed, 0, exclusive=True, reverse=r)
+        for r in (False, True)
+    ]
+    others = tf.reduce_logsumexp(tf.stack([*logs, sum(sums) / (count - 1)]), axis=0)
+    signal = tf.stop_gradient(bound) - (others - tf.math.log(count))
+    return bound + tf.reduce_sum(signal * _score(log_posterior, signal), axis=0)
+
+
+def _score(log_posterior: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """0, with the gradient of log q."""
+    return tf.cast(log_posterior - tf.stop_gradient(log_posterior), like.dtype)
+
+
 class GradientScale:
     """The identity, whose gradient is multiplied by a factor that is set later.
 
@@ -139,6 +219,8 @@ class Terms:
         log_posterior: log q(z | x), of shape `(k, batch)`, if drawing gave it.
         use_exact_kl: As in `kl_divergence`.
         scale: Applied to the draws before the decoder and the prior.
+        enumerated: Whether the draws are every value of z once. Then means over them
+            are weighted by q(z | x), and so are exact expectations.
 
     Example:
         >>> q = tfd.MultivariateNormalDiag(tf.ones([5, 3]))
@@ -157,6 +239,7 @@ class Terms:
         log_posterior: tf.Tensor | None = None,
         use_exact_kl: bool | None = None,
         scale: GradientScale | None = None,
+        enumerated: bool = False,
     ) -> None:
         self.log_likelihood = log_likelihood
         self.posterior = posterior
@@ -166,6 +249,33 @@ class Terms:
         self.scale = scale or GradientScale()
         self._log_posterior = log_posterior
         self._use_exact_kl = use_exact_kl
+        self.enumerated = enumerated
+
+    def mean(self, values: tf.Tensor) -> tf.Tensor:
+        """The mean over q: that of the draws, or the exact sum over all values of z.
+
+        Args:
+            values: A number for each draw, of shape `(k, batch)`.
+
+        Returns:
+            A tensor of shape `(batch,)`.
+        """
+        if self.probabilities is None:
+            return tf.reduce_mean(values, axis=0)
+        weights = tf.cast(self.probabilities, values.dtype)
+        return tf.reduce_sum(tf.math.multiply_no_nan(values, weights), axis=0)
+
+    @property
+    def probabilities(self) -> tf.Tensor | None:
+        """q(z | x) of every value of z, if these are the draws, else `None`."""
+        return tf.exp(self.log_posterior) if self.enumerated else None
+
+    @functools.cached_property
+    def kl_is_closed_form(self) -> bool:
+        """Whether `kl` is a closed form, which does not depend on the draws."""
+        if self._use_exact_kl is False:
+            return False
+        return has_closed_form(self.posterior, self.prior)
 
     @functools.cached_property
     def kl(self) -> tf.Tensor:
@@ -184,6 +294,7 @@ class Terms:
             use_exact_kl=self._use_exact_kl,
             test_points=lambda: (self.draws, self.log_posterior),
             per_dimension=per_dimension,
+            test_weights=self.probabilities,
         )
 
     @functools.cached_property
@@ -219,15 +330,21 @@ class Objective:
 
     Subclasses implement `losses`; the model reads `num_samples` and `gradient`.
 
+    The gradients `"total"`, `"stl"` and `"dreg"` go through the draws, and need a
+    posterior whose draws are reparameterised. `"loo"` and `"vimco"` treat draws as
+    constants and use the score of q: any posterior has it, discrete ones too.
+
     Args:
         num_samples: The number of draws of z for each example.
         gradient: `"total"`, the whole derivative; `"stl"`, without the score of q
             (sticking the landing: Roeder, Wu and Duvenaud, 2017,
             https://arxiv.org/abs/1703.09194); `"dreg"`, doubly reparameterised (Tucker
-            et al., 2018, https://arxiv.org/abs/1810.04152).
+            et al., 2018, https://arxiv.org/abs/1810.04152); `"loo"`, see
+            `leave_one_out`; `"vimco"`, see `vimco`.
 
     Raises:
-        ValueError: If `num_samples` is below 1, or `gradient` is unknown.
+        ValueError: If `num_samples` is below 1, or 2 for `"loo"` and `"vimco"`, or
+            `gradient` is unknown.
 
     Example:
         >>> tv.ELBO().num_samples, tv.ImportanceWeightedBound(50).num_samples
@@ -238,11 +355,28 @@ class Objective:
     # As in `kl_divergence`; without a closed form, the KL uses the draws of the bound.
     use_exact_kl: bool | None = None
     beta: Any = None
+    latents: str = SAMPLE
 
     def __init__(self, num_samples: int, gradient: str) -> None:
         caller = type(self).__name__
-        self.num_samples = integer(num_samples, "num_samples", caller)
         self.gradient = choice(gradient, self.gradients, "gradient", caller)
+        self.num_samples = integer(num_samples, "num_samples", caller)
+        if self.uses_score and self.num_samples < 2:
+            raise ValueError(
+                f"`{caller}` expects gradient={gradient!r} with num_samples of at "
+                "least 2, since each draw is compared with the others. Received: "
+                f"num_samples={num_samples}. Give num_samples=8."
+            )
+
+    @property
+    def uses_score(self) -> bool:
+        """Whether the gradient treats draws as constants and uses the score of q."""
+        return self.gradient in ("loo", "vimco")
+
+    @property
+    def draws_per_example(self) -> int | str:
+        """The `num_samples` with which a step calls the model: a number, or `"all"`."""
+        return ALL if self.latents == ENUMERATE else self.num_samples
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -298,13 +432,21 @@ class ELBO(Objective):
         beta: Factor of the KL: a number, a non-trainable variable, or a callable
             without arguments. `KLWarmup` multiplies it further. A `keras.Variable` is
             saved with the weights, a `tf.Variable` in the config.
-        gradient: `"total"`, or `"stl"`, without the score of q; that uses the KL of
-            the draws instead of the closed form.
+        gradient: `"total"`; `"stl"`, without the score of q, which uses the KL of the
+            draws instead of the closed form; `"loo"`, for posteriors without
+            reparameterised draws, the score with the mean of the other draws as
+            baseline (`leave_one_out`), with `num_samples` of 2 or more.
         use_exact_kl: `None` uses the closed form if there is one, `True` requires it,
             `False` uses the draws.
         free_bits: Nats that cost nothing, given like `beta`; `None` for none.
         free_bits_per: `"dimension"`, for distributions that factorise, or `"total"`.
         capacity: Target of the KL in nats, given like `beta`; `None` for none.
+        latents: `"sample"`, or `"enumerate"` for the exact mean over q of a discrete z:
+
+                E_q[log p(x | z)] = sum_z q(z | x) log p(x | z)
+
+            `evaluate` and the history then show exact values. The decoder sees every
+            value for every example, at most 4,096; memory grows as with so many draws.
 
     Raises:
         ValueError: If a number is out of its range, or options exclude each other.
@@ -315,7 +457,7 @@ class ELBO(Objective):
         4.0
     """
 
-    gradients = ("total", "stl")
+    gradients = ("total", "stl", "loo")
 
     def __init__(
         self,
@@ -326,8 +468,17 @@ class ELBO(Objective):
         free_bits: Any = None,
         free_bits_per: str = DIMENSION,
         capacity: Any = None,
+        latents: str = SAMPLE,
     ) -> None:
         super().__init__(num_samples, gradient)
+        self.latents = choice(latents, (SAMPLE, ENUMERATE), "latents", "ELBO")
+        if latents == ENUMERATE and (gradient != "total" or self.num_samples != 1):
+            raise ValueError(
+                "`ELBO` expects latents='enumerate' without num_samples and gradient: "
+                "each value of z counts once, with an exact gradient. Received: "
+                f"num_samples={num_samples}, gradient={gradient!r}. Leave both out, or "
+                "draw latents, `ELBO(num_samples=8, gradient='loo')`."
+            )
         self.beta = annealed.checked(beta, "beta", "`ELBO`", default=False)
         self.target = KLTarget(free_bits, free_bits_per, capacity)
         if use_exact_kl is not None:
@@ -340,6 +491,8 @@ class ELBO(Objective):
                 f"{free_bits!r}, capacity={capacity!r}. Leave them None, or set "
                 "gradient='total'."
             )
+        if gradient == "loo" and use_exact_kl is False:
+            self._refuse_a_target_of_drawn_kl("use_exact_kl=False")
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -353,12 +506,29 @@ class ELBO(Objective):
         """Minus the bound; free bits and a capacity use the mean KL of the batch."""
         if self.gradient == "stl":
             return -elbo(terms.log_weights(kl_weight, with_score=False))
-        nll = -tf.reduce_mean(terms.log_likelihood, axis=0)
+        log_p = terms.log_likelihood
+        if self.gradient != "loo":
+            nll = -terms.mean(log_p)
+        elif terms.kl_is_closed_form:
+            nll = -leave_one_out(log_p, terms.log_posterior)
+        else:
+            self._refuse_a_target_of_drawn_kl("a KL without a closed form")
+            # The score of log q itself, beside that of the draws, has the mean 0.
+            weights = terms.log_weights(kl_weight, with_score=False)
+            return -leave_one_out(weights, terms.log_posterior)
         cost = terms.kl
         if self.target.changes_the_cost:
             kl = terms.kl_per_dimension if self.target.per_dimension else terms.kl
             cost = self.target.cost(kl, sample_weight)
         return nll + tf.cast(kl_weight, cost.dtype) * cost
+
+    def _refuse_a_target_of_drawn_kl(self, found: str) -> None:
+        if self.target.changes_the_cost:
+            raise ValueError(
+                "`ELBO` expects gradient='loo' with free_bits or capacity only if the "
+                f"KL has a closed form. Received: {found}. Leave them out, choose a "
+                "prior of the posterior's family, or use latents='enumerate'."
+            )
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`; variables as their class and current value."""
@@ -368,6 +538,7 @@ class ELBO(Objective):
             "beta": annealed.serialize(self.beta),
             "use_exact_kl": exact,
             **self.target.get_config(),
+            "latents": self.latents,
         }
 
     @classmethod
@@ -400,16 +571,20 @@ class ImportanceWeightedBound(Objective):
     Args:
         num_samples: The number K of draws.
         gradient: `"total"`; `"stl"`, without the score of q (biased for K above 1);
-            `"dreg"`, doubly reparameterised, unbiased.
+            `"dreg"`, doubly reparameterised, unbiased; `"vimco"`, for posteriors
+            without reparameterised draws, unbiased (see `vimco`), for K of 2 or more.
 
     Raises:
-        ValueError: If `num_samples` is below 1, or `gradient` is unknown.
+        ValueError: If `num_samples` is below 1, or 2 for `"vimco"`, or `gradient` is
+            unknown.
 
     Example:
         >>> iwae = ImportanceWeightedBound(50, gradient="dreg")
         >>> iwae.get_config()
         {'num_samples': 50, 'gradient': 'dreg'}
     """
+
+    gradients = (*GRADIENTS, "vimco")
 
     def __init__(self, num_samples: int = 5, gradient: str = "total") -> None:
         super().__init__(num_samples, gradient)
@@ -418,6 +593,8 @@ class ImportanceWeightedBound(Objective):
         self, terms: Terms, kl_weight: tf.Tensor, sample_weight: tf.Tensor
     ) -> tf.Tensor:
         """Minus the bound of each example."""
+        if self.gradient == "vimco":
+            return -vimco(terms.log_weights(kl_weight), terms.log_posterior)
         weights = terms.log_weights(kl_weight, with_score=self.gradient == "total")
         if self.gradient == "dreg":
             terms.scale.factor = tf.stop_gradient(tf.nn.softmax(weights, axis=0))

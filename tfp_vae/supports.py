@@ -1,6 +1,7 @@
 """The support of a distribution, as far as its class determines it."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ tfd = tfp.distributions
 tfb = tfp.bijectors
 
 REALS = "real numbers"
+DISCRETE = "discrete values"
 _BY_CLASS = {
     "single points": (tfd.Deterministic, tfd.VectorDeterministic),
     "the unit sphere": (tfd.VonMisesFisher, tfd.PowerSpherical, tfd.SphericalUniform),
@@ -95,12 +97,132 @@ def support_of(distribution: Any) -> Support | None:
         default = None
     else:
         if default is None:
-            return Support("discrete values")
+            return Support(DISCRETE)
     known = _image(default, Support(REALS))
     bijector = getattr(distribution, "bijector", None)
     if known is None and isinstance(bijector, tfb.Bijector):
         known = _image(bijector, support_of(distribution.distribution))
     return known
+
+
+def is_discrete(distribution: Any) -> bool:
+    """Whether the class of a distribution says that its values are discrete.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        True for Bernoulli, categorical and Poisson distributions, for instance, in
+        whatever dtype.
+
+    Example:
+        >>> is_discrete(tfd.Bernoulli(0.0, dtype=tf.float32))
+        True
+    """
+    support = support_of(distribution)
+    return support is not None and support.kind == DISCRETE
+
+
+def number_of_values(distribution: Any) -> int | None:
+    """How many values a distribution can have, impossible ones of its class included.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        An integer for Bernoulli and categorical distributions, mixtures of these over
+        one set of values, and products; `None` for others, and if a shape is unknown.
+
+    Example:
+        >>> number_of_values(tfd.Sample(tfd.Bernoulli(0.0), 6))
+        64
+        >>> number_of_values(tfd.Poisson(1.0)) is None
+        True
+    """
+    found = _finite(distribution)
+    return None if found is None else found.size
+
+
+def values_of(distribution: Any) -> tf.Tensor:
+    """Lists the values that a distribution can have, the same for the whole batch.
+
+    Args:
+        distribution: A `tfd.Distribution` with a `number_of_values`.
+
+    Returns:
+        A tensor of shape `(number_of_values, *event_shape)`, in the dtype of the draws.
+
+    Example:
+        >>> values_of(tfd.Sample(tfd.Bernoulli(0.0), 2)).numpy().tolist()
+        [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
+    return tf.cast(_finite(distribution).listed(), distribution.dtype)
+
+
+class _Values(NamedTuple):
+    """A finite set: how many values, and a function that lists them."""
+
+    size: int
+    listed: Callable[[], tf.Tensor]
+
+
+def _finite(distribution: Any) -> Any:
+    """The `_Values` of a distribution; `None` if it has no known finite set of them."""
+    if isinstance(distribution, tfd.MixtureSameFamily):
+        return _finite(distribution.components_distribution)
+    if isinstance(distribution, tfd.Independent | tfd.Sample | tfd.BatchBroadcast):
+        return _copies(distribution, distribution.distribution)
+    if isinstance(distribution, tfd.Blockwise):
+        return _blocks(distribution)
+    if isinstance(distribution, tfd.Bernoulli):
+        return _Values(2, lambda: tf.range(2))
+    if isinstance(distribution, tfd.Categorical | tfd.OneHotCategorical):
+        logits = distribution.logits
+        width = (distribution.probs if logits is None else logits).shape[-1]
+        if width is not None:
+            one_hot = isinstance(distribution, tfd.OneHotCategorical)
+            return _Values(width, lambda: tf.eye(width) if one_hot else tf.range(width))
+    return None
+
+
+def _copies(distribution: Any, base: Any) -> Any:
+    """The values of an event that repeats those of another distribution."""
+    shape, one = distribution.event_shape, _finite(base)
+    if one is None or not shape.is_fully_defined():
+        return None
+    copies = math.prod(shape[: shape.rank - base.event_shape.rank])
+
+    def listed() -> tf.Tensor:
+        values = tf.gather(one.listed(), _combinations([one.size] * copies))
+        return tf.reshape(values, [-1, *shape])
+
+    return _Values(one.size**copies, listed)
+
+
+def _blocks(distribution: Any) -> Any:
+    blocks = [_finite(block) for block in distribution.distributions]
+    if None in blocks:
+        return None
+    counts = [block.size for block in blocks]
+
+    def listed() -> tf.Tensor:
+        columns = _combinations(counts).T
+        pairs = zip(blocks, columns, strict=True)
+        parts = [tf.gather(block.listed(), column) for block, column in pairs]
+        flat = [tf.reshape(part, [len(columns[0]), -1]) for part in parts]
+        return tf.concat([tf.cast(part, distribution.dtype) for part in flat], axis=-1)
+
+    return _Values(math.prod(counts), listed)
+
+
+def _combinations(counts: list[int]) -> np.ndarray:
+    """Each choice of one index below each count, a row for each."""
+    total = math.prod(counts)
+    rows, period, columns = np.arange(total), total, []
+    for count in counts:
+        period //= count
+        columns.append(rows // period % count)
+    return np.stack(columns, axis=-1)
 
 
 def _image(bijector: Any, support: Support | None) -> Support | None:

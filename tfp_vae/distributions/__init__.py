@@ -6,6 +6,10 @@ from tfp_vae.distributions.counts import NegativeBinomial, Poisson
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
+from tfp_vae.distributions.straight_through import (
+    StraightThroughBernoulli,
+    StraightThroughOneHotCategorical,
+)
 from tfp_vae.distributions.truncated_normal import TruncatedNormal
 from tfp_vae.distributions.unit_interval import Beta, Kumaraswamy
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher
@@ -20,6 +24,8 @@ __all__ = [
     "Poisson",
     "PowerSpherical",
     "QuantizedLogistic",
+    "StraightThroughBernoulli",
+    "StraightThroughOneHotCategorical",
     "TruncatedNormal",
     "VonMisesFisher",
 ]

@@ -115,8 +115,7 @@ def _kl_multivariate_normals(a: Any, b: Any, name: str | None = None) -> tf.Tens
 def _kl_of_coordinates(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
     first, second = as_independent(a), as_independent(b)
     if first is None or second is None:
-        pair = f"{family_name(a)}, {family_name(b)}"
-        raise NotImplementedError(f"No closed form for {pair}.")
+        return _kl_of_copies(a, b, name)
     first, second = (_without_broadcast(x.distribution) for x in (first, second))
     each = tfd.kl_divergence(first, second, name=name)
     shape = tf.broadcast_dynamic_shape(
@@ -125,6 +124,18 @@ def _kl_of_coordinates(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
     )
     axes = list(range(-a.event_shape.rank, 0))
     return tf.reduce_sum(tf.broadcast_to(each, shape), axis=axes)
+
+
+def _kl_of_copies(a: Any, b: Any, name: str | None) -> tf.Tensor:
+    """The sum over copies of vectors, such as the rows of a matrix of one-hot rows."""
+    first, second = a.distribution, b.distribution
+    several = [x.batch_shape.rank for x in (a, b) if isinstance(x, tfd.Sample)]
+    if first.event_shape != second.event_shape or any(several):
+        pair = f"{family_name(a)}, {family_name(b)}"
+        raise NotImplementedError(f"No closed form for {pair}.")
+    each = tfd.kl_divergence(first, second, name=name)
+    copies = a.event_shape.rank - first.event_shape.rank
+    return tf.reduce_sum(each, axis=list(range(-copies, 0)))
 
 
 def _without_broadcast(base: Any) -> Any:

@@ -29,6 +29,7 @@ def kl_divergence(
     test_points: Callable[[], Any] | None = None,
     test_points_reduce_axis: int | tuple[int, ...] | None = None,
     per_dimension: bool = False,
+    test_weights: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """KL(posterior || prior) in nats, one number for each member of the batch.
 
@@ -46,6 +47,8 @@ def kl_divergence(
             all draw axes in front of the batch.
         per_dimension: Whether to keep the event axes, one number for each coordinate.
             Needs distributions that factorise over the event.
+        test_weights: The weight of each test point, of shape `(draws..., batch...)`,
+            in a weighted sum; by default the points count alike.
 
     Returns:
         A tensor of shape `posterior.batch_shape`, followed by `posterior.event_shape`
@@ -90,12 +93,36 @@ def kl_divergence(
     if use_exact_kl is None:
         stepwise = _stepwise(posterior, prior, draws)
         if stepwise is not None:
-            return _average_draws(stepwise, posterior, test_points_reduce_axis, given)
+            return _average_draws(
+                stepwise, posterior, test_points_reduce_axis, given, test_weights
+            )
     if log_q is None or per_dimension:
         log_q = posterior.log_prob(draws)
+    log_ratio = log_q - prior.log_prob(draws)
     return _average_draws(
-        log_q - prior.log_prob(draws), posterior, test_points_reduce_axis, given
+        log_ratio, posterior, test_points_reduce_axis, given, test_weights
     )
+
+
+def has_closed_form(posterior: Any, prior: Any) -> bool:
+    """Whether KL(posterior || prior) has a closed form.
+
+    Args:
+        posterior: q, a `tfd.Distribution`.
+        prior: p, as in `kl_divergence`.
+
+    Returns:
+        True if `kl_divergence` needs no draws.
+
+    Example:
+        >>> has_closed_form(tfd.Bernoulli(0.0), tfd.Bernoulli(1.0))
+        True
+    """
+    try:
+        _closed_form(unwrap(posterior), unwrap(prior))
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _stepwise(posterior: Any, prior: Any, draws: tf.Tensor) -> tf.Tensor | None:
@@ -129,6 +156,7 @@ def _average_draws(
     posterior: Any,
     axis: int | tuple[int, ...] | None,
     given: Any,
+    weights: tf.Tensor | None = None,
 ) -> tf.Tensor:
     rank, batch_rank = log_ratio.shape.rank, tf.TensorShape(posterior.batch_shape).rank
     front = set(range(rank - batch_rank))
@@ -140,6 +168,13 @@ def _average_draws(
             f"tensor of shape {tuple(log_ratio.shape)}. Leave it None to average all "
             f"draws. {_advice(log_ratio.shape, given, axis)}"
         )
+    if weights is not None:
+        event = log_ratio.shape.rank - weights.shape.rank
+        shape = tf.concat([tf.shape(weights), [1] * event], axis=0)
+        weights = tf.reshape(weights, shape)
+        # A value of probability 0 adds nothing, even where the prior has none either.
+        log_ratio = tf.math.multiply_no_nan(log_ratio, weights)
+        return tf.reduce_sum(log_ratio, axis=sorted(front))
     return tf.reduce_mean(log_ratio, axis=sorted(front)) if front else log_ratio
 
 

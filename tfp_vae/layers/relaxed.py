@@ -7,7 +7,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_vae.kl.annealed as annealed
-from tfp_vae.checks import Shape, checked_config, integer
+from tfp_vae.checks import Shape, boolean, checked_config, integer
+from tfp_vae.distributions.straight_through import (
+    StraightThroughBernoulli,
+    StraightThroughOneHotCategorical,
+)
 from tfp_vae.layers.distribution_layer import NO_EVENT_SHAPE, DistributionLayer
 from tfp_vae.layers.events import event_size, independent, split_event
 from tfp_vae.serialization import revive_arguments
@@ -23,12 +27,18 @@ class RelaxedLayer(DistributionLayer):
     The decoder begins with an activation, which the docstring of the subclass names.
     The prior must be a relaxed distribution in the same space.
 
+    With `straight_through=True` draws are exactly discrete, and have the gradient of
+    the relaxation in place of their own. The distribution is then the discrete one,
+    with its density, moments and KL: the decoder needs no activation, and the prior
+    must be discrete. The gradient of the likelihood is biased.
+
     Args:
         event_shape: See the subclass.
         temperature: Positive number, a variable that is not trainable, or a callable
             without arguments; a low one is close to discrete.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
+        straight_through: Whether draws are discrete.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
@@ -54,9 +64,13 @@ class RelaxedLayer(DistributionLayer):
         temperature: Any,
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
+        straight_through: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(event_shape, convert_to_tensor_fn, validate_args, **kwargs)
+        self.straight_through = boolean(
+            straight_through, "straight_through", type(self).__name__
+        )
         caller = f"`{type(self).__name__}`"
         self.temperature = annealed.checked(
             temperature, "temperature", caller, zero=False, default=False
@@ -108,13 +122,17 @@ class IndependentRelaxedBernoulli(RelaxedLayer):
             without arguments.
         convert_to_tensor_fn: See `DistributionLayer`; `"mean"` is the mean logit.
         validate_args: Whether TFP checks parameters and values at run time.
+        straight_through: Whether draws are bits, [y[i] > 0], with the gradient of
+            sigmoid(y[i]), which is biased; see `RelaxedLayer` and
+            `tv.distributions.StraightThroughBernoulli`.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
         inputs: Tensor of logits, of shape `(..., params_size)`.
 
     Returns:
-        An `Independent(Logistic)` with `batch_shape == inputs.shape[:-1]`.
+        An `Independent(Logistic)` with `batch_shape == inputs.shape[:-1]`; an
+        `Independent(StraightThroughBernoulli)` with `straight_through`.
 
     Raises:
         ValueError: If the last axis of the inputs is not `params_size`, or the
@@ -135,8 +153,12 @@ class IndependentRelaxedBernoulli(RelaxedLayer):
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
         (logits,) = split_event(parameters, self.event_shape, 1, self.description)
-        scale = 1 / self.present_temperature(logits.dtype)
-        base = tfd.Logistic(logits * scale, scale, self.validate_args)
+        temperature = self.present_temperature(logits.dtype)
+        if self.straight_through:
+            base = StraightThroughBernoulli(temperature, logits, self.validate_args)
+        else:
+            scale = 1 / temperature
+            base = tfd.Logistic(logits * scale, scale, self.validate_args)
         return independent(base, self.event_shape, self.validate_args)
 
 
@@ -160,15 +182,20 @@ class RelaxedOneHotCategorical(RelaxedLayer):
         event_size: The number of categories d.
         temperature: Positive number, a variable that is not trainable, or a callable
             without arguments.
-        convert_to_tensor_fn: `"sample"`, or a callable: the moments are not available.
+        convert_to_tensor_fn: `"sample"`, or a callable: the moments are not available
+            without `straight_through`.
         validate_args: Whether TFP checks parameters and values at run time.
+        straight_through: Whether draws are one-hot vectors, with 1 where y is largest
+            and the gradient of exp(y), which is biased; see `RelaxedLayer` and
+            `tv.distributions.StraightThroughOneHotCategorical`.
         **kwargs: Passed to `DistributionLayer`.
 
     Call arguments:
         inputs: Tensor of logits, of shape `(..., event_size)`.
 
     Returns:
-        An `ExpRelaxedOneHotCategorical` with `batch_shape == inputs.shape[:-1]`.
+        An `ExpRelaxedOneHotCategorical` with `batch_shape == inputs.shape[:-1]`; a
+        `StraightThroughOneHotCategorical` with `straight_through`.
 
     Raises:
         ValueError: If the last axis of the inputs is not `event_size`, or the
@@ -187,10 +214,16 @@ class RelaxedOneHotCategorical(RelaxedLayer):
         temperature: Any,
         convert_to_tensor_fn: Any = "sample",
         validate_args: bool = False,
+        straight_through: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            NO_EVENT_SHAPE, temperature, convert_to_tensor_fn, validate_args, **kwargs
+            NO_EVENT_SHAPE,
+            temperature,
+            convert_to_tensor_fn,
+            validate_args,
+            straight_through,
+            **kwargs,
         )
         self.event_size = integer(event_size, "event_size", type(self).__name__, 2)
 
@@ -202,6 +235,10 @@ class RelaxedOneHotCategorical(RelaxedLayer):
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
         temperature = self.present_temperature(parameters.dtype)
+        if self.straight_through:
+            return StraightThroughOneHotCategorical(
+                temperature, parameters, self.validate_args
+            )
         return tfd.ExpRelaxedOneHotCategorical(
             temperature, logits=parameters, validate_args=self.validate_args
         )

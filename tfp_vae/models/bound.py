@@ -18,12 +18,14 @@ from tfp_vae.losses import weighted_log_prob
 from tfp_vae.models.missing import absent
 from tfp_vae.models.network_checks import (
     check_distribution,
+    check_enumerable,
     check_latent,
     check_mask_event,
 )
 from tfp_vae.models.statistics import DefaultConversion
-from tfp_vae.objectives import GradientScale, Terms
+from tfp_vae.objectives import ALL, GradientScale, Terms
 from tfp_vae.serialization import reduced
+from tfp_vae.supports import values_of
 
 # Tells the seed of missing entries from that of latents.
 _COMPLETED = 1
@@ -40,6 +42,7 @@ class Draws(NamedTuple):
         latents: Draws of shape `(k, batch, *event_shape)`.
         log_posterior: log q(z | x) if drawing computed it, else `None`.
         scale: The `GradientScale` of the draws.
+        enumerated: Whether the draws are every value of z once.
         seed: Seed of the missing entries that a model of the mask needs.
     """
 
@@ -51,6 +54,7 @@ class Draws(NamedTuple):
     log_posterior: Any
     scale: GradientScale
     seed: Any = None
+    enumerated: bool = False
 
 
 class LikelihoodTensor(DistributionTensor):
@@ -135,21 +139,31 @@ class Bound:
         return p
 
     def through(
-        self, posterior: Any, y: Any, num_samples: int, seed: Any, training: Any = False
+        self, posterior: Any, y: Any, num_samples: Any, seed: Any, training: Any = False
     ) -> Draws:
         """Draws latents and decodes them, with the draws folded into the batch.
 
         Args:
             posterior: q(z | x), of batch shape `(batch,)`.
             y: Conditions, or `None`.
-            num_samples: The number of draws for each example.
+            num_samples: The number of draws for each example; `"all"` takes each value
+                of z once in their place.
             seed: Seed of the draws.
             training: Passed to the decoder.
 
         Returns:
             The `Draws` from which `terms` computes the terms of objectives.
         """
-        draws, log_q = draw(posterior, [num_samples], seed=seed)
+        if num_samples == ALL:
+            draws, log_q = _every_value(posterior), None
+            num_samples = draws.shape[0]
+            enumerated = True
+        else:
+            draws, log_q = draw(posterior, [num_samples], seed=seed)
+            enumerated = False
+        if self.objective.uses_score:
+            # Log q of draws as constants has the score as its gradient.
+            draws, log_q = tf.stop_gradient(draws), None
         scale, z = GradientScale(), draws
         if self.objective.gradient == "dreg":
             # The density computed while drawing bypasses the gradient scale.
@@ -166,6 +180,7 @@ class Bound:
             log_q,
             scale,
             seed,
+            enumerated,
         )
 
     def terms(self, draws: Draws, target: Any, weights: Any = None) -> Terms:
@@ -202,6 +217,7 @@ class Bound:
             draws.log_posterior,
             self.objective.use_exact_kl,
             draws.scale,
+            draws.enumerated,
         )
 
     def completed(self, draws: Draws, target: Any) -> tf.Tensor:
@@ -352,6 +368,14 @@ class Bound:
                 "and one of its keys, `VAE(..., target=...)`; or targets, `fit(x, y)`."
             )
         return x
+
+
+def _every_value(posterior: Any) -> tf.Tensor:
+    """Each value of z, for each example, of shape `(values, batch, *event_shape)`."""
+    check_enumerable(posterior)
+    values = values_of(posterior)
+    shape = [values.shape[0], posterior.batch_shape_tensor()[0], *values.shape[1:]]
+    return tf.broadcast_to(values[:, None], shape)
 
 
 def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:

@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import file_path, integer
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import draw
-from tfp_vae.latents import center
+from tfp_vae.latents import center, mean_or_center
 from tfp_vae.models.imputation import from_moments
 from tfp_vae.models.missing import absent
 from tfp_vae.models.network_checks import mask_input_error
@@ -195,7 +195,7 @@ def _strict(distribution: Any) -> Any:
 
 
 def _moments(posterior: Any) -> dict[str, tf.Tensor]:
-    found = {"mean": center(posterior)}
+    found = {"mean": mean_or_center(posterior)}
     with contextlib.suppress(NotImplementedError):
         found["stddev"] = summary(posterior, "stddev")
     return found

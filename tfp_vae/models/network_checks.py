@@ -9,8 +9,14 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import law_of_each_row
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.layers.distribution_layer import DistributionLayer
+from tfp_vae.objectives import ALL
+from tfp_vae.supports import number_of_values
 
 tfd = tfp.distributions
+
+# Every example decodes as many latents: 128 examples make half a million rows, whose
+# layers of 128 units take a quarter of a GiB each.
+MOST_VALUES = 4096
 
 
 def check_distribution(output: Any, network: str, symbol: str) -> None:
@@ -221,7 +227,8 @@ def check_reparameterized(posterior: Any, objective: Any) -> None:
 
     Args:
         posterior: q(z | x).
-        objective: The objective; its gradient may exclude the score of q.
+        objective: The objective; its gradient may exclude the score of q, or need
+            nothing but the score.
 
     Raises:
         ValueError: If the objective's gradient needs draws that are reparameterised.
@@ -229,12 +236,16 @@ def check_reparameterized(posterior: Any, objective: Any) -> None:
     Example:
         >>> check_reparameterized(tfd.Normal([0.0], 1.0), tv.ELBO())
     """
-    if posterior.reparameterization_type == tfd.FULLY_REPARAMETERIZED:
+    exact = objective.uses_score or objective.draws_per_example == ALL
+    if exact or posterior.reparameterization_type == tfd.FULLY_REPARAMETERIZED:
         return
     family = family_name(posterior)
     others = (
-        "a relaxed distribution such as `IndependentRelaxedBernoulli`, or "
-        "`reparameterize=True` for a mixture."
+        "`tv.ELBO(num_samples=8, gradient='loo')`, "
+        "`tv.ImportanceWeightedBound(8, gradient='vimco')`, "
+        "`tv.ELBO(latents='enumerate')` for a few discrete values, a relaxed "
+        "distribution such as `IndependentRelaxedBernoulli`, or `reparameterize=True` "
+        "for a mixture."
     )
     if objective.gradient != "total":
         raise ValueError(
@@ -267,6 +278,63 @@ def check_reparameterized_values(likelihood: Any) -> None:
             f"the missing ones. Received: {family_name(likelihood)}. Use a continuous "
             "one such as `tv.IndependentNormal`, or leave `missing_model` out."
         )
+
+
+def check_enumerable(posterior: Any) -> None:
+    """Checks that the latents have few values, all of which can be decoded.
+
+    Args:
+        posterior: q(z | x).
+
+    Raises:
+        ValueError: If the values are not finitely many, or more than `MOST_VALUES`.
+
+    Example:
+        >>> check_enumerable(tfd.OneHotCategorical([[0.0, 1.0, 2.0]]))
+    """
+    count = number_of_values(posterior)
+    if count is not None and count <= MOST_VALUES:
+        return
+    # Python does not print integers of more than 4,300 digits.
+    size = (
+        "no known number of" if count is None else f"about 2**{count.bit_length() - 1}"
+    )
+    raise ValueError(
+        f"latents='enumerate' expects a posterior with at most {MOST_VALUES} values, "
+        "each of which every example decodes: Bernoulli, categorical and one-hot "
+        f"latents, and products of them. Received: {family_name(posterior)} with {size}"
+        " values. Make the latents fewer, or draw them, "
+        "`tv.ELBO(num_samples=8, gradient='loo')`."
+    )
+
+
+def check_draws(draws: Any, objective: Any) -> None:
+    """Checks that the draws of a batch are those that the objective needs.
+
+    Args:
+        draws: The `Draws` of the model's output.
+        objective: The objective.
+
+    Raises:
+        ValueError: If only one of them is about every value of z, or a gradient that
+            compares draws has a single one.
+
+    Example:
+        >>> encoder = keras.Sequential([keras.Input((2,)), tv.IndependentNormal(1)])
+        >>> decoder = keras.Sequential([keras.Input((1,)), tv.IndependentBernoulli(1)])
+        >>> vae = tv.VAE(encoder, decoder, tv.StandardNormal(1))
+        >>> check_draws(vae(tf.zeros([5, 2]), training=True).draws, vae.objective)
+    """
+    wanted = objective.draws_per_example
+    count = draws.latents.shape[0]
+    alike = draws.enumerated == (wanted == ALL)
+    if alike and not (objective.uses_score and count < 2):
+        return
+    raise ValueError(
+        f"`VAE.compute_loss` expects the draws of its objective, num_samples={wanted!r}"
+        f". Received: a y_pred with {'all values' if draws.enumerated else count} of z."
+        " Call the model with `num_samples=vae.objective.draws_per_example`."
+    )
 
 
 def warn_of_activation(decoder: Any) -> None:

@@ -231,13 +231,13 @@ class SemiSupervised(Estimates, Training):
     # The bound of a batch.
 
     def over_classes(
-        self, inputs: Any, num_samples: int, training: bool | None, classes: str
+        self, inputs: Any, num_samples: Any, training: bool | None, classes: str
     ) -> LikelihoodTensor:
         """Draws z for the known class of each row, or for every class.
 
         Args:
             inputs: x, or the pair of x and labels.
-            num_samples: The number of draws for each row and class.
+            num_samples: The number of draws for each row and class, or `"all"`.
             training: Passed to the networks.
             classes: `"known"`, if all labels are known, or `"all"`.
 
@@ -290,7 +290,7 @@ class SemiSupervised(Estimates, Training):
         self, x: Any, target: Any, sample_weight: Any, training: bool, classes: str
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The loss of a batch, and its terms for each row."""
-        count = self.objective.num_samples
+        count = self.objective.draws_per_example
         p: Any = self(x, training=training, num_samples=count, classes=classes)
         draws, log_q, labels, count = p.draws
         whole, inside = split_weights(sample_weight)
@@ -325,7 +325,7 @@ class SemiSupervised(Estimates, Training):
         losses += tf.cast(cost + self._labels.alpha * surprise, losses.dtype)
         best = tf.argmax(log_q, axis=-1)
         seen = {
-            "nll": expected(-tf.reduce_mean(terms.log_likelihood, axis=0)),
+            "nll": expected(-terms.mean(terms.log_likelihood)),
             "kl": expected(terms.kl) + tf.cast(cost, terms.kl.dtype),
             "classification_loss": surprise,
             "accuracy": tf.cast(best == tf.argmax(one_hot, axis=-1), log_q.dtype),

@@ -20,6 +20,7 @@ from tfp_vae.models.bound import (
 )
 from tfp_vae.models.data_checks import check_finite, check_gaps, check_observed
 from tfp_vae.models.network_checks import (
+    check_draws,
     check_event,
     check_inputs,
     check_reparameterized,
@@ -99,7 +100,8 @@ class Training(Bound, Model):
 
     def _loss_of(self, x: Any, y: Any, weights: Any, training: bool) -> Any:
         """Records and returns the loss; also returns p(x | z) of every draw."""
-        p = self(x, training=training, num_samples=self.objective.num_samples)
+        count = self.objective.draws_per_example
+        p = self(x, training=training, num_samples=count)
         loss = of_all_rows(self.compute_loss(x, y, p, weights, training), x)
         self._record_loss(loss, x)
         return loss, p
@@ -132,8 +134,9 @@ class Training(Bound, Model):
         """
         draws = getattr(y_pred, "draws", None)
         if draws is None:
-            count = self.objective.num_samples
+            count = self.objective.draws_per_example
             draws = self(x, training=training, num_samples=count).draws
+        check_draws(draws, self.objective)
         whole, inside = split_weights(sample_weight)
         check_event(draws.likelihood, tf.convert_to_tensor(y))
         terms = self.terms(draws, y, inside)
@@ -142,8 +145,7 @@ class Training(Bound, Model):
         kl_weight = self._kl_weight()
         whole = tf.ones_like(terms.kl) if whole is None else tf.cast(whole, "float32")
         losses = self.objective.losses(terms, kl_weight, whole)
-        nll = -tf.reduce_mean(terms.log_likelihood, axis=0)
-        self._record(nll, terms.kl, kl_weight)
+        self._record(-terms.mean(terms.log_likelihood), terms.kl, kl_weight)
         return self._mean_loss(losses, whole, x)
 
     def _check_gradients(self, draws: Draws) -> None:
@@ -188,8 +190,12 @@ class Training(Bound, Model):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
-        """Computes Keras' metrics over all draws of z."""
+        """Computes Keras' metrics over all draws of z; one if z is enumerated."""
         draws = getattr(y_pred, "draws", None)
+        if draws is not None and draws.enumerated:
+            # Keras' metrics count rows alike: one draw in place of weighted values.
+            y_pred = self(x, training=False, num_samples=1)
+            draws = y_pred.draws
         if draws is not None:
             count = draws.latents.shape[0]
             y, sample_weight = tiled(y, count), tiled(sample_weight, count)

@@ -38,7 +38,7 @@ from tfp_vae.serialization import deserialize_distribution, is_distribution_conf
 
 tfd = tfp.distributions
 
-_OF_OBJECTIVES = {"beta", "capacity", "free_bits", "gradient", "num_samples"}
+_OF_OBJECTIVES = {"beta", "capacity", "free_bits", "gradient", "latents", "num_samples"}
 
 
 class Held:
@@ -130,7 +130,8 @@ class VAE(Imputation, SemiSupervised):
         inputs: x, or the pair `(x, y)` if the model is conditional or has a classifier.
         training: Whether to draw one z from q(z | x) instead of using its mean.
         num_samples: Number of z to draw, also if `training` is false, folded into the
-            batch; steps of training and of evaluation use it.
+            batch; `"all"` takes each value of a discrete z once. Steps of training and
+            of evaluation use it.
         classes: Which classes of y the steps of a model with a classifier draw z for:
             `"known"`, `"all"`, or `None` for one, the known or most probable class.
 
@@ -301,7 +302,7 @@ class VAE(Imputation, SemiSupervised):
         self,
         inputs: Any,
         training: bool | None = None,
-        num_samples: int | None = None,
+        num_samples: Any = None,
         classes: str | None = None,
     ) -> DistributionTensor:
         """p(x | z) for a draw of z in training, for the posterior's mean otherwise."""

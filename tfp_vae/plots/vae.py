@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfp_vae.checks import integer, interval
 from tfp_vae.engine import data
 from tfp_vae.evaluation.information import kl_per_dimension
-from tfp_vae.latents import center, on_the_sphere
+from tfp_vae.latents import mean_or_center, on_the_sphere
 from tfp_vae.models.data_checks import as_arrays
 from tfp_vae.models.inference import traversal_values
 from tfp_vae.models.missing import NAN, absent
@@ -429,7 +429,7 @@ def latent_centers(vae: Any, x: Any, y: Any = None) -> np.ndarray:
     """
     x, y = as_arrays(x, y, "latent_centers")
     y = y if vae.conditional else None
-    return np.asarray(center(vae.encode(x, y)))
+    return np.asarray(mean_or_center(vae.encode(x, y)))
 
 
 def observed(vae: Any, x: Any) -> np.ndarray:
