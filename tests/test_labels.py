@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 import tfp_vae as tv
 from tfp_vae.models.labels import MeanOfLabelled
@@ -346,6 +346,104 @@ def test_entries_of_x_may_be_missing_too():
     )
     assert np.isfinite(model.fit(holes, labels, verbose=0).history["loss"]).all()
     assert np.isfinite(model.log_prob(holes, 3, y=labels)).all()
+
+
+def wide_encoder():
+    """q(z | x, y) = N(0, 1), a proposal for every row, class and mask."""
+    x, y = keras.Input((labelled.X,)), keras.Input((K,))
+    h = keras.layers.Dense(2 * labelled.D)(keras.layers.concatenate([x, y]))
+    network = keras.Model([x, y], tv.IndependentNormal(labelled.D)(h))
+    bias = np.repeat([0.0, np.log(np.expm1(1.0))], labelled.D)
+    kernel = np.zeros((labelled.X + K, 2 * labelled.D))
+    network.set_weights([kernel, bias])
+    return network
+
+
+def of_the_mixture(row, gap, label):
+    """Mean and variance of missing entries: a mixture of normals over the classes."""
+    marginal = linear_gaussian.W @ linear_gaussian.W.T
+    marginal += linear_gaussian.SCALE**2 * np.eye(labelled.X)
+    gain = marginal[np.ix_(gap, ~gap)] @ np.linalg.inv(marginal[np.ix_(~gap, ~gap)])
+    centers = linear_gaussian.B + labelled.U
+    log_p = np.log(PRIOR) + [
+        stats.multivariate_normal(c[~gap], marginal[np.ix_(~gap, ~gap)]).logpdf(
+            row[~gap]
+        )
+        for c in centers
+    ]
+    shares = special.softmax(log_p) if label < 0 else np.eye(K)[label]
+    means = centers[:, gap] + (row[~gap] - centers[:, ~gap]) @ gain.T
+    inner = np.diag(marginal[np.ix_(gap, gap)] - gain @ marginal[np.ix_(~gap, gap)])
+    mean = shares @ means
+    return mean, shares @ means**2 - mean**2 + inner
+
+
+def test_imputation_sums_over_unknown_labels(tmp_path):
+    """Against the normal of a known class, and the mixture of all."""
+    model = labelled.vae(wide_encoder(), label_prior=PRIOR, missing="nan")
+    gaps = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 1]], bool)
+    rows = np.where(gaps, np.float32(np.nan), X[:3])
+    labels = np.array([-1, CLASSES[1], -1])
+    found = model.impute(rows, 40_000, y=labels, seed=1)
+    drawn = model.impute(rows, 40_000, draws=1000, y=labels, seed=2)
+    model.export(tmp_path)
+    served = tf.saved_model.load(tmp_path)
+    y = tf.constant(labels, tf.int32)
+    exported = served.impute(rows, tf.constant(20_000), y).numpy()
+    for i, gap in enumerate(gaps):
+        mean, variance = of_the_mixture(X[i].astype("float64"), gap, labels[i])
+        spread = np.sqrt(variance)
+        # Of wide proposals a few hundred draws count.
+        assert (np.abs(found[i, gap] - mean) < 0.25 * spread).all()
+        assert (np.abs(exported[i, gap] - mean) < 0.3 * spread).all()
+        assert (np.abs(drawn[:, i, gap].mean(axis=0) - mean) < 0.3 * spread).all()
+        assert (np.abs(drawn[:, i, gap].std(axis=0) / spread - 1) < 0.3).all()
+        np.testing.assert_array_equal(found[i, ~gap], X[i, ~gap])
+
+
+def test_entries_given_others_sum_over_unknown_labels():
+    model = labelled.vae(wide_encoder(), label_prior=PRIOR, missing="nan")
+    given = np.array([True, True, False, False])
+    found = model.log_prob(X[:3], 40_000, given=given, seed=1)
+    marginal = linear_gaussian.W @ linear_gaussian.W.T
+    marginal += linear_gaussian.SCALE**2 * np.eye(labelled.X)
+    part = [
+        stats.multivariate_normal(c[:2], marginal[:2, :2]).logpdf(X[:3, :2])
+        for c in linear_gaussian.B + labelled.U
+    ]
+    exact = special.logsumexp(labelled.log_evidence(X[:3]) + np.log(PRIOR), axis=-1)
+    exact -= special.logsumexp(np.stack(part, axis=-1) + np.log(PRIOR), axis=-1)
+    np.testing.assert_allclose(found, exact, atol=0.15)
+
+
+def test_labels_with_a_mask_as_input_and_a_model_of_it():
+    """Three inputs of the encoder; the classifier sees x without gaps."""
+    x, observed = keras.Input((labelled.X,)), keras.Input((labelled.X,))
+    y = keras.Input((K,))
+    h = keras.layers.concatenate([x, observed, y])
+    q = tv.IndependentNormal(labelled.D)(keras.layers.Dense(2 * labelled.D)(h))
+    mask = keras.Sequential(
+        [
+            keras.Input((labelled.X,)),
+            keras.layers.Dense(labelled.X),
+            tv.IndependentBernoulli(labelled.X),
+        ]
+    )
+    model = labelled.vae(
+        keras.Model([x, observed, y], q),
+        missing="nan",
+        missing_fill="learned",
+        missing_input=True,
+        missing_model=mask,
+    )
+    holes = X.copy()
+    holes[::3, 1] = np.nan
+    labels = labelled.hidden(CLASSES)
+    model.compile(keras.optimizers.Adam(1e-3))
+    history = model.fit(holes, labels, epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(model.impute(holes, 20, y=labels)).all()
+    assert np.isfinite(model.classify(holes)).all()
 
 
 def test_a_class_that_cannot_be_counts_nothing():
