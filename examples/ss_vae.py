@@ -176,7 +176,7 @@ def supervised(x: np.ndarray, y: np.ndarray, valid: Any, epochs: int) -> keras.M
 def batches(
     x: np.ndarray, labels: np.ndarray, rng: np.random.Generator
 ) -> tf.data.Dataset:
-    """Batches of labelled images, spread among those of unlabelled ones.
+    """Batches of labelled and of unlabelled images, in turns.
 
     Args:
         x: Images.
@@ -184,8 +184,7 @@ def batches(
         rng: Orders the images anew in each epoch.
 
     Returns:
-        A dataset of images, labels and weights. The weights make a short batch count
-        as its sum does in the source.
+        A dataset of images and labels, in which each unlabelled image occurs once.
     """
     known, others = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
 
@@ -194,41 +193,22 @@ def batches(
         return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
 
     def order() -> Iterator[np.ndarray]:
-        some, many = cut(known), cut(others)
-        for step in spread(len(some), len(many), max(2, len(x) // len(known))):
-            yield (some if step else many).pop()
+        some: list[np.ndarray] = []
+        for unlabelled in cut(others):
+            some = some or cut(known)
+            yield some.pop()
+            yield unlabelled
 
-    def batch(rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        count = tf.shape(rows)[0]
-        weight = tf.fill([count], tf.cast(count, tf.float32) / BATCH)
-        return tf.gather(images, rows), tf.gather(classes, rows), weight
+    def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(images, rows), tf.gather(classes, rows)
 
     images, classes = tf.constant(x), tf.constant(labels, tf.int32)
     rows = tf.data.Dataset.from_generator(
         order, output_signature=tf.TensorSpec([None], tf.int64)
     )
-    count = -(-len(known) // BATCH) + -(-len(others) // BATCH)
+    count = 2 * -(-len(others) // BATCH)
     rows = rows.apply(tf.data.experimental.assert_cardinality(count))
     return rows.map(batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
-
-
-def spread(some: int, many: int, interval: int) -> list[bool]:
-    """Whether each batch of an epoch is labelled: every so many, while there are any.
-
-    Args:
-        some: The number of labelled batches.
-        many: The number of unlabelled batches.
-        interval: The distance of labelled batches.
-
-    Returns:
-        A list of booleans, one for each batch.
-    """
-    found: list[bool] = []
-    for step in range(some + many):
-        used = sum(found)
-        is_due = step % interval == 1 and used < some
-        found.append(is_due or step - used >= many)
-    return found
 
 
 def accuracy(classifier: keras.Model, answers: tuple[np.ndarray, np.ndarray]) -> float:
