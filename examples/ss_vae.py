@@ -6,10 +6,10 @@
 
 Kingma et al., Semi-supervised Learning with Deep Generative Models, 2014, as in
 github.com/pyro-ppl/pyro, examples/vae/ss_vae_M2.py: 784-500-50, softplus, grey pixels
-in a Bernoulli likelihood, 50,000 training images. Labelled and unlabelled batches of 200
-alternate, and -log q(y | x) of labelled images counts 46 times. The accuracy is that
-of q(y | x) on the test images, after the epoch that was best on 10,000 other images;
-beside it that of the same network trained on the labelled images alone.
+in a Bernoulli likelihood, 50,000 training images. Labelled and unlabelled batches of
+200 alternate, and -log q(y | x) of labelled images counts 46 times. The accuracy is
+that of q(y | x) on the test images, after the epoch that was best on 10,000 other
+images; beside it that of the same network trained on the labelled images alone.
 """
 
 import argparse
