@@ -10,7 +10,7 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (ROOT / "tfp_vae/__init__.py").read_text(), re.MULTILINE
 )[1]
 
-EXAMPLES = ["matplotlib>=3.8", "scikit-learn>=1.4", "tensorboard>=2.18"]
+EXAMPLES = ["matplotlib>=3.8", "pandas>=2.2", "scikit-learn>=1.4", "tensorboard>=2.18"]
 TEST = [
     *EXAMPLES,
     "pydot>=3.0",

@@ -35,6 +35,7 @@ FLOORS = {
     "metrics": 5,
     "priors": 5,
     "scores": 5,
+    "table": 5,
     "values": 5,
     "models": 6,
     "disentanglement": 7,

@@ -11,6 +11,7 @@ import re
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -513,6 +514,10 @@ TABLE = {
     tv.StandardNormal: (
         made(tv.StandardNormal, event_shape=3),
         {"event_shape": SHAPES},
+    ),
+    tv.Table: (
+        made(tv.Table, frame=pd.DataFrame({"a": [0.5, 1.5, 2.5]})),
+        {"frame": NOTHING, "kinds": NONE | of("{}")},
     ),
     tv.Statistic: (made(tv.Statistic), {"statistic": NOTHING, "seed": SEEDS}),
     tv.UniformDirectionAndNorm: (

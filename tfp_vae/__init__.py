@@ -73,6 +73,7 @@ from tfp_vae.priors.vamp_prior import VampPrior
 from tfp_vae.scores.crps import CRPS
 from tfp_vae.scores.energy_score import EnergyScore
 from tfp_vae.scores.intervals import Coverage, IntervalScore
+from tfp_vae.table import Table
 from tfp_vae.values import check_values
 from tfp_vae.weights.convolution import (
     Convolution1DFlipout,
@@ -174,6 +175,7 @@ __all__ = [
     "SphericalUniform",
     "StandardNormal",
     "Statistic",
+    "Table",
     "UniformDirectionAndNorm",
     "VAETensorBoard",
     "VampPrior",
