@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 
 import aevb
 import conv_vae
+import cvae
 import datasets
 import disentangled
 import grey_pixels
@@ -40,6 +41,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 SYSTEMS = {
     "aevb": aevb,
     "conv_vae": conv_vae,
+    "cvae": cvae,
     "disentangled": disentangled,
     "grey_pixels": grey_pixels,
     "hyperspherical_vae": hyperspherical_vae,
@@ -144,6 +146,7 @@ def run(system, data, output, *options):
 MARGINS = {
     "aevb": ("test bound, MNIST", "untrained bound, MNIST", 200.0),
     "conv_vae": ("test -ELBO", "untrained -ELBO", -200.0),
+    "cvae": ("-ELBO", "untrained -ELBO", -100.0),
     "disentangled": (
         "test ELBO without the constant, full",
         "untrained ELBO without the constant, full",
@@ -353,6 +356,28 @@ def test_integrals_of_a_kl_are_closed_forms():
     expected = sum(integrate.quad(integrand, -15, 15, law)[0] for law in laws)
     found = other_priors.integral(other_priors.STUDENT, q)
     np.testing.assert_allclose(found, [expected], atol=1e-5)
+
+
+def test_each_pixel_of_a_completed_digit_is_given_or_hidden(rng):
+    image = rng.integers(1, 256, (1, 28, 28, 1)).astype("float32") / 255
+    corner = (
+        slice(14),
+        slice(14, 28),
+    )
+    quadrants = {
+        1: [(slice(14, 28), slice(14))],
+        2: [(slice(14, 28), slice(14)), (slice(14), slice(14))],
+        3: [(slice(14, 28), slice(14)), (slice(14), slice(14)), corner],
+    }
+    for count, places in quadrants.items():
+        expected = np.full_like(image, cvae.HOLE)
+        for place in places:
+            expected[0][place] = image[0][place]
+        given, hidden = cvae.parts(image, count)
+        np.testing.assert_array_equal(given, expected)
+        np.testing.assert_array_equal(np.where(given < 0, hidden, given), image)
+        assert ((given < 0) != (hidden < 0)).all()
+        np.testing.assert_array_equal(cvae.weights(image, count), hidden >= 0)
 
 
 def test_counted_bits_are_those_of_smoothed_shares():
