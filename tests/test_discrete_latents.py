@@ -873,6 +873,21 @@ def test_straight_through_is_the_same_law_with_xla_and_without_a_nan():
             assert np.isfinite(slopes).all()
 
 
+@pytest.mark.parametrize(
+    "law",
+    [
+        tv.distributions.StraightThroughBernoulli,
+        tv.distributions.StraightThroughOneHotCategorical,
+    ],
+)
+def test_straight_through_laws_have_the_dtype_of_their_logits(law):
+    for logits in (np.zeros(3), tf.zeros([3], tf.float64)):
+        q = law(0.5, logits)
+        assert q.dtype == tf.float64
+        assert q.sample(seed=(1, 2)).dtype == tf.float64
+    assert law(0.5, tf.zeros(3)).dtype == tf.float32
+
+
 def test_straight_through_draws_of_nan_are_nan():
     nan = np.full((1, 3), np.nan, "float32")
     for make in (tv.IndependentRelaxedBernoulli, tv.RelaxedOneHotCategorical):

@@ -124,6 +124,60 @@ def test_parts_of_the_draws_are_merged_by_their_weights(monkeypatch, rng):
     assert 0.7 < drawn[:, 0, 0].std() / spread < 1.3
 
 
+def test_many_draws_of_large_log_weights_keep_their_shares(tmp_path):
+    """At log p(x) = -14,452, float32 would lose the share of one draw of thousands."""
+    size, scale = 784, 0.693
+    p = tv.IndependentNormal(size, scale=scale)
+    dense = keras.layers.Dense(size, kernel_initializer="zeros")
+    decoder = keras.Sequential([keras.Input((2,)), dense, p])
+    dense.set_weights([np.zeros((2, size)), np.ones(size)])
+    model = tv.VAE(constant_encoder(size), decoder, tv.StandardNormal(2), missing="nan")
+    x = np.full((2, size), 1 + 6 * scale, "float32")
+    x[:, :5] = np.nan
+    options = {"batch_size": 2, "seed": 1, "verbose": 0}
+    found = model.impute(x, 5000, **options)
+    np.testing.assert_allclose(found[:, :5], 1.0, atol=1e-5)
+    exact = stats.norm(1, scale).logpdf(x[0, 5:].astype("float64")).sum()
+    found = model.log_prob(x, 5000, **options)
+    np.testing.assert_allclose(found, exact, atol=0.1)
+    drawn = model.impute(x, 5000, draws=200, **options)[:, :, :5]
+    assert abs(drawn.mean() - 1) < 5 * scale / np.sqrt(drawn.size)
+    model.export(tmp_path)
+    served = tf.saved_model.load(tmp_path)
+    found = served.impute(x, tf.constant(5000)).numpy()
+    np.testing.assert_allclose(found[:, :5], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_latents_that_are_categories(dtype):
+    """Against the exact sum over four values of z."""
+    encoder = keras.Sequential(
+        [
+            keras.Input((2,)),
+            keras.layers.Dense(4, kernel_initializer="zeros"),
+            tv.DistributionLambda(lambda t: tfd.OneHotCategorical(t, dtype=dtype)),
+        ]
+    )
+    kernel = np.array([[0.0, 1.0], [1.0, -1.0], [2.0, 3.0], [-1.0, 0.5]])
+    z = keras.Input((4,))
+    dense = keras.layers.Dense(2, use_bias=False)
+    h = dense(keras.ops.cast(z, "float32"))
+    decoder = keras.Model(z, tv.IndependentNormal(2, scale=1.0)(h))
+    dense.set_weights([kernel])
+    prior = tfd.OneHotCategorical(np.zeros(4, "float32"), dtype=dtype)
+    model = tv.VAE(encoder, decoder, prior, missing="nan")
+    x = np.float32([[np.nan, 0.3], [1.2, np.nan]])
+    found = model.impute(x, 20_000, seed=1)
+    drawn = model.impute(x, 20_000, draws=500, seed=1)
+    for row, gap, other in ((0, 0, 1), (1, 1, 0)):
+        shares = stats.norm(kernel[:, other]).pdf(x[row, other])
+        shares /= shares.sum()
+        mean = shares @ kernel[:, gap]
+        spread = np.sqrt(1 + shares @ kernel[:, gap] ** 2 - mean**2)
+        assert abs(found[row, gap] - mean) < 0.05
+        assert abs(drawn[:, row, gap].mean() - mean) < 5 * spread / np.sqrt(500)
+
+
 def test_a_seed_repeats_imputations(rng):
     _, _, holes = with_holes(5, rng)
     model = linear()
@@ -332,6 +386,22 @@ def test_a_model_of_the_mask_is_part_of_the_evidence():
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
+def test_weights_and_masks_of_entries_also_weigh_the_model_of_the_mask(rng):
+    """Weights of 0 leave nothing; weights of 2 count all twice."""
+    model = self_masking()
+    model.compile("sgd")
+    x = rng.normal(size=(12, 2)).astype("float32")
+    x[::3, 0] = np.nan
+    z = model.through(model.posterior(tf.constant(x)), None, 1, [1, 2])
+    once = model.terms(z, x).log_likelihood
+    twice = model.terms(z, x, tf.fill([12, 2], 2.0)).log_likelihood
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)
+    nothing = model.evaluate(
+        x, sample_weight=np.zeros((12, 2)), verbose=0, return_dict=True
+    )
+    assert nothing["nll"] == 0.0
+
+
 def test_imputation_knows_why_an_entry_is_missing():
     model = self_masking()
     x = np.float32([[np.nan, 0.5]])
@@ -522,6 +592,31 @@ def test_a_mean_that_does_not_exist_is_an_error(rng):
     with pytest.raises(ValueError, match=r"finite mean.*`draws=20`"):
         cauchy.impute(holes, 20)
     assert np.isfinite(cauchy.impute(holes, 20, draws=2)).all()
+
+
+def test_sequences_may_end_before_the_longest_one(rng):
+    """Steps share weights: a step that is missing in all rows is no error."""
+    encoder = keras.Sequential(
+        [
+            keras.Input((5, 2)),
+            keras.layers.GRU(4),
+            keras.layers.Dense(2 * D),
+            tv.IndependentNormal(D),
+        ]
+    )
+    decoder = keras.Sequential(
+        [keras.Input((D,)), keras.layers.Dense(20), tv.IndependentNormal((5, 2))]
+    )
+    model = tv.VAE(encoder, decoder, tv.StandardNormal(D), missing="nan")
+    model.compile("adam")
+    x = rng.normal(size=(6, 5, 2)).astype("float32")
+    x[:, 4] = np.nan
+    assert np.isfinite(model.fit(x, verbose=0).history["loss"]).all()
+
+
+def test_a_vamp_prior_names_an_encoder_of_several_inputs():
+    with pytest.raises(ValueError, match=r"one input.*2 inputs.*MixturePrior"):
+        tv.VampPrior(with_mask_input().encoder, num_components=3)
 
 
 BAD = {

@@ -474,6 +474,50 @@ def test_a_class_that_cannot_be_counts_nothing():
     assert seen(model, x)["nll"] == np.inf
 
 
+def test_a_class_without_probability_counts_nothing():
+    """Against the sum over the other classes."""
+    network = keras.Sequential(
+        [
+            keras.Input((labelled.X,)),
+            keras.layers.Dense(K),
+            tv.OneHotCategorical(K),
+        ]
+    )
+    never = np.array([0.0, 0.0, -np.inf])
+    network.set_weights([labelled.V, labelled.V0 + never])
+    labels = np.where(CLASSES == 2, -1, CLASSES)
+    labels[:4] = -1
+    model = labelled.vae(classifier=network, objective=tv.ELBO(50))
+    found = seen(model, X, labels)
+    known, (nll, kl) = labels >= 0, labelled.terms(X)
+    log_q = special.log_softmax(X @ labelled.V[:, :2] + labelled.V0[:2], axis=-1)
+    q = np.where(known[:, None], np.eye(3)[labels][:, :2], np.exp(log_q))
+    costs = (nll + kl.sum(-1))[:, :2] + np.log(K)
+    entropy = np.where(known, 0.0, np.sum(q * log_q, axis=-1))
+    exact = np.sum(q * costs, axis=-1) + entropy
+    np.testing.assert_allclose(-found["elbo"], exact.mean(), atol=0.03)
+    np.testing.assert_allclose(model.elbo(X, 200, y=labels), -exact, atol=0.1)
+    history = model.fit(X, labels, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert all(np.isfinite(w).all() for w in model.encoder.get_weights())
+
+
+def test_networks_with_a_common_layer_are_not_saved_in_vain(tmp_path):
+    """Keras would write a file that it cannot load."""
+    x, y, trunk = keras.Input((labelled.X,)), keras.Input((K,)), keras.layers.Dense(5)
+    h = keras.layers.concatenate([trunk(x), y])
+    q = tv.IndependentNormal(labelled.D)(keras.layers.Dense(2 * labelled.D)(h))
+    encoder = keras.Model([x, y], q)
+    x = keras.Input((labelled.X,))
+    logits = keras.layers.Dense(K)(trunk(x))
+    network = keras.Model(x, tv.OneHotCategorical(K)(logits))
+    model = labelled.vae(encoder, classifier=network)
+    model.fit(X, CLASSES, verbose=0)
+    with pytest.raises(ValueError, match=r"kernel.*encoder.*classifier.*save_weights"):
+        model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+
+
 def test_metrics_of_keras_see_one_class():
     labels = labelled.hidden(CLASSES)
     model = labelled.vae(compiled=False, objective=tv.ELBO(200))

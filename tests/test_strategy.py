@@ -45,6 +45,15 @@ def test_two_replicas_give_the_numbers_of_one(strategy):
     assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], rel=0.05)
 
 
+def test_batches_need_not_divide_by_the_replicas(strategy):
+    """The first batch of five is cut into three and two."""
+    with strategy.scope():
+        model = vaes.vae()
+    x = np.ones((12, *vaes.PIXELS), "float32")
+    history = model.fit(x, batch_size=5, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
 def test_two_replicas_take_the_gradient_steps_of_one(strategy):
     weights = []
     for scope in (strategy.scope(), tf.distribute.get_strategy().scope()):

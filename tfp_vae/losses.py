@@ -517,9 +517,10 @@ def _of_whole_block(block: Any, weights: tf.Tensor) -> tf.Tensor:
 def _refuse_parts(block: Any, has_parts: bool) -> None:
     if has_parts:
         raise ValueError(
-            "Weights, a mask or missing entries expect one value for all coordinates "
-            f"of a block that does not factorise. Received: several, for {block}. Give "
-            "its coordinates equal weights, leave out all of them, or split the block."
+            "Weights, a mask, missing or given entries expect one value for all "
+            "coordinates of a block that does not factorise. Received: several, for "
+            f"{block}. Give its coordinates equal weights, leave out all of them, or "
+            "split the block."
         )
 
 

@@ -55,10 +55,10 @@ class StraightThroughBernoulli(Bernoulli):
     ) -> None:
         """Takes the arguments of `tfd.RelaxedBernoulli`."""
         parameters = dict(locals())
-        self._temperature = tf.convert_to_tensor(temperature)
+        self._temperature, logits = _of_one_dtype(temperature, logits)
         super().__init__(
             logits=logits,
-            dtype=self._temperature.dtype,
+            dtype=logits.dtype,
             validate_args=validate_args,
             allow_nan_stats=allow_nan_stats,
             name=name,
@@ -119,10 +119,10 @@ class StraightThroughOneHotCategorical(tfd.OneHotCategorical):
     ) -> None:
         """Takes the arguments of `tfd.RelaxedOneHotCategorical`."""
         parameters = dict(locals())
-        self._temperature = tf.convert_to_tensor(temperature)
+        self._temperature, logits = _of_one_dtype(temperature, logits)
         super().__init__(
             logits=logits,
-            dtype=self._temperature.dtype,
+            dtype=logits.dtype,
             validate_args=validate_args,
             allow_nan_stats=allow_nan_stats,
             name=name,
@@ -160,3 +160,12 @@ def _in_place_of(relaxed: tf.Tensor, hard: tf.Tensor) -> tf.Tensor:
         return tf.identity(hard), tf.identity
 
     return straight(relaxed)
+
+
+def _of_one_dtype(temperature: Any, logits: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Both as tensors in the dtype of the logits, as TFP's relaxed laws have it."""
+    if isinstance(logits, tf.Variable):  # its gradient goes to the variable
+        return tf.cast(temperature, logits.dtype), logits
+    logits = tf.convert_to_tensor(logits)
+    logits = logits if logits.dtype.is_floating else tf.cast(logits, tf.float32)
+    return tf.cast(temperature, logits.dtype), logits

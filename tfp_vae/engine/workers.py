@@ -202,7 +202,7 @@ class MultiWorkerTrainer:
         The method is private to Keras, which has no public one for this.
         `test_keras_still_needs_the_mends` fails when Keras no longer needs it.
         """
-        if iterator is not None and has_workers(self._distribute_strategy):
+        if iterator is not None and self._distribute_strategy is not None:
             local = self._distribute_strategy.experimental_local_results
             _, _, pulled = next(iter(iterator))
             data_batch = keras.tree.map_structure(

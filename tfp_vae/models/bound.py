@@ -196,19 +196,20 @@ class Bound:
         """
         count = draws.latents.shape[0]
         values = tiled(tf.convert_to_tensor(target), count)
-        weights = tiled(weights, count)
+        given = weights = tiled(weights, count)
         filled, present = self._filled(values, draws.likelihood)
         if present is not None:
             weights = present if weights is None else present * spread(weights, present)
-        log_prob, _, mask = weighted_log_prob(
-            draws.likelihood, filled, weights, draws.mask
-        )
-        if mask is not None:
-            log_prob *= mask
+
+        def of(p: Any, values: tf.Tensor, weights: Any) -> tf.Tensor:
+            log_prob, _, mask = weighted_log_prob(p, values, weights, draws.mask)
+            return log_prob if mask is None else log_prob * mask
+
+        log_prob = of(draws.likelihood, filled, weights)
         if self.missing_model is not None:
             p = self.mask_distribution(self.completed(draws, target))
             observed = tf.ones_like(filled) if present is None else present
-            log_prob += tf.cast(p.log_prob(observed), log_prob.dtype)
+            log_prob += tf.cast(of(p, observed, given), log_prob.dtype)
         return Terms(
             tf.reshape(log_prob, [count, -1]),
             draws.posterior,

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -109,7 +110,7 @@ class Estimates(Inference):
         total = self._estimates(
             "log_prob", self.log_sum, np.logaddexp, x, y, num_samples, **options
         )
-        return total - np.log(num_samples).astype(total.dtype)
+        return (total - np.log(num_samples)).astype(keras.config.floatx())
 
     def _log_prob_given(
         self, x: Any, y: Any, given: Any, num_samples: int, options: dict[str, Any]
@@ -176,7 +177,7 @@ class Estimates(Inference):
         total = self._estimates(
             "elbo", self._elbo_sum, np.add, x, y, num_samples, **options
         )
-        return total / num_samples
+        return (total / num_samples).astype(keras.config.floatx())
 
     def _estimates(
         self,
@@ -249,9 +250,9 @@ class Estimates(Inference):
             total: Any = None
             for start in starts:
                 now = tf.constant(min(block, num_samples - start))
-                key = fold_in(fold_in(base, i), start)
-                nothing = (*parts, key, tf.zeros_like(now)) if mode == XLA else None
-                part = function(*parts, key, now, nothing=nothing)
+                own = fold_in(fold_in(base, i), start)
+                nothing = (*parts, own, tf.zeros_like(now)) if mode == XLA else None
+                part = function(*parts, own, now, nothing=nothing)
                 part = tf.nest.map_structure(lambda tensor: tensor.numpy(), part)
                 total = part if total is None else merge(total, part)
                 bar.step()
@@ -356,12 +357,12 @@ def constant_rows(value: float, posterior: Any) -> tf.Tensor:
         posterior: q(z | x), of batch shape `(n,)`.
 
     Returns:
-        A tensor of shape `(n,)` in the dtype of z.
+        A float64 tensor of shape `(n,)`. In float32 the share of one of many draws
+        would be lost in the rounding of log-weights of some thousand nats.
 
     Example:
         >>> constant_rows(0.0, tfd.Normal([1.0, 2.0], 1.0)).numpy()
-        array([0., 0.], dtype=float32)
+        array([0., 0.])
     """
-    dtype = tf.as_dtype(posterior.dtype)
-    dtype = dtype if dtype.is_floating else tf.float32
-    return tf.fill(posterior.batch_shape_tensor(), tf.constant(value, dtype))
+    start = tf.constant(value, tf.float64)
+    return tf.fill(posterior.batch_shape_tensor(), start)

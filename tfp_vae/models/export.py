@@ -96,7 +96,8 @@ def export_endpoints(
         target = _checked_target(vae, inputs, x)
         log_sum = vae.log_sum_of_labels if has_labels else vae.log_sum
         total = log_sum(inputs, target, new_seed(), num_samples)
-        return total - tf.math.log(tf.cast(num_samples, total.dtype))
+        total -= tf.math.log(tf.cast(num_samples, total.dtype))
+        return tf.cast(total, keras.config.floatx())
 
     def impute(x: Any, num_samples: Any, y: Any = None) -> tf.Tensor:
         num_samples = _limited(num_samples, "num_samples", 1, max_draws)
@@ -105,6 +106,7 @@ def export_endpoints(
         average = vae.averages_of_labels if has_labels else vae.averages
         _, averages = average(inputs, target, new_seed(), num_samples)
         found = from_moments(unwrap(vae(inputs, training=False)), averages)
+        found = tf.cast(found, keras.config.floatx())
         given = tf.cast(target, found.dtype)
         return tf.where(absent(target, vae.missing), found, given)
 
@@ -276,7 +278,8 @@ def _spec(tensor: Any, name: str | None = None) -> tf.TensorSpec:
 
 def _latent_spec(vae: Any, x_spec: Any, y_specs: list[Any]) -> tf.TensorSpec:
     one = keras.tree.map_structure(
-        lambda spec: tf.zeros([1, *spec.shape[1:]], spec.dtype), [x_spec, *y_specs]
+        lambda spec: tf.zeros([side or 1 for side in spec.shape], spec.dtype),
+        [x_spec, *y_specs],
     )
     z = center(vae.posterior(_inputs(vae, one[0], one[-1])))
     return tf.TensorSpec([None, *z.shape[1:]], z.dtype)

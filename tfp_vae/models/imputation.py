@@ -23,8 +23,8 @@ from tfp_vae.weights.forward_pass import layers_with_random_weights
 
 tfd = tfp.distributions
 
-# Tells the seed that chooses draws from the seed that makes them.
-_CHOSEN = 2
+# Tell the seeds that choose draws from those that make them.
+_CHOSEN, _AT_LAST = 2, 2**31 - 1
 
 
 class Imputation(Estimates):
@@ -136,17 +136,16 @@ class Imputation(Estimates):
         one, y_of_one = data.mapped(lambda part: data.few(part, 1), (x, y))
         p = self._center(self._inputs(one, y_of_one, "impute"))
         moments(p)  # Raises an error before the work if there is no expectation.
-        _, averages = self._estimates(
+        total, averages = self._estimates(
             "impute", self.averages, _merged_averages, x, y, num_samples, **options
         )
+        _check_possible(total)
         found = from_moments(p, tf.convert_to_tensor(averages)).numpy()
         if not np.isfinite(found).all():
             raise ValueError(
-                "`impute` expects a likelihood with a finite mean, and examples that "
-                "it can have drawn. Received: "
+                "`impute` expects a likelihood with a finite mean. Received: "
                 f"{np.count_nonzero(~np.isfinite(found))} of {found.size} expectations "
-                "that are not finite. Give `draws=20` for a law without a mean; "
-                "otherwise look for examples unlike those of training."
+                "that are not finite. Give `draws=20` for draws instead."
             )
         return found
 
@@ -197,9 +196,8 @@ class Imputation(Estimates):
                 like = moments(unwrap(self.likelihood(center(posterior), y)))
             else:
                 like = tf.convert_to_tensor(target)
-            return constant_rows(-np.inf, posterior), tf.zeros_like(
-                like, posterior.dtype
-            )
+            total = constant_rows(-np.inf, posterior)
+            return total, tf.zeros_like(like, total.dtype)
 
         return self.over_draws(inputs, target, seed, num_samples, draws, add, start)
 
@@ -223,17 +221,11 @@ class Imputation(Estimates):
             **options,
             key=count,
         )
-        if not np.isfinite(total).all():
-            raise ValueError(
-                "`impute` expects examples that the model can have drawn. Received: "
-                f"{np.count_nonzero(~np.isfinite(total))} of {len(total)} whose density"
-                " is 0 for every z that was drawn. Look for examples unlike those of "
-                "training, or give more `num_samples`."
-            )
+        _check_possible(total)
         if not whole:
             z = tf.constant(held.reshape(-1, *held.shape[2:]))
             each = data.mapped(lambda part: tf.repeat(part, count, axis=0), y)
-            key = fold_in(self._seed(options["seed"]), _CHOSEN)
+            key = fold_in(self._seed(options["seed"]), _AT_LAST)
             drawn = self._decoded(z, each, "sample", key, "impute")
             held = drawn.reshape(*held.shape[:2], *drawn.shape[1:])
         return np.moveaxis(held, 1, 0)
@@ -299,7 +291,7 @@ class Imputation(Estimates):
             return total, tf.repeat(one[:, None], count, axis=1)
 
         found = self.over_draws(inputs, target, seed, num_samples, draws, add, start)
-        return *found, _uniform(_sizes(found[1])[:2], fold_in(seed, _CHOSEN))
+        return *found, _uniform(_sizes(found[1])[:2], fold_in(seed, _AT_LAST))
 
 
 def moments(likelihood: Any) -> tf.Tensor:
@@ -367,6 +359,17 @@ def from_moments(likelihood: Any, averages: tf.Tensor) -> tf.Tensor:
     if _is_numbered(likelihood):
         return tf.cast(tf.argmax(averages, axis=-1), averages.dtype)
     return averages
+
+
+def _check_possible(total: np.ndarray) -> None:
+    """Checks that some weight of each example is not 0."""
+    if not np.isfinite(total).all():
+        raise ValueError(
+            "`impute` expects examples that the model can have drawn. Received: "
+            f"{np.count_nonzero(~np.isfinite(total))} of {len(total)} whose density is "
+            "0 for every z that was drawn. Look for examples unlike those of training, "
+            "or give more `num_samples`."
+        )
 
 
 def _is_numbered(likelihood: Any) -> bool:

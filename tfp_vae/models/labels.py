@@ -274,10 +274,10 @@ def check_takes_labels(network: Any, name: str, num_classes: int) -> None:
     if len(known) == 1 or known[1] != (None, num_classes):
         pair = "[x, y]" if name == "encoder" else "[z, y]"
         raise ValueError(
-            f"`VAE(classifier=...)` expects an {name} of two inputs, {pair}, where y "
+            f"`VAE(classifier=...)` expects the inputs {pair} of its {name}, where y "
             f"are one-hot vectors of shape (n, {num_classes}). Received: inputs of "
             f"shapes {known}. Make it `keras.Model({pair}, ...)` with "
-            f"`y = keras.Input(({num_classes},))`.".replace("an decoder", "a decoder")
+            f"`y = keras.Input(({num_classes},))`."
         )
 
 

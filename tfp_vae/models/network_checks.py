@@ -259,6 +259,33 @@ def check_reparameterized(posterior: Any, objective: Any) -> None:
     )
 
 
+def check_own_weights(**networks: Any) -> None:
+    """Checks that networks share no weights, before they are serialized.
+
+    Keras would save a layer of two networks twice, and fail to load it.
+
+    Args:
+        **networks: The networks by name, some `None`.
+
+    Raises:
+        ValueError: If a weight belongs to two.
+
+    Example:
+        >>> check_own_weights(encoder=keras.Sequential(), decoder=None)
+    """
+    owners: dict[int, str] = {}
+    for name, network in networks.items():
+        for weight in [] if network is None else network.weights:
+            owner = owners.setdefault(id(weight), name)
+            if owner != name:
+                raise ValueError(
+                    "Saving a `VAE` expects networks without common layers: Keras does "
+                    f"not load them. Received: {weight.path!r}, in the {owner} and in "
+                    f"the {name}. Save with `save_weights`, and load into a model that "
+                    "is made by the same code."
+                )
+
+
 def check_reparameterized_values(likelihood: Any) -> None:
     """Checks that a model of the mask trains the decoder through drawn entries.
 

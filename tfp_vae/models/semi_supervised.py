@@ -54,28 +54,8 @@ class SemiSupervised(Estimates, Training):
 
     classifier: Any
     _labels: Labels
-    _has_metrics: bool = False
     _accuracy_metric: Any
     _classification_metric: Any
-
-    def compile(
-        self, optimizer: Any = "adam", loss: Any = None, *args: Any, **kwargs: Any
-    ) -> None:
-        """Configures training, as `tv.Model.compile`; the objective is the loss.
-
-        Args:
-            optimizer: As in `keras.Model.compile`.
-            loss: Must stay `None`.
-            *args: As there.
-            **kwargs: As there, and in `tv.Model.compile`: `metrics`, `jit_compile`,
-                `steps_per_execution`, ...
-
-        Raises:
-            ValueError: If a loss or an objective is given.
-        """
-        super().compile(optimizer, loss, *args, **kwargs)
-        given = (kwargs.get("metrics"), kwargs.get("weighted_metrics"))
-        self._has_metrics = any(map(bool, given))
 
     def classify(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """q(y | x), the probability of each class.
@@ -291,7 +271,7 @@ class SemiSupervised(Estimates, Training):
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The loss of a batch, and its terms for each row."""
         count = self.objective.draws_per_example
-        p: Any = self(x, training=training, num_samples=count, classes=classes)
+        p: Any = self(x, training=training, num_samples=count, _classes=classes)
         draws, log_q, labels, count = p.draws
         whole, inside = split_weights(sample_weight)
         check_event(draws.likelihood, tf.convert_to_tensor(target))
@@ -316,12 +296,14 @@ class SemiSupervised(Estimates, Training):
         weights = tiled(whole, count) * tf.cast(tf.reshape(share, [-1]), "float32")
         losses = expected(self.objective.losses(terms, kl_weight, weights))
         log_p = self._labels.log_prior(log_q.dtype)
-        cost = tf.where(
-            known,
-            -tf.reduce_sum(one_hot * log_p, axis=-1),
-            tf.reduce_sum(q * (log_q - log_p), axis=-1),
-        )
-        surprise = -tf.reduce_sum(one_hot * log_q, axis=-1)
+
+        def of_label(logs: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_sum(tf.math.multiply_no_nan(logs, one_hot), axis=-1)
+
+        # A class of probability 0 counts 0, and has no gradient.
+        ratio = tf.where(q > 0, log_q - log_p, tf.zeros_like(q))
+        cost = tf.where(known, -of_label(log_p), tf.reduce_sum(q * ratio, axis=-1))
+        surprise = -of_label(log_q)
         losses += tf.cast(cost + self._labels.alpha * surprise, losses.dtype)
         best = tf.argmax(log_q, axis=-1)
         seen = {
@@ -485,7 +467,8 @@ class SemiSupervised(Estimates, Training):
                 part = data.mapped(lambda array: data.rows_of(array, others), x)
                 log_q = self._log_posteriors(part).T
                 totals = np.stack(each) - num_samples * log_q
-                found.append(np.sum(np.exp(log_q) * totals, axis=0))
+                share = np.exp(log_q)
+                found.append(np.sum(share * np.where(share > 0, totals, 0), axis=0))
             else:
                 found.append(functools.reduce(merge, each))
         order = np.argsort(np.concatenate([known, others]))

@@ -34,6 +34,7 @@ class Training(Bound, Model):
 
     _seeds: Seeds
     kl_schedule: Any
+    _has_metrics: bool = False
 
     def compile(
         self,
@@ -70,6 +71,8 @@ class Training(Bound, Model):
             )
         previous = getattr(self, "optimizer", None)
         super().compile(optimizer, None, **kwargs)
+        given = (kwargs.get("metrics"), kwargs.get("weighted_metrics"))
+        self._has_metrics = any(map(bool, given))
         if previous is not None and previous is not self.optimizer:
             # A new optimizer counts its steps from 0; the schedule goes on.
             steps = tf.convert_to_tensor(previous.iterations)
@@ -192,7 +195,7 @@ class Training(Bound, Model):
     ) -> dict[str, Any]:
         """Computes Keras' metrics over all draws of z; one if z is enumerated."""
         draws = getattr(y_pred, "draws", None)
-        if draws is not None and draws.enumerated:
+        if draws is not None and draws.enumerated and self._has_metrics:
             # Keras' metrics count rows alike: one draw in place of weighted values.
             y_pred = self(x, training=False, num_samples=1)
             draws = y_pred.draws
@@ -247,9 +250,10 @@ class Training(Bound, Model):
             check_finite(part, name, self.missing, gaps, but=target)
         check_observed(target, self.decoder, self.missing, sample_weight)
         if self.missing is not None:
-            # The condition y may tell what x never has.
+            # The condition y may tell what x never has; images and sequences share
+            # weights, so that an entry need not be observed itself.
             may_tell = self.conditional and self.classifier is None
-            entries = whole and training and not may_tell
+            entries = whole and training and not may_tell and len(target.shape) == 2
             check_gaps(target, self.missing, caller, entries)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -277,9 +281,9 @@ class Training(Bound, Model):
         """
         if kwargs.get("class_weight") is not None:
             raise ValueError(
-                "`VAE.fit` expects weights of examples. Received: class_weight, but a "
-                "VAE has no classes. Give `sample_weight`, one number for each "
-                "example."
+                "`VAE.fit` expects weights of examples. Received: class_weight, which "
+                "a VAE does not take. Give `sample_weight`, one number for each "
+                "example, such as that of its class."
             )
         return super().fit(x, y, *args, **kwargs)
 

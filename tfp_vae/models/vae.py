@@ -30,7 +30,7 @@ from tfp_vae.models.labels import (
     check_takes_labels,
 )
 from tfp_vae.models.missing import checked_missing, checked_options
-from tfp_vae.models.network_checks import warn_of_activation
+from tfp_vae.models.network_checks import check_own_weights, warn_of_activation
 from tfp_vae.models.semi_supervised import SemiSupervised
 from tfp_vae.objectives import ELBO, Objective
 from tfp_vae.seeds import Seeds
@@ -132,8 +132,6 @@ class VAE(Imputation, SemiSupervised):
         num_samples: Number of z to draw, also if `training` is false, folded into the
             batch; `"all"` takes each value of a discrete z once. Steps of training and
             of evaluation use it.
-        classes: Which classes of y the steps of a model with a classifier draw z for:
-            `"known"`, `"all"`, or `None` for one, the known or most probable class.
 
     Returns:
         p(x | z), a `DistributionTensor`.
@@ -303,11 +301,11 @@ class VAE(Imputation, SemiSupervised):
         inputs: Any,
         training: bool | None = None,
         num_samples: Any = None,
-        classes: str | None = None,
+        _classes: str | None = None,
     ) -> DistributionTensor:
         """p(x | z) for a draw of z in training, for the posterior's mean otherwise."""
-        if classes is not None and self.classifier is not None:
-            return self.over_classes(inputs, num_samples or 1, training, classes)
+        if _classes is not None:  # in a step of a model with a classifier
+            return self.over_classes(inputs, num_samples or 1, training, _classes)
         x, y = self._split(inputs)
         q = self.posterior((x, y) if self.conditional else x, training)
         if training or num_samples:
@@ -351,6 +349,15 @@ class VAE(Imputation, SemiSupervised):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`, the networks and the prior serialized."""
+        # A `VampPrior` has the encoder as a whole, which Keras does load.
+        is_own = isinstance(self.prior, keras.Model) and not carried_kls(self.encoder)
+        check_own_weights(
+            encoder=self.encoder,
+            decoder=self.decoder,
+            classifier=self.classifier,
+            missing_model=self.missing_model,
+            prior=self.prior if is_own else None,
+        )
         config = super().get_config()
         for name in ("encoder", "decoder"):
             network = getattr(self, name)

@@ -78,6 +78,14 @@ class VampPrior(keras.layers.Layer):
                 "`VampPrior` expects `encoder` to be a Keras model or layer. Received: "
                 f"encoder={encoder!r}. Give the model whose posteriors the prior mixes."
             )
+        several = len(getattr(encoder, "inputs", None) or [])
+        if several > 1:
+            raise ValueError(
+                "`VampPrior` expects an encoder of one input, the pseudo-input. "
+                f"Received: {encoder.name!r} of {several} inputs. With a condition, or "
+                "the mask of `missing_input`, use another prior, such as "
+                "`tv.MixturePrior(latent_size, num_components=500)`."
+            )
         self.encoder = encoder
         self.num_components = integer(num_components, "num_components", "VampPrior")
         self.input_shape_of_one = _input_shape(encoder, input_shape)
