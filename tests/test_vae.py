@@ -193,6 +193,7 @@ def test_what_is_missing_is_left_out_of_the_likelihood():
 def test_what_is_missing_has_no_gradient_where_zero_is_no_value(rng):
     x = np.exp(rng.normal(size=(64, 3))).astype("float32")
     x[rng.random(x.shape) < 0.3] = np.nan
+    x = x[~np.isnan(x).all(axis=1)]
     model = tv.VAE(
         keras.Sequential(
             [keras.Input((3,)), keras.layers.Dense(4), tv.IndependentNormal(2)]
@@ -334,7 +335,7 @@ def test_laws_without_a_mean_leave_out_what_is_missing(rng):
     q = dense(4, keras.layers.Dense(6), tv.IndependentNormal(3))
     model = vaes.vae(q=q, p=p, missing="nan")
     x = rng.normal(size=(16, 4)).astype("float32")
-    x[:, 1] = np.nan
+    x[1:, 1] = np.nan
     assert np.isfinite(model.fit(x, verbose=0).history["loss"]).all()
     assert np.isfinite(model.reconstruct(x)).all()
 
