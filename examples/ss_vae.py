@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             tolerance=BOUNDS.get(count, 0.0),
             reason=REASON,
         )
-    # Each row has one class, each column one style.
+    # Each column has one class.
     y = np.arange(100) % CLASSES
     report.picture("classes", tv.plots.plot_samples(vae, 100, y=y, seed=0))
     report.write()

@@ -103,17 +103,23 @@ class Estimates(Inference):
                 there are no examples, the decoder cannot describe them, or `given`
                 leaves nothing of an example.
         """
-        options = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
-        if given is not None:
-            return self._log_prob_given(x, y, given, num_samples, options)
         num_samples = integer(num_samples, "num_samples", "log_prob")
+        options = {"batch_size": batch_size, "seed": seed, "verbose": verbose}
+        if given is None:
+            found = self._log_prob(x, y, num_samples, **options)
+        else:
+            found = self._log_prob_given(x, y, given, num_samples, **options)
+        return found.astype(keras.config.floatx())
+
+    def _log_prob(self, x: Any, y: Any, num_samples: int, **options: Any) -> np.ndarray:
+        """Log p(x), in float64."""
         total = self._estimates(
             "log_prob", self.log_sum, np.logaddexp, x, y, num_samples, **options
         )
-        return (total - np.log(num_samples)).astype(keras.config.floatx())
+        return total - np.log(num_samples)
 
     def _log_prob_given(
-        self, x: Any, y: Any, given: Any, num_samples: int, options: dict[str, Any]
+        self, x: Any, y: Any, given: Any, num_samples: int, **options: Any
     ) -> np.ndarray:
         """Log p(x) - log p(x[given])."""
         if self.missing is None or self.missing_model is not None:
@@ -133,14 +139,14 @@ class Estimates(Inference):
             )
         target = np.asarray(self.target_of(x))
         given = checked_given(given, target, self.missing)
-        total = self.log_prob(x, num_samples, y=y, **options)
+        total = self._log_prob(x, y, num_samples, **options)
         # Of nothing the probability is 1.
         some = np.flatnonzero(given.reshape(len(given), -1).any(axis=1))
         if len(some):
             kept: Any = marked(target, ~given, self.missing)
             kept = kept if self.target is None else {**x, self.target: kept}
             x, y = data.mapped(lambda part: data.rows_of(part, some), (kept, y))
-            total[some] -= self.log_prob(x, num_samples, y=y, **options)
+            total[some] -= self._log_prob(x, y, num_samples, **options)
         return total
 
     def elbo(
