@@ -648,7 +648,7 @@ def without(**options):
         ),
         (
             lambda m: labelled.vae(linear_gaussian.rough_encoder()),
-            r"encoder of two inputs, \[x, y\]",
+            r"inputs \[x, y\] of its encoder",
         ),
         (
             lambda m: labelled.vae(

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -59,6 +58,13 @@ class Step(NamedTuple):
 class Estimates(Inference):
     """The methods of `tv.VAE` that estimate log p(x) and its bound."""
 
+    compute_dtype: str
+
+    @property
+    def answer_dtype(self) -> str:
+        """The dtype of log-probabilities: float64 if the model computes in it."""
+        return "float64" if self.compute_dtype == "float64" else "float32"
+
     def log_prob(
         self,
         x: Any,
@@ -109,7 +115,7 @@ class Estimates(Inference):
             found = self._log_prob(x, y, num_samples, **options)
         else:
             found = self._log_prob_given(x, y, given, num_samples, **options)
-        return found.astype(keras.config.floatx())
+        return found.astype(self.answer_dtype)
 
     def _log_prob(self, x: Any, y: Any, num_samples: int, **options: Any) -> np.ndarray:
         """Log p(x), in float64."""
@@ -183,7 +189,7 @@ class Estimates(Inference):
         total = self._estimates(
             "elbo", self._elbo_sum, np.add, x, y, num_samples, **options
         )
-        return (total / num_samples).astype(keras.config.floatx())
+        return (total / num_samples).astype(self.answer_dtype)
 
     def _estimates(
         self,

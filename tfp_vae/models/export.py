@@ -97,7 +97,7 @@ def export_endpoints(
         log_sum = vae.log_sum_of_labels if has_labels else vae.log_sum
         total = log_sum(inputs, target, new_seed(), num_samples)
         total -= tf.math.log(tf.cast(num_samples, total.dtype))
-        return tf.cast(total, keras.config.floatx())
+        return tf.cast(total, vae.answer_dtype)
 
     def impute(x: Any, num_samples: Any, y: Any = None) -> tf.Tensor:
         num_samples = _limited(num_samples, "num_samples", 1, max_draws)
@@ -106,7 +106,7 @@ def export_endpoints(
         average = vae.averages_of_labels if has_labels else vae.averages
         _, averages = average(inputs, target, new_seed(), num_samples)
         found = from_moments(unwrap(vae(inputs, training=False)), averages)
-        found = tf.cast(found, keras.config.floatx())
+        found = tf.cast(found, vae.answer_dtype)
         given = tf.cast(target, found.dtype)
         return tf.where(absent(target, vae.missing), found, given)
 
