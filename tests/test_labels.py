@@ -140,6 +140,14 @@ def test_log_prob_is_that_of_the_mixture():
     np.testing.assert_allclose(few, exact, atol=5e-5)
 
 
+def test_one_bar_shows_the_progress_of_all_classes(capsys):
+    model = labelled.vae(labelled.exact_encoder())
+    model.log_prob(X, 3, y=labelled.hidden(CLASSES), verbose=1)
+    shown = capsys.readouterr().out
+    assert f"{K + 1}/{K + 1}" in shown  # the known labels, and each class
+    assert "1/1" not in shown
+
+
 def test_elbo_is_the_bound_of_each_row():
     labels = labelled.hidden(CLASSES)
     model = labelled.vae(label_prior=PRIOR)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfp_vae.checks import integer
 from tfp_vae.draws import fold_in
 from tfp_vae.engine import data
+from tfp_vae.engine.progress import LongBar
 from tfp_vae.engine.workers import of_all_rows
 from tfp_vae.kl.prior import needs_inputs
 from tfp_vae.models.bound import (
@@ -433,6 +434,9 @@ class SemiSupervised(Estimates, Training):
         x, labels = self._inputs(x, y, caller)
         log_p = self._labels.log_prior("float64").numpy()
         is_bound, seed = caller == "elbo", options["seed"]
+        known, others = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
+        passes = min(len(known), 1) + min(len(others), 1) * self._labels.num_classes
+        bar = LongBar(passes, options["verbose"])
 
         def of(rows: np.ndarray, classes: np.ndarray, number: int) -> Any:
             part = x
@@ -447,14 +451,14 @@ class SemiSupervised(Estimates, Training):
                 part,
                 classes,
                 num_samples,
-                **{**options, "seed": key},
+                **{**options, "seed": key, "verbose": 0},
             )
+            bar.step()
             leaves = tf.nest.flatten(found)
             cost = (num_samples if is_bound else 1) * log_p[classes]
             leaves[0] = leaves[0] + cost.astype(leaves[0].dtype)
             return tf.nest.pack_sequence_as(found, leaves)
 
-        known, others = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
         found = []
         if len(known):
             found.append(of(known, labels[known], 0))
