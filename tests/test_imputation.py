@@ -148,6 +148,37 @@ def test_many_draws_of_large_log_weights_keep_their_shares(tmp_path):
     np.testing.assert_allclose(found[:, :5], 1.0, atol=1e-5)
 
 
+@pytest.mark.parametrize("piece", [1, 64])
+def test_draws_whose_density_is_0_count_nothing(piece, tmp_path):
+    """x[i] ~ U(z - 1, z + 1): given x[0], z is a truncated normal."""
+    decoder = keras.Sequential(
+        [
+            keras.Input((1,)),
+            keras.layers.Dense(2, kernel_initializer="ones"),
+            tv.DistributionLambda(
+                lambda t: tfd.Independent(tfd.Uniform(t - 1.0, t + 1.0), 1)
+            ),
+        ]
+    )
+    model = tv.VAE(constant_encoder(2, 1), decoder, tv.StandardNormal(1), missing="nan")
+    x = np.float32([[1.5, np.nan], [np.nan, -2.0]])
+    options = {"batch_size": piece, "seed": 3, "verbose": 0}
+    found = model.impute(x, 4000, **options)
+    drawn = model.impute(x, 4000, draws=300, **options)
+    for row, gap, given in ((0, 1, 1.5), (1, 0, -2.0)):
+        z = stats.truncnorm(given - 1, given + 1)
+        spread = np.sqrt(z.var() + 1 / 3)
+        assert abs(found[row, gap] - z.mean()) < 5 * z.std() / np.sqrt(400)
+        assert abs(drawn[:, row, gap].mean() - z.mean()) < 5 * spread / np.sqrt(200)
+    impossible = np.float32([[1.5, np.nan], [99.0, np.nan]])
+    with pytest.raises(ValueError, match=r"1 of 2 whose density is 0"):
+        model.impute(impossible, 50)
+    model.export(tmp_path)
+    served = tf.saved_model.load(tmp_path)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        served.impute(impossible, tf.constant(50))
+
+
 @pytest.mark.parametrize("dtype", ["int32", "float32"])
 def test_latents_that_are_categories(dtype):
     """Against the exact sum over four values of z."""

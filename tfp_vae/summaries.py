@@ -80,7 +80,7 @@ def joined(distribution: Any, parts: Any) -> tf.Tensor:
     for block, part in zip(distribution.distributions, parts, strict=True):
         part = tf.cast(part, distribution.dtype)
         batch = part.shape.rank - block.event_shape.rank
-        flat.append(tf.reshape(part, [*_sizes(part)[:batch], -1]))
+        flat.append(tf.reshape(part, [*sizes(part)[:batch], -1]))
     return tf.concat(flat, axis=-1)
 
 
@@ -109,7 +109,7 @@ def _covariance(distribution: Any, name: str) -> Any:
         return None
     variance = distribution.variance()
     batch = variance.shape.rank - distribution.event_shape.rank
-    return tf.linalg.diag(tf.reshape(variance, [*_sizes(variance)[:batch], -1]))
+    return tf.linalg.diag(tf.reshape(variance, [*sizes(variance)[:batch], -1]))
 
 
 def _of_a_value(distribution: Any, name: str, value: Any) -> Any:
@@ -307,8 +307,19 @@ def _log_weights(mixture: Any) -> tf.Tensor:
     return tf.math.log_softmax(logits, axis=-1)
 
 
-def _sizes(tensor: tf.Tensor) -> list[Any]:
-    """Sizes of the axes: integers if known, otherwise scalar tensors."""
+def sizes(tensor: tf.Tensor) -> list[Any]:
+    """Sizes of the axes: integers if known, otherwise scalar tensors.
+
+    Args:
+        tensor: A tensor of known rank.
+
+    Returns:
+        A list.
+
+    Example:
+        >>> sizes(tf.zeros([2, 3]))
+        [2, 3]
+    """
     dynamic = tf.shape(tensor)
     known = enumerate(tensor.shape.as_list())
     return [dynamic[i] if size is None else size for i, size in known]

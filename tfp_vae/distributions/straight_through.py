@@ -10,7 +10,40 @@ from tfp_vae.distributions.bernoulli import Bernoulli
 tfd: Any = tfp.distributions
 
 
-class StraightThroughBernoulli(Bernoulli):
+class _StraightThrough(tfd.Distribution):
+    """What both have in common, beside a discrete distribution of TFP."""
+
+    def __init__(
+        self,
+        temperature: Any,
+        logits: Any,
+        validate_args: bool = False,
+        allow_nan_stats: bool = True,
+        name: str = "StraightThrough",
+    ) -> None:
+        """Takes the arguments of TFP's relaxed distributions."""
+        parameters = dict(locals())
+        self._temperature, logits = _of_one_dtype(temperature, logits)
+        super().__init__(
+            logits=logits,
+            dtype=logits.dtype,
+            validate_args=validate_args,
+            allow_nan_stats=allow_nan_stats,
+            name=name,
+        )
+        self._parameters = parameters
+
+    @classmethod
+    def _parameter_properties(cls, dtype: Any, num_classes: Any = None) -> Any:
+        return _with_temperature(super()._parameter_properties(dtype, num_classes))
+
+    @property
+    def reparameterization_type(self) -> Any:
+        """Fully reparameterised: draws have a gradient, though a biased one."""
+        return tfd.FULLY_REPARAMETERIZED
+
+
+class StraightThroughBernoulli(_StraightThrough, Bernoulli):
     """0 or 1, whose draws have the gradient of a relaxed Bernoulli.
 
         x = [y > 0],    y ~ Logistic(logits, 1)
@@ -45,35 +78,6 @@ class StraightThroughBernoulli(Bernoulli):
         True
     """
 
-    def __init__(
-        self,
-        temperature: Any,
-        logits: Any,
-        validate_args: bool = False,
-        allow_nan_stats: bool = True,
-        name: str = "StraightThroughBernoulli",
-    ) -> None:
-        """Takes the arguments of `tfd.RelaxedBernoulli`."""
-        parameters = dict(locals())
-        self._temperature, logits = _of_one_dtype(temperature, logits)
-        super().__init__(
-            logits=logits,
-            dtype=logits.dtype,
-            validate_args=validate_args,
-            allow_nan_stats=allow_nan_stats,
-            name=name,
-        )
-        self._parameters = parameters
-
-    @classmethod
-    def _parameter_properties(cls, dtype: Any, num_classes: Any = None) -> Any:
-        return _with_temperature(super()._parameter_properties(dtype, num_classes))
-
-    @property
-    def reparameterization_type(self) -> Any:
-        """Fully reparameterised: draws have a gradient, though a biased one."""
-        return tfd.FULLY_REPARAMETERIZED
-
     def _sample_n(self, n: Any, seed: Any = None) -> tf.Tensor:
         one = tf.ones([], self.dtype)
         y = tfd.Logistic(self.logits, one).sample(n, seed=seed)
@@ -81,7 +85,7 @@ class StraightThroughBernoulli(Bernoulli):
         return _in_place_of(relaxed, tf.cast(y > 0, y.dtype))
 
 
-class StraightThroughOneHotCategorical(tfd.OneHotCategorical):
+class StraightThroughOneHotCategorical(_StraightThrough, tfd.OneHotCategorical):
     """A one-hot vector, whose draws have the gradient of a relaxed one.
 
         x = one_hot(argmax(logits + g)),    g[i] ~ Gumbel(0, 1)
@@ -108,35 +112,6 @@ class StraightThroughOneHotCategorical(tfd.OneHotCategorical):
         >>> q.sample(seed=1).numpy().sum(-1)
         array([1., 1., 1., 1., 1.], dtype=float32)
     """
-
-    def __init__(
-        self,
-        temperature: Any,
-        logits: Any,
-        validate_args: bool = False,
-        allow_nan_stats: bool = True,
-        name: str = "StraightThroughOneHotCategorical",
-    ) -> None:
-        """Takes the arguments of `tfd.RelaxedOneHotCategorical`."""
-        parameters = dict(locals())
-        self._temperature, logits = _of_one_dtype(temperature, logits)
-        super().__init__(
-            logits=logits,
-            dtype=logits.dtype,
-            validate_args=validate_args,
-            allow_nan_stats=allow_nan_stats,
-            name=name,
-        )
-        self._parameters = parameters
-
-    @classmethod
-    def _parameter_properties(cls, dtype: Any, num_classes: Any = None) -> Any:
-        return _with_temperature(super()._parameter_properties(dtype, num_classes))
-
-    @property
-    def reparameterization_type(self) -> Any:
-        """Fully reparameterised: draws have a gradient, though a biased one."""
-        return tfd.FULLY_REPARAMETERIZED
 
     def _sample_n(self, n: Any, seed: Any = None) -> tf.Tensor:
         law = tfd.ExpRelaxedOneHotCategorical(self._temperature, logits=self.logits)

@@ -137,12 +137,7 @@ class Estimates(Inference):
                 f"{found}. Make the model with `VAE(..., missing='nan')`, and train it "
                 "on examples with missing entries."
             )
-        x, y = as_arrays(x, y, "log_prob")
-        if y is not None and not self.conditional:
-            raise ValueError(
-                "`log_prob` with `given` expects x to be the target. Received: y. "
-                "Leave it out."
-            )
+        x, y = self._with_own_target(x, y, "log_prob(given=)")
         target = np.asarray(self.target_of(x))
         given = checked_given(given, target, self.missing)
         total = self._log_prob(x, y, num_samples, **options)
@@ -154,6 +149,16 @@ class Estimates(Inference):
             x, y = data.mapped(lambda part: data.rows_of(part, some), (kept, y))
             total[some] -= self._log_prob(x, y, num_samples, **options)
         return total
+
+    def _with_own_target(self, x: Any, y: Any, caller: str) -> tuple[Any, Any]:
+        """Reads x, and y if it is a condition; no other targets than x."""
+        x, y = as_arrays(x, y, caller)
+        if y is not None and not self.conditional:
+            raise ValueError(
+                f"`{caller}` expects x to be the target. Received: y. Leave it out, or "
+                "make the model with conditional=True."
+            )
+        return x, y
 
     def elbo(
         self,

@@ -15,10 +15,10 @@ from tfp_vae.entries import class_probs
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.latents import center
 from tfp_vae.models.bound import Draws, spread
-from tfp_vae.models.data_checks import as_arrays, check_gaps, check_observed
+from tfp_vae.models.data_checks import check_gaps, check_observed
 from tfp_vae.models.estimates import Estimates, Step, constant_rows
 from tfp_vae.models.missing import absent
-from tfp_vae.summaries import summary
+from tfp_vae.summaries import sizes, summary
 from tfp_vae.weights.forward_pass import layers_with_random_weights
 
 tfd = tfp.distributions
@@ -119,12 +119,7 @@ class Imputation(Estimates):
                 "missing=None. Make it with `VAE(..., missing='nan')`, and train it on "
                 "examples with missing entries."
             )
-        x, y = as_arrays(x, y, "impute")
-        if y is not None and not self.conditional:
-            raise ValueError(
-                "`impute` expects x to be the target. Received: y. Leave it out, or "
-                "make the model with conditional=True."
-            )
+        x, y = self._with_own_target(x, y, "impute")
         self._inputs(x, y, "impute")
         check_observed(self.target_of(x), self.decoder, self.missing)
         return x, y
@@ -187,9 +182,12 @@ class Imputation(Estimates):
             new = tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
             values = tf.cast(values_of(step.draws), total.dtype)
             values = tf.reshape(values, tf.concat([[draws], tf.shape(mean)], axis=0))
-            shares = spread(tf.math.exp(weights - new), values)
-            mean *= spread(tf.math.exp(total - new), mean)
-            return new, mean + tf.reduce_sum(shares * values, axis=0)
+            # Before the first weight that is not 0 there is no average.
+            level = tf.where(tf.math.is_finite(new), new, tf.zeros_like(new))
+            shares = spread(tf.math.exp(weights - level), values)
+            mean *= spread(tf.math.exp(total - level), mean)
+            values = tf.math.multiply_no_nan(values, shares)
+            return new, mean + tf.reduce_sum(values, axis=0)
 
         def start(posterior: Any) -> Any:
             if self.missing_model is None:
@@ -269,9 +267,9 @@ class Imputation(Estimates):
             total, held = found
             weights = step.log_weights(total.dtype)
             here = tf.reduce_logsumexp(weights, axis=0)
-            new = _log_sum_of_two(total, here)
+            new = tf.reduce_logsumexp(tf.stack([total, here]), axis=0)
             key = fold_in(step.draws.seed, _CHOSEN)
-            both = _uniform([2, *_sizes(held)[:2]], key)
+            both = _uniform([2, *sizes(held)[:2]], key)
             which, whether = tf.unstack(both, num=2)
             shares = tf.math.cumsum(tf.nn.softmax(weights, axis=0), axis=0)
             below = (
@@ -282,7 +280,7 @@ class Imputation(Estimates):
             order = [1, 0, *range(2, values.shape.rank)]
             chosen = tf.gather(tf.transpose(values, order), index, axis=1, batch_dims=1)
             taken = tf.cast(whether, new.dtype) < tf.math.exp(here - new)[:, None]
-            taken = tf.reshape(taken, [*_sizes(taken), *[1] * (held.shape.rank - 2)])
+            taken = tf.reshape(taken, [*sizes(taken), *[1] * (held.shape.rank - 2)])
             return new, tf.ensure_shape(tf.where(taken, chosen, held), held.shape)
 
         def start(posterior: Any) -> Any:
@@ -291,7 +289,7 @@ class Imputation(Estimates):
             return total, tf.repeat(one[:, None], count, axis=1)
 
         found = self.over_draws(inputs, target, seed, num_samples, draws, add, start)
-        return *found, _uniform(_sizes(found[1])[:2], fold_in(seed, _AT_LAST))
+        return *found, _uniform(sizes(found[1])[:2], fold_in(seed, _AT_LAST))
 
 
 def moments(likelihood: Any) -> tf.Tensor:
@@ -313,7 +311,7 @@ def moments(likelihood: Any) -> tf.Tensor:
     if isinstance(likelihood, tfd.Blockwise):
         parts = [moments(block) for block in likelihood.distributions]
         dtype = tf.as_dtype(likelihood.dtype)
-        flat = [tf.reshape(tf.cast(p, dtype), [_sizes(p)[0], -1]) for p in parts]
+        flat = [tf.reshape(tf.cast(p, dtype), [sizes(p)[0], -1]) for p in parts]
         return tf.concat(flat, axis=-1)
     if _is_numbered(likelihood):
         return class_probs(likelihood)
@@ -344,11 +342,11 @@ def from_moments(likelihood: Any, averages: tf.Tensor) -> tf.Tensor:
     """
     if isinstance(likelihood, tfd.Blockwise):
         shapes = [moments(block).shape[1:] for block in likelihood.distributions]
-        sizes = [shape.num_elements() for shape in shapes]
+        widths = [shape.num_elements() for shape in shapes]
         rows, parts = tf.shape(averages)[0], []
         blocks = zip(
             likelihood.distributions,
-            tf.split(averages, sizes, axis=-1),
+            tf.split(averages, widths, axis=-1),
             shapes,
             strict=True,
         )
@@ -386,8 +384,8 @@ def _is_numbered(likelihood: Any) -> bool:
 def _merged_averages(some: Any, others: Any) -> Any:
     """Averages over two parts of the draws."""
     total = np.logaddexp(some[0], others[0])
-    with np.errstate(invalid="ignore"):  # Without any weight there is no average.
-        shares = [np.exp(part[0] - total) for part in (some, others)]
+    level = np.where(np.isfinite(total), total, 0.0)
+    shares = [np.exp(part[0] - level) for part in (some, others)]
     wide = [s.reshape(-1, *[1] * (some[1].ndim - 1)) for s in shares]
     return total, wide[0] * some[1] + wide[1] * others[1]
 
@@ -395,8 +393,8 @@ def _merged_averages(some: Any, others: Any) -> Any:
 def _merged_draws(some: Any, others: Any) -> Any:
     """Draws chosen from those that were chosen from two parts."""
     total = np.logaddexp(some[0], others[0])
-    with np.errstate(invalid="ignore"):
-        taken = others[2] < np.exp(others[0] - total)[:, None]
+    level = np.where(np.isfinite(total), total, 0.0)
+    taken = others[2] < np.exp(others[0] - level)[:, None]
     wide = taken.reshape(*taken.shape, *[1] * (some[1].ndim - 2))
     return total, np.where(wide, others[1], some[1]), some[2]
 
@@ -409,17 +407,6 @@ def _floating(values: np.ndarray) -> np.ndarray:
     return values.astype("float32" if exact else "float64")
 
 
-def _log_sum_of_two(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_logsumexp(tf.stack([a, b]), axis=0)
-
-
 def _uniform(shape: Any, key: tf.Tensor) -> tf.Tensor:
     # With the generator named, a seed repeats its draws on every device.
     return tf.random.stateless_uniform(shape, key, alg="philox")
-
-
-def _sizes(tensor: tf.Tensor) -> list[Any]:
-    """The length of each axis, a tensor where it is not known."""
-    shape = tf.shape(tensor)
-    known = enumerate(tensor.shape)
-    return [shape[i] if size is None else size for i, size in known]

@@ -433,7 +433,7 @@ class SemiSupervised(Estimates, Training):
         x, y = as_arrays(x, y, caller)
         x, labels = self._inputs(x, y, caller)
         log_p = self._labels.log_prior("float64").numpy()
-        is_bound, seed = caller == "elbo", options["seed"]
+        is_bound, seed = fn == self._elbo_sum, options["seed"]
         known, others = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
         passes = min(len(known), 1) + min(len(others), 1) * self._labels.num_classes
         bar = LongBar(passes, options["verbose"])
