@@ -20,7 +20,17 @@ TEST = [
 ]
 # The peers of the benchmarks; tf_keras comes with TFP.
 BENCH = ["jax>=0.6", "numpyro>=0.19", "optax>=0.2.4", "torch>=2.6"]
-DEV = [*TEST, "mypy==2.4.1", "pre-commit>=3.7", "ruff==0.17.5"]
+# Sphinx: furo and MyST are kept up for it, and a name in backticks becomes a link.
+DOCS = [
+    *EXAMPLES,
+    "furo==2025.12.19",
+    "jupytext>=1.19",
+    "myst-nb==1.4.0",
+    "sphinx==9.0.4",
+    "sphinx-copybutton==0.5.2",
+    "sphinx-mathjax-offline==0.0.2",
+]
+DEV = [*TEST, *DOCS, "mypy==2.4.1", "pre-commit>=3.7", "ruff==0.17.5"]
 
 setup(
     name="tfp-vae",
@@ -44,6 +54,7 @@ setup(
         "examples": EXAMPLES,
         "bench": BENCH,
         "test": TEST,
+        "docs": DOCS,
         "dev": DEV,
         "gpu": ["tensorflow[and-cuda]>=2.21,<2.22"],
     },

@@ -1,1 +1,1 @@
-"""Compares tfp_vae with other libraries; see benchmarks/README.md."""
+"""Compares tfp_vae with other libraries; see docs/benchmarks.md."""

@@ -1,6 +1,6 @@
 """The memory of long runs: epochs, calls, and many models in one process.
 
-    python -m benchmarks.long_runs --output benchmarks/README.md --figure memory.png
+    python -m benchmarks.long_runs --output docs/benchmarks.md --figure memory.png
 
 Each curve comes from a fresh process and is the resident memory above that after a
 tenth of the run, when everything is compiled.

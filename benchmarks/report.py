@@ -1,4 +1,4 @@
-"""Tables for the console and the README; each run renews its own sections."""
+"""Tables for the console and docs/benchmarks.md; each run renews its own sections."""
 
 import datetime
 import importlib.metadata
@@ -8,7 +8,7 @@ import platform
 import statistics
 from collections.abc import Iterable, Sequence
 
-README = pathlib.Path(__file__).with_name("README.md")
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "benchmarks.md"
 PACKAGES = (
     "tfp-vae",
     "keras",

@@ -5,7 +5,7 @@
     python -m benchmarks.throughput --only result --cells 1000x1 1000x10
     python -m benchmarks.throughput --quick
 
-Each run renews its sections of benchmarks/README.md, and leaves the others as they are.
+Each run renews its sections of docs/benchmarks.md, and leaves the others as they are.
 """
 
 import argparse
@@ -92,15 +92,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--sides", nargs="*", choices=known, default=known, help=sides)
     beside = "another checkout, whose tfp_vae trains too, as sides of their own"
     add("--beside", type=_checkout, metavar="PATH", help=beside)
-    cells = "rows and epochs of a time to result, default all of benchmarks/README.md"
+    cells = "rows and epochs of a time to result, default all of docs/benchmarks.md"
     add("--cells", nargs="+", type=_cell, default=result.CELLS, help=cells)
     add("--rounds", type=_positive, default=5, help="turns of each side, default 5")
     add("--epochs", type=_positive, default=3, help="of each turn, default 3")
     add("--examples", type=_positive, help="default 20,000; of convolutions fewer")
     directory = "of the static binarized MNIST, default TFP_VAE_DATA; else synthetic"
     add("--data-dir", default=os.environ.get("TFP_VAE_DATA"), help=directory)
-    page = f"page to write the sections to, default {report.README.name} beside this"
-    add("--output", type=pathlib.Path, default=report.README, help=page)
+    page = f"page to write the sections to, default docs/{report.PAGE.name}"
+    add("--output", type=pathlib.Path, default=report.PAGE, help=page)
     quick = "few examples, 1 or 2 rounds of 1 epoch, prints only: to see that all works"
     add("--quick", action="store_true", help=quick)
     args = parser.parse_args(argv)

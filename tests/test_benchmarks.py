@@ -366,7 +366,7 @@ def test_a_section_without_its_end_is_an_error(tmp_path):
 
 
 def test_the_readme_has_a_place_for_each_section():
-    page = report.README.read_text()
+    page = report.PAGE.read_text()
     names = {f"training {name}" for name in CASES} | set(throughput.SECTIONS)
     names |= {f"result {cell.rows}" for cell in result.CELLS}
     for name in names - {"training", "result"}:

@@ -1,0 +1,138 @@
+"""Settings of the documentation site: `python -m sphinx -W docs output/site`."""
+
+import importlib.util
+import inspect
+import os
+import pathlib
+import re
+import zlib
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tfp_vae
+
+DOCS = pathlib.Path(__file__).parent
+BUILD = DOCS.parent / "output"
+
+project = "tfp_vae"
+version = release = tfp_vae.__version__
+copyright = "the authors of tfp_vae"
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_templates"]
+# Names in single backticks become links where something has that name.
+default_role = "obj"
+
+html_theme = "furo"
+html_title = f"tfp_vae {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+copybutton_exclude = ".linenos, .gp, .go"
+
+
+def mathjax() -> str:
+    """The one file of MathJax that draws equations without a network."""
+    # The package is a Sphinx extension too, but that copies 24 MB into each site.
+    package = importlib.util.find_spec("sphinx-mathjax-offline")
+    if package is None or package.origin is None:
+        raise ImportError(
+            "sphinx-mathjax-offline is missing. Install the extra 'docs'."
+        )
+    return str(pathlib.Path(package.origin).parent / "static/mathjax/tex-svg.js")
+
+
+html_static_path.append(mathjax())
+mathjax_path = "tex-svg.js"
+
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 4
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(BUILD / "notebooks")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autosummary_generate = True
+autodoc_typehints = "none"
+napoleon_custom_sections = [("Call arguments", "params_style")]
+maximum_signature_line_length = 72
+
+# What the page of a class lists beside it: most classes have little else to call.
+METHODS = {
+    "VAE": """compile fit evaluate predict encode decode reconstruct generate
+        interpolate traverse log_prob elbo impute classify save export""",
+    "DistributionLayer": "make_distribution distribution_for",
+    "DistributionTensor": "tensor_distribution numpy",
+    "Table": """kinds slices width to_array to_frame likelihood normalization
+        bias_initializer""",
+    "Multinomial": "params_size from_total",
+    "DirichletMultinomial": "params_size from_total",
+}
+autosummary_context = {
+    "listed": {
+        f"tfp_vae.{name}": ", ".join(
+            method
+            for method in METHODS.get(name, "params_size new").split()
+            if hasattr(getattr(tfp_vae, name), method)
+        )
+        for name in tfp_vae.__all__
+    }
+}
+
+
+def inventories() -> dict[str, tuple[str, str]]:
+    """Addresses of names of Keras, TensorFlow and TFP, which publish no inventory."""
+    path = BUILD / "names.inv"
+    path.parent.mkdir(exist_ok=True)
+    head = (
+        "# Sphinx inventory version 2\n# Project: others\n# Version: \n"
+        "# The remainder of this file is compressed using zlib.\n"
+    )
+    lines = [line.split() for line in (DOCS / "names.txt").read_text().splitlines()]
+    body = "".join(f"{name} py:obj 1 {address} -\n" for name, address in lines)
+    path.write_bytes(head.encode() + zlib.compress(body.encode()))
+    return {"others": ("https://", str(path))}
+
+
+intersphinx_mapping = inventories()
+intersphinx_timeout = 1
+
+
+def signature(
+    app: Any, what: str, name: str, member: Any, options: Any, args: str, returned: str
+) -> tuple[str, str] | None:
+    """The arguments of a class, which the `__new__` of Keras' models hides."""
+    if what != "class":
+        return None
+    init = inspect.signature(member.__init__)
+    shown = [p.replace(annotation=p.empty) for p in init.parameters.values()][1:]
+    return str(inspect.Signature(shown)), returned
+
+
+def markdown(
+    app: Any, what: str, name: str, member: Any, options: Any, lines: list[str]
+) -> None:
+    """Takes single backticks for code, as Keras' docstrings do."""
+
+    def literal(found: re.Match[str]) -> str:
+        # `a.name` may become a link; `x[:-1]` is set as it stands.
+        return found[0] if re.fullmatch(r"[\w.]+", found[1]) else f"`{found[0]}`"
+
+    lines[:] = re.sub(r"(?<![:`])`([^`]+)`", literal, "\n".join(lines)).split("\n")
+
+
+def setup(app: Any) -> None:
+    """Connects what autodoc asks."""
+    app.connect("autodoc-process-docstring", markdown, priority=400)  # before napoleon
+    app.connect("autodoc-process-signature", signature)
