@@ -1,8 +1,14 @@
+import importlib.metadata
 import os
+import platform
 import subprocess
 import sys
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
 
 import tfp_vae as tv
 from tfp_vae.environment import check_keras
@@ -59,3 +65,25 @@ def test_objects_of_keras_2_are_named(given):
         ValueError, match=r"expects .* of Keras 3\. Received: .* Keras 2"
     ):
         of_keras_2()[given]()
+
+
+def test_versions_are_those_of_the_packages_that_are_imported(capsys):
+    tv.show_versions()
+    lines = capsys.readouterr().out.splitlines()
+    shown = {line[:24].strip(): line[24:] for line in lines}
+    assert shown["tensorflow"] == tf.__version__
+    assert shown["keras"] == keras.__version__
+    assert shown["tensorflow-probability"] == tfp.__version__
+    assert shown["numpy"] == np.__version__
+    assert shown["Python"] == platform.python_version()
+    assert shown["dtype policy"] == "float32"
+
+
+def test_a_package_that_is_missing_is_shown_as_such(capsys, monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    tv.show_versions()
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.split() == ["tfp-vae", "not", "installed"]

@@ -11,7 +11,7 @@ from tfp_vae.callbacks.vae_tensorboard import VAETensorBoard
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.engine.checkpoint import Checkpoint
 from tfp_vae.engine.model import Model, Sequential
-from tfp_vae.environment import check_keras
+from tfp_vae.environment import check_keras, show_versions
 from tfp_vae.kl.layer import KLDivergenceAddLoss, KLDivergenceRegularizer
 from tfp_vae.kl.prior import prior_distribution
 from tfp_vae.layers.autoregressive_network import AutoregressiveNetwork
@@ -192,4 +192,5 @@ __all__ = [
     "export_predictive",
     "predictive",
     "prior_distribution",
+    "show_versions",
 ]

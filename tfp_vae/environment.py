@@ -1,9 +1,53 @@
-"""Checks that Keras is the one that the package works with."""
+"""What the package runs on: the Keras that it works with, and versions to report."""
 
+import importlib.metadata
 import os
+import platform
 from typing import Any
 
 import keras
+import tensorflow as tf
+
+PACKAGES = (
+    "tfp-vae",
+    "keras",
+    "tensorflow",
+    "tensorflow-probability",
+    "tf-keras",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "matplotlib",
+)
+
+
+def show_versions() -> None:
+    """Prints the versions and devices that a report of a fault should contain.
+
+    Example:
+        >>> show_versions()
+        tfp-vae ...
+        GPUs ...
+    """
+    rows = [(name, _version(name)) for name in PACKAGES]
+    rows += [
+        ("Python", platform.python_version()),
+        ("system", platform.platform()),
+        ("CPUs", str(os.cpu_count())),
+        ("GPUs", str(len(tf.config.list_physical_devices("GPU")))),
+        ("dtype policy", keras.config.dtype_policy().name),
+        ("XLA_FLAGS", os.environ.get("XLA_FLAGS", "not set")),
+    ]
+    for name, value in rows:
+        print(f"{name:<24}{value}")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def check_keras() -> None:
