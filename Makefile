@@ -1,7 +1,7 @@
 # The README's commands do everything these do; here they are one at a time.
 PYTHON ?= .venv/bin/python
 
-.PHONY: install lint format types test slow check newest example
+.PHONY: install lint format types test slow check newest example site dist installed
 
 install:
 	python3 -m venv .venv
@@ -35,3 +35,24 @@ newest:
 
 example:
 	$(PYTHON) examples/train_vae.py
+
+site:
+	$(PYTHON) -m sphinx -W docs output/site
+
+dist:
+	rm -rf dist
+	$(PYTHON) -m build
+	$(PYTHON) -m twine check --strict dist/*
+
+# The tests of the source distribution, with the package of the wheel: `pytest`, unlike
+# `python -m pytest`, does not put the directory in front of the installed packages.
+PYTHON3 ?= python3
+INSTALLED ?= /tmp/tfp_vae_installed
+installed:
+	rm -rf $(INSTALLED)
+	$(PYTHON3) -m venv $(INSTALLED)/venv
+	$(INSTALLED)/venv/bin/pip install "$$(ls dist/*.whl)[dev]"
+	tar -xzf dist/*.tar.gz -C $(INSTALLED) --strip-components 1 --one-top-level=source
+	cd $(INSTALLED)/source && mv tfp_vae not_this_one && \
+		PYTHONPATH=docs:examples ../venv/bin/pytest --import-mode=append \
+		-o pythonpath= -o testpaths=tests

@@ -67,6 +67,21 @@ def test_objects_of_keras_2_are_named(given):
         of_keras_2()[given]()
 
 
+def test_the_import_loads_nothing_but_keras_tensorflow_and_tfp():
+    program = """
+import sys
+import keras, tensorflow, tensorflow_probability as tfp
+loaded = tfp.bijectors, tfp.distributions, tfp.math, tfp.random  # they load when asked for
+before = set(sys.modules)
+import tfp_vae
+print(*{name.partition(".")[0] for name in set(sys.modules) - before})
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split() == ["tfp_vae"]
+
+
 def test_versions_are_those_of_the_packages_that_are_imported(capsys):
     tv.show_versions()
     lines = capsys.readouterr().out.splitlines()
