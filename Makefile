@@ -53,6 +53,6 @@ installed:
 	$(PYTHON3) -m venv $(INSTALLED)/venv
 	$(INSTALLED)/venv/bin/pip install "$$(ls dist/*.whl)[dev]"
 	tar -xzf dist/*.tar.gz -C $(INSTALLED) --strip-components 1 --one-top-level=source
-	cd $(INSTALLED)/source && mv tfp_vae not_this_one && \
+	cd $(INSTALLED)/source && \
 		PYTHONPATH=docs:examples ../venv/bin/pytest --import-mode=append \
 		-o pythonpath= -o testpaths=tests
