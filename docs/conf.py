@@ -65,7 +65,7 @@ nb_merge_streams = True
 
 autosummary_generate = True
 autodoc_typehints = "none"
-napoleon_custom_sections = [("Call arguments", "params_style")]
+napoleon_custom_sections = [("Call arguments", "params_style"), "Reference"]
 maximum_signature_line_length = 72
 
 # What the page of a class lists beside it: most classes have little else to call.
@@ -109,14 +109,28 @@ intersphinx_mapping = inventories()
 intersphinx_timeout = 1
 
 
+class Default:
+    """A default value whose `repr` would be an address: its name, or three dots."""
+
+    def __init__(self, value: Any) -> None:
+        self.name = getattr(value, "__name__", "...")
+
+    def __repr__(self) -> str:
+        """What the signature shows."""
+        return self.name
+
+
 def signature(
     app: Any, what: str, name: str, member: Any, options: Any, args: str, returned: str
 ) -> tuple[str, str] | None:
     """The arguments of a class, which the `__new__` of Keras' models hides."""
     if what != "class":
         return None
-    init = inspect.signature(member.__init__)
-    shown = [p.replace(annotation=p.empty) for p in init.parameters.values()][1:]
+    shown = []
+    for parameter in list(inspect.signature(member.__init__).parameters.values())[1:]:
+        if " at 0x" in repr(parameter.default):
+            parameter = parameter.replace(default=Default(parameter.default))
+        shown.append(parameter.replace(annotation=parameter.empty))
     return str(inspect.Signature(shown)), returned
 
 
