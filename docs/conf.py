@@ -100,7 +100,7 @@ def inventories() -> dict[str, tuple[str, str]]:
         "# The remainder of this file is compressed using zlib.\n"
     )
     lines = [line.split() for line in (DOCS / "names.txt").read_text().splitlines()]
-    body = "".join(f"{name} py:obj 1 {address} -\n" for name, address in lines)
+    body = "".join(f"{name} py:data 1 {address} -\n" for name, address in lines)
     path.write_bytes(head.encode() + zlib.compress(body.encode()))
     return {"others": ("https://", str(path))}
 
@@ -141,6 +141,8 @@ def markdown(
 
     def literal(found: re.Match[str]) -> str:
         # `a.name` may become a link; `x[:-1]` is set as it stands.
+        if re.fullmatch(r"tv\.[\w.]+", found[1]):
+            return f"`{found[1]} <tfp_vae.{found[1][3:]}>`"
         return found[0] if re.fullmatch(r"[\w.]+", found[1]) else f"`{found[0]}`"
 
     lines[:] = re.sub(r"(?<![:`])`([^`]+)`", literal, "\n".join(lines)).split("\n")
