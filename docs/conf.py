@@ -65,7 +65,7 @@ nb_merge_streams = True
 
 autosummary_generate = True
 autodoc_typehints = "none"
-napoleon_custom_sections = [("Call arguments", "params_style")]
+napoleon_custom_sections = [("Call arguments", "params_style"), "Reference"]
 maximum_signature_line_length = 72
 
 # What the page of a class lists beside it: most classes have little else to call.
@@ -100,7 +100,7 @@ def inventories() -> dict[str, tuple[str, str]]:
         "# The remainder of this file is compressed using zlib.\n"
     )
     lines = [line.split() for line in (DOCS / "names.txt").read_text().splitlines()]
-    body = "".join(f"{name} py:obj 1 {address} -\n" for name, address in lines)
+    body = "".join(f"{name} py:data 1 {address} -\n" for name, address in lines)
     path.write_bytes(head.encode() + zlib.compress(body.encode()))
     return {"others": ("https://", str(path))}
 
@@ -109,14 +109,28 @@ intersphinx_mapping = inventories()
 intersphinx_timeout = 1
 
 
+class Default:
+    """A default value whose `repr` would be an address: its name, or three dots."""
+
+    def __init__(self, value: Any) -> None:
+        self.name = getattr(value, "__name__", "...")
+
+    def __repr__(self) -> str:
+        """What the signature shows."""
+        return self.name
+
+
 def signature(
     app: Any, what: str, name: str, member: Any, options: Any, args: str, returned: str
 ) -> tuple[str, str] | None:
     """The arguments of a class, which the `__new__` of Keras' models hides."""
     if what != "class":
         return None
-    init = inspect.signature(member.__init__)
-    shown = [p.replace(annotation=p.empty) for p in init.parameters.values()][1:]
+    shown = []
+    for parameter in list(inspect.signature(member.__init__).parameters.values())[1:]:
+        if " at 0x" in repr(parameter.default):
+            parameter = parameter.replace(default=Default(parameter.default))
+        shown.append(parameter.replace(annotation=parameter.empty))
     return str(inspect.Signature(shown)), returned
 
 
@@ -127,6 +141,8 @@ def markdown(
 
     def literal(found: re.Match[str]) -> str:
         # `a.name` may become a link; `x[:-1]` is set as it stands.
+        if re.fullmatch(r"tv\.[\w.]+", found[1]):
+            return f"`{found[1]} <tfp_vae.{found[1][3:]}>`"
         return found[0] if re.fullmatch(r"[\w.]+", found[1]) else f"`{found[0]}`"
 
     lines[:] = re.sub(r"(?<![:`])`([^`]+)`", literal, "\n".join(lines)).split("\n")

@@ -96,12 +96,14 @@ class Column:
 class Table:
     """The columns of a `pandas.DataFrame` as an array, a likelihood for it, and back.
 
-    | kind | columns | in the array | likelihood |
-    |---|---|---|---|
-    | `"numeric"` | floats, integers below 0 | (value - mean) / std | normal |
-    | `"count"` | integers from 0 | the count | negative binomial |
-    | `"binary"` | two values, no fractions | 0 or 1 | Bernoulli |
-    | `"categorical"` | other text, pandas' category | one-hot | categorical |
+    ================= ========================== ==================== =================
+    kind              columns                    in the array         likelihood
+    ================= ========================== ==================== =================
+    ``"numeric"``     floats, integers below 0   (value - mean) / std normal
+    ``"count"``       integers from 0            the count            negative binomial
+    ``"binary"``      two values, no fractions   0 or 1               Bernoulli
+    ``"categorical"`` other text, category dtype one-hot              categorical
+    ================= ========================== ==================== =================
 
     The mean and the standard deviation are those of the frame's observed entries. NaN,
     None and `pd.NA` are missing, and NaN in the array; a missing category is NaN in all
@@ -120,7 +122,7 @@ class Table:
     Args:
         frame: A `pandas.DataFrame`; each column with two different observed values or
             more.
-        kinds: Kinds of columns by name, where they are not as in this list.
+        kinds: Kinds of columns by name, where they are not as in this table.
 
     Raises:
         ValueError: If it is no such frame, a column has no kind, such as one of dates,

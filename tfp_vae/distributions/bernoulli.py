@@ -14,9 +14,12 @@ _COEFFICIENTS = _QUOTIENT.convert(kind=Polynomial).coef.tolist()
 
 
 class Bernoulli(tfp.distributions.Bernoulli):
-    """0 or 1, with log-odds `logits`.
+    r"""0 or 1, with log-odds `logits`.
 
-        log p(x) = x l - softplus(l) = (x - [l >= 0]) l - log(1 + exp(-|l|))
+    .. math::
+
+        \log p(x) &= x l - \mathrm{softplus}(l) \\
+        &= (x - [l \ge 0]) \, l - \log(1 + e^{-|l|})
 
     TFP's class computes the softplus of both l and -l and drops one. That costs a tenth
     of the time of an importance-weighted bound on images. The second form above needs

@@ -13,15 +13,21 @@ tfd: Any = tfp.distributions
 
 
 class DirectionAndNorm(tfd.Distribution):
-    """A vector z = r u: a direction u, and a norm r that is uniform on an interval.
+    r"""A vector z = r u: a direction u, and a norm r that is uniform on an interval.
 
-        p(z) = p(u) / (width r^(m-1)),   u = z / |z|,  low <= r = |z| <= low + width
+    .. math::
+
+        p(z) &= p(u) / (\mathrm{width} \; r^{m - 1}) \\
+        u &= z / |z|, \quad \mathrm{low} \le r = |z| \le \mathrm{low} + \mathrm{width}
 
     The factor r^(1-m) comes from the change of variables from (u, r) to z. Draws are
     reparameterised if those of the direction are. If the interval of another such
     distribution p contains that of this one, q, the KL is
 
-        KL = KL(q(u) || p(u)) + log(width_p / width_q)
+    .. math::
+
+        \mathrm{KL} = \mathrm{KL}(q(u) \,\|\, p(u))
+        + \log(\mathrm{width}_p / \mathrm{width}_q)
 
     and exact if the KL of the directions is. Otherwise it is infinite.
 

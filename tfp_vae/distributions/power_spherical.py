@@ -27,10 +27,13 @@ _OPPOSITE = 1e-32
 
 
 class PowerSpherical(tfp.distributions.PowerSpherical):
-    """Unit vectors around a mean direction mu; the density is a power of 1 + mu.x.
+    r"""Unit vectors around a mean direction mu; the density is a power of 1 + mu.x.
 
-        p(x) = (1 + mu.x)^k / N(k)
-        N(k) = 2^(2a + k) pi^a Gamma(a + k) / Gamma(2a + k),   a = (m - 1) / 2
+    .. math::
+
+        p(x) &= (1 + \mu \cdot x)^k / N(k) \\
+        N(k) &= 2^{2a + k} \pi^a \, \Gamma(a + k) / \Gamma(2a + k), \quad
+        a = (m - 1) / 2
 
     TFP's class, with finite gradients in every dimension m >= 2 and for concentrations
     from 0 to 1e6 and above. Accepted angles get their gradient by implicit

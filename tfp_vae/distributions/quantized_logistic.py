@@ -12,15 +12,21 @@ tfd: Any = tfp.distributions
 
 
 class QuantizedLogistic(tfd.QuantizedDistribution):
-    """A logistic distribution, rounded to an integer from `low` to `high`.
+    r"""A logistic distribution, rounded to an integer from `low` to `high`.
 
-        p(x) = sigma(b) - sigma(a),  b = (x + 1/2 - loc) / scale,  a = b - 1 / scale
+    .. math::
 
-    where b = inf at x = `high` and a = -inf at x = `low`, so that the probabilities sum
-    to 1. TFP's `QuantizedDistribution` subtracts two logarithms, which costs 4 digits
-    in float32 at a scale of 1000. Between the ends this class computes
+        p(x) &= \sigma(b) - \sigma(a) \\
+        b &= (x + 1/2 - \mathrm{loc}) / \mathrm{scale}, \quad a = b - 1 / \mathrm{scale}
 
-        log p(x) = log sigma(b) + log sigma(-a) + log(1 - exp(-1 / scale))
+    with sigma the logistic function, b = inf at x = `high` and a = -inf at x = `low`,
+    so that the probabilities sum to 1. TFP's `QuantizedDistribution` subtracts two
+    logarithms, which costs 4 digits in float32 at a scale of 1000. Between the ends
+    this class computes
+
+    .. math::
+
+        \log p(x) = \log \sigma(b) + \log \sigma(-a) + \log(1 - e^{-1 / \mathrm{scale}})
 
     which costs none. It also has a mean, low + sum_j sigma((loc - j - 1/2) / scale),
     with j from `low` to `high - 1`.

@@ -44,10 +44,13 @@ class _StraightThrough(tfd.Distribution):
 
 
 class StraightThroughBernoulli(_StraightThrough, Bernoulli):
-    """0 or 1, whose draws have the gradient of a relaxed Bernoulli.
+    r"""0 or 1, whose draws have the gradient of a relaxed Bernoulli.
 
-        x = [y > 0],    y ~ Logistic(logits, 1)
-        dx / dlogits = d sigmoid(y / temperature) / dlogits
+    .. math::
+
+        x &= [y > 0], \quad y \sim \mathrm{Logistic}(\mathrm{logits}, 1) \\
+        dx / d\mathrm{logits} &= d\,\mathrm{sigmoid}(y / \mathrm{temperature})
+        / d\mathrm{logits}
 
     This is exactly a Bernoulli distribution, with its log-density, moments and closed
     KLs. Only the gradient of its draws is that of something else, a relaxation, so that
@@ -86,10 +89,14 @@ class StraightThroughBernoulli(_StraightThrough, Bernoulli):
 
 
 class StraightThroughOneHotCategorical(_StraightThrough, tfd.OneHotCategorical):
-    """A one-hot vector, whose draws have the gradient of a relaxed one.
+    r"""A one-hot vector, whose draws have the gradient of a relaxed one.
 
-        x = one_hot(argmax(logits + g)),    g[i] ~ Gumbel(0, 1)
-        dx / dlogits = d softmax((logits + g) / temperature) / dlogits
+    .. math::
+
+        x &= \mathrm{one\_hot}(\mathrm{argmax}(\mathrm{logits} + g)), \quad
+        g_i \sim \mathrm{Gumbel}(0, 1) \\
+        dx / d\mathrm{logits} &= d\,\mathrm{softmax}((\mathrm{logits} + g)
+        / \mathrm{temperature}) / d\mathrm{logits}
 
     This is exactly a one-hot categorical distribution, with its log-density, moments
     and closed KLs. Only the gradient of its draws is that of something else, a

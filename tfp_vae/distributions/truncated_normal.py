@@ -19,20 +19,29 @@ _NARROW = 1.0
 
 
 class TruncatedNormal(tfp.distributions.TruncatedNormal):
-    """A normal distribution on the interval [low, high].
+    r"""A normal distribution on the interval [low, high].
 
-        p(x) = N(x; loc, scale) / (Phi(b) - Phi(a))
-        a = (low - loc) / scale,  b = (high - loc) / scale
+    .. math::
+
+        p(x) &= \mathcal N(x; \mathrm{loc}, \mathrm{scale}) / (\Phi(b) - \Phi(a)) \\
+        a &= (\mathrm{low} - \mathrm{loc}) / \mathrm{scale}, \quad
+        b = (\mathrm{high} - \mathrm{loc}) / \mathrm{scale}
 
     TFP's draws claim to be reparameterised. With TensorFlow 2.21 their gradient is that
     of the normal that is not truncated (1 in `loc`), and under XLA they equal an end of
     the interval if it is 5 scales from `loc`. The draws of this class are
 
-        x = loc + scale z,  z = Phi^-1(Phi(a) + u (Phi(b) - Phi(a))),  u uniform
+    .. math::
+
+        x &= \mathrm{loc} + \mathrm{scale} \, z \\
+        z &= \Phi^{-1}(\Phi(a) + u \, (\Phi(b) - \Phi(a))), \quad u \text{ uniform}
 
     in float64, on the side where Phi is accurate, with the implicit gradients
 
-        dz/da = phi(a) / phi(z) (1 - F(z)),  dz/db = phi(b) / phi(z) F(z)
+    .. math::
+
+        \frac{dz}{da} = \frac{\phi(a)}{\phi(z)} (1 - F(z)), \quad
+        \frac{dz}{db} = \frac{\phi(b)}{\phi(z)} F(z)
 
     where phi and Phi are density and distribution function of the standard normal, and
     F is that of z. Draws stay 1e-7 of the interval's length away from its ends, which

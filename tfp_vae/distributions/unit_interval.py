@@ -27,10 +27,12 @@ class Beta(tfp.distributions.Beta):
 
 
 class Kumaraswamy(tfp.distributions.Kumaraswamy):
-    """`tfd.Kumaraswamy` with draws that are never 0 or 1, and precise near 0.
+    r"""`tfd.Kumaraswamy` with draws that are never 0 or 1, and precise near 0.
 
-        x = (1 - v^(1/b))^(1/a),  v uniform
-        log p(x) = log(a b) + (a - 1) log x + (b - 1) log(1 - x^a)
+    .. math::
+
+        x &= (1 - v^{1/b})^{1/a}, \quad v \text{ uniform} \\
+        \log p(x) &= \log(a b) + (a - 1) \log x + (b - 1) \log(1 - x^a)
 
     where a is `concentration1` and b is `concentration0`. TFP subtracts v^(1/b) from 1;
     for a large b it is rounded to 1, and the draw is 0.

@@ -25,9 +25,12 @@ _TINY = 1e-30
 
 
 class VonMisesFisher(tfp.distributions.VonMisesFisher):
-    """Unit vectors around a mean direction: the analogue of the normal on the sphere.
+    r"""Unit vectors around a mean direction: the analogue of the normal on the sphere.
 
-        p(x) = C(k) exp(k mu.x),   C(k) = k^(m/2-1) / ((2 pi)^(m/2) I_(m/2-1)(k))
+    .. math::
+
+        p(x) = C(k) \exp(k \, \mu \cdot x), \quad
+        C(k) = \frac{k^{m/2 - 1}}{(2 \pi)^{m/2} \, I_{m/2 - 1}(k)}
 
     TFP's class, with what a posterior needs. Draws are reparameterised in every
     dimension m >= 2. Accepted angles get their gradient in the concentration by

@@ -42,9 +42,12 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class KLDivergenceRegularizer(keras.regularizers.Regularizer):
-    """KL(q || p) as the `activity_regularizer` of a distribution layer.
+    r"""KL(q || p) as the `activity_regularizer` of a distribution layer.
 
-        loss = weight * mean_b KL(q(z | x[b]) || p(z))
+    .. math::
+
+        \mathrm{loss} = \mathrm{weight} \cdot \mathrm{mean}_b \,
+        \mathrm{KL}(q(z \mid x_b) \,\|\, p(z))
 
     in nats, counted once. Keras divides what an activity regularizer returns by the
     length of the first axis of the output, so this returns the mean times that length:
@@ -259,9 +262,12 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class KLDivergenceAddLoss(keras.layers.Layer):
-    """Adds KL(q || p) to the loss of the model, and returns the distribution.
+    r"""Adds KL(q || p) to the loss of the model, and returns the distribution.
 
-        loss += weight * mean_b KL(q(z | x[b]) || p(z))
+    .. math::
+
+        \mathrm{loss} \mathrel{+}= \mathrm{weight} \cdot \mathrm{mean}_b \,
+        \mathrm{KL}(q(z \mid x_b) \,\|\, p(z))
 
     in nats per example, summed over the event. The KL is exact if a closed form is
     known, otherwise by Monte Carlo with the draw that the decoder sees. The `kl` metric

@@ -31,9 +31,9 @@ _DEGREES = ("equal", "random")
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class AutoregressiveNetwork(keras.layers.Layer):
-    """A dense network with the autoregressive property: MADE.
+    r"""A dense network with the autoregressive property: MADE.
 
-        output[..., i, :] = f_i(x[..., j] for all j before i)
+    .. math:: \mathrm{output}_i = f_i(x_j \text{ for all } j \text{ before } i)
 
     Each unit has a degree: the place of the last input that it may depend on. Each
     kernel is multiplied by a mask of the connections that the degrees allow.

@@ -10,9 +10,11 @@ from tfp_vae.layers.flow_layer import FlowLayer, masked_autoregressive
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class AutoregressiveTransform(FlowLayer):
-    """A masked autoregressive flow applied to the distribution of the previous layer.
+    r"""A masked autoregressive flow applied to the distribution of the previous layer.
 
-        x[i] = u[i] exp(s_i(x[:i])) + m_i(x[:i]),    s = 5 tanh(raw / 5)
+    .. math::
+
+        x_i = u_i \exp(s_i(x_{<i})) + m_i(x_{<i}), \quad s = 5 \tanh(\mathrm{raw} / 5)
 
     The network `made` computes the shifts m and the raw log scales. For several flows
     in a row, and for other kinds, see `Flow`.
@@ -29,7 +31,7 @@ class AutoregressiveTransform(FlowLayer):
         inputs: The output of a distribution layer, with event shape `(d,)`.
 
     Returns:
-        A `TransformedDistribution` with the batch shape of the input.
+        A `tfd.TransformedDistribution` with the batch shape of the input.
 
     Raises:
         ValueError: If `made` is not such a network, or the input is not a distribution

@@ -19,16 +19,17 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Blockwise(DistributionLayer):
-    """Independent blocks of a vector, each with the distribution of another layer.
+    r"""Independent blocks of a vector, each with the distribution of another layer.
 
-        log p(x) = sum_j log p_j(x[block j]; parameters[block j])
+    .. math:: \log p(x) = \sum_j \log p_j(x_j; \mathrm{parameters}_j)
 
-    The inputs are the parameters of the first block, then those of the second, and so
-    on. A draw concatenates the flattened draws of the blocks in this order, integers
-    beside real numbers as real numbers. Missing entries, and weights of entries, leave
-    out coordinates of blocks that factorise, and other blocks as a whole; such a block
-    with only some entries missing is an error. The KL to a `Blockwise` or
-    `tfd.Blockwise` prior is the sum over the blocks, and exact if each term is.
+    where x_j is block j of x. The inputs are the parameters of the first block, then
+    those of the second, and so on. A draw concatenates the flattened draws of the
+    blocks in this order, integers beside real numbers as real numbers. Missing entries,
+    and weights of entries, leave out coordinates of blocks that factorise, and other
+    blocks as a whole; such a block with only some entries missing is an error. The KL
+    to a `Blockwise` or `tfd.Blockwise` prior is the sum over the blocks, and exact if
+    each term is.
 
     Reference:
         `tfp.distributions.Blockwise`.
@@ -44,7 +45,7 @@ class Blockwise(DistributionLayer):
         inputs: Tensor of shape `(..., params_size)`.
 
     Returns:
-        A `Blockwise` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.Blockwise` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If `layers` are not distribution layers with a known number of

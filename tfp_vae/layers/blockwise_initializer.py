@@ -11,9 +11,12 @@ from tfp_vae.checks import boolean, checked_config, integers, keras_object
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class BlockwiseInitializer(keras.initializers.Initializer):
-    """Concatenates the values of several initializers along the last axis.
+    r"""Concatenates the values of several initializers along the last axis.
 
-        w = [init_1(..., sizes_1), init_2(..., sizes_2), ...]
+    .. math::
+
+        w = [\mathrm{init}_1(\ldots, \mathrm{sizes}_1),
+        \mathrm{init}_2(\ldots, \mathrm{sizes}_2), \ldots]
 
     For a layer whose outputs are different parameters, such as a loc and a raw scale.
     Each initializer gets the shape of its own block. One random initializer of Keras

@@ -16,10 +16,13 @@ tfd = tfp.distributions
 
 
 class CountsLayer(IndependentLayer):
-    """A count for each coordinate, optionally zero-inflated.
+    r"""A count for each coordinate, optionally zero-inflated.
 
-        p(x) = prod_i pi[i] [x[i] = 0] + (1 - pi[i]) p(x[i]; parameters[i])
-        pi = sigmoid(logits)
+    .. math::
+
+        p(x) &= \prod_i \bigl( \pi_i [x_i = 0] + (1 - \pi_i) \,
+        p(x_i; \mathrm{parameters}_i) \bigr) \\
+        \pi &= \mathrm{sigmoid}(\mathrm{logits})
 
     where pi is 0 unless `zero_inflated`. The logits of pi come last in the inputs. A
     subclass defines `parts` and `coordinates`, as for `IndependentLayer`.
@@ -92,13 +95,17 @@ class CountsLayer(IndependentLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentPoisson(CountsLayer):
-    """A Poisson count for each coordinate, given the logarithm of its rate.
+    r"""A Poisson count for each coordinate, given the logarithm of its rate.
 
-        log p(x) = sum_i x[i] log_rate[i] - exp(log_rate[i]) - log x[i]!
+    .. math::
 
-    with x[i] in {0, 1, 2, ...}. The log rate is clipped to [-40, 40], which keeps
-    float32 finite. With `zero_inflated` a count is 0 with probability sigmoid(logits),
-    and Poisson otherwise; the logits follow the log rates in the inputs.
+        \log p(x) = \sum_i \bigl( x_i \, \mathrm{log\_rate}_i
+        - \exp(\mathrm{log\_rate}_i) - \log x_i! \bigr), \quad
+        x_i \in \{0, 1, 2, \ldots\}
+
+    The log rate is clipped to [-40, 40], which keeps float32 finite. With
+    `zero_inflated` a count is 0 with probability sigmoid(logits), and Poisson
+    otherwise; the logits follow the log rates in the inputs.
 
     Reference:
         `tfp.layers.IndependentPoisson`, `tfp.distributions.Inflated`.
@@ -153,11 +160,14 @@ def _poisson(log_rate: tf.Tensor, validate_args: bool) -> Any:
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentNegativeBinomial(CountsLayer):
-    """A negative binomial count for each coordinate: a Poisson with a random rate.
+    r"""A negative binomial count for each coordinate: a Poisson with a random rate.
 
-        log p(x) = sum_i log (x[i] + n[i] - 1 choose x[i])
-                         + x[i] log s[i] + n[i] log(1 - s[i])
-        n = max(softplus(raw), 1e-5),  s = sigmoid(logits)
+    .. math::
+
+        \log p(x) &= \sum_i \Bigl( \log \binom{x_i + n_i - 1}{x_i}
+        + x_i \log s_i + n_i \log(1 - s_i) \Bigr) \\
+        n &= \max(\mathrm{softplus}(\mathrm{raw}), 10^{-5}), \quad
+        s = \mathrm{sigmoid}(\mathrm{logits})
 
     The mean is n s / (1 - s) = n exp(logits), the variance mean + mean^2 / n. The total
     count n is also called the inverse dispersion. The inputs are all raw n, then all

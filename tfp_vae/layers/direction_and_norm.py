@@ -16,17 +16,24 @@ from tfp_vae.layers.vector_layer import VectorLayer
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class DirectionAndNorm(VectorLayer):
-    """A vector z = r u around the input vector: the posterior of the neural editor.
+    r"""A vector z = r u around the input vector: the posterior of the neural editor.
 
-        u ~ VonMisesFisher(raw / |raw|, concentration)
-        r ~ Uniform(low, low + norm_width),  low = min(|raw|, max_norm - norm_width)
+    .. math::
+
+        u &\sim \mathrm{VonMisesFisher}(\mathrm{raw} / |\mathrm{raw}|,
+        \mathrm{concentration}) \\
+        r &\sim \mathrm{Uniform}(\mathrm{low}, \mathrm{low} + \mathrm{norm\_width}) \\
+        \mathrm{low} &= \min(|\mathrm{raw}|, \mathrm{max\_norm} - \mathrm{norm\_width})
 
     The concentration and the width are fixed. The KL to the matching prior,
     `UniformDirectionAndNorm(event_size, max_norm)`, is therefore the same for all
     examples and has no gradient. The posterior cannot collapse, and the KL needs no
     annealing.
 
-        KL = KL(vMF || uniform) + log(max_norm / norm_width)
+    .. math::
+
+        \mathrm{KL} = \mathrm{KL}(\mathrm{vMF} \,\|\, \mathrm{uniform})
+        + \log(\mathrm{max\_norm} / \mathrm{norm\_width})
 
     Where the inputs are 0, the mean direction is the first axis.
 

@@ -34,16 +34,22 @@ _KINDS = _AUTOREGRESSIVE + _COUPLING
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Flow(FlowLayer):
-    """A normalizing flow applied to the distribution that the previous layer outputs.
+    r"""A normalizing flow applied to the distribution that the previous layer outputs.
 
-        x = f_K(... f_1(u)),    log p(x) = log p(u) - sum_k log |det df_k|
+    .. math::
+
+        x = f_K(\ldots f_1(u)), \quad \log p(x) = \log p(u) - \sum_k \log |\det df_k|
 
     With the outputs s and m of a network, each f_k is
 
-        maf:      x[i] = u[i] exp(s_i(x[:i])) + m_i(x[:i])
-        iaf:      x[i] = (u[i] - m_i(u[:i])) exp(-s_i(u[:i]))
-        realnvp:  x[a] = u[a],  x[b] = u[b] exp(s(u[a])) + m(u[a])
-        spline:   x[a] = u[a],  x[b] = rational quadratic spline of u[b], given u[a]
+    .. math::
+
+        \text{maf:} &\quad x_i = u_i \exp(s_i(x_{<i})) + m_i(x_{<i}) \\
+        \text{iaf:} &\quad x_i = (u_i - m_i(u_{<i})) \exp(-s_i(u_{<i})) \\
+        \text{realnvp:} &\quad x_a = u_a, \quad x_b = u_b \exp(s(u_a)) + m(u_a) \\
+        \text{spline:} &\quad x_a = u_a, \quad x_b = \mathrm{spline}(u_b; u_a)
+
+    where the spline of u_b is rational quadratic, with parameters that depend on u_a.
 
     Every second transform reverses the order of the coordinates: i runs backwards, a
     and b swap. A single coupling transform leaves half of the coordinates unchanged.
@@ -79,7 +85,7 @@ class Flow(FlowLayer):
         inputs: The output of a distribution layer, with event shape `(d,)`.
 
     Returns:
-        A `TransformedDistribution` with the batch shape of the input.
+        A `tfd.TransformedDistribution` with the batch shape of the input.
 
     Raises:
         ValueError: If an argument is invalid, the input is not a distribution of

@@ -20,9 +20,9 @@ _STATISTICS = ("mean", "mode", "stddev", "covariance", "entropy")
 
 
 class FlowLayer(DistributionLayer):
-    """Turns a distribution of vectors u into the distribution of x = f(u).
+    r"""Turns a distribution of vectors u into the distribution of x = f(u).
 
-        log p(x) = log p(u) - log |det df/du|
+    .. math:: \log p(x) = \log p(u) - \log |\det df/du|
 
     A subclass defines `make_bijector`, the map f. The input is the output of another
     distribution layer.
@@ -39,7 +39,7 @@ class FlowLayer(DistributionLayer):
         inputs: The output of a distribution layer, with event shape `(d,)`.
 
     Returns:
-        A `TransformedDistribution` with the batch shape of the input.
+        A `tfd.TransformedDistribution` with the batch shape of the input.
 
     Raises:
         ValueError: If the input is not a distribution of vectors, or its dtype is not

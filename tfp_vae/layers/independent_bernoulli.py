@@ -13,11 +13,14 @@ from tfp_vae.layers.independent_layer import IndependentLayer
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentBernoulli(IndependentLayer):
-    """A Bernoulli variable for each coordinate, given its logit.
+    r"""A Bernoulli variable for each coordinate, given its logit.
 
-        log p(x) = sum_i x[i] log s(logits[i]) + (1 - x[i]) log(1 - s(logits[i]))
+    .. math::
 
-    with s the logistic function and x[i] in {0, 1}. Grey values are not in the support.
+        \log p(x) &= \sum_i \bigl( x_i \log s_i + (1 - x_i) \log(1 - s_i) \bigr) \\
+        s &= \mathrm{sigmoid}(\mathrm{logits})
+
+    with x_i in {0, 1}. Grey values are not in the support.
 
     Reference:
         `tfp.layers.IndependentBernoulli`.

@@ -15,9 +15,12 @@ tfd: Any = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentCategorical(IndependentLayer):
-    """One of K categories for each coordinate: a 256-way softmax over pixel values.
+    r"""One of K categories for each coordinate: a 256-way softmax over pixel values.
 
-        log p(x) = sum_i log softmax(logits[i])[x[i]],  x[i] in {0, ..., K - 1}
+    .. math::
+
+        \log p(x) = \sum_i \log \mathrm{softmax}(\mathrm{logits}_i)_{x_i}, \quad
+        x_i \in \{0, \ldots, K - 1\}
 
     The inputs are the K logits of the first coordinate, then those of the second, and
     so on. With `parameters_axis=-1` they are K channels for each colour of a pixel.

@@ -14,10 +14,14 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentContinuousBernoulli(IndependentLayer):
-    """A continuous Bernoulli distribution on [0, 1] for each coordinate.
+    r"""A continuous Bernoulli distribution on [0, 1] for each coordinate.
 
-        log p(x) = sum_i x[i] log s[i] + (1 - x[i]) log(1 - s[i]) + log C(s[i])
-        s = sigmoid(logits),  C(s) = 2 atanh(1 - 2 s) / (1 - 2 s),  C(1/2) = 2
+    .. math::
+
+        \log p(x) &= \sum_i \bigl( x_i \log s_i + (1 - x_i) \log(1 - s_i)
+        + \log C(s_i) \bigr) \\
+        s &= \mathrm{sigmoid}(\mathrm{logits}) \\
+        C(s) &= 2 \, \mathrm{atanh}(1 - 2 s) / (1 - 2 s), \quad C(1/2) = 2
 
     Use it for grey pixels in place of binary cross-entropy, which lacks log C and is
     therefore not a likelihood. The mean of the distribution is not s.

@@ -13,14 +13,15 @@ tfd = tfp.distributions
 
 
 class IndependentLayer(DistributionLayer):
-    """A scalar distribution for each coordinate of the event.
+    r"""A scalar distribution for each coordinate of the event.
 
-        log p(x) = sum_i log p(x[i]; parameters[i])
+    .. math:: \log p(x) = \sum_i \log p(x_i; \mathrm{parameters}_i)
 
     By default the inputs are one vector: the first parameter of all coordinates, then
     the second of all, and so on. With `parameters_axis` they have the axes of the
     event. The size of that axis is multiplied by the number of parameters of a
-    coordinate: the channels of a convolution, or the features of each step.
+    coordinate: the channels of a convolution, or the features of each step. A normal
+    has two parameters, given by::
 
         loc, raw_scale = tf.split(inputs, 2, axis=parameters_axis)
 

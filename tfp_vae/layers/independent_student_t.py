@@ -16,10 +16,15 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentStudentT(IndependentLayer):
-    """Student's t for each coordinate, for data with outliers.
+    r"""Student's t for each coordinate, for data with outliers.
 
-        log p(x) = sum_i log StudentT(x[i]; df[i], loc[i], scale[i])
-        scale = max(softplus(raw), scale_floor),  df = 1 + max(softplus(raw), 1e-5)
+    .. math::
+
+        \log p(x) &= \sum_i \log \mathrm{StudentT}(x_i; \mathrm{df}_i,
+        \mathrm{loc}_i, \mathrm{scale}_i) \\
+        \mathrm{scale} &= \max(\mathrm{softplus}(\mathrm{raw}),
+        \mathrm{scale\_floor}) \\
+        \mathrm{df} &= 1 + \max(\mathrm{softplus}(\mathrm{raw}), 10^{-5})
 
     The mean exists, because df > 1. The inputs are all `loc`, then all raw scales, then
     all raw degrees of freedom.

@@ -15,15 +15,19 @@ _REACH = 30.0
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentTruncatedNormal(IndependentLayer):
-    """A normal for each coordinate, truncated to [low, high], such as grey pixels.
+    r"""A normal for each coordinate, truncated to [low, high], such as grey pixels.
 
-        log p(x) = sum_i log N(x[i]; loc[i], scale[i])
-                         - log(Phi((high - loc[i]) / scale[i])
-                               - Phi((low - loc[i]) / scale[i]))
-        scale = max(softplus(raw), scale_floor)
+    .. math::
 
-    The inputs are all `loc`, then all raw scales. `loc` may be outside the interval. It
-    is clipped at 30 scales from it, where float64 reaches its limit.
+        \log p(x) &= \sum_i \bigl( \log \mathcal N(x_i; \mathrm{loc}_i,
+        \mathrm{scale}_i) - \log(\Phi(b_i) - \Phi(a_i)) \bigr) \\
+        a &= (\mathrm{low} - \mathrm{loc}) / \mathrm{scale}, \quad
+        b = (\mathrm{high} - \mathrm{loc}) / \mathrm{scale} \\
+        \mathrm{scale} &= \max(\mathrm{softplus}(\mathrm{raw}), \mathrm{scale\_floor})
+
+    with Phi the distribution function of the standard normal. The inputs are all `loc`,
+    then all raw scales. `loc` may be outside the interval. It is clipped at 30 scales
+    from it, where float64 reaches its limit.
 
     Reference:
         `tfp_vae.distributions.TruncatedNormal`, whose draws have correct gradients.

@@ -18,10 +18,12 @@ SHARED = "shared"
 
 
 class LocationScaleLayer(IndependentLayer):
-    """One `loc` and one scale for each coordinate of the event.
+    r"""One `loc` and one scale for each coordinate of the event.
 
-        log p(x) = sum_i log p(x[i]; loc[i], scale[i])
-        scale = max(softplus(raw), scale_floor)
+    .. math::
+
+        \log p(x) &= \sum_i \log p(x_i; \mathrm{loc}_i, \mathrm{scale}_i) \\
+        \mathrm{scale} &= \max(\mathrm{softplus}(\mathrm{raw}), \mathrm{scale\_floor})
 
     The parameters are all `loc`, then all raw scales. A subclass sets `family`, a class
     of `tfp.distributions` that takes `loc` and `scale`.
@@ -128,10 +130,12 @@ class LocationScaleLayer(IndependentLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentNormal(LocationScaleLayer):
-    """Independent normal coordinates: the usual q(z|x), and a p(x|z) for real data.
+    r"""Independent normal coordinates: the usual q(z|x), and a p(x|z) for real data.
 
-        log p(x) = sum_i log N(x[i]; loc[i], scale[i])
-        scale = max(softplus(raw), scale_floor)
+    .. math::
+
+        \log p(x) &= \sum_i \log \mathcal N(x_i; \mathrm{loc}_i, \mathrm{scale}_i) \\
+        \mathrm{scale} &= \max(\mathrm{softplus}(\mathrm{raw}), \mathrm{scale\_floor})
 
     Reference:
         `tfp.layers.IndependentNormal`.
@@ -172,10 +176,13 @@ class IndependentNormal(LocationScaleLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentLogistic(LocationScaleLayer):
-    """Independent logistic coordinates, with heavier tails than the normal.
+    r"""Independent logistic coordinates, with heavier tails than the normal.
 
-        log p(x) = sum_i log Logistic(x[i]; loc[i], scale[i])
-        scale = max(softplus(raw), scale_floor)
+    .. math::
+
+        \log p(x) &= \sum_i \log \mathrm{Logistic}(x_i; \mathrm{loc}_i,
+        \mathrm{scale}_i) \\
+        \mathrm{scale} &= \max(\mathrm{softplus}(\mathrm{raw}), \mathrm{scale\_floor})
 
     Reference:
         `tfp.layers.IndependentLogistic`.
@@ -210,10 +217,13 @@ class IndependentLogistic(LocationScaleLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentLaplace(LocationScaleLayer):
-    """Independent Laplace coordinates: the NLL is the absolute error, scaled.
+    r"""Independent Laplace coordinates: the NLL is the absolute error, scaled.
 
-        log p(x) = sum_i -|x[i] - loc[i]| / scale[i] - log(2 scale[i])
-        scale = max(softplus(raw), scale_floor)
+    .. math::
+
+        \log p(x) &= -\sum_i \bigl( |x_i - \mathrm{loc}_i| / \mathrm{scale}_i
+        + \log(2 \, \mathrm{scale}_i) \bigr) \\
+        \mathrm{scale} &= \max(\mathrm{softplus}(\mathrm{raw}), \mathrm{scale\_floor})
 
     Reference:
         `tfp.distributions.Laplace`.

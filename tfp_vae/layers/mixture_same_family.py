@@ -32,9 +32,12 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class MixtureSameFamily(DistributionLayer):
-    """A mixture of K distributions that another layer describes.
+    r"""A mixture of K distributions that another layer describes.
 
-        p(x) = sum_k softmax(weights)[k] p(x; parameters[k])
+    .. math::
+
+        p(x) = \sum_k \mathrm{softmax}(\mathrm{weights})_k \,
+        p(x; \mathrm{parameters}_k)
 
     The inputs are the K weights as logits, then the parameters of each component.
 
@@ -55,7 +58,7 @@ class MixtureSameFamily(DistributionLayer):
         inputs: Tensor of shape `(..., params_size)`.
 
     Returns:
-        A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If `component_layer` is not a distribution layer, or the last axis
@@ -189,9 +192,12 @@ def _check_coordinates(components: Any) -> None:
 
 
 class MixtureOfLocationScale(DistributionLayer):
-    """A mixture of K location-scale families over independent coordinates.
+    r"""A mixture of K location-scale families over independent coordinates.
 
-        p(x) = sum_k softmax(weights)[k] prod_i p(x[i]; loc[k, i], scale[k, i])
+    .. math::
+
+        p(x) = \sum_k \mathrm{softmax}(\mathrm{weights})_k
+        \prod_i p(x_i; \mathrm{loc}_{k,i}, \mathrm{scale}_{k,i})
 
     A subclass sets `component`, a `LocationScaleLayer`.
 
@@ -207,7 +213,7 @@ class MixtureOfLocationScale(DistributionLayer):
         inputs: Tensor of shape `(..., params_size)`.
 
     Returns:
-        A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If the last axis of the inputs is not `params_size`.
@@ -279,9 +285,12 @@ class MixtureOfLocationScale(DistributionLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class MixtureNormal(MixtureOfLocationScale):
-    """A mixture of K independent normals.
+    r"""A mixture of K independent normals.
 
-        p(x) = sum_k softmax(weights)[k] prod_i N(x[i]; loc[k, i], scale[k, i])
+    .. math::
+
+        p(x) = \sum_k \mathrm{softmax}(\mathrm{weights})_k
+        \prod_i \mathcal N(x_i; \mathrm{loc}_{k,i}, \mathrm{scale}_{k,i})
 
     Reference:
         `tfp.layers.MixtureNormal`.
@@ -299,7 +308,7 @@ class MixtureNormal(MixtureOfLocationScale):
             logits, then all `loc` and all raw scales of each component.
 
     Returns:
-        A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If the last axis of the inputs is not `params_size`.
@@ -315,9 +324,12 @@ class MixtureNormal(MixtureOfLocationScale):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class MixtureLogistic(MixtureOfLocationScale):
-    """A mixture of K independent logistics.
+    r"""A mixture of K independent logistics.
 
-        p(x) = sum_k softmax(weights)[k] prod_i Logistic(x[i]; loc[k, i], scale[k, i])
+    .. math::
+
+        p(x) = \sum_k \mathrm{softmax}(\mathrm{weights})_k
+        \prod_i \mathrm{Logistic}(x_i; \mathrm{loc}_{k,i}, \mathrm{scale}_{k,i})
 
     Reference:
         `tfp.layers.MixtureLogistic`.
@@ -335,7 +347,7 @@ class MixtureLogistic(MixtureOfLocationScale):
             logits, then all `loc` and all raw scales of each component.
 
     Returns:
-        A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If the last axis of the inputs is not `params_size`.

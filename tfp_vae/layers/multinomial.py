@@ -19,7 +19,7 @@ class SharedTotalLayer(VectorLayer):
     """Counts of d categories with a given total.
 
     The total is one number, or `"input"`. With `"input"` the inputs have one more
-    column, the last, with the total of each example. Append it to the others:
+    column, the last, with the total of each example. Append it to the others::
 
         Concatenate()([Dense(params_size(d))(h), total])
 
@@ -106,9 +106,12 @@ class SharedTotalLayer(VectorLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Multinomial(SharedTotalLayer):
-    """Counts of d categories among n draws.
+    r"""Counts of d categories among n draws.
 
-        log p(x) = log n! - sum_i log x[i]! + sum_i x[i] log softmax(logits)[i]
+    .. math::
+
+        \log p(x) = \log n! - \sum_i \log x_i!
+        + \sum_i x_i \log \mathrm{softmax}(\mathrm{logits})_i
 
     Reference:
         `tfp.distributions.Multinomial`.
@@ -125,7 +128,7 @@ class Multinomial(SharedTotalLayer):
             `total_count="input"`.
 
     Returns:
-        A `Multinomial` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.Multinomial` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If the last axis of the inputs has another width, or the total is
@@ -145,10 +148,12 @@ class Multinomial(SharedTotalLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class DirichletMultinomial(SharedTotalLayer):
-    """Counts of d categories among n draws, with Dirichlet probabilities.
+    r"""Counts of d categories among n draws, with Dirichlet probabilities.
 
-        log p(x) = log n! - sum_i log x[i]! + log B(a + x) - log B(a)
-        a = max(softplus(raw), 1e-5)
+    .. math::
+
+        \log p(x) &= \log n! - \sum_i \log x_i! + \log B(a + x) - \log B(a) \\
+        a &= \max(\mathrm{softplus}(\mathrm{raw}), 10^{-5})
 
     with B the multivariate beta function. It is a multinomial with more variance.
 
@@ -167,7 +172,7 @@ class DirichletMultinomial(SharedTotalLayer):
             more column if `total_count="input"`.
 
     Returns:
-        A `DirichletMultinomial` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.DirichletMultinomial` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If the last axis of the inputs has another width, or the total is

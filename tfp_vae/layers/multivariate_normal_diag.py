@@ -16,13 +16,16 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class MultivariateNormalDiag(VectorLayer):
-    """A multivariate normal with diagonal covariance.
+    r"""A multivariate normal with diagonal covariance.
 
-        x ~ N(loc, diag(scale)^2),  scale = max(softplus(raw), scale_floor)
+    .. math::
 
-    The distribution equals that of `IndependentNormal(event_size)`, but is TFP's
-    `MultivariateNormalDiag`, which has a `covariance()`. The inputs are `loc`, then the
-    raw scales.
+        x &\sim \mathcal N(\mathrm{loc}, \mathrm{diag}(\mathrm{scale})^2) \\
+        \mathrm{scale} &= \max(\mathrm{softplus}(\mathrm{raw}), \mathrm{scale\_floor})
+
+    The distribution equals that of `IndependentNormal(event_size)`, but is a
+    `tfd.MultivariateNormalDiag`, which has a `covariance()`. The inputs are `loc`, then
+    the raw scales.
 
     Reference:
         `tfp.distributions.MultivariateNormalDiag`.
@@ -38,7 +41,7 @@ class MultivariateNormalDiag(VectorLayer):
         inputs: Tensor of shape `(..., params_size)`.
 
     Returns:
-        A `MultivariateNormalDiag` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.MultivariateNormalDiag` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If `event_size` is not a positive integer, or the last axis of the

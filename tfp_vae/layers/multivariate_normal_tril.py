@@ -15,9 +15,12 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class MultivariateNormalTriL(VectorLayer):
-    """A multivariate normal, given `loc` and the Cholesky factor of its covariance.
+    r"""A multivariate normal, given `loc` and the Cholesky factor of its covariance.
 
-        x ~ N(loc, L L^T),  diag(L) = softplus(raw) + scale_floor
+    .. math::
+
+        x &\sim \mathcal N(\mathrm{loc}, L L^T) \\
+        \mathrm{diag}(L) &= \mathrm{softplus}(\mathrm{raw}) + \mathrm{scale\_floor}
 
     The parameters are `loc`, then the `d (d + 1) / 2` entries of L in the order of
     `tfp.bijectors.FillScaleTriL`.
@@ -36,7 +39,7 @@ class MultivariateNormalTriL(VectorLayer):
         inputs: Tensor of shape `(..., params_size)`.
 
     Returns:
-        A `MultivariateNormalTriL` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.MultivariateNormalTriL` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If `event_size` is not a positive integer, or the last axis of the

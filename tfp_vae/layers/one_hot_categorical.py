@@ -15,9 +15,9 @@ tfd: Any = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class OneHotCategorical(VectorLayer):
-    """A one-hot vector of length d, given the logits of its categories.
+    r"""A one-hot vector of length d, given the logits of its categories.
 
-        log p(x) = sum_i x[i] log softmax(logits)[i]
+    .. math:: \log p(x) = \sum_i x_i \log \mathrm{softmax}(\mathrm{logits})_i
 
     Reference:
         `tfp.layers.OneHotCategorical`.
@@ -33,7 +33,7 @@ class OneHotCategorical(VectorLayer):
         inputs: Tensor of logits, of shape `(..., event_size)`.
 
     Returns:
-        A `OneHotCategorical` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.OneHotCategorical` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If the last axis of the inputs is not `event_size`, or
@@ -85,9 +85,12 @@ class OneHotCategorical(VectorLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class CategoricalMixtureOfOneHotCategorical(VectorLayer):
-    """A mixture of K one-hot categoricals, given logits of weights and categories.
+    r"""A mixture of K one-hot categoricals, given logits of weights and categories.
 
-        p(x) = sum_k softmax(weights)[k] prod_i softmax(logits[k])[i]^x[i]
+    .. math::
+
+        p(x) = \sum_k \mathrm{softmax}(\mathrm{weights})_k
+        \prod_i \mathrm{softmax}(\mathrm{logits}_k)_i^{x_i}
 
     The parameters are the K weights, then the logits of each component.
 
@@ -107,7 +110,7 @@ class CategoricalMixtureOfOneHotCategorical(VectorLayer):
         inputs: Tensor of shape `(..., num_components * (1 + event_size))`.
 
     Returns:
-        A `MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
+        A `tfd.MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
         ValueError: If the last axis of the inputs is not `params_size`, or

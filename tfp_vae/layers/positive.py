@@ -17,10 +17,14 @@ _LOG_SCALE_LIMIT = 8.0  # 40 + 6 * 8 = 88: draws within 6 scales stay in float32
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentLogNormal(IndependentLayer):
-    """A log-normal for each coordinate: log x is normal.
+    r"""A log-normal for each coordinate: log x is normal.
 
-        log p(x) = sum_i log N(log x[i]; loc[i], scale[i]) - log x[i]
-        scale = softplus(raw), at least 1e-5 and at most 8;  |loc| <= 40
+    .. math::
+
+        \log p(x) &= \sum_i \bigl( \log \mathcal N(\log x_i; \mathrm{loc}_i,
+        \mathrm{scale}_i) - \log x_i \bigr) \\
+        \mathrm{scale} &= \min(\max(\mathrm{softplus}(\mathrm{raw}), 10^{-5}), 8), \quad
+        |\mathrm{loc}| \le 40
 
     The limits keep draws in the range of float32, which ends at about exp(88). The
     inputs are all `loc`, then all raw scales.
@@ -62,11 +66,15 @@ class IndependentLogNormal(IndependentLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentGamma(IndependentLayer):
-    """A gamma distribution for each coordinate.
+    r"""A gamma distribution for each coordinate.
 
-        log p(x) = sum_i log Gamma(x[i]; concentration[i], rate[i])
-        concentration = max(softplus(raw), concentration_floor)
-        rate = max(softplus(raw), 1e-5)
+    .. math::
+
+        \log p(x) &= \sum_i \log \mathrm{Gamma}(x_i; \mathrm{concentration}_i,
+        \mathrm{rate}_i) \\
+        \mathrm{concentration} &= \max(\mathrm{softplus}(\mathrm{raw}),
+        \mathrm{concentration\_floor}) \\
+        \mathrm{rate} &= \max(\mathrm{softplus}(\mathrm{raw}), 10^{-5})
 
     The mean is concentration / rate. The inputs are all raw concentrations, then all
     raw rates. With a concentration below 1/4, some float32 draws are 0, where the

@@ -19,15 +19,21 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class QuantizedLogistic(IndependentLayer):
-    """A logistic rounded to an integer for each pixel, or a mixture of K of these.
+    r"""A logistic rounded to an integer for each pixel, or a mixture of K of these.
 
-        log p(x) = sum_i log sum_k w[i, k] P(round(y) = x[i]),
-        y ~ Logistic(loc[i, k], scale[i, k]),  w[i] = softmax(logits[i])
+    .. math::
+
+        \log p(x) &= \sum_i \log \sum_k w_{i,k} \, P(\mathrm{round}(y) = x_i) \\
+        y &\sim \mathrm{Logistic}(\mathrm{loc}_{i,k}, \mathrm{scale}_{i,k}), \quad
+        w_i = \mathrm{softmax}(\mathrm{logits}_i)
 
     Values of y below `low` are rounded to `low`, those above `high` to `high`. The
     network's outputs are in units of half the range: with h = (high - low) / 2,
 
-        loc = low + h + h raw,  scale = h max(softplus(raw), 1e-5)
+    .. math::
+
+        \mathrm{loc} = \mathrm{low} + h + h \, \mathrm{raw}, \quad
+        \mathrm{scale} = h \max(\mathrm{softplus}(\mathrm{raw}), 10^{-5})
 
     so that outputs near 0 describe the middle of the range. The inputs are all raw
     `loc`, then all raw scales. With more than one component, each of these has the

@@ -103,10 +103,13 @@ class RelaxedLayer(DistributionLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentRelaxedBernoulli(RelaxedLayer):
-    """A relaxed Bernoulli for each coordinate, drawn as its logit.
+    r"""A relaxed Bernoulli for each coordinate, drawn as its logit.
 
-        y[i] ~ Logistic(logits[i] / temperature, 1 / temperature)
-        bit[i] = sigmoid(y[i])
+    .. math::
+
+        y_i &\sim \mathrm{Logistic}(\mathrm{logits}_i / \mathrm{temperature},
+        1 / \mathrm{temperature}) \\
+        \mathrm{bit}_i &= \mathrm{sigmoid}(y_i)
 
     The decoder begins with `keras.layers.Activation("sigmoid")`. The prior with
     probability 1/2 is `tfd.Sample(tfd.Logistic(0.0, 1 / temperature), event_shape)`. If
@@ -122,8 +125,8 @@ class IndependentRelaxedBernoulli(RelaxedLayer):
             without arguments.
         convert_to_tensor_fn: See `DistributionLayer`; `"mean"` is the mean logit.
         validate_args: Whether TFP checks parameters and values at run time.
-        straight_through: Whether draws are bits, [y[i] > 0], with the gradient of
-            sigmoid(y[i]), which is biased; see `RelaxedLayer` and
+        straight_through: Whether draws are bits, [y_i > 0], with the gradient of
+            sigmoid(y_i), which is biased; see `RelaxedLayer` and
             `tv.distributions.StraightThroughBernoulli`.
         **kwargs: Passed to `DistributionLayer`.
 
@@ -164,9 +167,12 @@ class IndependentRelaxedBernoulli(RelaxedLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class RelaxedOneHotCategorical(RelaxedLayer):
-    """A relaxed one-hot vector (Gumbel-softmax), drawn as its logarithm.
+    r"""A relaxed one-hot vector (Gumbel-softmax), drawn as its logarithm.
 
-        y = log softmax((logits + g) / temperature),  g[i] ~ Gumbel(0, 1)
+    .. math::
+
+        y = \log \mathrm{softmax}((\mathrm{logits} + g) / \mathrm{temperature}), \quad
+        g_i \sim \mathrm{Gumbel}(0, 1)
 
     where exp(y) is on the simplex, and one-hot as the temperature goes to 0. The
     decoder begins with `keras.layers.Activation("exponential")`. The prior with equal
@@ -194,8 +200,8 @@ class RelaxedOneHotCategorical(RelaxedLayer):
         inputs: Tensor of logits, of shape `(..., event_size)`.
 
     Returns:
-        An `ExpRelaxedOneHotCategorical` with `batch_shape == inputs.shape[:-1]`; a
-        `StraightThroughOneHotCategorical` with `straight_through`.
+        A `tfd.ExpRelaxedOneHotCategorical` with `batch_shape == inputs.shape[:-1]`; a
+        `tv.distributions.StraightThroughOneHotCategorical` with `straight_through`.
 
     Raises:
         ValueError: If the last axis of the inputs is not `event_size`, or the

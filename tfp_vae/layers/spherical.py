@@ -17,10 +17,13 @@ from tfp_vae.layers.vector_layer import VectorLayer
 
 
 class SphericalLayer(VectorLayer):
-    """Unit vectors of R^m around a mean direction, with a concentration.
+    r"""Unit vectors of R^m around a mean direction, with a concentration.
 
-        mean_direction = raw[:m] / |raw[:m]|
-        concentration = concentration_floor + softplus(raw[m])
+    .. math::
+
+        \mathrm{mean\_direction} &= \mathrm{raw}_{1:m} / |\mathrm{raw}_{1:m}| \\
+        \mathrm{concentration} &= \mathrm{concentration\_floor}
+        + \mathrm{softplus}(\mathrm{raw}_{m+1})
 
     A subclass sets `family`, a class that takes `mean_direction` and `concentration`.
     The event has `event_size` = m coordinates and m - 1 degrees of freedom: S^10 in the
@@ -98,10 +101,13 @@ class SphericalLayer(VectorLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class VonMisesFisher(SphericalLayer):
-    """A von Mises-Fisher distribution: the posterior of hyperspherical VAEs.
+    r"""A von Mises-Fisher distribution: the posterior of hyperspherical VAEs.
 
-        p(x) = C(k) exp(k mu.x),   mu = raw[:m] / |raw[:m]|
-        k = concentration_floor + softplus(raw[m])
+    .. math::
+
+        p(x) &= C(k) \exp(k \, \mu \cdot x), \quad
+        \mu = \mathrm{raw}_{1:m} / |\mathrm{raw}_{1:m}| \\
+        k &= \mathrm{concentration\_floor} + \mathrm{softplus}(\mathrm{raw}_{m+1})
 
     The matching prior is `tfd.SphericalUniform(m)`, with the KL in closed form. Draws
     have the exact gradient in every dimension.
@@ -143,10 +149,13 @@ class VonMisesFisher(SphericalLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class PowerSpherical(SphericalLayer):
-    """Power spherical: like `VonMisesFisher`, but with everything in closed form.
+    r"""Power spherical: like `VonMisesFisher`, but with everything in closed form.
 
-        p(x) = (1 + mu.x)^k / N(k),   mu = raw[:m] / |raw[:m]|
-        k = concentration_floor + softplus(raw[m])
+    .. math::
+
+        p(x) &= (1 + \mu \cdot x)^k / N(k), \quad
+        \mu = \mathrm{raw}_{1:m} / |\mathrm{raw}_{1:m}| \\
+        k &= \mathrm{concentration\_floor} + \mathrm{softplus}(\mathrm{raw}_{m+1})
 
     The matching prior is `tfd.SphericalUniform(m)`, with the KL in closed form.
 

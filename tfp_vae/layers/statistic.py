@@ -16,9 +16,9 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Statistic(keras.layers.Layer):
-    """A statistic of the distribution that the previous layer outputs, as a tensor.
+    r"""A statistic of the distribution that the previous layer outputs, as a tensor.
 
-        statistic = E[z] for "mean", Var[z]^(1/2) for "stddev", ...
+    .. math:: \mathrm{mean} = E[z], \; \mathrm{stddev} = \mathrm{Var}[z]^{1/2}, \ldots
 
     While a functional model is built, a distribution is a symbolic tensor, which has no
     method `mean`. This layer calls it when the model runs, and is saved with the model

@@ -11,9 +11,12 @@ from tfp_vae.layers.independent_layer import IndependentLayer
 
 
 class TwoConcentrations(IndependentLayer):
-    """A distribution on (0, 1) with two concentrations for each coordinate.
+    r"""A distribution on (0, 1) with two concentrations for each coordinate.
 
-        concentration = concentration_floor + softplus(raw)
+    .. math::
+
+        \mathrm{concentration} = \mathrm{concentration\_floor}
+        + \mathrm{softplus}(\mathrm{raw})
 
     With a floor of 1 the density is bounded. With a concentration below 1 it is
     infinite at an end. A subclass sets `family`, a class of distributions.
@@ -64,10 +67,14 @@ class TwoConcentrations(IndependentLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentBeta(TwoConcentrations):
-    """A beta distribution for each coordinate.
+    r"""A beta distribution for each coordinate.
 
-        log p(x) = sum_i log Beta(x[i]; concentration1[i], concentration0[i])
-        concentration = concentration_floor + softplus(raw)
+    .. math::
+
+        \log p(x) &= \sum_i \log \mathrm{Beta}(x_i; \mathrm{concentration1}_i,
+        \mathrm{concentration0}_i) \\
+        \mathrm{concentration} &= \mathrm{concentration\_floor}
+        + \mathrm{softplus}(\mathrm{raw})
 
     The density is proportional to x^(concentration1 - 1) (1 - x)^(concentration0 - 1).
     The inputs are all raw `concentration1`, then all raw `concentration0`.
@@ -104,10 +111,13 @@ class IndependentBeta(TwoConcentrations):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IndependentKumaraswamy(TwoConcentrations):
-    """A Kumaraswamy distribution for each coordinate: like a beta, drawn by inversion.
+    r"""A Kumaraswamy distribution for each coordinate: like a beta, drawn by inversion.
 
-        log p(x) = sum_i log a[i] b[i] x[i]^(a[i] - 1) (1 - x[i]^a[i])^(b[i] - 1)
-        a, b = concentration_floor + softplus(raw)
+    .. math::
+
+        \log p(x) &= \sum_i \log \bigl( a_i b_i \, x_i^{a_i - 1}
+        (1 - x_i^{a_i})^{b_i - 1} \bigr) \\
+        a, b &= \mathrm{concentration\_floor} + \mathrm{softplus}(\mathrm{raw})
 
     where a is TFP's `concentration1` and b its `concentration0`. Its KL to a beta
     distribution is registered. The inputs are all raw a, then all raw b.

@@ -68,9 +68,12 @@ class ProcessOutputs(tfp.distributions.Distribution):
         return self._process
 
     def variational_loss(self, observations: Any, kl_weight: Any = 1.0) -> tf.Tensor:
-        """The negative evidence lower bound of each output, in nats.
+        r"""The negative evidence lower bound of each output, in nats.
 
-            loss = - sum_i E_q [log N(y_i; f(x_i), noise)] + kl_weight KL(q(u) || p(u))
+        .. math::
+
+            \mathrm{loss} = -\sum_i E_q[\log \mathcal N(y_i; f(x_i), \mathrm{noise})]
+            + \mathrm{kl\_weight} \, \mathrm{KL}(q(u) \,\|\, p(u))
 
         Args:
             observations: y, of shape `(n, outputs)`.
@@ -173,10 +176,14 @@ class ProcessOutputs(tfp.distributions.Distribution):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class VariationalGaussianProcess(DistributionLayer):
-    """Functions drawn from a sparse variational Gaussian process, at the inputs.
+    r"""Functions drawn from a sparse variational Gaussian process, at the inputs.
 
-        f ~ GP(m, k),  u = f(z),  q(u) = N(loc, S S^T),  S lower triangular
-        q(f) = int p(f | u) q(u) du,  y = f(x) + e,  e ~ N(0, softplus(raw))
+    .. math::
+
+        f &\sim \mathrm{GP}(m, k), \quad u = f(z) \\
+        q(u) &= \mathcal N(\mathrm{loc}, S S^T), \quad S \text{ lower triangular} \\
+        q(f) &= \int p(f \mid u) \, q(u) \, du \\
+        y &= f(x) + e, \quad e \sim \mathcal N(0, \mathrm{softplus}(\mathrm{raw}))
 
     The inducing points z, loc, S, the noise, and the mean if no `mean_fn` is given, are
     trained, and so are the variables of the kernel provider. Of S only the lower
@@ -197,9 +204,9 @@ class VariationalGaussianProcess(DistributionLayer):
 
     Reference:
         Titsias, Variational learning of inducing variables in sparse Gaussian
-        processes, 2009. https://proceedings.mlr.press/v5/titsias09a.html
-        Hensman et al., Gaussian processes for big data, 2013.
-        https://arxiv.org/abs/1309.6835
+        processes, 2009, https://proceedings.mlr.press/v5/titsias09a.html;
+        Hensman et al., Gaussian processes for big data, 2013,
+        https://arxiv.org/abs/1309.6835;
         `tfp.layers.VariationalGaussianProcess`.
 
     Args:

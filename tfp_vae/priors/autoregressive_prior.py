@@ -15,7 +15,12 @@ tfd: Any = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class AutoregressivePrior(keras.layers.Layer):
-    """The prior p(z) = prod_t N(z[t]; loc(h[t]), scale(h[t])), h = LSTM(0, z[<t]).
+    r"""A prior for sequences: each step is normal, given the steps before it.
+
+    .. math::
+
+        p(z) = \prod_t \mathcal N(z_t; \mathrm{loc}(h_t), \mathrm{scale}(h_t)), \quad
+        h_t = \mathrm{LSTM}(0, z_{<t})
 
     Without inputs, the call returns this distribution of whole sequences: `log_prob(z)`
     feeds z to the network (teacher forcing), `sample` feeds it its own draws. With a
@@ -23,7 +28,10 @@ class AutoregressivePrior(keras.layers.Layer):
     *drawn* steps before it. For a posterior that factorises over the steps, such as
     `IndependentNormal((T, d))`,
 
-        KL(q || p) = sum_t E_q[z[<t]] KL(q(z[t]) || p(z[t] | z[<t]))
+    .. math::
+
+        \mathrm{KL}(q \,\|\, p)
+        = \sum_t E_{q(z_{<t})} \, \mathrm{KL}(q(z_t) \,\|\, p(z_t \mid z_{<t}))
 
     The inner KL is exact, so the estimate has less variance than log q - log p.
     `tv.VAE` and the KL layers use it, with the draws that the decoder gets.

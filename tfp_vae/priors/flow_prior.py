@@ -16,9 +16,9 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class FlowPrior(keras.layers.Layer):
-    """The prior p(z) of z = f(u), u ~ N(0, I), with a learned invertible f.
+    r"""The prior p(z) of z = f(u), u ~ N(0, I), with a learned invertible f.
 
-        log p(z) = log N(f^-1(z); 0, I) + log |det d f^-1 / dz|
+    .. math:: \log p(z) = \log \mathcal N(f^{-1}(z); 0, I) + \log |\det df^{-1} / dz|
 
     Training computes log p(z) at draws of the posterior; generation draws from p.
     "realnvp" is fast at both, "maf" only in training. f starts close to the identity.
@@ -40,7 +40,7 @@ class FlowPrior(keras.layers.Layer):
         inputs: Ignored.
 
     Returns:
-        A `TransformedDistribution` with batch shape `()`.
+        A `tfd.TransformedDistribution` with batch shape `()`.
 
     Raises:
         ValueError: If `event_size` is not a positive integer, or `Flow` raises one.

@@ -35,7 +35,8 @@ class LearnedNormal(keras.layers.Layer):
         inputs: Ignored.
 
     Returns:
-        A `MultivariateNormalDiag` or `MultivariateNormalTriL` with batch shape `()`.
+        A `tfd.MultivariateNormalDiag` or `tfd.MultivariateNormalTriL` with batch shape
+        `()`.
 
     Raises:
         ValueError: If `event_size` is not a positive integer, or `covariance` is not

@@ -14,7 +14,12 @@ from tfp_vae.layers.variable_layer import VariableLayer
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class MixturePrior(keras.layers.Layer):
-    """The prior p(z) = sum_k w[k] N(z; loc[k], diag(scale[k])^2), all of it learned.
+    r"""A prior that is a learned mixture of normals with diagonal covariances.
+
+    .. math::
+
+        p(z) = \sum_k w_k \,
+        \mathcal N(z; \mathrm{loc}_k, \mathrm{diag}(\mathrm{scale}_k)^2)
 
     Initially the weights are equal, the scales are 1 and the locations are normal
     draws. The KL has no closed form; the draw that the decoder gets estimates it.
@@ -34,7 +39,7 @@ class MixturePrior(keras.layers.Layer):
         inputs: Ignored.
 
     Returns:
-        A `MixtureSameFamily` with batch shape `()`.
+        A `tfd.MixtureSameFamily` with batch shape `()`.
 
     Raises:
         ValueError: If `event_size` or `num_components` is not a positive integer.

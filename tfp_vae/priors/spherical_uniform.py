@@ -30,7 +30,7 @@ class SphericalUniform(keras.layers.Layer):
         inputs: Ignored.
 
     Returns:
-        A `SphericalUniform` with batch shape `()`.
+        A `tfd.SphericalUniform` with batch shape `()`.
 
     Raises:
         ValueError: If `event_size` is not an integer of at least 2.

@@ -17,11 +17,13 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class VampPrior(keras.layers.Layer):
-    """The prior p(z) = 1/K sum_k q(z | u[k]) with learned pseudo-inputs u.
+    r"""A prior that mixes the encoder's posteriors at learned pseudo-inputs u.
+
+    .. math:: p(z) = \frac{1}{K} \sum_k q(z \mid u_k)
 
     The prior calls the model's encoder in inference mode. A KL layer inside the encoder
     adds no loss or metric for the pseudo-inputs. Make the encoder, then the prior, then
-    call the KL layer of this prior on the encoder's output:
+    call the KL layer of this prior on the encoder's output::
 
         encoder = keras.Sequential([..., tv.IndependentNormal(16)])
         prior = tv.VampPrior(encoder, num_components=500, activation="sigmoid")
@@ -48,7 +50,7 @@ class VampPrior(keras.layers.Layer):
         inputs: Ignored.
 
     Returns:
-        A `MixtureSameFamily` with batch shape `()`.
+        A `tfd.MixtureSameFamily` with batch shape `()`.
 
     Raises:
         ValueError: If the encoder is not a Keras layer, its input shape is unknown, or
