@@ -78,6 +78,16 @@ METHODS = {
         bias_initializer""",
     "Multinomial": "params_size from_total",
     "DirichletMultinomial": "params_size from_total",
+    "PredictiveDistribution": """epistemic_stddev aleatoric_stddev epistemic_entropy
+        aleatoric_entropy cdf survival_function quantile""",
+}
+# Classes outside of `__all__` that docstrings refer to.
+REFERRED = {
+    "PredictiveDistribution": "tfp_vae.prediction.predictive_distribution",
+    "DenseWithRandomWeights": "tfp_vae.weights.dense",
+    "ConvolutionWithRandomWeights": "tfp_vae.weights.convolution",
+    "LinearWithRandomWeights": "tfp_vae.weights.linear",
+    "RandomWeights": "tfp_vae.weights.random_weights",
 }
 autosummary_context = {
     "listed": {
@@ -87,6 +97,10 @@ autosummary_context = {
             if hasattr(getattr(tfp_vae, name), method)
         )
         for name in tfp_vae.__all__
+    }
+    | {
+        f"{module}.{name}": ", ".join(METHODS.get(name, "").split())
+        for name, module in REFERRED.items()
     }
 }
 
@@ -140,12 +154,20 @@ def markdown(
     """Takes single backticks for code, as Keras' docstrings do."""
 
     def literal(found: re.Match[str]) -> str:
-        # `a.name` may become a link; `x[:-1]` is set as it stands.
-        if re.fullmatch(r"tv\.[\w.]+", found[1]):
-            return f"`{found[1]} <tfp_vae.{found[1][3:]}>`"
-        return found[0] if re.fullmatch(r"[\w.]+", found[1]) else f"`{found[0]}`"
+        text = found[1]
+        if text is None:  # a role such as :math:`x`, or a literal already
+            return found[0]
+        # `a.name` may become a link; `x[:-1]` and `.keras` are set as they stand.
+        if not re.fullmatch(r"\w[\w.]*", text):
+            return f"`{found[0]}`"
+        if text in REFERRED:
+            return f"`{text} <{REFERRED[text]}.{text}>`"
+        return re.sub(r"^`tv\.(.*)`$", r"`tv.\1 <tfp_vae.\1>`", found[0])
 
-    lines[:] = re.sub(r"(?<![:`])`([^`]+)`", literal, "\n".join(lines)).split("\n")
+    text = "\n".join(lines)
+    text = re.sub(r":\w+:`[^`]+`|``[^`]+``|`([^`]+)`", literal, text)
+    # Pages of this site, named as in the repository.
+    lines[:] = re.sub(r"\bdocs/([\w/]+)\.md", r":doc:`/\1`", text).split("\n")
 
 
 def setup(app: Any) -> None:

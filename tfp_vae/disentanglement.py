@@ -23,9 +23,9 @@ _LEAF = 0.005
 
 
 def mutual_information_gap(codes: Any, factors: Any, num_bins: int = 20) -> float:
-    """MIG: the gap in information between the two best codes of a factor.
+    r"""MIG: the gap in information between the two best codes of a factor.
 
-        MIG = 1/f sum_k (I(c_1; v_k) - I(c_2; v_k)) / H(v_k)
+    .. math:: \mathrm{MIG} = \frac{1}{f} \sum_k \frac{I(c_1; v_k) - I(c_2; v_k)}{H(v_k)}
 
     where c_1 and c_2 are the two coordinates, cut into bins of equal width, with the
     most information about the factor v_k. It is 0 if a factor is in no coordinate, or
@@ -86,14 +86,17 @@ class DCI(NamedTuple):
 
 
 def dci(codes: Any, factors: Any, num_trees: int = 100, seed: int | None = None) -> DCI:
-    """Disentanglement, completeness and informativeness, by random forests.
+    r"""Disentanglement, completeness and informativeness, by random forests.
 
     For each factor k a forest is trained to predict it from all d codes, on three
-    quarters of the examples. The importance R[i, k] of code i is the fraction of the
+    quarters of the examples. The importance R_ik of code i is the fraction of the
     impurity that its splits remove. With entropies H divided by their largest value,
 
-        D = sum_i w[i] (1 - H(R[i, :] / sum_k R[i, k])),   w[i] = sum_k R[i, k] / f
-        C = 1/f sum_k (1 - H(R[:, k]))
+    .. math::
+
+        D &= \sum_i w_i \left(1 - H\left(\frac{R_{i:}}{\sum_k R_{ik}}\right)\right),
+        \quad w_i = \frac{1}{f} \sum_k R_{ik} \\
+        C &= \frac{1}{f} \sum_k (1 - H(R_{:k}))
 
     and informativeness is the accuracy on the fourth quarter, averaged over factors.
     Trees consider all codes at each split. Leaves hold at least one example in 200, so
@@ -155,14 +158,15 @@ def dci(codes: Any, factors: Any, num_trees: int = 100, seed: int | None = None)
 
 
 def sap(codes: Any, factors: Any, seed: int | None = None) -> float:
-    """SAP: separated attribute predictability, a gap between single-code classifiers.
+    r"""SAP: separated attribute predictability, a gap between single-code classifiers.
 
-        SAP = 1/f sum_k (S[i1, k] - S[i2, k])
+    .. math:: \mathrm{SAP} = \frac{1}{f} \sum_k (S_{1k} - S_{2k})
 
-    where S[i, k] is the balanced accuracy (the mean over the values of the factor) of
-    predicting v_k from the coordinate c_i alone, and i1 and i2 are the two best. The
-    classifier is a decision tree with as many leaves as the factor has values, so one
-    threshold less, trained on three quarters of the examples and scored on the others.
+    where S_1k and S_2k are the largest and the second largest, over the coordinates
+    c_i, of the balanced accuracy (the mean over the values of the factor) of predicting
+    v_k from c_i alone. The classifier is a decision tree with as many leaves as the
+    factor has values, so one threshold less, trained on three quarters of the examples
+    and scored on the others.
 
     A coordinate without information still scores 1 / values. So SAP is at most
     1 - 1 / values, averaged over factors: 0.5 for binary ones. It is 0 if a factor is

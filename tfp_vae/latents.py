@@ -187,14 +187,18 @@ def tempered(prior: Any, temperature: float) -> Any:
 
 
 def path(start: tf.Tensor, end: tf.Tensor, steps: int, sphere: bool) -> tf.Tensor:
-    """Points from start to end, both included, at equal distances.
+    r"""Points from start to end, both included, at equal distances.
 
-        z(t) = (1 - t) start + t end                                     in the plane
-        z(t) = (sin((1 - t) a) start + sin(t a) end) / sin(a)            on the sphere
+    .. math::
 
-    where a is the angle between the two. Opposite points have many shortest paths, of
-    which one is used. For vectors of other norms the directions follow great circles,
-    and the norms are interpolated.
+        z(t) = \begin{cases}
+        (1 - t) \, z(0) + t \, z(1) & \text{in the plane} \\
+        (\sin((1 - t) a) \, z(0) + \sin(t a) \, z(1)) / \sin a & \text{on the sphere}
+        \end{cases}
+
+    where a is the angle between the start z(0) and the end z(1). Opposite points have
+    many shortest paths, of which one is used. For vectors of other norms the directions
+    follow great circles, and the norms are interpolated.
 
     Args:
         start: Points of shape `(n, ..., d)`.

@@ -19,9 +19,9 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class NegativeLogLikelihood(keras.losses.Loss):
-    """Negative log-likelihood of the targets under a model that outputs p.
+    r"""Negative log-likelihood of the targets under a model that outputs p.
 
-        loss[b] = - sum_i weight[b, i] log p(y[b, i] | x[b])
+    .. math:: \mathrm{loss}_b = -\sum_i \mathrm{weight}_{bi} \log p(y_{bi} \mid x_b)
 
     in nats, summed over the event and then reduced over the batch as Keras does.
     `sample_weight` and Keras masks with the shape of the batch weight whole examples.
@@ -98,9 +98,12 @@ class NegativeLogLikelihood(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class LogLikelihood(keras.metrics.Mean):
-    """Mean log-likelihood per example, in nats, as a metric for `compile`.
+    r"""Mean log-likelihood per example, in nats, as a metric for `compile`.
 
-        metric = sum_b weight[b] log p(y[b] | x[b]) / sum_b weight[b]
+    .. math::
+
+        \mathrm{metric} =
+        \frac{\sum_b \mathrm{weight}_b \log p(y_b \mid x_b)}{\sum_b \mathrm{weight}_b}
 
     In `weighted_metrics` it uses `sample_weight`. Weights of elements apply inside the
     event, as in `NegativeLogLikelihood`; all examples then count equally.

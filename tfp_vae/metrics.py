@@ -12,11 +12,11 @@ from tfp_vae.latents import mean_or_center
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class ActiveUnits(keras.metrics.Metric):
-    """The number of latent dimensions whose posterior mean varies with the data.
+    r"""The number of latent dimensions whose posterior mean varies with the data.
 
-        Var_x(E_q[z[i] | x]) > threshold
+    .. math:: \mathrm{Var}_x(\mathrm{E}_q[z_i \mid x]) > \mathrm{threshold}
 
-    over the examples of an epoch, as a metric for `VAE.compile`:
+    over the examples of an epoch, as a metric for `VAE.compile`::
 
         vae.compile("adam", metrics=[tv.ActiveUnits()])
 

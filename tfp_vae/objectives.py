@@ -411,17 +411,30 @@ class Objective:
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class ELBO(Objective):
-    """The evidence lower bound, with options for the cost of the KL.
+    r"""The evidence lower bound, with options for the cost of the KL.
 
-        loss = - E_q[log p(x | z)] + beta * KL(q(z | x) || p(z))
+    .. math::
+
+        \mathrm{loss} =
+        -\mathrm{E}_q[\log p(x \mid z)] + \beta \, \mathrm{KL}(q(z \mid x) \,\|\, p(z))
 
     The KL is exact if a closed form is known, otherwise the mean over the draws. `beta`
     other than 1 gives a beta-VAE (Higgins et al., 2017,
     https://openreview.net/forum?id=Sy2fzU9gl), whose loss is no bound on log p(x) if
     beta is below 1. `capacity` sets a target for the KL (Burgess et al., 2018,
     https://arxiv.org/abs/1804.03599), `free_bits` lets some nats cost nothing (Kingma
-    et al., 2016, https://arxiv.org/abs/1606.04934). Both use the batch mean of the KL,
-    see `KLTarget`.
+    et al., 2016, https://arxiv.org/abs/1606.04934). The cost in place of the KL is then
+
+    .. math::
+
+        \begin{cases}
+        \sum_j \max(\mathrm{KL}_j, \mathrm{free\_bits})
+        & \text{free bits of each dimension } j \\
+        \max(\mathrm{KL}, \mathrm{free\_bits}) & \text{free bits in total} \\
+        |\mathrm{KL} - \mathrm{capacity}| & \text{a capacity}
+        \end{cases}
+
+    with means of the KL over the batch.
 
     Reference:
         Kingma and Welling, Auto-encoding variational Bayes, 2014.
@@ -443,7 +456,9 @@ class ELBO(Objective):
         capacity: Target of the KL in nats, given like `beta`; `None` for none.
         latents: `"sample"`, or `"enumerate"` for the exact mean over q of a discrete z:
 
-                E_q[log p(x | z)] = sum_z q(z | x) log p(x | z)
+            .. math::
+
+                \mathrm{E}_q[\log p(x \mid z)] = \sum_z q(z \mid x) \log p(x \mid z)
 
             `evaluate` and the history then show exact values. The decoder sees every
             value for every example, at most 4,096; memory grows as with so many draws.
@@ -557,9 +572,12 @@ class ELBO(Objective):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class ImportanceWeightedBound(Objective):
-    """The importance-weighted bound, the objective of an IWAE.
+    r"""The importance-weighted bound, the objective of an IWAE.
 
-        loss = - log(1/K sum_k w[k])
+    .. math::
+
+        \mathrm{loss} &= -\log \frac{1}{K} \sum_{k=1}^K w_k \\
+        w_k &= \frac{p(x \mid z_k) \, p(z_k)}{q(z_k \mid x)}, \quad z_k \sim q(z \mid x)
 
     It is the ELBO at K = 1, and grows with K towards log p(x). The encoder's gradient
     gets noisier as K grows, except with `gradient="dreg"`.
@@ -603,12 +621,16 @@ class ImportanceWeightedBound(Objective):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class RenyiBound(Objective):
-    """The variational Renyi bound of order alpha.
+    r"""The variational Renyi bound of order alpha.
 
-        loss = - 1/(1 - alpha) log(1/K sum_k w[k]^(1 - alpha))
+    .. math::
 
-    For alpha between 0 and 1 it lies between the importance-weighted bound and the
-    ELBO. For `-inf` and `inf` it is the largest and the smallest log-weight.
+        \mathrm{loss} =
+        -\frac{1}{1 - \alpha} \log \frac{1}{K} \sum_{k=1}^K w_k^{1 - \alpha}
+
+    with the weights w_k of `ImportanceWeightedBound`. For alpha between 0 and 1 it lies
+    between the importance-weighted bound and the ELBO. For `-inf` and `inf` it is the
+    largest and the smallest log-weight.
 
     Reference:
         Li and Turner, Renyi divergence variational inference, 2016.

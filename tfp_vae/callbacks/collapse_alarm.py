@@ -15,11 +15,14 @@ from tfp_vae.kl.divergence import kl_divergence
 
 
 class CollapseAlarm(keras.callbacks.Callback):
-    """Warns when a VAE's posterior has collapsed: z carries no information about x.
+    r"""Warns when a VAE's posterior has collapsed: z carries no information about x.
 
     At the end of each epoch, over the n examples x,
 
-        information = min(I(x; z), KL),   KL = 1/n sum_i KL(q(z | x_i) || p(z))
+    .. math::
+
+        \mathrm{information} &= \min(I(x; z), \mathrm{KL}) \\
+        \mathrm{KL} &= \frac{1}{n} \sum_i \mathrm{KL}(q(z \mid x_i) \,\|\, p(z))
 
     in nats. Each is an upper bound on what z tells about x. The KL detects a posterior
     that equals the prior, including a prior p(z | y). The mutual information detects

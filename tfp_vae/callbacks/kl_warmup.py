@@ -12,17 +12,31 @@ from tfp_vae.kl.schedule import KLSchedule, checked_schedule
 
 
 class KLWarmup(keras.callbacks.Callback):
-    """Raises the weight of a VAE's KL from `start` to 1, in steps or epochs.
+    r"""Raises the weight of a VAE's KL from `start` to 1, in steps or epochs.
+
+    Give it to `fit`::
 
         vae.fit(x, epochs=50, callbacks=[tv.KLWarmup(epochs=10)])
 
-    See `KLSchedule` for the equations. The weight multiplies `ELBO(beta=...)` and is
-    shown as `kl_weight`. It is computed in the graph from `optimizer.iterations`, so it
-    changes with every step, even if Keras runs many steps per execution. The schedule
-    is saved with the model: resumed training, also with another optimizer, continues
-    it, with the same callback or without. A callback with other numbers starts its own
-    schedule at the current step. In an `ImportanceWeightedBound` or `RenyiBound` the
-    weight multiplies the log-ratio of prior and posterior in the log-weights.
+    At step t of the optimizer, up to the step `steps`,
+
+    .. math::
+
+        \mathrm{weight} &= \mathrm{start} + (1 - \mathrm{start}) \, r \\
+        r &= \begin{cases}
+        t / \mathrm{steps} & \text{linear} \\
+        \text{logistic in } t \text{ from 0 to 1} & \text{sigmoid} \\
+        \min(1, (t \bmod L) / (\mathrm{ratio} \, L)) & \text{cyclical}
+        \end{cases}
+
+    with L = steps / cycles; then it stays at 1. The weight multiplies `ELBO(beta=...)`
+    and is shown as `kl_weight`. It is computed in the graph from
+    `optimizer.iterations`, so it changes with every step, even if Keras runs many steps
+    per execution. The schedule is saved with the model: resumed training, also with
+    another optimizer, continues it, with the same callback or without. A callback with
+    other numbers starts its own schedule at the current step. In an
+    `ImportanceWeightedBound` or `RenyiBound` the weight multiplies the log-ratio of
+    prior and posterior in the log-weights.
 
     While the weight grows, so does `val_loss`: monitor `val_elbo`, which is unweighted.
     With `ELBO(beta=...)` or another objective, `val_elbo` is not what is trained:

@@ -30,9 +30,11 @@ _SPRITE = 8192
 class VAETensorBoard(keras.callbacks.Callback):
     """Writes a VAE's losses, images, KL per dimension and latents for TensorBoard.
 
+    Give it to `fit`::
+
         vae.fit(x, epochs=50, callbacks=[tv.VAETensorBoard("logs", x_test[:500])])
 
-    and `tensorboard --logdir logs` shows them. Scalars and Time Series: the logs of
+    `tensorboard --logdir logs` shows them. Scalars and Time Series: the logs of
     `fit`, and `kl_per_dimension/i` in nats. Images: `reconstructions` (rows of x above
     rows of their reconstructions), `samples` (from the same z at each epoch) and
     `traversals` (from x[0], a row for each latent coordinate). Histograms:

@@ -30,6 +30,8 @@ from tfp_vae.files import is_remote, local_copy
 class Checkpoint(keras.callbacks.Callback):
     """Saves the state of training in one file, from which `fit` is resumed.
 
+    Give it to `fit`::
+
         model.fit(x, epochs=100, callbacks=[tv.Checkpoint("last.weights.h5")])
 
     Use it like `keras.callbacks.BackupAndRestore`: run the same program again after a

@@ -12,8 +12,12 @@ from tfp_vae.keras_internals import Functional, functional_arguments
 class Model(CompiledFit, keras.Model):
     """`keras.Model` whose `fit` and `evaluate` run many steps in one program.
 
-        model = tv.Model(inputs, outputs)           as `keras.Model`
-        class MyModel(tv.Model): ...                a subclass
+    It is made, or made a base, as `keras.Model` is::
+
+        model = tv.Model(inputs, outputs)
+
+        class MyModel(tv.Model):
+            ...
 
     A drop-in replacement: constructors, `compile`, `fit`, `evaluate`, `predict`,
     callbacks, custom steps, saving and export work as in Keras. `.weights.h5` files and

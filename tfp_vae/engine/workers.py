@@ -135,10 +135,25 @@ class MultiWorkerTrainer:
         self._take_averages()
         return super().evaluate(*args, **kwargs)  # type: ignore[misc]
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Saves the model, as `keras.Model.save`; only the chief writes."""
+    def save(
+        self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any
+    ) -> None:
+        """Saves the model in a file, from which `keras.models.load_model` makes it.
+
+        In `tv.Model` the old file remains after a failure or a kill. Of several workers
+        only the chief writes.
+
+        Args:
+            filepath: Path that ends in `.keras`.
+            overwrite: Whether to replace a file without asking.
+            zipped: As in `keras.Model.save`.
+            **kwargs: As there.
+
+        Raises:
+            ValueError: If the path does not end in `.keras`.
+        """
         if is_chief(self.distribute_strategy):
-            super().save(*args, **kwargs)  # type: ignore[misc]
+            super().save(filepath, overwrite, zipped, **kwargs)  # type: ignore[misc]
 
     def save_weights(self, *args: Any, **kwargs: Any) -> None:
         """Saves the weights, as `keras.Model.save_weights`; only the chief writes."""

@@ -18,9 +18,12 @@ _CLASSES = tfd.Categorical | tfd.OneHotCategorical | tfd.Bernoulli
 
 
 def coverage(p: Any, y: Any, level: float = 0.9) -> float:
-    """How often the central interval holds:
+    r"""How often the central interval holds:
 
-        mean of 1{l <= y <= u},   l, u = F^-1((1 -+ level) / 2)
+    .. math::
+
+        \text{mean of } \mathbf{1}\{l \le y \le u\}, \quad
+        l, u = F^{-1}\left(\frac{1 \mp \mathrm{level}}{2}\right)
 
     over all examples and entries of the event. A calibrated prediction has a coverage
     of `level`; of counts it is at least that.
@@ -49,16 +52,23 @@ def coverage(p: Any, y: Any, level: float = 0.9) -> float:
 
 
 def pit(p: Any, y: Any, seed: int | None = None) -> np.ndarray:
-    """Probability integral transforms of the targets:
+    r"""Probability integral transforms of the targets:
 
-        u = F(y),    or F(y-) + v P(y),  v uniform on (0, 1), where F has jumps
+    .. math::
 
-    They are uniform on (0, 1) if the prediction is calibrated. A U-shaped histogram
-    says that it is too narrow, a hill that it is too wide.
+        u = \begin{cases}
+        F(y) & \text{where } F \text{ is continuous} \\
+        F(y^-) + v \, P(y) & \text{where } F \text{ has jumps}
+        \end{cases}
+
+    with v uniform on (0, 1), and F(y-) the probability of values below y. The u are
+    uniform on (0, 1) if the prediction is calibrated. A U-shaped histogram says that it
+    is too narrow, a hill that it is too wide.
 
     Reference:
         Gneiting, Balabdaoui and Raftery, Probabilistic forecasts, calibration and
         sharpness, 2007. https://doi.org/10.1111/j.1467-9868.2007.00587.x
+
         Czado, Gneiting and Held, Predictive model assessment for count data, 2009.
         https://doi.org/10.1111/j.1541-0420.2009.01191.x
 
@@ -109,20 +119,25 @@ class Reliability(NamedTuple):
 
 
 def reliability(p: Any, y: Any, bins: int = 10, seed: int | None = None) -> Reliability:
-    """Predicted probabilities against frequencies, the points of a reliability diagram.
+    r"""Predicted probabilities and frequencies, the points of a reliability diagram.
 
     Of classes, from `Categorical`, `OneHotCategorical` or `Bernoulli`: the most
     probable class is right with its probability, in `bins` bins of equal width, of
     which empty ones are left out. Of numbers: y is below the quantile of level t with
     frequency t,
 
-        predicted = t,   observed = mean of 1{F(y) <= t},   t = 1/bins, ..., 1 - 1/bins
+    .. math::
+
+        \mathrm{predicted} &= t, \quad
+        t = \frac{1}{\mathrm{bins}}, \ldots, 1 - \frac{1}{\mathrm{bins}} \\
+        \mathrm{observed} &= \text{mean of } \mathbf{1}\{F(y) \le t\}
 
     with the randomised F of `pit` where there are jumps.
 
     Reference:
         Guo et al., On calibration of modern neural networks, 2017.
         https://arxiv.org/abs/1706.04599
+
         Kuleshov, Fenner and Ermon, Accurate uncertainties for deep learning using
         calibrated regression, 2018. https://arxiv.org/abs/1807.00263
 
@@ -166,13 +181,16 @@ def reliability(p: Any, y: Any, bins: int = 10, seed: int | None = None) -> Reli
 def expected_calibration_error(
     p: Any, y: Any, bins: int | None = None, seed: int | None = None
 ) -> float:
-    """The mean distance of predicted probabilities and frequencies:
+    r"""The mean distance of predicted probabilities and frequencies:
 
-        sum_b n_b / n |observed_b - predicted_b|
+    .. math::
 
-    over the points of `reliability`: of classes over bins of confidence, of numbers
-    over levels of quantiles. It is 0 for a calibrated prediction, up to noise of order
-    n^-1/2.
+        \sum_b \frac{n_b}{n} \, |\mathrm{observed}_b - \mathrm{predicted}_b|, \quad
+        n = \sum_b n_b
+
+    over the points of `reliability`, with `counts` n_b: of classes over bins of
+    confidence, of numbers over levels of quantiles. It is 0 for a calibrated
+    prediction, up to noise of order n^-1/2.
 
     Reference:
         As in `reliability`; Naeini, Cooper and Hauskrecht, Obtaining well calibrated

@@ -20,18 +20,22 @@ def conformal_intervals(
     level: float = 0.9,
     method: str = "quantile",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Intervals with a coverage of at least `level`, even if the model is wrong.
+    r"""Intervals with a coverage of at least `level`, even if the model is wrong.
 
     If calibration and test examples are exchangeable, then for each entry
 
-        P(l <= y <= u) >= level
+    .. math:: P(l \le y \le u) \ge \mathrm{level}
 
     on average over calibration sets and test examples. With the central interval
     (l(x), u(x)) of the prediction, `method="quantile"` is conformalized quantile
     regression, and `"scaled"` has residuals in units of the standard deviation s(x):
 
-        score = max(l(x) - y, y - u(x)),   interval = (l(x) - Q, u(x) + Q)
-        score = |y - m(x)| / s(x),         interval = (m(x) - Q s(x), m(x) + Q s(x))
+    .. math::
+
+        \text{quantile:} \quad \mathrm{score} &= \max(l(x) - y, \, y - u(x)) \\
+        \mathrm{interval} &= (l(x) - Q, \, u(x) + Q) \\[1ex]
+        \text{scaled:} \quad \mathrm{score} &= |y - m(x)| / s(x) \\
+        \mathrm{interval} &= (m(x) - Q \, s(x), \, m(x) + Q \, s(x))
 
     with m(x) the median and Q the ceil((n + 1) level)-th smallest of n scores, of each
     entry of the event by itself.
@@ -39,6 +43,7 @@ def conformal_intervals(
     Reference:
         Romano, Patterson and Candes, Conformalized quantile regression, 2019.
         https://arxiv.org/abs/1905.03222
+
         Lei et al., Distribution-free predictive inference for regression, 2018.
         https://arxiv.org/abs/1604.04173
 

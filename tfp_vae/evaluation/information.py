@@ -27,9 +27,9 @@ _NUMBERS_AT_ONCE = 2**23
 
 
 def active_units(posterior: Any, threshold: float = 0.01) -> int:
-    """Number of latent coordinates in which the posterior depends on x:
+    r"""Number of latent coordinates in which the posterior depends on x:
 
-        #{i : Var_x(E[z_i | x]) > threshold}
+    .. math:: \#\{i : \mathrm{Var}_x(\mathrm{E}[z_i \mid x]) > \mathrm{threshold}\}
 
     with the variance over the n examples, divided by n. A coordinate whose posterior
     has collapsed onto the prior has a constant mean.
@@ -67,9 +67,9 @@ def active_units(posterior: Any, threshold: float = 0.01) -> int:
 
 
 def kl_per_dimension(posterior: Any, prior: Any) -> np.ndarray:
-    """KL of each latent coordinate, mean over the examples, in nats:
+    r"""KL of each latent coordinate, mean over the examples, in nats:
 
-        1/n sum_j KL(q(z_i | x_j) || p(z_i))
+    .. math:: \frac{1}{n} \sum_j \mathrm{KL}(q(z_i \mid x_j) \,\|\, p(z_i))
 
     In closed form if there is one, otherwise with one draw for each example.
 
@@ -100,9 +100,12 @@ def mutual_information(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> float:
-    """Information in z about which of the n examples it was drawn for, in nats:
+    r"""Information in z about which of the n examples it was drawn for, in nats:
 
-        I(x; z) = 1/n sum_i E[log q(z | x_i) - log q(z)],   z ~ q(z | x_i)
+    .. math::
+
+        I(x; z) = \frac{1}{n} \sum_i \mathrm{E}[\log q(z \mid x_i) - \log q(z)], \quad
+        z \sim q(z \mid x_i)
 
     by Monte Carlo, with q(z) the mixture of all n posteriors, so without bias. It is at
     most log n, and at least 0 up to noise. A good encoder reaches log n; only more
@@ -144,9 +147,12 @@ def marginal_kl(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> float:
-    """KL of the aggregate posterior, that of all n examples, to the prior, in nats:
+    r"""KL of the aggregate posterior, that of all n examples, to the prior, in nats:
 
-        KL(q(z) || p(z)) = 1/n sum_i E[log q(z) - log p(z)],   z ~ q(z | x_i)
+    .. math::
+
+        \mathrm{KL}(q(z) \,\|\, p(z)) =
+        \frac{1}{n} \sum_i \mathrm{E}[\log q(z) - \log p(z)], \quad z \sim q(z \mid x_i)
 
     by Monte Carlo, with q(z) the mixture of all n posteriors. It is the part of the
     rate that carries no information about x, and that a better prior saves. With the
@@ -211,9 +217,12 @@ class RateDistortion(NamedTuple):
 def rate_distortion(
     model: Any, x: Any, y: Any = None, batch_size: int | None = None
 ) -> RateDistortion:
-    """Rate and distortion of a model on data, neither weighted by a beta:
+    r"""Rate and distortion of a model on data, neither weighted by a beta:
 
-        R = 1/n sum_i KL(q(z|x_i) || p(z)),   D = -1/n sum_i E[log p(x_i | z)]
+    .. math::
+
+        R &= \frac{1}{n} \sum_i \mathrm{KL}(q(z \mid x_i) \,\|\, p(z)) \\
+        D &= -\frac{1}{n} \sum_i \mathrm{E}[\log p(x_i \mid z)]
 
     as `model.evaluate` reports them, with its draws of z. R is an upper bound on the
     information I(x; z). Training with a large beta lowers R and raises D.

@@ -19,12 +19,16 @@ tfd: Any = tfp.distributions
 
 
 def crps(p: Any, y: Any, num_samples: int = 100, seed: int | None = None) -> float:
-    """The mean continuous ranked probability score, in the units of y:
+    r"""The mean continuous ranked probability score, in the units of y:
 
-        CRPS(F, y) = int (F(x) - 1{y <= x})^2 dx = E|X - y| - 1/2 E|X - X'|
+    .. math::
 
-    over all examples and entries of the event; smaller is better. In closed form where
-    `tv.CRPS` has one, otherwise from draws, without bias.
+        \mathrm{CRPS}(F, y) &= \int (F(x) - \mathbf{1}\{y \le x\})^2 \, dx \\
+        &= \mathrm{E}|X - y| - \tfrac{1}{2} \mathrm{E}|X - X'|
+
+    with X and X' independent draws from F, over all examples and entries of the event;
+    smaller is better. In closed form where `tv.CRPS` has one, otherwise from draws,
+    without bias.
 
     Reference:
         Gneiting and Raftery, Strictly proper scoring rules, prediction, and estimation,
@@ -58,9 +62,13 @@ def crps(p: Any, y: Any, num_samples: int = 100, seed: int | None = None) -> flo
 def energy_score(
     p: Any, y: Any, num_samples: int = 100, seed: int | None = None
 ) -> float:
-    """The mean energy score of whole events, from draws, without bias:
+    r"""The mean energy score of whole events, from draws, without bias:
 
-        ES(P, y) = E||X - y|| - 1/2 E||X - X'||
+    .. math::
+
+        \mathrm{ES}(P, y) = \mathrm{E}\|X - y\| - \tfrac{1}{2} \mathrm{E}\|X - X'\|
+
+    with X and X' independent draws from P and the Euclidean norm over the event.
 
     Reference:
         Gneiting and Raftery, Strictly proper scoring rules, prediction, and estimation,
@@ -89,9 +97,12 @@ def energy_score(
 
 
 def interval_score(p: Any, y: Any, level: float = 0.9) -> float:
-    """The mean score of the central intervals, in the units of y:
+    r"""The mean score of the central intervals, in the units of y:
 
-        (u - l) + 2/a max(l - y, 0) + 2/a max(y - u, 0),   a = 1 - level
+    .. math::
+
+        (u - l) + \frac{2}{a} \max(l - y, 0) + \frac{2}{a} \max(y - u, 0), \quad
+        a = 1 - \mathrm{level}
 
     with l and u the quantiles at a/2 and 1 - a/2; smaller is better.
 

@@ -76,13 +76,17 @@ class Estimates(Inference):
         seed: int | None = None,
         verbose: Any = "auto",
     ) -> np.ndarray:
-        """Log p(x), estimated by importance sampling from the posterior.
+        r"""Estimates log p(x).
 
-            log p(x) ~ log(1/K sum_k p(x | z[k]) p(z[k]) / q(z[k] | x))
+        .. math::
 
-        with z[k] ~ q(z | x). Its expectation is a lower bound of log p(x), and
-        approaches it as K grows. A decoder with random weights draws them anew for each
-        k, so that they are averaged inside the logarithm.
+            \log p(x) \approx
+            \log \frac{1}{K} \sum_{k=1}^K \frac{p(x \mid z_k) \, p(z_k)}{q(z_k \mid x)},
+            \quad z_k \sim q(z \mid x)
+
+        by importance sampling from the posterior. Its expectation is a lower bound of
+        log p(x), and approaches it as K grows. A decoder with random weights draws them
+        anew for each k, so that they are averaged inside the logarithm.
 
         With `given` it is log p(x[rest] | x[given]) = log p(x) - log p(x[given]), the
         difference of two such estimates: no bound, but with an error that vanishes as K
@@ -170,11 +174,18 @@ class Estimates(Inference):
         seed: int | None = None,
         verbose: Any = "auto",
     ) -> np.ndarray:
-        """E_q[log p(x | z)] - KL(q(z | x) || p(z)), the mean over draws of z.
+        r"""The evidence lower bound on log p(x), its mean over draws of z.
+
+        .. math::
+
+            \frac{1}{K} \sum_{k=1}^K \log p(x \mid z_k)
+            - \mathrm{KL}(q(z \mid x) \,\|\, p(z)), \quad z_k \sim q(z \mid x)
+
+        The KL is that of the objective: exact, or the mean over the draws.
 
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
-            num_samples: The number of draws for each example.
+            num_samples: The number K of draws for each example.
             y: Conditions, if the model is conditional; labels, with a classifier, of
                 which -1 is summed out; else the decoder's targets, if they are not x,
                 as in `fit`.

@@ -41,15 +41,20 @@ class Imputation(Estimates):
         seed: int | None = None,
         verbose: Any = "auto",
     ) -> np.ndarray:
-        """Fills missing entries with their expectation, or with draws.
+        r"""Fills missing entries with their expectation, or with draws.
 
-            E[x[mis] | x[obs]] ~ sum_k w[k] E[x[mis] | z[k]] / sum_k w[k]
-            w[k] = p(x[obs] | z[k]) p(z[k]) / q(z[k] | x[obs]),  z[k] ~ q(z | x[obs])
+        .. math::
+
+            \mathrm{E}[x_\mathrm{mis} \mid x_\mathrm{obs}] &\approx
+            \frac{\sum_k w_k \, \mathrm{E}[x_\mathrm{mis} \mid z_k]}{\sum_k w_k} \\
+            w_k &=
+            \frac{p(x_\mathrm{obs} \mid z_k) \, p(z_k)}{q(z_k \mid x_\mathrm{obs})},
+            \quad z_k \sim q(z \mid x_\mathrm{obs})
 
         by self-normalised importance sampling. The expectation of a one-hot vector or
         of a bit is its probabilities; of a category that is a number, the most probable
-        one is filled in. With `draws`, z is drawn again, z[k] with probability
-        proportional to w[k], and x[mis] from p(x | z): multiple imputation by sampling
+        one is filled in. With `draws`, z is drawn again, z_k with probability
+        proportional to w_k, and x_mis from p(x | z): multiple imputation by sampling
         importance resampling. With a `missing_model` both are given the mask, too.
 
         Reference:

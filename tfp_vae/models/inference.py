@@ -151,9 +151,10 @@ class Inference(Bound):
             verbose: As there.
             steps: As there.
             callbacks: As there.
-            statistics: `"mean"`, `"stddev"`, `"sample"`, `"params"`, another name in
-                `STATISTICS`, or a list of several; by default the mean, or the mode if
-                there is no mean. `"sample"` draws a new x at each call.
+            statistics: `"mean"`, `"mode"`, `"stddev"`, `"variance"`, `"covariance"`,
+                `"entropy"`, `"logits"`, `"probs"`, `"sample"`, `"params"`, or a list of
+                several; by default the mean, or the mode if there is no mean.
+                `"sample"` draws a new x at each call.
             y: Conditions, if the model is conditional and x are arrays.
 
         Returns:
@@ -267,9 +268,17 @@ class Inference(Bound):
         y: Any = None,
         statistics: Any = None,
     ) -> Any:
-        """Examples on straight lines between the latents of two inputs.
+        r"""Examples on straight lines between the latents of two inputs.
 
-        Latents on a sphere follow great circles; see `latents.path`.
+        .. math::
+
+            z(t) = (1 - t) \, z(0) + t \, z(1)
+
+        Latents on a sphere follow great circles, with a the angle between the two:
+
+        .. math::
+
+            z(t) = \frac{\sin((1 - t) a) \, z(0) + \sin(t a) \, z(1)}{\sin a}
 
         Args:
             start: Inputs of shape `(n, ...)`.

@@ -287,6 +287,25 @@ class Training(Bound, Model):
             )
         return super().fit(x, y, *args, **kwargs)
 
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Computes the loss, minus the objective, and the metrics.
+
+        Args:
+            x: As in `fit`.
+            y: As in `fit`.
+            *args: As in `keras.Model.evaluate`.
+            **kwargs: As there. `return_dict=True` gives names to the results.
+
+        Returns:
+            A list of numbers in the order of `metrics_names`, or a dictionary of
+            `loss`, `elbo`, `nll`, `kl` and `kl_weight`, in nats per example; with a
+            classifier also `accuracy` and `classification_loss`.
+
+        Raises:
+            ValueError: As in `fit`.
+        """
+        return super().evaluate(x, y, *args, **kwargs)
+
     def _for_keras(self, given: Any, *args: Any, **kwargs: Any) -> Any:
         """Adds a placeholder for y, without which Keras drops weights."""
         given = with_place_for_weights(*given)

@@ -60,21 +60,24 @@ class Held:
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class VAE(Imputation, SemiSupervised):
-    """A variational autoencoder: q(z | x), p(x | z) and p(z), and the bound they give.
+    r"""A variational autoencoder: q(z | x), p(x | z) and p(z), and the bound they give.
 
-        log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z))
+    .. math::
+
+        \log p(x) \ge
+        \mathrm{E}_q[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \,\|\, p(z))
 
     `fit(x)` needs no targets and no loss: the loss is minus the bound, in nats per
     example. The history has `loss`, which is minimised; `elbo`, `nll` and `kl`, the
     bound of one draw and its two terms, always unweighted; and `kl_weight`, the factor
-    of the KL in the loss. Variants are arguments:
+    of the KL in the loss. Variants are arguments::
 
-        tv.VAE(encoder, decoder, prior, objective=tv.ELBO(beta=4.0))       beta-VAE
-        tv.VAE(..., objective=tv.ImportanceWeightedBound(50))              IWAE
-        tv.VAE(encoder, decoder, tv.VampPrior(encoder, num_components=500)) VampPrior
-        tv.VAE(..., conditional=True)          q(z | x, y), p(x | z, y), p(z | y)
-        tv.VAE(..., missing="nan")             NaN are missing entries
-        tv.VAE(..., classifier=q_of_y)         labels of -1 are not known (M2)
+        tv.VAE(encoder, decoder, prior, objective=tv.ELBO(beta=4.0))  # beta-VAE
+        tv.VAE(..., objective=tv.ImportanceWeightedBound(50))  # IWAE
+        tv.VAE(..., prior=tv.VampPrior(encoder, num_components=500))  # VampPrior
+        tv.VAE(..., conditional=True)  # q(z | x, y), p(x | z, y), p(z | y)
+        tv.VAE(..., missing="nan")  # NaN are missing entries
+        tv.VAE(..., classifier=q_of_y)  # labels of -1 are not known (M2)
 
     `encode` and `decode` return distributions, everything else NumPy arrays.
 
@@ -109,8 +112,13 @@ class VAE(Imputation, SemiSupervised):
             with `conditional`; `fit(x, y)` gets labels, integers of shape `(n,)`, of
             which -1 and NaN are not known, and each loss is
 
-                L(x, y) - log p(y) - alpha log q(y | x)              y known
-                sum_y q(y | x) (L(x, y) - log p(y) + log q(y | x))   y not known
+            .. math::
+
+                \begin{cases}
+                L(x, y) - \log p(y) - \alpha \log q(y \mid x) & y \text{ known} \\
+                \sum_y q(y \mid x) \, (L(x, y) - \log p(y) + \log q(y \mid x))
+                & y \text{ not known}
+                \end{cases}
 
             where L is the objective's loss, the only part that `beta` and `KLWarmup`
             weigh. The history's `kl` includes -log p(y), or KL(q(y | x) || p(y)), so

@@ -23,9 +23,12 @@ def evaluate_predictive(
     batch_size: int | None = None,
     verbose: Any = "auto",
 ) -> dict[str, float]:
-    """The compiled loss and metrics of the mixture over draws of the weights.
+    r"""The compiled loss and metrics of the mixture over draws of the weights.
 
-        loss = -mean_i log (1/S) sum_s p(y_i | x_i, w[s]),    w[s] ~ q(w)
+    .. math::
+
+        \mathrm{loss} = -\mathrm{mean}_i \,
+        \log \frac{1}{S} \sum_{s=1}^S p(y_i \mid x_i, w_s), \quad w_s \sim q(w)
 
     where `evaluate` scores one draw of the weights for each batch, and adds the KL. The
     model stays as it is, the states of its metrics too.

@@ -38,9 +38,11 @@ def predictive(
     verbose: Any = "auto",
     training: bool = False,
 ) -> PredictiveDistribution:
-    """The predicted distribution, averaged over the weights that the data allow.
+    r"""The predicted distribution, averaged over the weights that the data allow.
 
-        p(y | x) = (1/S) sum_s p(y | x, w[s]),    w[s] ~ q(w)
+    .. math::
+
+        p(y \mid x) = \frac{1}{S} \sum_{s=1}^S p(y \mid x, w_s), \quad w_s \sim q(w)
 
     for layers whose weights are draws from a posterior q. For a list of models it is
     their mixture with equal weights, in which each model with random weights is itself
@@ -57,8 +59,10 @@ def predictive(
     Reference:
         Blundell et al., Weight uncertainty in neural networks, 2015.
         https://arxiv.org/abs/1505.05424
+
         Lakshminarayanan et al., Simple and scalable predictive uncertainty estimation
         using deep ensembles, 2017. https://arxiv.org/abs/1612.01474
+
         Gal and Ghahramani, Dropout as a Bayesian approximation, 2016.
         https://arxiv.org/abs/1506.02142
 

@@ -23,9 +23,9 @@ _AT_ONCE = 2**24
 
 
 class PredictiveDistribution:
-    """The result of `tv.predictive`: the mixture of outputs for S draws of the weights.
+    r"""The result of `tv.predictive`: a mixture of outputs for S draws of the weights.
 
-        p(y | x) = (1/S) sum_s p(y | x, w[s])
+    .. math:: p(y \mid x) = \frac{1}{S} \sum_{s=1}^S p(y \mid x, w_s)
 
     It is a `tfd.MixtureSameFamily`, or a `tfd.Mixture` where the outputs are of several
     families, with batch shape `(n, ...)` and the event shape of the model's output.
@@ -35,11 +35,14 @@ class PredictiveDistribution:
     By the law of total variance the spread has two parts. More data would remove the
     first, which comes from the weights, but not the second:
 
-        Var[y] = Var_w(E[y | w]) + E_w[Var(y | w)]
+    .. math::
+
+        \mathrm{Var}[y] =
+        \mathrm{Var}_w(\mathrm{E}[y \mid w]) + \mathrm{E}_w[\mathrm{Var}(y \mid w)]
 
     For classes the parts are those of the entropy, in nats:
 
-        H[y] = I(y; w) + E_w[H(y | w)]
+    .. math:: H[y] = I(y; w) + \mathrm{E}_w[H(y \mid w)]
 
     Reference:
         Depeweg et al., Decomposition of uncertainty in Bayesian deep learning, 2018.

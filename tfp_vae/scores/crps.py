@@ -207,14 +207,17 @@ def _draws(
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class CRPS(ScoreOfDraws):
-    """The continuous ranked probability score, a loss and a metric.
+    r"""The continuous ranked probability score, a loss and a metric.
 
-        CRPS(F, y) = int (F(x) - 1{y <= x})^2 dx = E|X - y| - 1/2 E|X - X'|
+    .. math::
 
-    of each entry of the event, and the mean over entries and examples, in the units of
-    y. It is proper, as is the log-likelihood, and less sensitive to outliers; of a
-    single value it is the absolute error. Both of these work, with the same object or
-    two:
+        \mathrm{CRPS}(F, y) &= \int (F(x) - \mathbf{1}\{y \le x\})^2 \, dx \\
+        &= \mathrm{E}|X - y| - \tfrac{1}{2} \mathrm{E}|X - X'|
+
+    of each entry of the event, with X and X' independent draws from F, and the mean
+    over entries and examples, in the units of y. It is proper, as is the
+    log-likelihood, and less sensitive to outliers; of a single value it is the absolute
+    error. Both of these work, with the same object or two::
 
         model.compile("adam", loss=tv.CRPS(), metrics=[tv.CRPS()])
 
@@ -230,6 +233,7 @@ class CRPS(ScoreOfDraws):
     Reference:
         Gneiting and Raftery, Strictly proper scoring rules, prediction, and estimation,
         2007. https://doi.org/10.1198/016214506000001437
+
         Jordan, Krueger and Lerch, Evaluating probabilistic forecasts with scoringRules,
         2019. https://doi.org/10.18637/jss.v090.i12
 
@@ -247,8 +251,8 @@ class CRPS(ScoreOfDraws):
             leading axes of the values.
 
     Returns:
-        The loss of a batch: a scalar, or a tensor of the batch shape if `reduction` is
-        `None`.
+        The loss of a batch, a scalar or, if `reduction` is `None`, a tensor of the
+        batch shape.
 
     Raises:
         ValueError: If `y_pred` is not a distribution, the shape of the values or the

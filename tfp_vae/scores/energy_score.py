@@ -80,13 +80,16 @@ def _norm(x: tf.Tensor, axes: list[int]) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class EnergyScore(ScoreOfDraws):
-    """The energy score of whole events, a loss and a metric.
+    r"""The energy score of whole events, a loss and a metric.
 
-        ES(P, y) = E||X - y|| - 1/2 E||X - X'||
+    .. math::
 
-    with the Euclidean norm over the event, in the units of y, estimated without bias
-    from draws. In one dimension it is the CRPS. It is proper for distributions of
-    vectors, dependence of entries included; entries should have similar units.
+        \mathrm{ES}(P, y) = \mathrm{E}\|X - y\| - \tfrac{1}{2} \mathrm{E}\|X - X'\|
+
+    with X and X' independent draws from P and the Euclidean norm over the event, in the
+    units of y, estimated without bias from draws. In one dimension it is the CRPS. It
+    is proper for distributions of vectors, dependence of entries included; entries
+    should have similar units.
 
     Reference:
         Gneiting and Raftery, Strictly proper scoring rules, prediction, and estimation,
@@ -105,8 +108,8 @@ class EnergyScore(ScoreOfDraws):
         sample_weight: Numbers of shape `(B,)`, or of the batch shape.
 
     Returns:
-        The loss of a batch: a scalar, or a tensor of the batch shape if `reduction` is
-        `None`.
+        The loss of a batch, a scalar or, if `reduction` is `None`, a tensor of the
+        batch shape.
 
     Raises:
         ValueError: If `y_pred` is not a distribution, the shape of the values or the

@@ -79,9 +79,12 @@ class _OfAnInterval(Score):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Coverage(_OfAnInterval):
-    """How often the central interval of a predicted distribution holds, as a metric.
+    r"""How often the central interval of a predicted distribution holds, as a metric.
 
-        mean of 1{l_i <= y_i <= u_i},   l, u = F_i^-1((1 -+ level) / 2)
+    .. math::
+
+        \text{mean of } \mathbf{1}\{l_i \le y_i \le u_i\}, \quad
+        l_i, u_i = F_i^{-1}\left(\frac{1 \mp \mathrm{level}}{2}\right)
 
     over the entries of the event and the examples. A calibrated prediction has a
     coverage of `level`; of counts it is at least that.
@@ -117,9 +120,12 @@ class Coverage(_OfAnInterval):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class IntervalScore(_OfAnInterval):
-    """The interval score of the central interval, as a metric.
+    r"""The interval score of the central interval (l, u), as a metric.
 
-        (u - l) + 2/a max(l - y, 0) + 2/a max(y - u, 0),   a = 1 - level
+    .. math::
+
+        (u - l) + \frac{2}{a} \max(l - y, 0) + \frac{2}{a} \max(y - u, 0), \quad
+        a = 1 - \mathrm{level}
 
     over the entries of the event and the examples, in the units of y. Proper for the
     two quantiles: narrow intervals are rewarded, misses are punished.

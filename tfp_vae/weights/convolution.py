@@ -171,9 +171,11 @@ class ConvolutionWithRandomWeights(LinearWithRandomWeights):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Convolution1DReparameterization(ConvolutionWithRandomWeights):
-    """A 1-d convolution with one draw of its weights in each forward pass.
+    r"""A 1-d convolution with one draw of its weights in each forward pass.
 
-        y_n = activation(K * x_n + b),    K ~ q(K),  b ~ q(b)
+    .. math::
+
+        y_n = \mathrm{activation}(K \ast x_n + b), \quad K \sim q(K), \; b \sim q(b)
 
     See `DenseReparameterization` for the posterior, the prior and the KL.
 
@@ -204,9 +206,11 @@ class Convolution1DReparameterization(ConvolutionWithRandomWeights):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Convolution2DReparameterization(ConvolutionWithRandomWeights):
-    """A 2-d convolution with one draw of its weights in each forward pass.
+    r"""A 2-d convolution with one draw of its weights in each forward pass.
 
-        y_n = activation(K * x_n + b),    K ~ q(K),  b ~ q(b)
+    .. math::
+
+        y_n = \mathrm{activation}(K \ast x_n + b), \quad K \sim q(K), \; b \sim q(b)
 
     See `DenseReparameterization` for the posterior, the prior and the KL.
 
@@ -237,9 +241,11 @@ class Convolution2DReparameterization(ConvolutionWithRandomWeights):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Convolution3DReparameterization(ConvolutionWithRandomWeights):
-    """A 3-d convolution with one draw of its weights in each forward pass.
+    r"""A 3-d convolution with one draw of its weights in each forward pass.
 
-        y_n = activation(K * x_n + b),    K ~ q(K),  b ~ q(b)
+    .. math::
+
+        y_n = \mathrm{activation}(K \ast x_n + b), \quad K \sim q(K), \; b \sim q(b)
 
     See `DenseReparameterization` for the posterior, the prior and the KL.
 
@@ -270,11 +276,16 @@ class Convolution3DReparameterization(ConvolutionWithRandomWeights):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Convolution1DFlipout(Flipout, ConvolutionWithRandomWeights):
-    """A 1-d convolution with weights for each example, by random signs.
+    r"""A 1-d convolution with weights for each example, by random signs.
 
-        y_n = activation(K_loc * x_n + s_n (dK * (r_n x_n)) + b),    dK ~ q(K) - K_loc
+    .. math::
 
-    See `DenseFlipout` for the posterior, the prior and the KL.
+        y_n &= \mathrm{activation}(K_\mathrm{loc} \ast x_n
+        + s_n \odot (\Delta K \ast (r_n \odot x_n)) + b) \\
+        \Delta K &\sim q(K) - K_\mathrm{loc}
+
+    See `DenseFlipout` for the signs, and `DenseReparameterization` for the posterior,
+    the prior and the KL.
 
     Reference:
         `tfp.layers.Convolution1DFlipout`.
@@ -303,11 +314,16 @@ class Convolution1DFlipout(Flipout, ConvolutionWithRandomWeights):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Convolution2DFlipout(Flipout, ConvolutionWithRandomWeights):
-    """A 2-d convolution with weights for each example, by random signs.
+    r"""A 2-d convolution with weights for each example, by random signs.
 
-        y_n = activation(K_loc * x_n + s_n (dK * (r_n x_n)) + b),    dK ~ q(K) - K_loc
+    .. math::
 
-    See `DenseFlipout` for the posterior, the prior and the KL.
+        y_n &= \mathrm{activation}(K_\mathrm{loc} \ast x_n
+        + s_n \odot (\Delta K \ast (r_n \odot x_n)) + b) \\
+        \Delta K &\sim q(K) - K_\mathrm{loc}
+
+    See `DenseFlipout` for the signs, and `DenseReparameterization` for the posterior,
+    the prior and the KL.
 
     Reference:
         `tfp.layers.Convolution2DFlipout`.
@@ -336,11 +352,16 @@ class Convolution2DFlipout(Flipout, ConvolutionWithRandomWeights):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Convolution3DFlipout(Flipout, ConvolutionWithRandomWeights):
-    """A 3-d convolution with weights for each example, by random signs.
+    r"""A 3-d convolution with weights for each example, by random signs.
 
-        y_n = activation(K_loc * x_n + s_n (dK * (r_n x_n)) + b),    dK ~ q(K) - K_loc
+    .. math::
 
-    See `DenseFlipout` for the posterior, the prior and the KL.
+        y_n &= \mathrm{activation}(K_\mathrm{loc} \ast x_n
+        + s_n \odot (\Delta K \ast (r_n \odot x_n)) + b) \\
+        \Delta K &\sim q(K) - K_\mathrm{loc}
+
+    See `DenseFlipout` for the signs, and `DenseReparameterization` for the posterior,
+    the prior and the KL.
 
     Reference:
         `tfp.layers.Convolution3DFlipout`.

@@ -94,9 +94,11 @@ class DenseWithRandomWeights(LinearWithRandomWeights):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class DenseReparameterization(DenseWithRandomWeights):
-    """A dense layer with one draw of its weights in each forward pass.
+    r"""A dense layer with one draw of its weights in each forward pass.
 
-        y_n = activation(x_n K + b),    K ~ q(K),  b ~ q(b)
+    .. math::
+
+        y_n = \mathrm{activation}(x_n K + b), \quad K \sim q(K), \; b \sim q(b)
 
     By default q(K) is normal with a mean and a scale for each weight, p(K) = N(0, I),
     and b is a point without a prior. The layer adds KL(q || p) to the loss; see
@@ -132,13 +134,18 @@ class DenseReparameterization(DenseWithRandomWeights):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class DenseFlipout(Flipout, DenseWithRandomWeights):
-    """A dense layer with weights for each example, decorrelated by random signs.
+    r"""A dense layer with weights for each example, decorrelated by random signs.
 
-        y_n = activation(x_n K_loc + ((x_n * r_n) dK) * s_n + b),    dK ~ q(K) - K_loc
+    .. math::
+
+        y_n &= \mathrm{activation}(x_n K_\mathrm{loc}
+        + ((x_n \odot r_n) \, \Delta K) \odot s_n + b) \\
+        \Delta K &\sim q(K) - K_\mathrm{loc}
 
     with signs r_n and s_n for each example, the same for all its steps. The gradient
-    has less variance than that of `DenseReparameterization`. Inside `tv.predictive` the
-    layer has one draw for all examples.
+    has less variance than that of `DenseReparameterization`, which describes the
+    posterior, the prior and the KL. Inside `tv.predictive` the layer has one draw for
+    all examples.
 
     Reference:
         Wen et al., Flipout, 2018, https://arxiv.org/abs/1803.04386;
@@ -167,13 +174,17 @@ class DenseFlipout(Flipout, DenseWithRandomWeights):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class DenseLocalReparameterization(LocalReparameterization, DenseWithRandomWeights):
-    """A dense layer that draws its outputs from their own distribution.
+    r"""A dense layer that draws its outputs from their own distribution.
 
-        y_n = activation(h_n + b),    h_n ~ N(x_n K_loc, x_n^2 K_scale^2)
+    .. math::
 
-    The gradient has less variance than that of `DenseReparameterization`. Every call
-    draws anew, for each example and step; inside `tv.predictive` the layer has one draw
-    of its weights for all.
+        y_n = \mathrm{activation}(h_n + b), \quad
+        h_n \sim N(x_n K_\mathrm{loc}, \, x_n^2 K_\mathrm{scale}^2)
+
+    The gradient has less variance than that of `DenseReparameterization`, which
+    describes the posterior, the prior and the KL. Every call draws anew, for each
+    example and step; inside `tv.predictive` the layer has one draw of its weights for
+    all.
 
     Reference:
         Kingma, Salimans and Welling, Variational dropout and the local

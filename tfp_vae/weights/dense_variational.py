@@ -30,9 +30,9 @@ tfd = tfp.distributions
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class DenseVariational(RandomWeights):
-    """A dense layer with any posterior and prior of all its weights together.
+    r"""A dense layer with any posterior and prior of all its weights together.
 
-        y_n = activation(x_n K + b),    (K, b) ~ q
+    .. math:: y_n = \mathrm{activation}(x_n K + b), \quad (K, b) \sim q
 
     The KL is that of one draw, log q(K, b) - log p(K, b), unless `kl_use_exact=True`.
 

@@ -14,9 +14,12 @@ tfd = tfp.distributions
 
 
 class Flipout(LinearWithRandomWeights):
-    """Outputs with a kernel for each example, decorrelated by random signs.
+    r"""Outputs with a kernel for each example, decorrelated by random signs.
 
-        y_n = K_loc x_n + s_n * (dK (r_n * x_n)),    dK ~ q(K) - K_loc
+    .. math::
+
+        y_n = K_\mathrm{loc} x_n + s_n \odot (\Delta K (r_n \odot x_n)), \quad
+        \Delta K \sim q(K) - K_\mathrm{loc}
 
     with signs r_n and s_n for each example, the same for all its steps or places.
 
@@ -59,9 +62,9 @@ class Flipout(LinearWithRandomWeights):
 
 
 class LocalReparameterization(LinearWithRandomWeights):
-    """Outputs drawn from their own distribution, for each example.
+    r"""Outputs drawn from their own distribution, for each example.
 
-        y_n ~ N(K_loc x_n, K_scale^2 x_n^2)
+    .. math:: y_n \sim N(K_\mathrm{loc} x_n, \, K_\mathrm{scale}^2 x_n^2)
 
     Args:
         *args: As in `LinearWithRandomWeights`.

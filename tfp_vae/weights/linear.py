@@ -25,9 +25,12 @@ POINT = default_mean_field_normal_fn(is_singular=True)
 
 
 class LinearWithRandomWeights(RandomWeights):
-    """A layer y = activation(K x + b) with random K and b.
+    r"""A layer y = activation(K x + b) with random K and b.
 
-        K ~ q(K),  b ~ q(b),    KL = KL(q(K) || p(K)) + KL(q(b) || p(b))
+    .. math::
+
+        K &\sim q(K), \quad b \sim q(b) \\
+        \mathrm{KL} &= \mathrm{KL}(q(K) \,\|\, p(K)) + \mathrm{KL}(q(b) \,\|\, p(b))
 
     A subclass defines how a kernel is applied, and its shape.
 

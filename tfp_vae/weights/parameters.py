@@ -105,6 +105,11 @@ class LocScaleFn:
         )
         return loc, scale
 
+    def __repr__(self) -> str:
+        """The class and whether there is a scale, as signatures show it."""
+        singular = "is_singular=True" if self.is_singular else ""
+        return f"{type(self).__name__}({singular})"
+
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
         parts = {
@@ -153,9 +158,9 @@ def default_loc_scale_fn(
     loc_constraint: Any = None,
     untransformed_scale_constraint: Any = None,
 ) -> LocScaleFn:
-    """A function that makes the variables `loc` and `scale` of weights.
+    r"""A function that makes the variables `loc` and `scale` of weights.
 
-        scale = eps + softplus(u)
+    .. math:: \mathrm{scale} = \epsilon + \mathrm{softplus}(u)
 
     Reference:
         `tfp.layers.default_loc_scale_fn`. What it returns can be saved.
@@ -191,9 +196,9 @@ def default_mean_field_normal_fn(
     loc_constraint: Any = None,
     untransformed_scale_constraint: Any = None,
 ) -> MeanFieldNormalFn:
-    """A function that makes a posterior q(w) = N(loc, diag(scale^2)) of weights.
+    r"""A function that makes a posterior q(w) = N(loc, diag(scale^2)) of weights.
 
-        scale = eps + softplus(u)
+    .. math:: \mathrm{scale} = \epsilon + \mathrm{softplus}(u)
 
     Reference:
         `tfp.layers.default_mean_field_normal_fn`. What it returns can be saved.

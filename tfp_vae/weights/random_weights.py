@@ -22,9 +22,12 @@ _WARNED: Any = weakref.WeakSet()
 
 
 class RandomWeights(keras.layers.Layer):
-    """A layer whose weights are draws from a posterior q(w), with a prior p(w).
+    r"""A layer whose weights are draws from a posterior q(w), with a prior p(w).
 
-        loss = (1/N) [sum_i w_i nll_i + KL(q(w) || p(w))]
+    .. math::
+
+        \mathrm{loss} = \frac{1}{N}
+        \left[\sum_i w_i \, \mathrm{nll}_i + \mathrm{KL}(q(w) \,\|\, p(w))\right]
 
     for N training examples. A step's loss is the mean over its batch plus KL / N, so
     that the mean over an epoch does not depend on the batch size. A `tv.Model` knows N

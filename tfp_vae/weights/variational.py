@@ -30,15 +30,15 @@ _STANDARD, _LEARNED = "standard_normal", "normal"
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Variational(RandomWeights):
-    """Draws all trainable weights of a layer or model from a posterior.
+    r"""Draws all trainable weights of a layer or model from a posterior.
 
-        w ~ q(w) = N(mean, S),    loss += KL(q(w) || p(w)) / N
+    .. math:: w \sim q(w) = N(\mathrm{mean}, S)
 
-    for N training examples, see `RandomWeights`. The weights of the layer itself are
-    the mean of q, so trained weights can be loaded into it. All calls of a forward pass
-    share one draw. State that the layer changes in a call, such as the averages of
-    `BatchNormalization`, and losses that it adds are kept. Weight regularizers of the
-    layer act on the mean.
+    The loss gets the term KL(q(w) || p(w)) / N, for N training examples, see
+    `RandomWeights`. The weights of the layer itself are the mean of q, so trained
+    weights can be loaded into it. All calls of a forward pass share one draw. State
+    that the layer changes in a call, such as the averages of `BatchNormalization`, and
+    losses that it adds are kept. Weight regularizers of the layer act on the mean.
 
     Draws and KL are computed in float32 under every dtype policy except float64.
 

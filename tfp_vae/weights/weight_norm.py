@@ -25,24 +25,27 @@ _CONSTANT = 1e-10
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class WeightNorm(keras.layers.Wrapper):
-    """Trains the length and the direction of a layer's weights apart.
+    r"""Trains the length and the direction of a layer's weights apart.
 
-        w = g v / ||v||
+    .. math:: w = g \, \frac{v}{\|v\|}
 
     with one g for each output unit, and the norm over all weights of the unit. v is the
     kernel of the wrapped layer. With `data_init` the first batch that the layer is
     called with, in training or not, sets g and the bias, so that before the activation
     each unit has mean 0 and variance 1:
 
-        t = v.x / ||v||,  g = 1 / sqrt(Var[t]),  bias = - E[t] / sqrt(Var[t])
+    .. math::
+
+        t = \frac{v \cdot x}{\|v\|}, \quad
+        g = \frac{1}{\sqrt{\mathrm{Var}[t]}}, \quad
+        \mathrm{bias} = -\frac{\mathrm{E}[t]}{\sqrt{\mathrm{Var}[t]}}
 
     A unit with the same t in the whole batch, such as a batch of one row, keeps g = 1.
     Without `data_init` g starts as ||v||, so the layer computes what it did before.
 
     Reference:
         Salimans and Kingma, Weight normalization, 2016.
-        https://arxiv.org/abs/1602.07868
-        `tfp.layers.weight_norm.WeightNorm`.
+        https://arxiv.org/abs/1602.07868; `tfp.layers.weight_norm.WeightNorm`.
 
     Args:
         layer: A `Dense`, a convolution, a transposed convolution, or, without
