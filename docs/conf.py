@@ -83,6 +83,10 @@ METHODS = {
 }
 # Classes outside of `__all__` that docstrings refer to.
 REFERRED = {
+    "KLTarget": "tfp_vae.kl.target",
+    "IndependentLayer": "tfp_vae.layers.independent_layer",
+    "LocationScaleLayer": "tfp_vae.layers.location_scale",
+    "RelaxedLayer": "tfp_vae.layers.relaxed",
     "PredictiveDistribution": "tfp_vae.prediction.predictive_distribution",
     "DenseWithRandomWeights": "tfp_vae.weights.dense",
     "ConvolutionWithRandomWeights": "tfp_vae.weights.convolution",

@@ -11,12 +11,16 @@ DIMENSION, TOTAL = "dimension", "total"
 
 
 class KLTarget:
-    """The cost of a batch of KLs, in nats.
+    r"""The cost of a batch of KLs, in nats.
 
-        cost = mean_b KL[b]                            by default
-        cost = sum_j max(mean_b KL[b, j], free_bits)   free bits of each dimension j
-        cost = max(mean_b KL[b], free_bits)            free bits in total
-        cost = |mean_b KL[b] - capacity|               a capacity
+    .. math::
+
+        \text{by default} && \mathrm{mean}_b \, \mathrm{KL}_b \\
+        \text{free bits of each dimension } j && \sum_j
+            \max(\mathrm{mean}_b \, \mathrm{KL}_{bj}, \mathrm{free\_bits}) \\
+        \text{free bits in total} &&
+            \max(\mathrm{mean}_b \, \mathrm{KL}_b, \mathrm{free\_bits}) \\
+        \text{a capacity} && |\mathrm{mean}_b \, \mathrm{KL}_b - \mathrm{capacity}|
 
     A KL below the free bits has no gradient, so that a latent may carry them at no
     cost. A capacity is a target for the KL. The mean inside the maximum is over the
