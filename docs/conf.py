@@ -136,6 +136,9 @@ def signature(
     """The arguments of a class, which the `__new__` of Keras' models hides."""
     if what != "class":
         return None
+    if member.__init__ is object.__init__:  # a NamedTuple, or what a function makes
+        fields = getattr(member, "_fields", ())
+        return f"({', '.join(fields)})" if fields else "", returned
     init = inspect.signature(member.__init__)
     arguments = [
         p.replace(annotation=p.empty, default=shown(p.default))
