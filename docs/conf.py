@@ -64,6 +64,10 @@ nb_execution_raise_on_error = True
 nb_merge_streams = True
 
 autosummary_generate = True
+# Some file systems take the page of `DCI` for that of `dci`.
+autosummary_filename_map = {
+    "tfp_vae.disentanglement.DCI": "tfp_vae.disentanglement.DCI_values"
+}
 autodoc_typehints = "none"
 napoleon_custom_sections = [("Call arguments", "params_style"), "Reference"]
 maximum_signature_line_length = 72
@@ -144,6 +148,9 @@ def signature(
     """The arguments of a class, which the `__new__` of Keras' models hides."""
     if what != "class":
         return None
+    if member.__init__ is object.__init__:  # a NamedTuple, or what a function makes
+        fields = getattr(member, "_fields", ())
+        return f"({', '.join(fields)})" if fields else "", returned
     shown = []
     for parameter in list(inspect.signature(member.__init__).parameters.values())[1:]:
         if " at 0x" in repr(parameter.default):
