@@ -71,7 +71,7 @@ def test_the_import_loads_nothing_but_keras_tensorflow_and_tfp():
     program = """
 import sys
 import keras, tensorflow, tensorflow_probability as tfp
-loaded = tfp.bijectors, tfp.distributions, tfp.math, tfp.random  # they load when asked for
+loaded = tfp.bijectors, tfp.distributions, tfp.math, tfp.random  # load late
 before = set(sys.modules)
 import tfp_vae
 print(*{name.partition(".")[0] for name in set(sys.modules) - before})
