@@ -236,12 +236,20 @@ def test_latents_are_points_in_the_colours_of_their_classes(labels, rng):
         np.testing.assert_allclose(colours[i], expected, atol=1e-6)
 
 
-def test_each_of_twenty_classes_has_its_colour(rng):
+@pytest.mark.parametrize("count", [10, 20])
+def test_each_class_has_its_colour_and_its_name(count, rng):
     vae, x = tabular(), rng.normal(size=(20, 4)).astype("float32")
-    figure = plot_latents(vae, x, np.arange(20))
+    labels = np.arange(20) % count
+    figure = plot_latents(vae, x, labels)
     saved(figure)
-    colours = figure.axes[0].collections[0].get_facecolors()
-    assert len(np.unique(colours, axis=0)) == 20
+    axes = figure.axes[0]
+    colours = axes.collections[0].get_facecolors()
+    assert len(np.unique(colours, axis=0)) == count
+    assert texts(axes.texts) == [str(i) for i in range(count)]
+    mean = vae.encode(x).mean().numpy()
+    for i, text in enumerate(axes.texts):
+        middle = np.median(mean[labels == i], axis=0)
+        np.testing.assert_allclose(text.get_position(), middle, atol=1e-6)
 
 
 def test_labels_of_many_values_are_a_scale(rng):

@@ -29,6 +29,12 @@ _MISSING = 0.5
 # In inches: the height of an image, reduced if the figure would exceed the width.
 _CELL = 0.6
 _WIDEST = 9.0
+# Petroff's ten colours, which all kinds of colour vision tell apart; more classes have
+# matplotlib's twenty. https://arxiv.org/abs/2107.02270
+_COLOURS = [
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+    "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+]  # fmt: skip
 _MOST_CLASSES = 20
 
 
@@ -261,8 +267,9 @@ def plot_latents(
     Args:
         vae: A `tv.VAE`, whose latents are vectors.
         x: Inputs of shape `(n, ...)`.
-        labels: Class of each example, shown by its colour; numbers with more than 20
-            values are shown on a colour scale.
+        labels: Class of each example, shown by its colour and, at the median of its
+            points, its name; numbers with more than 20 values are shown on a colour
+            scale.
         dimensions: The two coordinates to draw; by default the first two, or the map.
         y: Conditions, if the model is conditional.
 
@@ -600,7 +607,7 @@ def _checked_dimensions(dimensions: Any, event_shape: tuple[int, ...]) -> list[i
 
 def _scatter(figure: Any, axes: Any, across: Any, up: Any, labels: Any) -> None:
     """Points with a legend of classes, or a colour bar for many numbers."""
-    size = min(12.0, max(2.0, 4000 / len(across)))
+    size = min(16.0, max(2.0, 4000 / len(across)))
     style: dict[str, Any] = {
         "s": size,
         "linewidths": 0,
@@ -622,10 +629,21 @@ def _scatter(figure: Any, axes: Any, across: Any, up: Any, labels: Any) -> None:
         points = axes.scatter(across, up, c=labels, cmap="viridis", **style)
         figure.colorbar(points, ax=axes, shrink=0.8)
         return
+    # Imported here, since only figures need it.
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patheffects import withStroke
+
     # One scatter for all classes, so that the last does not cover the others.
-    most = 10 if len(classes) <= 10 else _MOST_CLASSES
-    style |= {"cmap": f"tab{most}", "vmin": 0, "vmax": most - 1}
+    few = len(classes) <= len(_COLOURS)
+    most = len(_COLOURS) if few else _MOST_CLASSES
+    style |= {"vmin": 0, "vmax": most - 1}
+    style["cmap"] = ListedColormap(_COLOURS) if few else f"tab{most}"
     points = axes.scatter(across, up, c=numbers % most, **style)
     handles, _ = points.legend_elements(num=None, alpha=1, size=5)
     place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
     axes.legend(handles, [str(name) for name in classes], **place)
+    halo = [withStroke(linewidth=3, foreground="white")]
+    written: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold"}
+    for i, name in enumerate(classes):
+        middle = [np.median(part[numbers == i]) for part in (across, up)]
+        axes.text(*middle, str(name), path_effects=halo, **written)
