@@ -87,6 +87,14 @@ def test_a_resumed_training_goes_on_with_the_schedule(tmp_path):
     np.testing.assert_allclose(found, [5.5 / 16, 9.5 / 16, 13.5 / 16, 1], atol=1e-6)
 
 
+def test_loaded_weights_bring_the_place_in_the_schedule(tmp_path):
+    trained, new, x = vaes.vae(), vaes.vae(), models.digits(32)
+    trained.fit(x, verbose=0, callbacks=[tv.KLWarmup(epochs=1)])
+    trained.save_weights(tmp_path / "w.weights.h5")
+    new.load_weights(tmp_path / "w.weights.h5")
+    assert new.evaluate(x, verbose=0, return_dict=True)["kl_weight"] == 1.0
+
+
 def test_a_new_optimizer_goes_on_with_the_schedule(tmp_path):
     model = vaes.vae()
     with pytest.warns(UserWarning, match="never reaches 1"):

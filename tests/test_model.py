@@ -1321,6 +1321,38 @@ def test_files_of_weights_carry_the_optimizer_between_keras_and_ours(tmp_path):
     close(trained(X, Y)(fast), trained(X, Y)(plain))
 
 
+def test_a_model_that_was_not_trained_loads_the_optimizer(tmp_path):
+    trained_one, new = functional(tv), functional(tv)
+    for model in (trained_one, new):
+        model.compile("adam", "mse")
+    trained_one.fit(X, Y, verbose=0)
+    trained_one.save_weights(tmp_path / "w.weights.h5")
+    new.load_weights(tmp_path / "w.weights.h5")  # Keras would warn, and skip it.
+    close(
+        [v.numpy() for v in new.optimizer.variables],
+        [v.numpy() for v in trained_one.optimizer.variables],
+    )
+
+
+def test_the_file_of_a_model_that_was_not_trained_builds_no_optimizer(tmp_path):
+    source, new = functional(tv), functional(tv)
+    for model in (source, new):
+        model.compile("adam", "mse")
+    source.save_weights(tmp_path / "w.weights.h5")
+    new.load_weights(tmp_path / "w.weights.h5")
+    assert not new.optimizer.built
+    close(new.get_weights(), source.get_weights())
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")  # Keras' own
+def test_the_file_of_a_model_without_an_optimizer_builds_none(tmp_path):
+    source, new = functional(tv), functional(tv)
+    new.compile("adam", "mse")
+    source.save_weights(tmp_path / "w.weights.h5")
+    new.load_weights(tmp_path / "w.weights.h5")
+    assert not new.optimizer.built
+
+
 def test_weights_pass_as_arrays():
     fast, plain = nested(tv), nested(KERAS)
     fast.set_weights(plain.get_weights())

@@ -7,6 +7,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import sklearn.base
 import tensorflow as tf
 import vaes
 
@@ -761,3 +762,30 @@ def test_numbers_of_steps_may_be_those_of_numpy():
     model.fit(x, y, batch_size=BATCH, steps_per_epoch=steps, verbose=0)
     model.evaluate(x, y, batch_size=BATCH, steps=steps, verbose=0)
     assert int(model.optimizer.iterations) == steps
+
+
+def test_a_vae_is_a_step_of_a_pipeline_of_scikit_learn():
+    """Keras' wrappers take models that have a loss."""
+
+    class Features(tv.VAE):
+        def fit(self, x, y=None, **kwargs):  # y is for the next step
+            return super().fit(x, **kwargs)
+
+        def predict(self, x, **kwargs):
+            return self.encode(x).mean().numpy()
+
+    def build(X, y, latent_size):
+        encoder = [keras.Input((64,)), keras.layers.Dense(2 * latent_size)]
+        decoder = [keras.Input((latent_size,)), keras.layers.Dense(64)]
+        model = Features(
+            keras.Sequential([*encoder, tv.IndependentNormal(latent_size)]),
+            keras.Sequential([*decoder, tv.IndependentBernoulli(64)]),
+            tv.StandardNormal(latent_size),
+        )
+        model.compile("adam")
+        return model
+
+    x = models.digits(32).reshape(32, 64)
+    step = keras.wrappers.SKLearnTransformer(build, model_kwargs={"latent_size": 3})
+    codes = sklearn.base.clone(step).fit_transform(x, np.arange(32) % 2, verbose=0)
+    assert codes.shape == (32, 3)

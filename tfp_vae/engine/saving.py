@@ -111,7 +111,8 @@ class WholeFiles:
         """Loads weights, as `keras.Model.load_weights`.
 
         From a local `.weights.h5` file it also restores the states of random
-        generators, and verifies the checksum.
+        generators, and verifies the checksum. A compiled model need not have been
+        trained to get the state of the optimizer.
 
         Args:
             filepath: Path of a weights file, of `tv.Model` or of Keras.

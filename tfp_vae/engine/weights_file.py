@@ -71,10 +71,33 @@ def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str
         {}
     """
     with local_copy(path) as local, explaining_damage(local, path):
+        _build_optimizer(model, local)
         keras.saving.load_weights(model, str(local), skip_mismatch=skip_mismatch)
         state = read_state(local)
     set_random_states(model, state.pop("random", []))
     return state
+
+
+def _build_optimizer(model: Any, path: Any) -> None:
+    """Gives the optimizer of a model that was not trained yet its variables.
+
+    Keras would skip what the file has of them, the step included.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or optimizer.built or not model.built:
+        return
+    with h5py.File(path, "r") as file:
+        group: Any = file
+        for name in ("optimizer", "vars"):
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                return
+            group = group[name]
+            if not isinstance(group, h5py.Group):
+                return
+        count = len(group)
+    if count > len(optimizer.variables):
+        with model.distribute_strategy.scope():
+            optimizer.build(model.trainable_variables)
 
 
 def read_state(path: Any) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class Training(Bound, Model):
             )
         previous = getattr(self, "optimizer", None)
         super().compile(optimizer, None, **kwargs)
+        # Keras' wrappers for scikit-learn refuse a model without a loss.
+        self.loss = type(self.objective).__name__
         given = (kwargs.get("metrics"), kwargs.get("weighted_metrics"))
         self._has_metrics = any(map(bool, given))
         if previous is not None and previous is not self.optimizer:
