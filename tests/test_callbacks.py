@@ -471,6 +471,11 @@ def picture(accumulator, tag):
     return pixels / 255
 
 
+def description(accumulator, tag):
+    """What TensorBoard shows beside the name of a tag."""
+    return accumulator.SummaryMetadata(tag).summary_description
+
+
 def config_of(directory):
     text = (directory / "projector_config.pbtxt").read_text()
     return text_format.Parse(text, projector.ProjectorConfig()).embeddings[0]
@@ -520,6 +525,7 @@ def test_the_kl_per_dimension_is_in_nats(tmp_path):
     kl = np.mean((mean**2 + stddev**2 - 1) / 2 - np.log(stddev), axis=0)
     written = [series(found, f"kl_per_dimension/{i}")[1][-1] for i in range(3)]
     np.testing.assert_allclose(written, kl, rtol=1e-4)
+    assert description(found, "kl_per_dimension/2") == "nats per example, of z[2]"
     buckets = series(found, "kl_per_dimension")[1][-1]
     assert buckets[0, 0] == pytest.approx(kl.min(), rel=1e-4)
     assert buckets[:, 2].sum() == 3
@@ -545,7 +551,7 @@ def test_numbers_have_no_images_but_a_projection(tmp_path, rng):
     }
     assert not (tmp_path / "sprite.png").exists()
     assert not config_of(tmp_path).sprite.image_path
-    assert np.loadtxt(tmp_path / "embeddings.tsv").shape == (9, 2)
+    assert np.loadtxt(tmp_path / "embeddings.tsv").shape == (9, 3)
 
 
 def test_latents_that_are_no_vectors_have_no_traversals(tmp_path):
@@ -596,8 +602,62 @@ def test_pictures_too_large_for_the_projector_are_thinned(tmp_path, rng):
     x = (rng.uniform(size=(2, 4100, 2)) > 0.5).astype("float32")
     at_epochs(VAETensorBoard(tmp_path, x), vae)
     sprite = tf.io.decode_png((tmp_path / "sprite.png").read_bytes())
-    assert list(config_of(tmp_path).sprite.single_image_dim) == [1, 2050]
-    np.testing.assert_array_equal(sprite[:2050, 1, 0] / 255, x[1, ::2, 0])
+    # The projector stretches what is no square, so that there are margins.
+    assert list(config_of(tmp_path).sprite.single_image_dim) == [2050, 2050]
+    assert sprite.shape == (4100, 4100, 1)
+    np.testing.assert_array_equal(sprite[:2050, 2050 + 1024, 0] / 255, x[1, ::2, 0])
+
+
+def test_pictures_that_are_no_squares_are_not_stretched(tmp_path):
+    q = [keras.Input((8, 5)), keras.layers.Flatten(), keras.layers.Dense(6)]
+    p = [keras.Input((3,)), keras.layers.Dense(40)]
+    vae = tv.VAE(
+        keras.Sequential([*q, tv.IndependentNormal(3)]),
+        keras.Sequential([*p, tv.IndependentBernoulli((8, 5))]),
+        tv.StandardNormal(3),
+    )
+    x = models.digits(2).reshape(2, 8, 8)[:, :, 1:6]
+    at_epochs(VAETensorBoard(tmp_path, x), vae)
+    assert list(config_of(tmp_path).sprite.single_image_dim) == [8, 8]
+    sprite = tf.io.decode_png((tmp_path / "sprite.png").read_bytes()).numpy()
+    white = np.ones((2, 8, 8))
+    white[:, :, 1:6] = x
+    np.testing.assert_array_equal(sprite[:8, :, 0] / 255, np.hstack(white))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_projector_gets_the_three_coordinates_that_it_needs(size, tmp_path, rng):
+    x = rng.normal(size=(9, 5)).astype("float32")
+    q = [keras.Input((5,)), keras.layers.Dense(2 * size), tv.IndependentNormal(size)]
+    p = [keras.Input((size,)), keras.layers.Dense(10), tv.IndependentNormal(5)]
+    vae = tv.VAE(keras.Sequential(q), keras.Sequential(p), tv.StandardNormal(size))
+    at_epochs(VAETensorBoard(tmp_path, x), vae)
+    z = np.loadtxt(tmp_path / "embeddings.tsv")
+    np.testing.assert_allclose(z[:, :size], vae.encode(x).mean(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(z[:, size:], np.zeros([9, 3 - size]))
+
+
+def test_labels_without_a_text_are_no_empty_lines(tmp_path):
+    x, vae = models.digits(3), vaes.vae()
+    at_epochs(VAETensorBoard(tmp_path, x, labels=["a", "", " "]), vae)
+    written = (tmp_path / "metadata.tsv").read_text()
+    assert written.splitlines() == ["a", "(empty)", "(empty)"]
+
+
+def test_units_and_rows_are_described(tmp_path):
+    x, vae = models.digits(8), vaes.vae()
+    board = VAETensorBoard(tmp_path, x)
+    board.set_model(vae)
+    board.on_train_begin()
+    board.on_epoch_end(0, {"elbo": -1.0, "val_elbo": -1.0, "kl_weight": 1.0})
+    board.on_train_end()
+    found = events(tmp_path)
+    assert description(found, "elbo") == "nats per example"
+    assert description(found, "val_elbo") == "nats per example"
+    assert description(found, "kl_weight") == ""
+    assert description(found, "reconstructions").startswith("Below each row of x")
+    assert description(found, "samples").startswith("Means of p(x|z)")
+    assert description(found, "traversals").endswith("z[i] from -3 to 3")
 
 
 def test_a_second_fit_is_written_behind_the_first(tmp_path):

@@ -182,6 +182,7 @@ def test_traversals_are_rows_of_dimensions(kind):
             there = cell(shown(figure, panel), row, column)
             np.testing.assert_array_equal(there, moved[panel, row, column])
     end = "0.9" if kind == "spherical" else "3"
+    assert figure.axes[0].get_xlabel() == "value of the coordinate"
     values = texts(figure.axes[0].get_xticklabels())
     assert (values[0], values[3], values[-1]) == (f"-{end}", "0", end)
     saved(figure)
@@ -208,6 +209,7 @@ def test_interpolations_lie_between_the_images(kind):
     figure = plot_interpolations(vae, start, end, num_steps=3, y=y)
     labels = ["start", "0", "0.5", "1", "end"]
     assert texts(figure.axes[0].get_xticklabels()) == labels
+    assert figure.axes[0].get_xlabel() == "t"
     between = vae.interpolate(start, end, 3, y=y)[0]
     row = [observed(vae, start)[0], *between, observed(vae, end)[0]]
     for i, image in enumerate(row):
@@ -236,16 +238,23 @@ def test_latents_are_points_in_the_colours_of_their_classes(labels, rng):
         np.testing.assert_allclose(colours[i], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("count", [10, 20])
-def test_each_class_has_its_colour_and_its_name(count, rng):
-    vae, x = tabular(), rng.normal(size=(20, 4)).astype("float32")
-    labels = np.arange(20) % count
+def test_each_class_has_its_colour_and_shape_and_its_name(rng):
+    vae, x = tabular(), rng.normal(size=(40, 4)).astype("float32")
+    labels = np.arange(40) % 20
     figure = plot_latents(vae, x, labels)
     saved(figure)
     axes = figure.axes[0]
-    colours = axes.collections[0].get_facecolors()
-    assert len(np.unique(colours, axis=0)) == count
-    assert texts(axes.texts) == [str(i) for i in range(count)]
+    first, second = axes.collections
+    for points in (first, second):
+        assert len(np.unique(points.get_facecolors(), axis=0)) == 10
+    shapes = [len(points.get_paths()[0].vertices) for points in (first, second)]
+    assert shapes[0] != shapes[1]  # circles and triangles
+    entries = [
+        (handle.get_marker(), handle.get_color())
+        for handle in axes.get_legend().legend_handles
+    ]
+    assert len(set(entries)) == 20
+    assert texts(axes.texts) == [str(i) for i in range(20)]
     mean = vae.encode(x).mean().numpy()
     for i, text in enumerate(axes.texts):
         middle = np.median(mean[labels == i], axis=0)
@@ -257,6 +266,7 @@ def test_labels_of_many_values_are_a_scale(rng):
     figure = plot_latents(vae, x, x[:, 0])
     assert figure.axes[0].get_legend() is None
     assert len(figure.axes) == 2
+    assert figure.axes[1].get_ylabel() == "label"
     np.testing.assert_array_equal(figure.axes[0].collections[0].get_array(), x[:, 0])
     saved(figure)
 
@@ -275,6 +285,8 @@ def test_the_sphere_is_a_map(rng):
     figure = plot_latents(vae, x)
     longitude, latitude = figure.axes[0].collections[0].get_offsets().T
     assert figure.axes[0].name == "mollweide"
+    assert figure.axes[0].get_xlabel() == "longitude atan2(z[1], z[0])"
+    assert figure.axes[0].get_ylabel() == "latitude asin(z[2])"
     directions = [
         np.cos(latitude) * np.cos(longitude),
         np.cos(latitude) * np.sin(longitude),
@@ -334,6 +346,11 @@ def test_kl_per_dimension_is_sorted_and_in_nats(size, rng):
     if size == 3:
         assert texts(axes.get_xticklabels()) == [str(i) for i in np.argsort(-kl)]
     saved(figure)
+
+
+def test_the_title_of_one_bar_fits_on_the_page(rng):
+    vae, x = tabular(size=1), rng.normal(size=(9, 4)).astype("float32")
+    saved(plot_kl_per_dimension(vae, x))
 
 
 def test_kl_per_dimension_of_a_conditional_prior():

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -28,6 +30,9 @@ def test_bands_are_the_quantiles_over_sorted_inputs():
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0, 0], [1, 1], [2, 2]])
     np.testing.assert_allclose(points.get_offsets(), [[0, 0], [1, 3], [2, 6]])
     assert axes.get_xlabel() == "x"
+    # The legend covers no data.
+    figure.savefig(io.BytesIO())
+    assert axes.get_legend().get_window_extent().y0 >= axes.get_window_extent().y1
 
 
 def test_the_calibration_of_numbers_is_drawn():

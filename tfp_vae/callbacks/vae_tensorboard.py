@@ -12,6 +12,8 @@ from tfp_vae.checks import file_path, integer
 from tfp_vae.draws import draw
 from tfp_vae.kl.closed_forms import as_independent
 from tfp_vae.kl.divergence import kl_divergence
+from tfp_vae.latents import on_the_sphere
+from tfp_vae.models.inference import traversal_values
 from tfp_vae.plots.vae import (
     image_grid,
     is_image,
@@ -21,10 +23,15 @@ from tfp_vae.plots.vae import (
     unit_images,
 )
 
+_NATS = "nats per example"
+_IN_NATS = ("loss", "elbo", "nll", "kl")
 _COLUMNS = 8
 _MOST_DIMENSIONS = 32
 # The side of the largest sprite that TensorBoard reads, in pixels.
 _SPRITE = 8192
+# Its projector shows no points of fewer coordinates, and skips labels without a text.
+_FEWEST_COORDINATES = 3
+_NO_LABEL = "(empty)"
 
 
 class VAETensorBoard(keras.callbacks.Callback):
@@ -39,7 +46,8 @@ class VAETensorBoard(keras.callbacks.Callback):
     rows of their reconstructions), `samples` (from the same z at each epoch) and
     `traversals` (from x[0], a row for each latent coordinate). Histograms:
     `kl_per_dimension`. Projector: the latest centers of q(z | x), with labels and
-    pictures.
+    pictures. TensorBoard shows at the name of each tag its unit, or what the rows of an
+    image are.
 
     Images are left out if the decoder makes none, the KL per dimension if a
     distribution does not factorise, traversals if latents are not vectors. Scalars and
@@ -105,7 +113,8 @@ class VAETensorBoard(keras.callbacks.Callback):
         """Writes the logs, and after every `every` epochs the rest."""
         with self._writer.as_default(step=epoch):
             for name, value in (logs or {}).items():
-                tf.summary.scalar(name, value)
+                unit = _NATS if name.removeprefix("val_") in _IN_NATS else None
+                tf.summary.scalar(name, value, description=unit)
             if (epoch + 1) % self.every == 0:
                 with undisturbed(self.model):
                     self._write_images()
@@ -124,18 +133,20 @@ class VAETensorBoard(keras.callbacks.Callback):
         if not is_image(reconstructions.shape[1:]) or not is_image(images.shape[1:]):
             return
         pairs = reconstruction_grid(images, reconstructions, min(_COLUMNS, len(images)))
-        tf.summary.image("reconstructions", pairs[None])
+        _show("reconstructions", pairs, "Below each row of x: its reconstructions")
         count = self.num_images if y is None else len(images)
         samples = vae.generate(count, y=y, seed=0)
-        tf.summary.image("samples", image_grid(samples)[None])
+        _show("samples", image_grid(samples), "Means of p(x|z), z from the prior")
         x, y = _head((x, y), 1)
-        event = vae.encode(x, y).event_shape
-        if event.rank == 1:
-            shown = range(min(event[0], _MOST_DIMENSIONS))
-            moved = vae.traverse(x, dimensions=shown, y=y)[0]
+        q = vae.encode(x, y)
+        if q.event_shape.rank == 1:
+            shown = range(min(q.event_shape[0], _MOST_DIMENSIONS))
+            values = traversal_values(on_the_sphere(q))
+            moved = vae.traverse(x, dimensions=shown, values=values, y=y)[0]
             rows, columns = moved.shape[:2]
             grid = image_grid(moved.reshape(rows * columns, *moved.shape[2:]), columns)
-            tf.summary.image("traversals", grid[None])
+            between = f"from {values[0]:g} to {values[-1]:g}"
+            _show("traversals", grid, f"From x[0]; the i-th row has z[i] {between}")
 
     def _write_kl(self) -> None:
         q = self.model.encode(self.x, self.y)
@@ -147,9 +158,12 @@ class VAETensorBoard(keras.callbacks.Callback):
             q, prior, test_points=lambda: draw(q, seed=(0, 1)), per_dimension=True
         )
         kl = np.ravel(np.mean(kl, axis=0))
-        tf.summary.histogram("kl_per_dimension", kl)
+        tf.summary.histogram(
+            "kl_per_dimension", kl, description=f"{_NATS}, of each coordinate of z"
+        )
         for i, nats in enumerate(kl[:_MOST_DIMENSIONS]):
-            tf.summary.scalar(f"kl_per_dimension/{i}", nats)
+            name = f"kl_per_dimension/{i}"
+            tf.summary.scalar(name, nats, description=f"{_NATS}, of z[{i}]")
 
     def _write_projection(self) -> None:
         """The files that TensorBoard's projector reads."""
@@ -160,15 +174,15 @@ class VAETensorBoard(keras.callbacks.Callback):
         embedding.tensor_path = "embeddings.tsv"
         z = latent_centers(self.model, self.x, self.y)
         rows = z.reshape(len(z), -1)
+        missing = max(0, _FEWEST_COORDINATES - rows.shape[1])
+        rows = np.pad(rows, ((0, 0), (0, missing)))
         self._write(
             "embeddings.tsv", ("\t".join(f"{v:.6g}" for v in row) for row in rows)
         )
         if self.labels is not None:
             embedding.metadata_path = "metadata.tsv"
-            self._write(
-                "metadata.tsv",
-                (" ".join(str(v).split()) for v in np.asarray(self.labels)),
-            )
+            lines = (" ".join(str(v).split()) for v in np.asarray(self.labels))
+            self._write("metadata.tsv", (line or _NO_LABEL for line in lines))
         images = observed(self.model, self.x)
         if is_image(images.shape[1:]):
             pixels, size = _sprite(unit_images(images))
@@ -181,6 +195,11 @@ class VAETensorBoard(keras.callbacks.Callback):
     def _write(self, name: str, lines: Any) -> None:
         text = "".join(f"{line}\n" for line in lines)
         tf.io.write_file(f"{self.log_dir}/{name}", text)
+
+
+def _show(name: str, grid: np.ndarray, description: str) -> None:
+    """Writes an image."""
+    tf.summary.image(name, grid[None], description=description)
 
 
 def _projector() -> Any:
@@ -205,9 +224,16 @@ def _sprite(images: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     """A square of thumbnails, and the width and height of one."""
     side = math.ceil(math.sqrt(len(images)))
     step = math.ceil(side * max(images.shape[1:3]) / _SPRITE)
-    images = images[:, ::step, ::step]
-    _, height, width, colours = images.shape
-    blank = np.zeros((side**2 - len(images), height, width, colours), images.dtype)
-    rows = np.concatenate([images, blank]).reshape(side, side, height, width, colours)
-    square = rows.swapaxes(1, 2).reshape(side * height, side * width, colours)
-    return square, (width, height)
+    images = _squares(images[:, ::step, ::step])
+    count, size, _, colours = images.shape
+    blank = np.zeros((side**2 - count, size, size, colours), images.dtype)
+    rows = np.concatenate([images, blank]).reshape(side, side, size, size, colours)
+    square = rows.swapaxes(1, 2).reshape(side * size, side * size, colours)
+    return square, (size, size)
+
+
+def _squares(images: np.ndarray) -> np.ndarray:
+    """Images with white margins, for the projector stretches each to a square."""
+    missing = [max(images.shape[1:3]) - length for length in images.shape[1:3]]
+    margins = [(length // 2, length - length // 2) for length in missing]
+    return np.pad(images, ((0, 0), *margins, (0, 0)), constant_values=1)

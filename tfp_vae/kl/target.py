@@ -20,7 +20,8 @@ class KLTarget:
             & \sum_j \max(\mathrm{mean}_b \, \mathrm{KL}_{bj}, \mathrm{free\_bits}) \\
         \text{free bits in total:} \quad
             & \max(\mathrm{mean}_b \, \mathrm{KL}_b, \mathrm{free\_bits}) \\
-        \text{a capacity:} \quad & |\mathrm{mean}_b \, \mathrm{KL}_b - \mathrm{capacity}|
+        \text{a capacity:} \quad
+            & |\mathrm{mean}_b \, \mathrm{KL}_b - \mathrm{capacity}|
 
     A KL below the free bits has no gradient, so that a latent may carry them at no
     cost. A capacity is a target for the KL. The mean inside the maximum is over the

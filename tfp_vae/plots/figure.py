@@ -1,9 +1,19 @@
-"""A figure that needs no display."""
+"""A figure that needs no display, and its colours."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Blue and orange of Okabe and Ito's palette for all kinds of colour vision.
+BLUE = "#0072B2"
+ORANGE = "#D55E00"
+# Ten classes for the same: Petroff, Accessible color sequences for data visualization,
+# 2021, https://arxiv.org/abs/2107.02270.
+CLASSES = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
 
 
 def new_figure(width: float, height: float) -> "Figure":

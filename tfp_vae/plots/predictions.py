@@ -9,14 +9,10 @@ from tfp_vae.checks import integer, probability
 from tfp_vae.entries import quantile_of_entries
 from tfp_vae.evaluation.calibration import is_of_classes, pit, reliability
 from tfp_vae.evaluation.scores import distribution, prediction
-from tfp_vae.plots.figure import new_figure
+from tfp_vae.plots.figure import BLUE, ORANGE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# Blue and orange of Okabe and Ito's palette for all kinds of colour vision.
-_BLUE = "#0072B2"
-_ORANGE = "#D55E00"
 
 
 def plot_calibration(
@@ -63,12 +59,12 @@ def plot_calibration(
         grid, np.maximum(grid - chance, 0), np.minimum(grid + chance, 1), **band
     )
     style: dict[str, Any] = {"marker": "o"} if classes else {}
-    left.plot(found.predicted, found.observed, color=_BLUE, label="observed", **style)
+    left.plot(found.predicted, found.observed, color=BLUE, label="observed", **style)
     left.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     left.legend(frameon=False, loc="upper left")
     if classes:
         left.set(xlabel="confidence", ylabel="frequency of right classes")
-        right.bar(found.predicted, found.counts, width=0.8 / bins, color=_BLUE)
+        right.bar(found.predicted, found.counts, width=0.8 / bins, color=BLUE)
         right.set(xlim=(0, 1), xlabel="confidence", ylabel="number of predictions")
         return figure
     left.set(xlabel="level of the quantile", ylabel="frequency of y below it")
@@ -76,7 +72,7 @@ def plot_calibration(
     spread = 1.96 * np.sqrt(bins / len(u) * (1 - 1 / bins))
     right.axhspan(max(0, 1 - spread), 1 + spread, color="0.85", linewidth=0)
     right.axhline(1, color="0.4", linewidth=1, linestyle="--")
-    right.hist(u, bins, range=(0, 1), density=True, color=_BLUE, alpha=0.8, rwidth=0.92)
+    right.hist(u, bins, range=(0, 1), density=True, color=BLUE, alpha=0.8, rwidth=0.92)
     right.set(
         xlim=(0, 1), xlabel="probability integral transform F(y)", ylabel="density"
     )
@@ -136,22 +132,24 @@ def plot_predictive(
             across,
             ordered((1 - level) / 2),
             ordered((1 + level) / 2),
-            color=_BLUE,
+            color=BLUE,
             alpha=shade,
             linewidth=0,
             label=f"{100 * level:g} % interval",
         )
-    axes.plot(across, ordered(0.5), color=_BLUE, label="median")
+    axes.plot(across, ordered(0.5), color=BLUE, label="median")
     if y is not None:
         values = np.ravel(prediction(p, y, "plot_predictive")[1])[order]
         style: dict[str, Any] = {
             "s": 12,
-            "color": _ORANGE,
-            "linewidths": 0,
+            "color": ORANGE,
+            "edgecolors": "none",
             "zorder": 3,
         }
         axes.scatter(across, values, label="y", **style)
     axes.set(xlabel="x", ylabel="y")
     axes.margins(x=0)
-    axes.legend(frameon=False)
+    # Above the axes, where it covers no data.
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1)}
+    axes.legend(ncols=len(levels) + 2, frameon=False, **place)
     return figure

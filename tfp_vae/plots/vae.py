@@ -18,7 +18,7 @@ from tfp_vae.latents import mean_or_center, on_the_sphere
 from tfp_vae.models.data_checks import as_arrays
 from tfp_vae.models.inference import traversal_values
 from tfp_vae.models.missing import NAN, absent
-from tfp_vae.plots.figure import new_figure
+from tfp_vae.plots.figure import BLUE, CLASSES, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,13 +29,9 @@ _MISSING = 0.5
 # In inches: the height of an image, reduced if the figure would exceed the width.
 _CELL = 0.6
 _WIDEST = 9.0
-# Petroff's ten colours, which all kinds of colour vision tell apart; more classes have
-# matplotlib's twenty. https://arxiv.org/abs/2107.02270
-_COLOURS = [
-    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
-    "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
-]  # fmt: skip
-_MOST_CLASSES = 20
+# Of classes with a colour of their own: the second ten are triangles.
+_MARKERS = "o^"
+_MOST_CLASSES = len(CLASSES) * len(_MARKERS)
 
 
 def plot_reconstructions(
@@ -191,6 +187,7 @@ def plot_traversals(
         # Rounded, and without the sign of -0.
         column_labels=[f"{round(float(v), 6) + 0.0:.2g}" for v in values],
         titles=[f"from x[{i}]" for i in range(count)] if count > 1 else None,
+        xlabel="value of the coordinate",
     )
 
 
@@ -248,7 +245,7 @@ def plot_interpolations(
     grid = _arranged(cells.reshape(-1, *cells.shape[2:]), steps + 2)
     times = [f"{t:.2g}" for t in np.linspace(0, 1, steps)]
     labels = ["start", *times, "end"]
-    return _drawn([grid], [""] * rows, steps + 2, column_labels=labels)
+    return _drawn([grid], [""] * rows, steps + 2, column_labels=labels, xlabel="t")
 
 
 def plot_latents(
@@ -267,9 +264,8 @@ def plot_latents(
     Args:
         vae: A `tv.VAE`, whose latents are vectors.
         x: Inputs of shape `(n, ...)`.
-        labels: Class of each example, shown by its colour and, at the median of its
-            points, its name; numbers with more than 20 values are shown on a colour
-            scale.
+        labels: Class of each example, shown by its colour, and by triangles from the
+            11th on; numbers with more than 20 values are shown on a colour scale.
         dimensions: The two coordinates to draw; by default the first two, or the map.
         y: Conditions, if the model is conditional.
 
@@ -301,12 +297,14 @@ def plot_latents(
     if as_map:
         axes = figure.add_subplot(projection="mollweide")
         axes.grid(alpha=0.4, linewidth=0.5)
-        axes.tick_params(labelsize="x-small", colors="gray")
+        axes.tick_params(labelsize="small", colors="0.35")
         axes.set_title("centers of q(z|x)", fontsize="medium")
+        axes.set(xlabel="longitude atan2(z[1], z[0])", ylabel="latitude asin(z[2])")
         across, up = np.arctan2(z[:, 1], z[:, 0]), np.arcsin(np.clip(z[:, 2], -1, 1))
     else:
         axes = figure.add_subplot()
-        axes.set(title="centers of q(z|x)", aspect="equal")
+        axes.set_aspect("equal")
+        axes.set_title("centers of q(z|x)", fontsize="medium")
         axes.set(xlabel=f"z[{chosen[0]}]", ylabel=f"z[{chosen[1]}]")
         across, up = z[:, chosen[0]], z[:, chosen[1]]
     if sphere and not as_map:
@@ -344,9 +342,9 @@ def plot_kl_per_dimension(vae: Any, x: Any, y: Any = None) -> "Figure":
     """
     kl = np.ravel(kl_per_dimension(vae.encode(x, y), vae.prior_distribution(y)))
     order = np.argsort(-kl, kind="stable")
-    figure = new_figure(min(_WIDEST, 2 + 0.25 * len(kl)), 3.0)
+    figure = new_figure(min(_WIDEST, max(4.0, 2 + 0.25 * len(kl))), 3.0)
     axes = figure.subplots()
-    axes.bar(np.arange(len(kl)), kl[order], color="C0")
+    axes.bar(np.arange(len(kl)), kl[order], color=BLUE)
     axes.set_ylabel("KL (nats)")
     axes.set_xlabel("latent dimension")
     axes.set_title(f"KL(q(z|x) || p(z)) = {kl.sum():.2f} nats", fontsize="medium")
@@ -355,7 +353,7 @@ def plot_kl_per_dimension(vae: Any, x: Any, y: Any = None) -> "Figure":
     if len(kl) <= 30:
         axes.set_xticks(np.arange(len(kl)), order)
     else:
-        axes.set_xlabel("latent dimensions, sorted")
+        axes.set_xlabel("rank of the latent dimension")
     return figure
 
 
@@ -562,13 +560,14 @@ def _drawn(
     columns: int,
     column_labels: Sequence[str] = (),
     titles: Sequence[str] | None = None,
+    xlabel: str = "",
 ) -> "Figure":
     """Grids of equal size below each other, with labels of rows and columns."""
     rows = len(row_labels)
     height, width = grids[0].shape[:2]
     size = min(_CELL * rows / height, _WIDEST / width)
-    extra = 0.3 * (titles is not None) + 0.3 * bool(column_labels)
-    margin = 0.1 + 0.09 * max(map(len, row_labels))
+    extra = 0.3 * (titles is not None) + 0.3 * bool(column_labels) + 0.2 * bool(xlabel)
+    margin = 0.1 + 0.11 * max(map(len, row_labels))
     wide = max(margin + size * width, 0.1 * max(map(len, titles or [""])))
     figure = new_figure(wide, len(grids) * (0.1 + extra + size * height))
     subplots = figure.subplots(len(grids), squeeze=False)[:, 0]
@@ -576,7 +575,8 @@ def _drawn(
         pixels = grid if grid.shape[-1] == 3 else grid[..., 0]
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.spines[:].set_visible(False)
-        axes.tick_params(length=0, labelsize="small")
+        axes.tick_params(length=0, labelsize="medium")
+        axes.set_xlabel(xlabel)
         axes.set_yticks(_middles(height, rows) if any(row_labels) else [])
         if any(row_labels):
             axes.set_yticklabels(row_labels)
@@ -607,7 +607,7 @@ def _checked_dimensions(dimensions: Any, event_shape: tuple[int, ...]) -> list[i
 
 def _scatter(figure: Any, axes: Any, across: Any, up: Any, labels: Any) -> None:
     """Points with a legend of classes, or a colour bar for many numbers."""
-    size = min(16.0, max(2.0, 4000 / len(across)))
+    size = min(20.0, max(3.0, 10_000 / len(across)))
     style: dict[str, Any] = {
         "s": size,
         "linewidths": 0,
@@ -615,7 +615,7 @@ def _scatter(figure: Any, axes: Any, across: Any, up: Any, labels: Any) -> None:
         "rasterized": True,
     }
     if labels is None:
-        axes.scatter(across, up, **style)
+        axes.scatter(across, up, color=BLUE, **style)
         return
     labels = np.asarray(labels)
     if labels.shape != across.shape:
@@ -624,26 +624,29 @@ def _scatter(figure: Any, axes: Any, across: Any, up: Any, labels: Any) -> None:
             f"example. Received: labels of shape {labels.shape}. Give the class of "
             "each, such as `np.argmax(one_hot, axis=1)`."
         )
-    classes, numbers = np.unique(labels, return_inverse=True)
+    classes, inverse = np.unique(labels, return_inverse=True)
     if len(classes) > _MOST_CLASSES and labels.dtype.kind in "biuf":
         points = axes.scatter(across, up, c=labels, cmap="viridis", **style)
-        figure.colorbar(points, ax=axes, shrink=0.8)
+        figure.colorbar(points, ax=axes, shrink=0.8, label="label")
         return
+    numbers = inverse % _MOST_CLASSES
+    # One scatter for each marker, so that the last class does not cover the others.
+    for i, marker in enumerate(_MARKERS):
+        here = numbers // len(CLASSES) == i
+        if here.any():
+            colours = np.take(CLASSES, numbers[here] % len(CLASSES))
+            axes.scatter(across[here], up[here], c=colours, marker=marker, **style)
+    entry: dict[str, Any] = {"linestyle": "", "markersize": 6}
+    for i, name in enumerate(map(str, classes)):
+        mark, colour = divmod(i % _MOST_CLASSES, len(CLASSES))
+        look = {"marker": _MARKERS[mark], "color": CLASSES[colour]}
+        axes.plot([], [], label=name, **look, **entry)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     # Imported here, since only figures need it.
-    from matplotlib.colors import ListedColormap
     from matplotlib.patheffects import withStroke
 
-    # One scatter for all classes, so that the last does not cover the others.
-    few = len(classes) <= len(_COLOURS)
-    most = len(_COLOURS) if few else _MOST_CLASSES
-    style |= {"vmin": 0, "vmax": most - 1}
-    style["cmap"] = ListedColormap(_COLOURS) if few else f"tab{most}"
-    points = axes.scatter(across, up, c=numbers % most, **style)
-    handles, _ = points.legend_elements(num=None, alpha=1, size=5)
-    place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
-    axes.legend(handles, [str(name) for name in classes], **place)
     halo = [withStroke(linewidth=3, foreground="white")]
     written: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold"}
-    for i, name in enumerate(classes):
-        middle = [np.median(part[numbers == i]) for part in (across, up)]
-        axes.text(*middle, str(name), path_effects=halo, **written)
+    for i, name in enumerate(map(str, classes)):
+        middle = [np.median(part[inverse == i]) for part in (across, up)]
+        axes.text(*middle, name, path_effects=halo, **written)
