@@ -43,7 +43,8 @@ RUNS = {
     "sphere": "--posterior power-spherical --latent-size 3 --samples 0",
     "vamp": "--prior vamp --components 40 --latent-size 8 --samples 0",
 }
-COLOURS, DPI = 48, 100
+DPI = 100
+LARGEST = 60_000  # bytes of a picture
 BODY_MASS = 2  # the column
 
 
@@ -151,12 +152,13 @@ def regression() -> dict[str, Figure]:
 
 
 def save(path: pathlib.Path, figure: Figure) -> None:
-    """Writes a picture in few colours, which makes a small file."""
+    """Writes a picture; in 256 colours if the file is otherwise too large."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI)
     image = Image.open(drawn).convert("RGB")
-    image = image.quantize(COLOURS, dither=Image.Dither.NONE)
     image.save(path, optimize=True)
+    if path.stat().st_size > LARGEST:
+        image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"wrote {path}, {path.stat().st_size / 1000:.0f} KB", flush=True)
 
 

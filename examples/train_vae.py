@@ -47,9 +47,7 @@ PRIORS: dict[str, Any] = {
     "learned": lambda size, network, k: tv.LearnedNormal(size),
     "laplace": lambda size, network, k: tfd.Sample(tfd.Laplace(0.0, 1.0), size),
     "mixture": lambda size, network, k: tv.MixturePrior(size, num_components=k),
-    "vamp": lambda size, network, k: tv.VampPrior(
-        network, num_components=k, activation="sigmoid"
-    ),
+    "vamp": lambda size, network, k: tv.VampPrior(network, num_components=k),
     "flow": lambda size, network, k: tv.FlowPrior(size),
     "sphere": lambda size, network, k: tv.SphericalUniform(size),
 }
@@ -130,6 +128,9 @@ def build(args: argparse.Namespace, images: datasets.Images) -> tv.VAE:
     else:
         last.bias.assign(np.concatenate([mean, np.log(np.expm1(scale))]))
     prior = PRIORS[args.prior](latent_size, encoder, args.components)
+    if args.prior == "vamp":  # starts at training images, as in the paper
+        few = np.resize(images.train, (args.components, *shape))
+        prior.pseudo_inputs.constant.assign(few / (images.levels - 1))
     objective: Any = tv.ELBO(beta=args.beta)
     if args.iwae:
         objective = tv.ImportanceWeightedBound(args.iwae, gradient="dreg")
