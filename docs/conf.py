@@ -62,6 +62,7 @@ nb_execution_cache_path = str(BUILD / "notebooks")
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"
 
 autosummary_generate = True
 # Some file systems take the page of `DCI` for that of `dci`.
