@@ -1353,6 +1353,18 @@ def test_the_file_of_a_model_without_an_optimizer_builds_none(tmp_path):
     assert not new.optimizer.built
 
 
+def test_a_folder_has_the_random_states_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layers = [keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(2)]
+    model = tv.Sequential(layers)
+    model.compile("adam", "mse")
+    model.fit(X, Y, verbose=0)
+    model.save("folder", zipped=False)
+    assert (tmp_path / "folder" / "assets" / "random_states.json").exists()
+    loaded = keras.saving.load_model("folder")
+    close(loaded(X, training=True), model(X, training=True))
+
+
 def test_weights_pass_as_arrays():
     fast, plain = nested(tv), nested(KERAS)
     fast.set_weights(plain.get_weights())

@@ -47,14 +47,14 @@ class WholeFiles:
     def save(
         self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any
     ) -> None:
-        """Saves the model, as `keras.Model.save`, in a `.keras` file.
+        """Saves the model, as `keras.Model.save`, in a `.keras` file or a folder.
 
         After a failure or a kill the old file remains.
 
         Args:
-            filepath: Path that ends in `.keras`.
+            filepath: Path that ends in `.keras`; that of a folder if not zipped.
             overwrite: Whether to replace a file without asking.
-            zipped: As in `keras.Model.save`.
+            zipped: As in `keras.Model.save`. A folder is not replaced as a whole.
             **kwargs: As there.
 
         Raises:
@@ -67,6 +67,9 @@ class WholeFiles:
                 "not load classes of other packages. Save the weights alone with "
                 "`save_weights('model.weights.h5')`, or the model as `.keras`."
             )
+        if zipped is False and not is_remote(filepath):
+            # Of a folder with a relative path Keras loses what `save_assets` writes.
+            filepath = str(pathlib.Path(filepath).absolute())
         if zipped is False or not _can_replace(filepath, overwrite):
             super().save(filepath, overwrite, zipped, **kwargs)  # type: ignore[misc]
             return
