@@ -28,7 +28,7 @@ TEST = [
 ]
 # The peers of the benchmarks; tf_keras comes with TFP.
 BENCH = ["jax>=0.6", "numpyro>=0.19", "optax>=0.2.4", "torch>=2.6"]
-# Sphinx: furo and MyST are kept up for it, and a name in backticks becomes a link.
+# Not MkDocs: Material, its theme for mkdocstrings, ends in May 2027.
 DOCS = [
     *EXAMPLES,
     "furo==2025.12.19",
