@@ -44,15 +44,16 @@ dist:
 	$(PYTHON) -m build
 	$(PYTHON) -m twine check --strict dist/*
 
-# The tests of the source distribution, with the package of the wheel: `pytest`, unlike
-# `python -m pytest`, does not put the directory in front of the installed packages.
+# The tests of the source distribution with the package of the wheel, which comes first
+# on the path.
 PYTHON3 ?= python3
 INSTALLED ?= /tmp/tfp_vae_installed
 installed:
 	rm -rf $(INSTALLED)
 	$(PYTHON3) -m venv $(INSTALLED)/venv
-	$(INSTALLED)/venv/bin/pip install "$$(ls dist/*.whl)[dev]"
-	tar -xzf dist/*.tar.gz -C $(INSTALLED) --strip-components 1 --one-top-level=source
+	$(INSTALLED)/venv/bin/pip install "$$(ls $(CURDIR)/dist/*.whl)[dev]"
+	mkdir $(INSTALLED)/source
+	tar -xzf dist/*.tar.gz -C $(INSTALLED)/source --strip-components 1
 	cd $(INSTALLED)/source && \
-		PYTHONPATH=docs:examples ../venv/bin/pytest --import-mode=append \
-		-o pythonpath= -o testpaths=tests
+		PYTHONPATH=$$(echo $(INSTALLED)/venv/lib/python3*/site-packages):docs:examples:tests:. \
+		../venv/bin/pytest --import-mode=importlib -o pythonpath= -o testpaths=tests
