@@ -297,6 +297,17 @@ def test_the_sphere_is_a_map(rng):
     saved(figure)
 
 
+def test_a_class_at_both_ends_of_the_map_is_named_at_an_end(rng, monkeypatch):
+    vae = tabular(tv.PowerSpherical, 3, tv.SphericalUniform(3))
+    longitude = np.pi + rng.uniform(-0.3, 0.3, 50)
+    z = np.stack([np.cos(longitude), np.sin(longitude), np.zeros(50)], axis=1)
+    monkeypatch.setattr("tfp_vae.plots.vae.latent_centers", lambda *given: z)
+    figure = plot_latents(vae, np.zeros([50, 4], "float32"), ["a"] * 50)
+    across, up = figure.axes[0].texts[0].get_position()
+    assert abs(across) > np.pi - 0.2
+    assert up == pytest.approx(0, abs=1e-6)
+
+
 def test_the_circle_is_a_circle(rng):
     vae = tabular(tv.PowerSpherical, 2, tv.SphericalUniform(2))
     figure = plot_latents(vae, rng.normal(size=(50, 4)).astype("float32"))

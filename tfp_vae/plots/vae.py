@@ -300,17 +300,15 @@ def plot_latents(
         axes.tick_params(labelsize="small", colors="0.35")
         axes.set_title("centers of q(z|x)", fontsize="medium")
         axes.set(xlabel="longitude atan2(z[1], z[0])", ylabel="latitude asin(z[2])")
-        across, up = np.arctan2(z[:, 1], z[:, 0]), np.arcsin(np.clip(z[:, 2], -1, 1))
     else:
         axes = figure.add_subplot()
         axes.set_aspect("equal")
         axes.set_title("centers of q(z|x)", fontsize="medium")
         axes.set(xlabel=f"z[{chosen[0]}]", ylabel=f"z[{chosen[1]}]")
-        across, up = z[:, chosen[0]], z[:, chosen[1]]
     if sphere and not as_map:
         angle = np.linspace(0, 2 * np.pi, 200)
         axes.plot(np.cos(angle), np.sin(angle), color="lightgray", zorder=0)
-    _scatter(figure, axes, across, up, labels)
+    _scatter(figure, axes, z if as_map else z[:, chosen], labels)
     return figure
 
 
@@ -605,8 +603,16 @@ def _checked_dimensions(dimensions: Any, event_shape: tuple[int, ...]) -> list[i
     return chosen
 
 
-def _scatter(figure: Any, axes: Any, across: Any, up: Any, labels: Any) -> None:
+def _on_page(z: Any) -> tuple[Any, Any]:
+    """Two coordinates, or longitude and latitude of directions of any length."""
+    if z.shape[1] == 2:
+        return z[:, 0], z[:, 1]
+    return np.arctan2(z[:, 1], z[:, 0]), np.arctan2(z[:, 2], np.hypot(z[:, 0], z[:, 1]))
+
+
+def _scatter(figure: Any, axes: Any, z: Any, labels: Any) -> None:
     """Points with a legend of classes, or a colour bar for many numbers."""
+    across, up = _on_page(z)
     size = min(20.0, max(3.0, 10_000 / len(across)))
     style: dict[str, Any] = {
         "s": size,
@@ -648,5 +654,6 @@ def _scatter(figure: Any, axes: Any, across: Any, up: Any, labels: Any) -> None:
     halo = [withStroke(linewidth=3, foreground="white")]
     written: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold"}
     for i, name in enumerate(map(str, classes)):
-        middle = [np.median(part[inverse == i]) for part in (across, up)]
-        axes.text(*middle, name, path_effects=halo, **written)
+        # The middle in z: on the map, a class may lie at both ends.
+        middle = np.median(z[inverse == i], axis=0, keepdims=True)
+        axes.text(*np.ravel(_on_page(middle)), name, path_effects=halo, **written)
