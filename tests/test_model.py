@@ -1353,6 +1353,51 @@ def test_the_file_of_a_model_without_an_optimizer_builds_none(tmp_path):
     assert not new.optimizer.built
 
 
+def saved_by_adam(tmp_path):
+    model = functional(tv)
+    model.compile("adam", "mse")
+    model.fit(X, Y, verbose=0)
+    model.save_weights(tmp_path / "w.weights.h5")
+    return tmp_path / "w.weights.h5"
+
+
+def test_loaded_weights_leave_the_learning_rate_of_compile(tmp_path):
+    new = functional(tv)
+    new.compile(keras.optimizers.Adam(1e-5), "mse")
+    new.load_weights(saved_by_adam(tmp_path))
+    assert int(new.optimizer.iterations) > 0
+    assert float(new.optimizer.learning_rate) == pytest.approx(1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")  # Keras' own
+def test_the_variables_of_another_optimizer_are_left_out(tmp_path):
+    new = functional(tv)
+    # As many variables as Adam has, of other shapes.
+    new.compile(keras.optimizers.RMSprop(momentum=0.9), "mse")
+    new.load_weights(saved_by_adam(tmp_path))
+    assert not new.optimizer.built
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")  # Keras' own
+def test_layers_that_were_frozen_while_weights_were_loaded_can_be_trained(tmp_path):
+    new = functional(tv)
+    new.compile("adam", "mse")
+    path = saved_by_adam(tmp_path)
+    layer = next(layer for layer in new.layers if layer.trainable_weights)
+    layer.trainable = False
+    new.load_weights(path)
+    layer.trainable = True
+    new.fit(X, Y, verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")  # Keras' own
+def test_skipping_mismatches_leaves_the_optimizer_new(tmp_path):
+    new = functional(tv)
+    new.compile("adam", "mse")
+    new.load_weights(saved_by_adam(tmp_path), skip_mismatch=True)
+    assert not new.optimizer.built
+
+
 def test_a_folder_has_the_random_states_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     layers = [keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(2)]

@@ -115,7 +115,9 @@ class WholeFiles:
 
         From a local `.weights.h5` file it also restores the states of random
         generators, and verifies the checksum. A compiled model need not have been
-        trained to get the state of the optimizer.
+        trained to get the step and the moments of the optimizer. It then keeps the
+        learning rate that `compile` was given, and takes nothing of an optimizer whose
+        variables have other shapes, or with `skip_mismatch`.
 
         Args:
             filepath: Path of a weights file, of `tv.Model` or of Keras.

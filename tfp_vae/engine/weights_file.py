@@ -71,33 +71,56 @@ def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str
         {}
     """
     with local_copy(path) as local, explaining_damage(local, path):
-        _build_optimizer(model, local)
+        rate = None if skip_mismatch else _build_optimizer(model, local)
         keras.saving.load_weights(model, str(local), skip_mismatch=skip_mismatch)
+        if rate is not None:
+            model.optimizer.learning_rate = rate
         state = read_state(local)
     set_random_states(model, state.pop("random", []))
     return state
 
 
-def _build_optimizer(model: Any, path: Any) -> None:
+def _build_optimizer(model: Any, path: Any) -> float | None:
     """Gives the optimizer of a model that was not trained yet its variables.
 
-    Keras would skip what the file has of them, the step included.
+    Keras would skip what the file has of them, the step included. It still does if they
+    have other shapes than those of this optimizer and these trainable weights.
+
+    Returns:
+        The learning rate that `compile` was given, if the file may have another.
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or optimizer.built or not model.built:
-        return
+        return None
+    saved = _shapes(path)
+    if len(saved) <= len(optimizer.variables):
+        return None
+    with model.distribute_strategy.scope():
+        # To know the shapes, a copy is built: an optimizer cannot be built twice.
+        copy = type(optimizer).from_config(optimizer.get_config())
+        copy.build(model.trainable_variables)
+        if [tuple(variable.shape) for variable in copy.variables] != saved:
+            return None
+        optimizer.build(model.trainable_variables)
+    rate = optimizer.learning_rate
+    return float(rate) if isinstance(rate, keras.Variable) else None
+
+
+def _shapes(path: Any) -> list[tuple[int, ...]]:
+    """Those of the variables of the optimizer in a weights file."""
     with h5py.File(path, "r") as file:
-        group: Any = file
-        for name in ("optimizer", "vars"):
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                return
-            group = group[name]
-            if not isinstance(group, h5py.Group):
-                return
-        count = len(group)
-    if count > len(optimizer.variables):
-        with model.distribute_strategy.scope():
-            optimizer.build(model.trainable_variables)
+        group = _inside(_inside(file, "optimizer", h5py.Group), "vars", h5py.Group)
+        if group is None:
+            return []
+        found = [_inside(group, str(i), h5py.Dataset) for i in range(len(group))]
+        return [] if None in found else [part.shape for part in found]
+
+
+def _inside(group: Any, name: str, kind: type) -> Any:
+    """What has a name in a group of a file, if it is in the file itself."""
+    if group is None or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        return None
+    return group[name] if isinstance(group[name], kind) else None
 
 
 def read_state(path: Any) -> dict[str, Any]:
