@@ -76,7 +76,9 @@ maximum_signature_line_length = 72
 # What the page of a class lists beside it: most classes have little else to call.
 METHODS = {
     "VAE": """compile fit evaluate predict encode decode reconstruct generate
-        interpolate traverse log_prob elbo impute classify save export""",
+        interpolate traverse log_prob elbo impute classify prior_distribution save
+        load_weights export""",
+    "Model": "compile fit evaluate predict save load_weights",
     "DistributionLayer": "make_distribution distribution_for",
     "DistributionTensor": "tensor_distribution numpy",
     "Table": """kinds slices width to_array to_frame likelihood normalization

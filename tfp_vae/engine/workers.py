@@ -138,19 +138,20 @@ class MultiWorkerTrainer:
     def save(
         self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any
     ) -> None:
-        """Saves the model in a file, from which `keras.models.load_model` makes it.
+        """Saves the model, from which `keras.models.load_model` makes it again.
 
-        In `tv.Model` the old file remains after a failure or a kill. Of several workers
-        only the chief writes.
+        A `.keras` file of a `tv.Model` is replaced as a whole: after a failure or a
+        kill the old one remains. Of several workers only the chief writes.
 
         Args:
-            filepath: Path that ends in `.keras`.
+            filepath: Path of a file, which ends in `.keras`; with `zipped=False` that
+                of a folder.
             overwrite: Whether to replace a file without asking.
-            zipped: As in `keras.Model.save`.
+            zipped: As in `keras.Model.save`. A folder is not replaced as a whole.
             **kwargs: As there.
 
         Raises:
-            ValueError: If the path does not end in `.keras`.
+            ValueError: If the path of a file does not end in `.keras`.
         """
         if is_chief(self.distribute_strategy):
             super().save(filepath, overwrite, zipped, **kwargs)  # type: ignore[misc]
