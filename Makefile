@@ -37,6 +37,7 @@ example:
 	$(PYTHON) examples/train_vae.py
 
 site:
+	rm -rf docs/api/names output/site
 	$(PYTHON) -m sphinx -W docs output/site
 
 dist:

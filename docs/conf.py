@@ -1,5 +1,7 @@
 """Settings of the documentation site: `python -m sphinx -W docs output/site`."""
 
+import hashlib
+import importlib.metadata
 import importlib.util
 import inspect
 import os
@@ -55,10 +57,21 @@ def mathjax() -> str:
 html_static_path.append(mathjax())
 mathjax_path = "tex-svg.js"
 
+
+def code_version() -> str:
+    """A hash of what else than their own code the outputs of notebooks depend on."""
+    versions = [importlib.metadata.version(n) for n in ("keras", "tensorflow", "numpy")]
+    found = hashlib.sha256("\n".join(versions).encode())
+    for folder in ("tfp_vae", "examples"):
+        for path in sorted((DOCS.parent / folder).rglob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 4
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(BUILD / "notebooks")
+nb_execution_cache_path = str(BUILD / "notebooks" / code_version())
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
