@@ -40,21 +40,24 @@ site:
 	rm -rf docs/api/names output/site
 	$(PYTHON) -m sphinx -W docs output/site
 
+# Of the last commit alone: what is in the directory beside it stays out.
 dist:
-	rm -rf dist
-	$(PYTHON) -m build
+	test -n "$(TFP_VAE_URL)"  # the address of the repository, for the metadata
+	rm -rf dist build/source
+	mkdir -p build/source
+	git archive HEAD | tar -x -C build/source
+	TFP_VAE_URL="$(TFP_VAE_URL)" $(PYTHON) -m build --outdir dist build/source
 	$(PYTHON) -m twine check --strict dist/*
 
 # The tests of the source distribution with the package of the wheel, which comes first
 # on the path.
 PYTHON3 ?= python3
-INSTALLED ?= /tmp/tfp_vae_installed
 installed:
-	rm -rf $(INSTALLED)
-	$(PYTHON3) -m venv $(INSTALLED)/venv
-	$(INSTALLED)/venv/bin/pip install "$$(ls $(CURDIR)/dist/*.whl)[dev]"
-	mkdir $(INSTALLED)/source
-	tar -xzf dist/*.tar.gz -C $(INSTALLED)/source --strip-components 1
-	cd $(INSTALLED)/source && \
-		PYTHONPATH=$$(echo $(INSTALLED)/venv/lib/python3*/site-packages):docs:examples:tests:. \
+	rm -rf build/installed
+	$(PYTHON3) -m venv build/installed/venv
+	build/installed/venv/bin/pip install "$(CURDIR)/$$(ls dist/*.whl)[dev]"
+	mkdir build/installed/source
+	tar -xzf dist/*.tar.gz -C build/installed/source --strip-components 1
+	cd build/installed/source && \
+		PYTHONPATH=$$(echo ../venv/lib/python3*/site-packages):docs:examples:tests:. \
 		../venv/bin/pytest --import-mode=importlib -o pythonpath= -o testpaths=tests

@@ -16,7 +16,7 @@ VERSION = re.search(
 URL = os.environ.get("TFP_VAE_URL", "").rstrip("/")
 README = (ROOT / "README.md").read_text()
 if URL:  # an index shows the README without the files that it links to
-    README = re.sub(r"\]\((?!https?:|#)", f"]({URL}/blob/main/", README)
+    README = re.sub(r"\]\((?!https?:|#)", f"]({URL}/blob/v{VERSION}/", README)
 
 EXAMPLES = ["matplotlib>=3.8", "pandas>=2.2", "scikit-learn>=1.4", "tensorboard>=2.18"]
 TEST = [
@@ -62,7 +62,7 @@ setup(
     project_urls={
         "Source": URL,
         "Issues": f"{URL}/issues",
-        "Changes": f"{URL}/blob/main/CHANGELOG.md",
+        "Changes": f"{URL}/blob/v{VERSION}/CHANGELOG.md",
     }
     if URL
     else {},

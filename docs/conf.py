@@ -88,18 +88,24 @@ maximum_signature_line_length = 72
 
 # What the page of a class lists beside it: most classes have little else to call.
 METHODS = {
-    "VAE": """compile fit evaluate predict encode decode reconstruct generate
-        interpolate traverse log_prob elbo impute classify prior_distribution save
-        load_weights export""",
+    "VAE": """
+        compile fit evaluate predict encode decode reconstruct generate interpolate
+        traverse log_prob elbo impute classify prior_distribution save load_weights
+        export
+    """,
     "Model": "compile fit evaluate predict save load_weights",
     "DistributionLayer": "make_distribution distribution_for",
     "DistributionTensor": "tensor_distribution numpy",
-    "Table": """kinds slices width to_array to_frame likelihood normalization
-        bias_initializer""",
+    "Table": """
+        kinds slices width to_array to_frame likelihood normalization
+        bias_initializer
+    """,
     "Multinomial": "params_size from_total",
     "DirichletMultinomial": "params_size from_total",
-    "PredictiveDistribution": """epistemic_stddev aleatoric_stddev epistemic_entropy
-        aleatoric_entropy cdf survival_function quantile""",
+    "PredictiveDistribution": """
+        epistemic_stddev aleatoric_stddev epistemic_entropy aleatoric_entropy cdf
+        survival_function quantile
+    """,
 }
 # Classes outside of `__all__` that docstrings refer to.
 REFERRED = {
@@ -115,15 +121,13 @@ REFERRED = {
 }
 autosummary_context = {
     "listed": {
-        f"tfp_vae.{name}": ", ".join(
-            method
-            for method in METHODS.get(name, "params_size new").split()
-            if hasattr(getattr(tfp_vae, name), method)
-        )
+        f"tfp_vae.{name}": METHODS[name].split()
+        if name in METHODS
+        else [m for m in ("params_size", "new") if hasattr(getattr(tfp_vae, name), m)]
         for name in tfp_vae.__all__
     }
     | {
-        f"{module}.{name}": ", ".join(METHODS.get(name, "").split())
+        f"{module}.{name}": METHODS.get(name, "").split()
         for name, module in REFERRED.items()
     }
 }

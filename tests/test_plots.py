@@ -261,6 +261,13 @@ def test_each_class_has_its_colour_and_shape_and_its_name(rng):
         np.testing.assert_allclose(text.get_position(), middle, atol=1e-6)
 
 
+def test_many_names_are_in_the_legend_alone(rng):
+    vae, x = tabular(), rng.normal(size=(30, 4)).astype("float32")
+    figure = plot_latents(vae, x, [f"name {i}" for i in range(30)])
+    assert len(texts(figure.axes[0].get_legend().get_texts())) == 30
+    assert texts(figure.axes[0].texts) == []
+
+
 def test_labels_of_many_values_are_a_scale(rng):
     vae, x = tabular(), rng.normal(size=(30, 4)).astype("float32")
     figure = plot_latents(vae, x, x[:, 0])

@@ -648,6 +648,8 @@ def _scatter(figure: Any, axes: Any, z: Any, labels: Any) -> None:
         look = {"marker": _MARKERS[mark], "color": CLASSES[colour]}
         axes.plot([], [], label=name, **look, **entry)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    if len(classes) > _MOST_CLASSES:
+        return
     # Imported here, since only figures need it.
     from matplotlib.patheffects import withStroke
 
