@@ -138,6 +138,7 @@ class Report:
         Returns:
             The value as JSON has it: tuples and arrays are lists.
         """
+        self.args.progress.begin_part(name)
         kept, before = self.args.progress.parts.get(name), len(self.figures)
         if kept is None:
             keras.utils.set_random_seed(self.args.seed if seed is None else seed)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import random
 import time
 import urllib.parse
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import tfp_vae as tv
 from tfp_vae.engine.weights_file import read_state
 
 MOST_HOURS = 12  # of a run without `--yes`
+SHOWN = 6  # names of trainings
 LOST = 30.0  # The most seconds that a kill costs, if an epoch is shorter.
 
 
@@ -66,11 +68,13 @@ class Progress:
     ) -> None:
         self.directory, self._epochs = directory, epochs
         self._settings = json.loads(_to_json(settings))
-        self._trainings, self._measured = list(trainings), measured
+        self._trainings, self.measured = list(trainings), measured
         self._is_long, self._may_be_longer = is_long, may_be_longer
         self._start, self._before = time.perf_counter(), 0.0
         self._is_told, self._seen, self._begun = measured is not None, 0, 0.0
         self._written = 0.0
+        self._checkpoints: list[pathlib.Path] = []
+        self._names: set[str] = set()
         self.parts: dict[str, dict[str, Any]] = {}
         self._fits: dict[str, dict[str, int]] = {}
         if directory is not None:
@@ -82,18 +86,33 @@ class Progress:
         """The time that all goes took until now."""
         return self._before + time.perf_counter() - self._start
 
+    @property
+    def left(self) -> float:
+        """The number of trainings that are left, with parts of one."""
+        return sum(map(self._left, self._trainings))
+
     def begin(self) -> None:
         """Prints what is left, and stops a run that would take too long."""
         if not self._is_long:
             return
         names = [self._described(name) for name in self._trainings if self._left(name)]
-        print(f"to train: {', '.join(names) or 'nothing'}; {self._epochs} epochs")
-        if self._measured is None:
+        shown = "; ".join([*names[:SHOWN], "..."] if len(names) > SHOWN else names)
+        print(
+            f"to do: {len(names)} of {len(self._trainings)} trainings of "
+            f"{self._epochs} epochs{': ' * bool(names)}{shown}",
+            flush=True,
+        )
+        if self.measured is None or not names:
             return
-        hours, of = self._measured.hours, self._measured
+        hours, of = self.measured.hours, self.measured
         each = hours / of.trainings * self._epochs / of.epochs
-        told = f"{of.source}: {hours:.2g} hours, {of.epochs} epochs"
-        self._allow(each * sum(map(self._left, self._trainings)), told)
+        told = f"{_told(hours)} for {of.trainings} of {of.epochs} in {of.source}"
+        self._allow(each * self.left, told)
+
+    def begin_part(self, name: str) -> None:
+        """Begins a part: its checkpoints are deleted when it is kept."""
+        self._check_new(f"part {name!r}")
+        self._checkpoints = []
 
     def keep(self, name: str, value: Any, figures: list[dict[str, Any]]) -> Any:
         """Saves the value and the figures of a part, and returns the value.
@@ -109,12 +128,17 @@ class Progress:
         value = json.loads(_to_json(value))
         self.parts[name] = {"value": value, "figures": figures}
         self._write()
+        for path in self._checkpoints:
+            path.unlink(missing_ok=True)
         return value
 
     def fit(
         self, name: str, model: Any, x: Any, callbacks: Sequence[Any], **options: Any
     ) -> Any:
         """Trains as `model.fit`, from where an earlier go was killed.
+
+        It seeds Keras at its end, so that what follows is the same if nothing was left
+        to train. If epochs take less than `LOST` seconds, not all of them are saved.
 
         Args:
             name: Name of the training.
@@ -127,19 +151,27 @@ class Progress:
         Returns:
             The history.
         """
+        self._check_new(f"fit {name!r}")
         epochs, done = options.pop("epochs"), options.get("initial_epoch", 0)
         saved = None
         if self.directory is not None:
             path = self.directory / f"{urllib.parse.quote(name, ' ,=')}.weights.h5"
             # A training that was stopped early has its last epoch here.
             epochs = min(epochs, self._fits.get(name, {}).get("epochs", epochs))
+            self._checkpoints.append(path)
             if path.exists():
                 done = read_state(path)["epoch"]
             saved = tv.Checkpoint(path, "epoch", False, list(callbacks))
         if isinstance(x, tf.data.Dataset) and done < epochs:
-            for _ in range(done):
+            # Keras' own loop begins each pass twice, and uses the second.
+            passes = done if isinstance(model, tv.Model | tv.Sequential) else 2 * done
+            for _ in range(passes):
                 next(iter(x))  # The order of the next pass follows.
         self._fits[name], self._seen = {"epochs": epochs, "done": done}, 0
+        # What follows must not depend on the number of epochs, nor on what is compiled.
+        state = random.getstate()
+        seed = random.getrandbits(31)
+        random.setstate(state)
 
         def begin(epoch: int, logs: Any) -> None:
             self._begun = time.perf_counter()
@@ -153,7 +185,9 @@ class Progress:
 
         watch = keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
         given = [*callbacks, watch] if saved is None else [saved, *callbacks, watch]
-        return model.fit(x, epochs=epochs, callbacks=given, **options)
+        history = model.fit(x, epochs=epochs, callbacks=given, **options)
+        keras.utils.set_random_seed(seed)
+        return history
 
     def _end_epoch(
         self, name: str, done: int, epochs: int, is_last: bool, took: float
@@ -169,16 +203,24 @@ class Progress:
         self._is_told = True
         others = sum(self._left(each) for each in self._trainings if each != name)
         hours = took / 3600 * (epochs - done + epochs * others)
-        self._allow(hours, f"one epoch of {name!r}: {took:.2g} seconds")
+        self._allow(hours, f"an epoch of {name!r}, {took:.1f} seconds")
 
     def _allow(self, hours: float, source: str) -> None:
-        print(f"left: about {hours:.2g} hours, from {source}", flush=True)
+        print(f"to do: about {_told(hours)}, by {source}", flush=True)
         if hours > MOST_HOURS and not self._may_be_longer:
             raise SystemExit(
                 f"A run without `--yes` expects to take at most {MOST_HOURS} hours. "
-                f"Received: about {hours:.0f} hours. Give --yes, best with --resume, "
+                f"Received: about {_told(hours)}. Give --yes, best with --resume DIR, "
                 "or fewer --epochs."
             )
+
+    def _check_new(self, what: str) -> None:
+        if what in self._names:
+            raise ValueError(
+                f"A run expects a name for each training and part. Received: {what} "
+                "twice. Give other names."
+            )
+        self._names.add(what)
 
     def _left(self, name: str) -> float:
         """The share of a training that is left."""
@@ -223,6 +265,10 @@ class Progress:
             "parts": self.parts,
         }
         replace(self.directory / "run.json", _to_json(run))
+
+
+def _told(hours: float) -> str:
+    return f"{hours:.{1 if hours >= 1 else 3}f} hours"
 
 
 def replace(path: pathlib.Path, text: str) -> None:

@@ -38,7 +38,6 @@ from matplotlib.figure import Figure
 import datasets
 import reproduction
 import tfp_vae as tv
-from tfp_vae.engine.weights_file import random_states, set_random_states
 
 tfd = tfp.distributions
 
@@ -190,15 +189,21 @@ class Trainer:
 
     def fit(self, x: np.ndarray, y: np.ndarray, epochs: int) -> Any:
         """Trains the model from new weights and seeds, and returns it."""
-        new = self._build()
-        self.model.set_weights(new.get_weights())
-        set_random_states(self.model, [v.numpy() for v in random_states(new)])
+        pair = variables(self.model), variables(self._build())
+        for variable, new in zip(*pair, strict=True):
+            variable.assign(new)
         for variable, start in zip(
             self.model.optimizer.variables, self._state, strict=True
         ):
             variable.assign(start)
         self.model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
         return self.model
+
+
+def variables(model: Any) -> list[Any]:
+    """The weights, and the states of the random generators."""
+    metrics = {id(variable) for variable in model.metrics_variables}
+    return [v for v in model.variables if id(v) not in metrics]
 
 
 def network(features: int, dense: Any) -> Any:
@@ -259,7 +264,8 @@ def scores_of(
     found = []
     for i, split in enumerate(splits):
         # A split has the same seed in all sets, and other splits have others.
-        seed = int(np.random.SeedSequence([report.args.seed, i]).generate_state(1)[0])
+        (number,) = np.random.SeedSequence([report.args.seed, i]).generate_state(1)
+        seed = int(number) // 4  # TensorFlow's seeds are below 2^31.
         found.append(report.part(part_of(name, method, i), scores, split, seed))
     return np.array(found)
 
@@ -275,8 +281,8 @@ def by_ensembles(splits: list[Split], epochs: int) -> Prediction:
 
     def predict(split: Split, seed: int) -> Any:
         ensemble, trainer = made()
-        keras.utils.set_random_seed(seed)
-        for member in ensemble:
+        for i, member in enumerate(ensemble):
+            keras.utils.set_random_seed(seed + i)
             trained = trainer.fit(*split.train, epochs)
             member.set_weights(trained.get_weights())
         return tv.predictive(ensemble, split.test[0])
@@ -297,7 +303,7 @@ def by_random_weights(splits: list[Split], epochs: int) -> Prediction:
         trainer = made()
         keras.utils.set_random_seed(seed)
         model = trainer.fit(*split.train, epochs)
-        return tv.predictive(model, split.test[0], DRAWS)
+        return tv.predictive(model, split.test[0], DRAWS, seed)
 
     return predict
 
@@ -322,6 +328,8 @@ def by_dropout(
     def chosen() -> tuple[float, float]:
         tried = []
         for rate in rates:
+            made(rate)
+            keras.utils.set_random_seed(report.args.seed)
             model = made(rate).fit(x[~held], y[~held], epochs)
             for noise in NOISES:
                 p = with_noise(model, x[held], noise)

@@ -81,6 +81,8 @@ def main(system, runs):
         kill = run.get("kill")
         reproduction.Report = killing(plain, *kill) if kill else plain
         report = module.main(run["argv"])
+        if report.args.progress.left:
+            raise AssertionError("some trainings have other names than `parse` got")
         print("figures", json.dumps([dataclasses.asdict(f) for f in report.figures]))
 
 

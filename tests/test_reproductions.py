@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 
+import example_data
 import keras
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ import conv_vae
 import cvae
 import datasets
 import disentangled
-import example_data
 import grey_pixels
 import hyperspherical_vae
 import iwae
@@ -30,7 +30,6 @@ import other_priors
 import plain_vae
 import reproduction
 import sentences
-import sprites
 import ss_vae
 import uci_regression
 import vamp_prior
