@@ -44,7 +44,7 @@ KILLS = {
     "vamp_prior": (["--epochs", "5"], "VampPrior", 2),
     "variational_decoder": (["--epochs", "9"], "100 images, random weights", None),
 }
-# One training with `EarlyStopping`, and several of a pipeline; each takes half a minute.
+# One training with `EarlyStopping`, and several of a pipeline.
 QUICK = ("plain_vae", "iwae")
 
 
