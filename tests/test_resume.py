@@ -42,7 +42,11 @@ KILLS = {
     "ss_vae": (["--epochs", "3", "--labels", "20", "50"], "50 labels", 1),
     "uci_regression": (["--epochs", "2"], "concrete, variational, split 2", None),
     "vamp_prior": (["--epochs", "5"], "VampPrior", 2),
-    "variational_decoder": (["--epochs", "9"], "100 images, random weights", None),
+    "variational_decoder": (
+        ["--epochs", "9"],
+        "100 images, random weights, to epoch 9",
+        6,
+    ),
 }
 # One training with `EarlyStopping`, and several of a pipeline.
 QUICK = ("plain_vae", "iwae")
