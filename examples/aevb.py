@@ -11,6 +11,7 @@ is that of a model with 100 units and 3 latents, by importance sampling. The fac
 frames of a film, so the test faces, a random tenth, resemble some training faces.
 """
 
+import argparse
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -34,33 +35,30 @@ SIZES: dict[str, tuple[int, ...]] = {
     "binarized_mnist": (3, 5, 10, 20),
     "freyfaces": (2, 5, 10, 20),
 }
+SMALL = "3 latents, 100 units"
 TITLES = {"binarized_mnist": "MNIST, Bernoulli", "freyfaces": "Frey faces, Gaussian"}
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains a model for each number of latents, plots and writes the bounds."""
-    args = reproduction.parse(__doc__, "aevb", argv, EPOCHS)
+    args = reproduction.parse(__doc__, "aevb", argv, EPOCHS, trainings=trainings)
     report = reproduction.Report("aevb", "Auto-Encoding Variational Bayes", args)
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots(2, 4)
-    for row, (name, sizes) in zip(axes, SIZES.items(), strict=True):
+    for row, name in zip(axes, SIZES, strict=True):
         images = datasets.load(name, args.data_dir, args.seed)
         if args.quick:
             images = datasets.few(images, 1000, 200)
-            sizes = sizes[:1] + sizes[-1:]
         likelihood = "bernoulli" if images.levels == 2 else "normal"
         x, test = (
             observe(part, [args.seed, i], images.levels, likelihood).numpy()
             for i, part in enumerate((images.train, images.test))
         )
         epochs = args.epochs * (FACES if name == "freyfaces" else 1)
-        for axis, size in zip(row, sizes, strict=False):
-            keras.utils.set_random_seed(args.seed)
-            vae = build(name, size, x, 500 if likelihood == "bernoulli" else 200)
-            if args.quick:
-                before = vae.elbo(test, 5).mean()
-                report.add(f"untrained bound, {TITLES[name]}, {size} latents", before)
-            history = train(vae, x, test, epochs)
+
+        for axis, size in zip(row, sizes_of(name, args), strict=False):
+            what = f"{TITLES[name]}, {size} latents"
+            history = report.part(what, bounds, report, name, size, x, test, epochs)
             seen = len(x) * np.arange(1, epochs + 1)
             axis.plot(seen, history["elbo"], label="training")
             axis.plot(seen, history["val_elbo"], "--", label="test")
@@ -71,30 +69,75 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             axis.set(
                 title=f"{TITLES[name]},\n{size} latents", xlabel="training samples"
             )
-            bounds = [vae.elbo(part, 5).mean() for part in (x[: len(test)], test)]
-            what = f"{TITLES[name]}, {size} latents, nats"
-            report.add(f"test bound, {what}", bounds[1])
-            report.add(f"training minus test bound, {what}", bounds[0] - bounds[1])
         row[0].set_ylabel("bound, nats")
         row[0].legend()
         if likelihood == "bernoulli":
-            keras.utils.set_random_seed(args.seed)
-            small = build(name, 3, x, 100)
-            train(small, x, test, epochs)
-            draws = 50 if args.quick else DRAWS
-            for part, values in (("training", x[:1000]), ("test", test[:1000])):
-                found = small.log_prob(values, draws).mean()
-                report.add(f"log p(x), {part}, 3 latents, 100 units, nats", found)
+            report.part(SMALL, estimate, report, x, test)
     report.picture("bounds", figure)
     report.write()
     return report
 
 
-def train(vae: tv.VAE, x: np.ndarray, test: np.ndarray, epochs: int) -> dict[str, Any]:
+def sizes_of(name: str, args: argparse.Namespace) -> tuple[int, ...]:
+    """The numbers of latents of a data set."""
+    sizes = SIZES[name]
+    return sizes[:1] + sizes[-1:] if args.quick else sizes
+
+
+def trainings(args: argparse.Namespace) -> list[str]:
+    """The names of all trainings."""
+    names = [
+        f"{TITLES[name]}, {size} latents"
+        for name in SIZES
+        for size in sizes_of(name, args)
+    ]
+    return [*names, SMALL]
+
+
+def bounds(
+    report: reproduction.Report,
+    name: str,
+    size: int,
+    x: np.ndarray,
+    test: np.ndarray,
+    epochs: int,
+) -> dict[str, Any]:
+    """Trains a model, adds its bounds, and returns those of each epoch."""
+    vae = build(name, size, x, 500 if name == "binarized_mnist" else 200)
+    what = f"{TITLES[name]}, {size} latents"
+    if report.args.quick:
+        report.add(f"untrained bound, {what}", vae.elbo(test, 5).mean())
+    history = train(report, what, vae, x, test, epochs)
+    seen, new = (vae.elbo(part, 5).mean() for part in (x[: len(test)], test))
+    report.add(f"test bound, {what}, nats", new)
+    report.add(f"training minus test bound, {what}, nats", seen - new)
+    return history
+
+
+def estimate(report: reproduction.Report, x: np.ndarray, test: np.ndarray) -> None:
+    """Trains the small model and adds its marginal likelihood."""
+    args = report.args
+    vae = build("binarized_mnist", 3, x, 100)
+    train(report, SMALL, vae, x, test, args.epochs)
+    draws = 50 if args.quick else DRAWS
+    for part, values in (("training", x[:1000]), ("test", test[:1000])):
+        found = vae.log_prob(values, draws).mean()
+        report.add(f"log p(x), {part}, {SMALL}, nats", found)
+
+
+def train(
+    report: reproduction.Report,
+    what: str,
+    vae: tv.VAE,
+    x: np.ndarray,
+    test: np.ndarray,
+    epochs: int,
+) -> dict[str, Any]:
     """Trains, and returns the bounds of each epoch."""
     vae.compile(keras.optimizers.Adam(1e-3))
     options = {"batch_size": BATCH, "epochs": epochs, "verbose": 0}
-    return dict(vae.fit(x, validation_data=(test,), **options).history)
+    history = report.fit(what, vae, x, validation_data=(test,), **options).history
+    return {name: history[name] for name in ("elbo", "val_elbo")}
 
 
 def build(name: str, size: int, x: np.ndarray, units: int) -> tv.VAE:

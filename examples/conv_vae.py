@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     vae.compile(keras.optimizers.Adam(rate))
     if args.quick:
         report.add("untrained -ELBO, nats", -vae.elbo(test, 1).mean())
-    vae.fit(x, batch_size=BATCH, epochs=args.epochs, verbose=2)
+    options = {"batch_size": BATCH, "epochs": args.epochs, "verbose": 2}
+    report.fit(reproduction.TRAINING, vae, x, **options)
 
     report.add(
         "test -ELBO, nats",

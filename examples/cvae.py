@@ -22,6 +22,7 @@ little too good for new images. Two details differ: the KL is exact, and the sca
 are a softplus, not an exponential, of the network's outputs.
 """
 
+import argparse
 import os
 import warnings
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ LATENT, HIDDEN, BATCH, DRAWS, PATIENCE = 200, (500, 500), 128, 10, 3
 EPOCHS = {reproduction.QUICK: 6, reproduction.FULL: 50}
 HOLE, SHAPE = -1.0, (28, 28, 1)
 SHOWN, COMPLETIONS = 10, 5
+BASELINE_OF, VAE_OF = "baseline", "VAE"
 # Cross-entropies in nats for each number of given quadrants.
 BASELINE = {1: 100.4, 2: 61.9, 3: 25.4}
 PUBLISHED = {1: 71.8, 2: 51.0, 3: 24.2}
@@ -57,27 +59,41 @@ REASON = (
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains the baseline and the VAE for each task, plots, writes the result."""
-    args = reproduction.parse(__doc__, "cvae", argv, EPOCHS)
+    args = reproduction.parse(__doc__, "cvae", argv, EPOCHS, trainings=trainings)
     report = reproduction.Report("cvae", "Conditional VAE of quadrants", args)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
         images = datasets.few(images, 5000, 1000)
     train, test = (part.astype("float32") / 255 for part in (images.train, images.test))
-    for quadrants in (2,) if args.quick else (1, 2, 3):
+    for count in tasks(args):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "IndependentBernoulli models values")
-            complete(report, quadrants, train, test)
+            report.part(name(count), complete, report, count, train, test)
     report.write()
     return report
+
+
+def tasks(args: argparse.Namespace) -> tuple[int, ...]:
+    """The numbers of given quadrants."""
+    return (2,) if args.quick else (1, 2, 3)
+
+
+def name(quadrants: int) -> str:
+    """The name of a task."""
+    return f"{quadrants} of 4 quadrants given"
+
+
+def trainings(args: argparse.Namespace) -> list[str]:
+    """The names of all trainings."""
+    return [f"{kind}, {name(n)}" for n in tasks(args) for kind in (BASELINE_OF, VAE_OF)]
 
 
 def complete(
     report: reproduction.Report, quadrants: int, train: np.ndarray, test: np.ndarray
 ) -> None:
     """Trains both models of one task and adds their figures."""
-    args, task = report.args, f"{quadrants} of 4 quadrants given"
-    keras.utils.set_random_seed(args.seed)
-    baseline, guess = fit_baseline(train, test, quadrants, args.epochs)
+    args, task = report.args, name(quadrants)
+    baseline, guess = fit_baseline(report, train, test, quadrants)
     given, hidden = parts(test, quadrants)
     report.add(
         f"cross-entropy of the baseline, {task}, nats",
@@ -94,9 +110,11 @@ def complete(
         before = -vae.elbo(hidden, y=given).mean()
         report.add(f"untrained -ELBO, {task}, nats", before)
     y, x = parts(train, quadrants)
-    vae.fit(
+    report.fit(
+        f"{VAE_OF}, {task}",
+        vae,
         x,
-        y,
+        y=y,
         batch_size=BATCH,
         epochs=args.epochs,
         validation_data=(hidden, given),
@@ -144,19 +162,21 @@ def stopping() -> keras.callbacks.EarlyStopping:
 
 
 def fit_baseline(
-    train: np.ndarray, test: np.ndarray, quadrants: int, epochs: int
+    report: reproduction.Report, train: np.ndarray, test: np.ndarray, quadrants: int
 ) -> tuple[keras.Model, float]:
     """A frozen network from the given pixels to all, and its best cross-entropy."""
     pixels = tv.IndependentBernoulli(SHAPE, "mean")
     network, image = networks.encoder(SHAPE, HIDDEN, "relu", pixels), keras.Input(SHAPE)
     model = tv.Model(image, network(image))
     model.compile(keras.optimizers.Adam(1e-3), tv.NegativeLogLikelihood())
-    history = model.fit(
+    history = report.fit(
+        f"{BASELINE_OF}, {name(quadrants)}",
+        model,
         parts(train, quadrants)[0],
-        train,
+        y=train,
         sample_weight=weights(train, quadrants),
         batch_size=BATCH,
-        epochs=epochs,
+        epochs=report.args.epochs,
         validation_data=(parts(test, quadrants)[0], test, weights(test, quadrants)),
         callbacks=[stopping()],
         verbose=2,

@@ -30,6 +30,7 @@ part of these figures. For sequences drawn from the priors, the inception score
 exp(H(y) - H(y | x)) is at most the number of (action, direction) pairs, 9.
 """
 
+import argparse
 import math
 import os
 from collections.abc import Sequence
@@ -83,22 +84,27 @@ class Autoencoder(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains the judge and two models, evaluates these and writes the result."""
-    args = reproduction.parse(__doc__, "disentangled", argv, EPOCHS)
+    args = reproduction.parse(
+        __doc__,
+        "disentangled",
+        argv,
+        EPOCHS,
+        trainings=lambda args: [judge.NAME, *kinds(args)],
+    )
     title = "Disentangled Sequential Autoencoder"
     report = reproduction.Report("disentangled", title, args)
     data = sprites.load(args.data_dir)
     if args.quick:
         data = data.few(20, 5)
     epochs = args.epochs if args.quick else JUDGE_EPOCHS
-    classifier = judge.trained(data, epochs, args.seed)
+    classifier = judge.trained(report, data, epochs, args.seed)
     seen = classifier.predict(frames(data, data.test), verbose=0)
     for what, value in zip(
         ("attributes", "actions"), judge.agreement(seen, data.test), strict=True
     ):
         report.add(f"{what} of the test sequences that the judge knows, %", value)
 
-    for kind in (FULL,) if args.quick else (FACTORISED, FULL):
-        keras.utils.set_random_seed(args.seed)
+    def trained(kind: str) -> None:
         weight = keras.Variable(1.0, trainable=False)
         parts = build(data.shape, kind, weight)
         train = frames(data, data.train, args.seed)
@@ -113,9 +119,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             ),
             on_train_end=lambda logs, weight=weight: weight.assign(1.0),
         )
-        parts.model.fit(
-            train, epochs=args.epochs, callbacks=[warm_up], shuffle=False, verbose=2
-        )
+        options = {"callbacks": [warm_up], "shuffle": False, "verbose": 2}
+        report.fit(kind, parts.model, train, epochs=args.epochs, **options)
         found = elbo(parts, data)
         reason = BUDGET.format(epochs=args.epochs)
         name = f"test ELBO without the constant, {kind}, nats"
@@ -123,8 +128,16 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         report.add(f"KL of f, {kind}, nats", found[1])
         report.add(f"KL of z, {kind}, nats", found[2])
         examine(report, kind, parts, classifier, data)
+
+    for kind in kinds(args):
+        report.part(kind, trained, kind)
     report.write()
     return report
+
+
+def kinds(args: argparse.Namespace) -> tuple[str, ...]:
+    """The posteriors of z."""
+    return (FULL,) if args.quick else (FACTORISED, FULL)
 
 
 def frames(data: sprites.Sprites, labels: np.ndarray, seed: int | None = None) -> Any:

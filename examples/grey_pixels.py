@@ -37,7 +37,9 @@ LIKELIHOODS: dict[str, Any] = {
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains with each likelihood, evaluates, plots and writes the result."""
-    args = reproduction.parse(__doc__, "grey_pixels", argv, EPOCHS)
+    args = reproduction.parse(
+        __doc__, "grey_pixels", argv, EPOCHS, trainings=lambda args: [*LIKELIHOODS]
+    )
     report = reproduction.Report("grey_pixels", "Grey pixels as 256 values", args)
     images = datasets.load("freyfaces", args.data_dir, args.seed)
     if args.quick:
@@ -46,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     per_dimension = np.log(2) * test[0].size
     draws = 50 if args.quick else DRAWS
     reference = (counted(images), "a law for each pixel without z, counted")
-    for kind in LIKELIHOODS:
-        keras.utils.set_random_seed(args.seed)
+
+    def trained(kind: str) -> None:
         vae = build(kind, x)
         if args.quick:
             before = -vae.elbo(test, 1).mean() / per_dimension
@@ -55,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         steps = args.epochs * -(-len(x) // BATCH)
         rate = keras.optimizers.schedules.CosineDecay(2e-3, steps)
         vae.compile(keras.optimizers.Adam(rate))
-        vae.fit(x, batch_size=BATCH, epochs=args.epochs, verbose=2)
+        options = {"batch_size": BATCH, "epochs": args.epochs, "verbose": 2}
+        report.fit(kind, vae, x, **options)
         for name, values in {
             "of the bound": vae.elbo(test, 5),
             f"of log p(x), {draws} draws": vae.log_prob(test, draws),
@@ -69,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         shown = tv.plots.plot_reconstructions(vae, test[:20])
         report.picture(f"reconstructions {kind}", shown)
         report.picture(f"samples {kind}", tv.plots.plot_samples(vae, 50, seed=0))
+
+    for kind in LIKELIHOODS:
+        report.part(kind, trained, kind)
     report.write()
     return report
 

@@ -27,6 +27,7 @@ from pixels import batches, observe
 HIDDEN, BATCH, DRAWS = (256, 128), 64, 500
 EPOCHS = {reproduction.QUICK: 4, reproduction.FULL: 15}
 NORMAL, FISHER, POWER = "normal", "von Mises-Fisher", "power spherical"
+KINDS = (NORMAL, FISHER, POWER)
 # log p(x) by dimension, as raphaelrubrice/HVAE quotes table 1 of the paper.
 PUBLISHED = {
     NORMAL: {2: -135.73, 5: -110.21, 10: -93.84, 20: -88.90},
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         dimensions = "default 2 5 10 20; quick 2"
         parser.add_argument("--dimensions", nargs="+", type=int, help=dimensions)
 
-    args = reproduction.parse(__doc__, "hyperspherical_vae", argv, EPOCHS, options)
+    args = reproduction.parse(
+        __doc__, "hyperspherical_vae", argv, EPOCHS, options, trainings
+    )
     if args.dimensions and args.results == reproduction.RESULTS:
         args.results = None  # The stored results are those of all dimensions.
     report = reproduction.Report("hyperspherical_vae", "Hyperspherical VAE", args)
@@ -54,33 +57,52 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     if args.quick:
         images = datasets.few(images, 2000, 200)
     test = observe(images.test, [args.seed, 1], images.levels, "bernoulli").numpy()
-    found: dict[str, dict[int, float]] = {kind: {} for kind in (NORMAL, FISHER, POWER)}
-    for size in args.dimensions or ((2,) if args.quick else (2, 5, 10, 20)):
-        for kind in found:
-            keras.utils.set_random_seed(args.seed)
-            vae = build(kind, size, images.train.shape[1:])
-            if args.quick:
-                before = vae.log_prob(test, DRAWS).mean()
-                report.add(f"untrained log p(x), d = {size}, {kind}", before)
-            vae.compile(keras.optimizers.Adam(1e-3))
-            train = batches(images, "bernoulli", BATCH, args.seed)
-            vae.fit(train, epochs=args.epochs, verbose=2)
-            found[kind][size] = vae.log_prob(test, DRAWS).mean()
-            published = PUBLISHED.get(kind, {}).get(size)
-            report.add(
-                f"log p(x), d = {size}, {kind}, nats",
-                found[kind][size],
-                published,
-                SOURCE if published else "",
-                tolerance=0.5,
-                reason=BUDGET.format(epochs=args.epochs) if published else "",
-            )
-            if size == 2:
-                latents = tv.plots.plot_latents(vae, test, images.test_labels)
-                report.picture(f"latents {kind}", latents)
+
+    def trained(kind: str, size: int) -> float:
+        vae = build(kind, size, images.train.shape[1:])
+        if args.quick:
+            before = vae.log_prob(test, DRAWS).mean()
+            report.add(f"untrained log p(x), d = {size}, {kind}", before)
+        vae.compile(keras.optimizers.Adam(1e-3))
+        train = batches(images, "bernoulli", BATCH, args.seed)
+        report.fit(name(kind, size), vae, train, epochs=args.epochs, verbose=2)
+        found = vae.log_prob(test, DRAWS).mean()
+        published = PUBLISHED.get(kind, {}).get(size)
+        report.add(
+            f"log p(x), d = {size}, {kind}, nats",
+            found,
+            published,
+            SOURCE if published else "",
+            tolerance=0.5,
+            reason=BUDGET.format(epochs=args.epochs) if published else "",
+        )
+        if size == 2:
+            latents = tv.plots.plot_latents(vae, test, images.test_labels)
+            report.picture(f"latents {kind}", latents)
+        return found
+
+    found: dict[str, dict[int, float]] = {kind: {} for kind in KINDS}
+    for size in sizes(args):
+        for kind in KINDS:
+            found[kind][size] = report.part(name(kind, size), trained, kind, size)
     report.picture("dimensions", curves(found))
     report.write()
     return report
+
+
+def sizes(args: argparse.Namespace) -> tuple[int, ...]:
+    """The dimensions."""
+    return tuple(args.dimensions or ((2,) if args.quick else (2, 5, 10, 20)))
+
+
+def name(kind: str, size: int) -> str:
+    """The name of a training."""
+    return f"d = {size}, {kind}"
+
+
+def trainings(args: argparse.Namespace) -> list[str]:
+    """The names of all trainings."""
+    return [name(kind, size) for size in sizes(args) for kind in KINDS]
 
 
 def build(kind: str, size: int, shape: tuple[int, ...]) -> tv.VAE:

@@ -36,7 +36,9 @@ BUDGET = (
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains a model for each k, compares log p(x) and writes the result."""
-    args = reproduction.parse(__doc__, "iwae", argv, EPOCHS)
+    args = reproduction.parse(
+        __doc__, "iwae", argv, EPOCHS, trainings=lambda args: [*map(name, PUBLISHED)]
+    )
     report = reproduction.Report("iwae", "Importance-weighted autoencoders", args)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
@@ -44,21 +46,20 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     draws = 500 if args.quick else 5000
     test = observe(images.test, [args.seed, 1], images.levels, "bernoulli").numpy()
     steps = args.epochs * -(-len(images.train) // BATCH)
-    found: dict[int, float] = {}
-    for k in PUBLISHED:
-        keras.utils.set_random_seed(args.seed)
+
+    def trained(k: int) -> float:
         vae = build(images.train / (images.levels - 1), k)
-        if args.quick and not found:
+        if args.quick and k == min(PUBLISHED):
             before = -vae.log_prob(test, draws).mean()
             report.add("untrained -log p(x), nats", before)
         rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
         vae.compile(keras.optimizers.Adam(rate, epsilon=1e-4))
         train = batches(images, "bernoulli", BATCH, args.seed)
-        vae.fit(train, epochs=args.epochs, verbose=2)
-        found[k] = -vae.log_prob(test, draws).mean()
+        report.fit(name(k), vae, train, epochs=args.epochs, verbose=2)
+        found = -vae.log_prob(test, draws).mean()
         report.add(
             f"-log p(x), k = {k}, nats, {draws} draws",
-            found[k],
+            found,
             PUBLISHED[k],
             SOURCE,
             tolerance=0.5,
@@ -66,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             reason=BUDGET.format(epochs=args.epochs),
         )
         report.picture(f"samples k = {k}", tv.plots.plot_samples(vae, 100, seed=0))
+        return found
+
+    found = {k: report.part(name(k), trained, k) for k in PUBLISHED}
     for fewer, more in ((1, 5), (5, 50)):
         report.add(
             f"gain of k = {more} over k = {fewer}, nats",
@@ -78,6 +82,11 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     report.picture("draws", curves(found))
     report.write()
     return report
+
+
+def name(k: int) -> str:
+    """The name of a training."""
+    return f"k = {k}"
 
 
 def build(x: np.ndarray, k: int) -> tv.VAE:

@@ -7,15 +7,20 @@ import numpy as np
 from scipy import stats
 
 import networks
+import reproduction
 import sprites
 
 BATCH, FILTERS, UNITS, NOISE = 16, 16, 64, 0.1
+NAME = "judge"  # of the training
 
 
-def trained(data: sprites.Sprites, epochs: int, seed: int) -> keras.Model:
+def trained(
+    report: reproduction.Report, data: sprites.Sprites, epochs: int, seed: int
+) -> keras.Model:
     """Trains on the labels of the training sequences.
 
     Args:
+        report: The report of the run.
         data: The sprites.
         epochs: Number of epochs.
         seed: Seed of the order of the sequences.
@@ -35,7 +40,7 @@ def trained(data: sprites.Sprites, epochs: int, seed: int) -> keras.Model:
     train = data.batches(data.train, BATCH, seed).map(
         lambda x, labels: (x, {name: labels[:, i] for i, name in enumerate(heads)})
     )
-    judge.fit(train, epochs=epochs, shuffle=False, verbose=2)
+    report.fit(NAME, judge, train, epochs=epochs, shuffle=False, verbose=2)
     return judge
 
 

@@ -147,7 +147,13 @@ def seasonal(sizes: tuple[int, int, int], seed: int) -> Series:
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains on each series, measures, plots and writes the result."""
-    args = reproduction.parse(__doc__, "lstm_forecaster", argv, EPOCHS)
+    args = reproduction.parse(
+        __doc__,
+        "lstm_forecaster",
+        argv,
+        EPOCHS,
+        trainings=lambda args: [f"{s}, {k}" for s in REASONS for k in (POINT, RANDOM)],
+    )
     report = reproduction.Report("lstm_forecaster", "LSTM forecaster", args)
     sizes = (400, 100, 100) if args.quick else (2000, 500, 2000)
     draws = 5 if args.quick else DRAWS
@@ -161,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             if args.quick and not found:
                 before = crps(predicted(model, kind, series, draws), series)
                 report.add(f"untrained CRPS, {series.name}, {kind}", before)
-            train(model, series, args.epochs)
+            train(report, f"{series.name}, {kind}", model, series)
             predictions[kind] = predicted(model, kind, series, draws)
         levels = {kind: quantiles(p) for kind, p in predictions.items()}
         for kind, p in predictions.items():
@@ -184,14 +190,18 @@ def build(kind: str) -> Any:
     return tv.Sequential([start, *layers, tv.IndependentNormal(STEPS)])
 
 
-def train(model: Any, series: Series, epochs: int) -> None:
+def train(report: reproduction.Report, name: str, model: Any, series: Series) -> None:
     """Trains, and keeps the weights with the least loss on the second part."""
     model.compile(keras.optimizers.Adam(5e-3), loss=tv.NegativeLogLikelihood())
+    epochs, (x, y) = report.args.epochs, series.windows(0)
     stop = keras.callbacks.EarlyStopping(
         patience=max(epochs // 5, 5), restore_best_weights=True
     )
-    model.fit(
-        *series.windows(0),
+    report.fit(
+        name,
+        model,
+        x,
+        y=y,
         batch_size=BATCH,
         epochs=epochs,
         validation_data=series.windows(1),

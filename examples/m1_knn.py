@@ -9,6 +9,7 @@ class of a test image comes from the 5 nearest latent means of 100, 600 or 1000 
 images: by distance for the normal, by angle on the sphere.
 """
 
+import argparse
 import os
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import datasets
 import reproduction
-from hyperspherical_vae import FISHER, NORMAL, build
+from hyperspherical_vae import FISHER, NORMAL, build, name
 from pixels import batches
 
 LABELS, NEIGHBOURS, REPEATS, BATCH = (100, 600, 1000), 5, 20, 64
@@ -38,35 +39,49 @@ BUDGET = "{epochs} epochs of Adam at 1e-3, 5 neighbours: the source has neither 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains, classifies, plots and writes the result."""
-    args = reproduction.parse(__doc__, "m1_knn", argv, EPOCHS)
+    args = reproduction.parse(__doc__, "m1_knn", argv, EPOCHS, trainings=trainings)
     report = reproduction.Report("m1_knn", "M1 with k-NN on latents", args)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
         images = datasets.few(images, 2000, 500)
+
+    def trained(kind: str, size: int) -> list[float]:
+        vae = build(kind, size, images.train.shape[1:])
+        if args.quick:
+            scores = accuracies(vae, images, args.seed)
+            report.add(f"untrained %, {kind}, {LABELS[0]} labels", scores[0])
+        vae.compile(keras.optimizers.Adam(1e-3))
+        train = batches(images, "bernoulli", BATCH, args.seed)
+        report.fit(name(kind, size), vae, train, epochs=args.epochs, verbose=2)
+        found = accuracies(vae, images, args.seed)
+        for i, labels in enumerate(LABELS):
+            report.add(
+                f"accuracy, %, d = {size}, {kind}, {labels} labels",
+                found[i],
+                PUBLISHED[kind][size][i],
+                SOURCE,
+                tolerance=1.0,
+                reason=BUDGET.format(epochs=args.epochs),
+            )
+        return found
+
     found = {}
-    for size in (5,) if args.quick else (2, 5, 10):
-        for kind in (NORMAL, FISHER):
-            keras.utils.set_random_seed(args.seed)
-            vae = build(kind, size, images.train.shape[1:])
-            if args.quick:
-                scores = accuracies(vae, images, args.seed)
-                report.add(f"untrained %, {kind}, {LABELS[0]} labels", scores[0])
-            vae.compile(keras.optimizers.Adam(1e-3))
-            train = batches(images, "bernoulli", BATCH, args.seed)
-            vae.fit(train, epochs=args.epochs, verbose=2)
-            found[kind, size] = accuracies(vae, images, args.seed)
-            for i, labels in enumerate(LABELS):
-                report.add(
-                    f"accuracy, %, d = {size}, {kind}, {labels} labels",
-                    found[kind, size][i],
-                    PUBLISHED[kind][size][i],
-                    SOURCE,
-                    tolerance=1.0,
-                    reason=BUDGET.format(epochs=args.epochs),
-                )
+    for kind, size in models(args):
+        found[kind, size] = report.part(name(kind, size), trained, kind, size)
     report.picture("accuracies", bars(found))
     report.write()
     return report
+
+
+def models(args: argparse.Namespace) -> list[tuple[str, int]]:
+    """The kind of posterior and the dimension of each model."""
+    sizes = (5,) if args.quick else (2, 5, 10)
+    return [(kind, size) for size in sizes for kind in (NORMAL, FISHER)]
+
+
+def trainings(args: argparse.Namespace) -> list[str]:
+    """The names of all trainings."""
+    return [name(*model) for model in models(args)]
 
 
 def accuracies(vae: keras.Model, images: datasets.Images, seed: int) -> list[float]:

@@ -12,6 +12,7 @@ that were trained on, each imputed by its expectation from 10,000 draws. Beside 
 the means of the columns and scikit-learn's `IterativeImputer`, on the same entries.
 """
 
+import argparse
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -40,21 +41,25 @@ SOURCE = "notebook of github.com/pamattei/miwae, epoch 1,001"
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains with three seeds, imputes, plots and writes the result."""
-    args = reproduction.parse(__doc__, "miwae", argv, EPOCHS)
+    args = reproduction.parse(__doc__, "miwae", argv, EPOCHS, trainings=trainings)
     report = reproduction.Report("miwae", "MIWAE, breast cancer", args)
     x, gaps = table()
     holes = np.where(gaps, np.float32(np.nan), x)
 
-    errors = []
-    for seed in range(args.seed, args.seed + (1 if args.quick else 3)):
-        keras.utils.set_random_seed(seed)
+    def trained(seed: int) -> tuple[float, np.ndarray]:
         vae = build(x.shape[1])
         # XLA cannot compile draws from Student's t.
         rate = 1e-3 if args.quick else 2e-4
         vae.compile(keras.optimizers.Adam(rate), jit_compile=False)
-        vae.fit(holes, batch_size=BATCH, epochs=args.epochs, verbose=0)
+        options = {"batch_size": BATCH, "epochs": args.epochs, "verbose": 0}
+        report.fit(name(seed), vae, holes, **options)
         filled = vae.impute(holes, 300 if args.quick else 10_000, seed=seed)
-        errors.append(error(filled, x, gaps))
+        return error(filled, x, gaps), filled
+
+    errors = []
+    for seed in seeds(args):
+        found, filled = report.part(name(seed), trained, seed, seed=seed)
+        errors.append(found)
         print(f"seed {seed}: {errors[-1]:.4f}", flush=True)
 
     report.add(
@@ -75,12 +80,27 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     if not args.quick:
         imputer = IterativeImputer(max_iter=100, random_state=args.seed)
         others["scikit-learn's IterativeImputer"] = imputer.fit_transform(holes)
-    for name, values in others.items():
-        what = f"mean squared error, {name}"
+    for other, values in others.items():
+        what = f"mean squared error, {other}"
         report.add(what, error(values, x, gaps), higher_is_better=False)
-    report.picture("imputed", scatter(x, filled, gaps))
+    report.picture("imputed", scatter(x, np.asarray(filled), gaps))
     report.write()
     return report
+
+
+def seeds(args: argparse.Namespace) -> range:
+    """The seeds of the trainings."""
+    return range(args.seed, args.seed + (1 if args.quick else 3))
+
+
+def name(seed: int) -> str:
+    """The name of a training."""
+    return f"seed {seed}"
+
+
+def trainings(args: argparse.Namespace) -> list[str]:
+    """The names of all trainings."""
+    return [name(seed) for seed in seeds(args)]
 
 
 def table() -> tuple[np.ndarray, np.ndarray]:

@@ -30,11 +30,14 @@ ops: Any = keras.ops
 
 LATENT, CONCENTRATION, MAX_NORM, WIDTH, UNITS, BATCH = 128, 100.0, 14.0, 0.1, 128, 128
 EPOCHS = {reproduction.QUICK: 2, reproduction.FULL: 15}
+WITH_EDITS = {"without z": False, "with z": True}
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains with and without z, evaluates, edits sentences and writes the result."""
-    args = reproduction.parse(__doc__, "neural_editor", argv, EPOCHS)
+    args = reproduction.parse(
+        __doc__, "neural_editor", argv, EPOCHS, trainings=lambda args: [*WITH_EDITS]
+    )
     report = reproduction.Report("neural_editor", "Neural editor", args)
     corpus = sentences.load(args.data_dir)
     if args.quick:
@@ -43,17 +46,20 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     print(f"{len(corpus.words)} words; pairs: {[len(p.target) for p in (train, test)]}")
 
     found = {}
-    for name in ("without z", "with z"):
-        inference, decoder = networks(corpus, name == "with z")
-        model = together(inference, decoder, name == "with z")
+    for name, edits in WITH_EDITS.items():
+        keras.utils.set_random_seed(args.seed)
+        inference, decoder = networks(corpus, edits)
+        model = together(inference, decoder, edits)
         rate = 3e-3 if args.quick else 1e-3
         model.compile(keras.optimizers.Adam(rate), tv.NegativeLogLikelihood())
         if args.quick:
             report.add(f"untrained perplexity {name}", perplexity(model, test)[0])
         stop = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
-        model.fit(
+        report.fit(
+            name,
+            model,
             inputs(train),
-            train.target,
+            y=train.target,
             sample_weight=train.mask,
             batch_size=BATCH,
             epochs=args.epochs,
@@ -119,7 +125,7 @@ def networks(corpus: sentences.Corpus, edits: bool) -> tuple[Any, keras.Model]:
     return inference, keras.Model(given, p)
 
 
-def together(inference: Any, decoder: keras.Model, edits: bool) -> keras.Model:
+def together(inference: Any, decoder: keras.Model, edits: bool) -> tv.Model:
     """The model that is trained, with minus the bound as the loss."""
     steps = decoder.input_shape[0][1]
     given = [keras.Input((steps,), dtype="int32") for _ in range(4)]
@@ -127,8 +133,8 @@ def together(inference: Any, decoder: keras.Model, edits: bool) -> keras.Model:
     if edits:
         prior = tv.UniformDirectionAndNorm(LATENT, MAX_NORM)
         z = tv.KLDivergenceAddLoss(prior)(inference([inserted, deleted]))
-        return keras.Model(given, decoder([source, before, z]))
-    return keras.Model(given, decoder([source, before]))
+        return tv.Model(given, decoder([source, before, z]))
+    return tv.Model(given, decoder([source, before]))
 
 
 def perplexity(model: keras.Model, pairs: sentences.Pairs) -> tuple[float, float]:

@@ -37,11 +37,14 @@ tfd = tfp.distributions
 
 HIDDEN, DRAWS, BATCH = 128, 20, 16
 EPOCHS = {reproduction.QUICK: 25, reproduction.FULL: 200}
+WITH_MASK = {"MIWAE": False, "not-MIWAE": True}
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains both models, imputes, plots and writes the result."""
-    args = reproduction.parse(__doc__, "not_miwae", argv, EPOCHS)
+    args = reproduction.parse(
+        __doc__, "not_miwae", argv, EPOCHS, trainings=lambda args: [*WITH_MASK]
+    )
     report = reproduction.Report("not_miwae", "not-MIWAE, red wine", args)
     path = datasets.find(
         uci_regression.FILE, args.data_dir, "UCI regression sets", uci_regression.HOW
@@ -56,12 +59,16 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     filled = {"the means of the columns": means}
     imputer = IterativeImputer(max_iter=100, random_state=args.seed)
     filled["scikit-learn's IterativeImputer"] = imputer.fit_transform(holes)
-    for name, with_mask in (("MIWAE", False), ("not-MIWAE", True)):
-        keras.utils.set_random_seed(args.seed)
-        vae = build(x.shape[1], with_mask)
+
+    def trained(name: str) -> np.ndarray:
+        vae = build(x.shape[1], WITH_MASK[name])
         vae.compile(keras.optimizers.Adam(1e-3))
-        vae.fit(holes, batch_size=BATCH, epochs=args.epochs, verbose=0)
-        filled[name] = vae.impute(holes, 300 if args.quick else 10_000, seed=args.seed)
+        options = {"batch_size": BATCH, "epochs": args.epochs, "verbose": 0}
+        report.fit(name, vae, holes, **options)
+        return vae.impute(holes, 300 if args.quick else 10_000, seed=args.seed)
+
+    for name in WITH_MASK:
+        filled[name] = np.asarray(report.part(name, trained, name), "float32")
     for name, values in filled.items():
         error = np.sqrt(np.mean(np.square(values - x)[gaps]))
         what = f"root mean squared error of missing entries, {name}"

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     if args.quick:
         report.add("untrained -ELBO, nats", -vae.elbo(test, 1).mean())
     train = batches(images, "bernoulli", BATCH, args.seed)
-    vae.fit(train, epochs=args.epochs, verbose=2)
+    report.fit(reproduction.TRAINING, vae, train, epochs=args.epochs, verbose=2)
 
     report.add(
         f"test -ELBO after {args.epochs} epochs, nats",

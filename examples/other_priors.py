@@ -37,21 +37,23 @@ STUDENT, BETA = "Student-t", "Beta(2, 1)"
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains with each prior, checks the KL, plots the latents, writes the result."""
-    args = reproduction.parse(__doc__, "other_priors", argv, EPOCHS)
+    args = reproduction.parse(
+        __doc__, "other_priors", argv, EPOCHS, trainings=lambda args: [STUDENT, BETA]
+    )
     report = reproduction.Report("other_priors", "Student-t and Beta priors", args)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
         images = datasets.few(images, 2000, 500)
     test = observe(images.test, [args.seed, 1], images.levels, "bernoulli").numpy()
-    for kind in (STUDENT, BETA):
-        keras.utils.set_random_seed(args.seed)
+
+    def trained(kind: str) -> None:
         vae = build(kind, images.train.shape[1:])
         vae.compile(keras.optimizers.Adam(1e-3))
         if args.quick:
             before = vae.elbo(test, 1).mean()
             report.add(f"untrained ELBO, {kind}, nats", before)
         train = batches(images, "bernoulli", BATCH, args.seed)
-        vae.fit(train, epochs=args.epochs, verbose=2)
+        report.fit(kind, vae, train, epochs=args.epochs, verbose=2)
         report.add(f"ELBO, {kind} prior, nats", vae.elbo(test, 5).mean())
         report.add(f"log p(x), {kind} prior, nats", vae.log_prob(test, DRAWS).mean())
         # Each evaluation has a new draw of z for each image.
@@ -69,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         )
         report.picture(f"latents {kind}", latents(kind, vae, test, images.test_labels))
         report.picture(f"samples {kind}", tv.plots.plot_samples(vae, 100, seed=0))
+
+    for kind in (STUDENT, BETA):
+        report.part(kind, trained, kind)
     report.write()
     return report
 

@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     best = keras.callbacks.EarlyStopping(
         "val_loss", patience=args.epochs, restore_best_weights=True
     )
-    vae.fit(
+    report.fit(
+        reproduction.TRAINING,
+        vae,
         x,
         batch_size=BATCH,
         epochs=args.epochs,

@@ -15,11 +15,12 @@ import pathlib
 import platform
 import shlex
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+
+import resuming
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -38,6 +39,7 @@ HEADLINES = {
 MARKS = ("<!-- begin results -->", "<!-- end results -->")
 PACKAGES = ("tfp-vae", "keras", "tensorflow", "tensorflow-probability", "numpy")
 QUICK, FULL = "quick", "full"
+TRAINING = "training"  # the name of the only one
 HEAD = ("| system | figure | here | reference |", "|---|---|---:|---:|")
 
 
@@ -97,7 +99,55 @@ class Report:
     def __init__(self, system: str, title: str, args: argparse.Namespace) -> None:
         self.system, self.title, self.args = system, title, args
         self.figures: list[Figure] = []
-        self._start = time.perf_counter()
+        args.progress.begin()
+
+    def fit(
+        self, name: str, model: Any, x: Any, *, callbacks: Any = (), **options: Any
+    ) -> Any:
+        """Trains as `model.fit`, and goes on where `--resume` has it.
+
+        Args:
+            name: Name of the training.
+            model: A compiled model, made by the same calls in every run.
+            x: As in `fit`. Each pass over a dataset must draw its order at its first
+                batch.
+            callbacks: As there.
+            **options: Other arguments of `fit`, with `epochs`.
+
+        Returns:
+            The history.
+        """
+        return self.args.progress.fit(name, model, x, callbacks, **options)
+
+    def part(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *given: Any,
+        seed: int | None = None,
+    ) -> Any:
+        """Calls a function, or takes what it found from the directory of `--resume`.
+
+        Args:
+            name: Name of the part. A training of that name belongs to it.
+            function: Adds figures to this report, and returns a value. Keras is seeded
+                before it, so that no part depends on another.
+            *given: Its arguments.
+            seed: The seed, by default `args.seed`.
+
+        Returns:
+            The value as JSON has it: tuples and arrays are lists.
+        """
+        self.args.progress.begin_part(name)
+        kept, before = self.args.progress.parts.get(name), len(self.figures)
+        if kept is None:
+            keras.utils.set_random_seed(self.args.seed if seed is None else seed)
+            value = function(*given)
+            figures = [dataclasses.asdict(figure) for figure in self.figures[before:]]
+            return self.args.progress.keep(name, value, figures)
+        for values in kept["figures"]:
+            self._add(Figure(**values))
+        return kept["value"]
 
     def add(self, what: str, value: Any, *reference: Any, **options: Any) -> None:
         """Adds a figure and prints it; the arguments are those of `Figure`."""
@@ -105,8 +155,13 @@ class Report:
         if figure.reference is not None:
             rounded = round(float(figure.reference), 4)
             figure = dataclasses.replace(figure, reference=rounded)
+        self._add(figure)
+
+    def _add(self, figure: Figure) -> None:
         self.figures.append(figure)
         print(figure, flush=True)
+        if self.args.resume is not None:
+            self._write(self.args.resume)
 
     def __getitem__(self, what: str) -> float:
         """The value of the first figure whose name starts with `what`."""
@@ -123,7 +178,11 @@ class Report:
         if self.args.results is None:
             return
         self.args.results.mkdir(parents=True, exist_ok=True)
-        path = self.args.results / f"{self.system}.json"
+        print(f"wrote {self._write(self.args.results)}")
+
+    def _write(self, directory: pathlib.Path) -> pathlib.Path:
+        """Writes the figures that were found until now."""
+        path = directory / f"{self.system}.json"
         run = {
             "system": self.system,
             "title": self.title,
@@ -132,15 +191,20 @@ class Report:
             "budget": self.args.budget,
             "epochs": self.args.epochs,
             "seed": self.args.seed,
-            "seconds": round(time.perf_counter() - self._start),
+            "seconds": round(self.args.progress.seconds),
             "hardware": f"{os.cpu_count()} cores of {platform.machine()}, "
             f"{len(keras.distribution.list_devices('gpu'))} GPUs",
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "versions": versions(),
             "python": platform.python_version(),
             "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         }
-        path.write_text(json.dumps(run, indent=2) + "\n")
-        print(f"wrote {path}")
+        resuming.replace(path, json.dumps(run, indent=2) + "\n")
+        return path
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that determine the figures."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def parse(
@@ -149,6 +213,7 @@ def parse(
     argv: Sequence[str] | None,
     epochs: dict[str, int],
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    trainings: Callable[[argparse.Namespace], Sequence[str]] = lambda args: [TRAINING],
 ) -> argparse.Namespace:
     """Reads the options that all reproductions share, and seeds Keras.
 
@@ -158,9 +223,15 @@ def parse(
         argv: The arguments, or `None` for those of the process.
         epochs: Numbers of epochs of the quick and the full budget.
         options: Function that adds options to the parser.
+        trainings: Function from the options to the names of all trainings: those of
+            `Report.fit`, or of a `Report.part` without one.
 
     Returns:
-        The options; `results` is the directory to write to, or `None`.
+        The options; `results` is the directory to write to, or `None`; `quick` is
+        whether the budget is; `progress` has what an earlier go has done.
+
+    Raises:
+        ValueError: If the directory of `--resume` has another run.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -179,6 +250,13 @@ def parse(
     add("--output", type=pathlib.Path, help=f"of pictures, default output/{system}")
     results = "of the file of figures, default results/ if the budget is full"
     add("--results", type=pathlib.Path, help=results)
+    resume = (
+        "directory of checkpoints and figures, which must not have another run; the "
+        "same command goes on where it was killed, and finds the same figures"
+    )
+    add("--resume", type=pathlib.Path, metavar="DIR", help=resume)
+    hours = f"allow a run of more than {resuming.MOST_HOURS} hours"
+    add("--yes", action="store_true", help=hours)
     options(parser)
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
@@ -186,10 +264,64 @@ def parse(
     args.output = args.output or pathlib.Path("output") / system
     if args.results is None and args.budget == FULL and args.epochs is None:
         args.results = RESULTS
-    args.epochs = epochs[args.budget] if args.epochs is None else args.epochs
-    args.quick = args.budget == QUICK
+    _complete(args, epochs)
+    known = measured(system, parser, epochs, trainings)
+    args.progress = resuming.Progress(
+        args.resume,
+        {"system": system, **_settings(args), **versions()},
+        trainings(args),
+        args.epochs,
+        is_long=not args.quick,
+        may_be_longer=args.yes,
+        measured=known,
+    )
     keras.utils.set_random_seed(args.seed)
     return args
+
+
+def _complete(args: argparse.Namespace, epochs: dict[str, int]) -> None:
+    """Adds what depends on the budget."""
+    args.epochs = epochs[args.budget] if args.epochs is None else args.epochs
+    args.quick = args.budget == QUICK
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that determine the figures."""
+    others = ("data_dir", "output", "results", "resume", "yes", "command", "quick")
+    return {name: value for name, value in vars(args).items() if name not in others}
+
+
+def measured(
+    system: str,
+    parser: argparse.ArgumentParser,
+    epochs: dict[str, int],
+    trainings: Callable[[argparse.Namespace], Sequence[str]],
+    directory: pathlib.Path = RESULTS,
+) -> resuming.Measured | None:
+    """The time that the run in results/ took, if there is one.
+
+    Args:
+        system: Name of the example.
+        parser: The parser of its options.
+        epochs: As in `parse`.
+        trainings: As there.
+        directory: Directory of the files.
+
+    Returns:
+        What was measured.
+    """
+    path = directory / f"{system}.json"
+    if not path.exists():
+        return None
+    run = json.loads(path.read_text())
+    args = parser.parse_args(shlex.split(run["command"])[2:])
+    _complete(args, epochs)
+    return resuming.Measured(
+        f"results/{path.name}",
+        run["seconds"] / 3600,
+        run["epochs"],
+        len(trainings(args)),
+    )
 
 
 def positive(text: str) -> int:
@@ -205,7 +337,7 @@ def _portable(argv: Sequence[str]) -> list[str]:
     """The command line without this machine's directories."""
     words = list(argv)
     for place, word in enumerate(words):
-        if word.split("=")[0] in ("--data-dir", "--output", "--results"):
+        if word.split("=")[0] in ("--data-dir", "--output", "--results", "--resume"):
             if "=" in word:
                 words[place] = f"{word.split('=')[0]}=PATH"
             elif place + 1 < len(words):

@@ -15,7 +15,7 @@ images; beside it that of the same network trained on the labelled images alone.
 import argparse
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -48,7 +48,7 @@ UNKNOWN = -1
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains with each number of labels, classifies and writes the result."""
-    args = reproduction.parse(__doc__, "ss_vae", argv, EPOCHS, options)
+    args = reproduction.parse(__doc__, "ss_vae", argv, EPOCHS, options, trainings)
     report = reproduction.Report("ss_vae", "Pyro's semi-supervised VAE", args)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
@@ -60,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     last = len(x) - len(x) // VALIDATION
     x, valid = x[:last], (x[last:], classes[last:])
     answers = test, images.test_labels.astype("int32")
-    for count in args.labels or (LABELS[:1] if args.quick else LABELS):
-        keras.utils.set_random_seed(args.seed)
+
+    def trained(count: int) -> None:
         rng = np.random.default_rng(args.seed)
         rows = balanced(classes[:last], count, rng)
         alone = supervised(x[rows], classes[rows], valid, args.epochs)
@@ -89,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         with warnings.catch_warnings():
             # As in the source: the 'likelihood' of grey pixels is no density.
             warnings.filterwarnings("ignore", "IndependentBernoulli models values")
-            vae.fit(
+            report.fit(
+                name(count),
+                vae,
                 batches(x, labels, rng),
                 epochs=args.epochs,
                 validation_data=valid,
@@ -105,11 +107,29 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             tolerance=BOUNDS.get(count, 0.0),
             reason=REASON,
         )
-    # Each column has one class.
-    y = np.arange(100) % CLASSES
-    report.picture("classes", tv.plots.plot_samples(vae, 100, y=y, seed=0))
+        if count == counts(args)[-1]:
+            y = np.arange(100) % CLASSES  # Each column has one class.
+            report.picture("classes", tv.plots.plot_samples(vae, 100, y=y, seed=0))
+
+    for count in counts(args):
+        report.part(name(count), trained, count)
     report.write()
     return report
+
+
+def counts(args: argparse.Namespace) -> Sequence[int]:
+    """The numbers of labels."""
+    return args.labels or (LABELS[:1] if args.quick else LABELS)
+
+
+def name(count: int) -> str:
+    """The name of a training."""
+    return f"{count} labels"
+
+
+def trainings(args: argparse.Namespace) -> list[str]:
+    """The names of all trainings."""
+    return [name(count) for count in counts(args)]
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -200,12 +220,13 @@ def batches(
         order = rng.permutation(rows)
         return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
 
-    def order() -> Iterator[np.ndarray]:
+    def order() -> list[np.ndarray]:
         some: list[np.ndarray] = []
+        turns = []
         for unlabelled in cut(others):
             some = some or cut(known)
-            yield some.pop()
-            yield unlabelled
+            turns += [some.pop(), unlabelled]
+        return turns
 
     def batch(rows: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tuple(tf.gather(part, rows) for part in (images, classes, weights))

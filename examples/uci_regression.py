@@ -22,9 +22,10 @@ by the training rows, and the figures are in the units of y.
 The last two train for 200 epochs, and for 50 on the two sets of over 8,000 rows.
 """
 
+import argparse
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -53,7 +54,9 @@ HIDDEN, BATCH, MEMBERS, DRAWS = 50, 100, 5, 50
 # Epochs of the other methods for one of the ensembles; a quarter of it on large sets.
 LONGER, LARGE = 5, 5000
 EPOCHS = {reproduction.QUICK: 10, reproduction.FULL: 40}
+SPLITS = 20
 ENSEMBLE, VARIATIONAL, DROPOUT = "ensemble of 5", "variational", "dropout"
+METHODS = (ENSEMBLE, VARIATIONAL, DROPOUT)
 RATES = (0.005, 0.01, 0.05, 0.1)
 NOISES = tuple(np.geomspace(0.03, 1.0, 12).astype("float32"))  # of a standardised y
 # RMSE and NLL of each method.
@@ -79,14 +82,19 @@ REASONS = {
 }
 
 
+Prediction = Callable[["Split", int], Any]
+
+
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains on every split, compares, plots and writes the result."""
-    args = reproduction.parse(__doc__, "uci_regression", argv, EPOCHS)
+    args = reproduction.parse(
+        __doc__, "uci_regression", argv, EPOCHS, trainings=trainings
+    )
     report = reproduction.Report("uci_regression", "UCI regression", args)
     path = datasets.find(FILE, args.data_dir, "UCI regression sets", HOW)
     found: dict[tuple[str, str], np.ndarray] = {}
     with np.load(path) as archive:
-        for name in ("concrete",) if args.quick else PUBLISHED:
+        for name in names(args):
             splits = [
                 Split(archive[f"{name}_x"], archive[f"{name}_y"], test)
                 for test in archive[f"{name}_test"][: 2 if args.quick else None]
@@ -97,15 +105,34 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
                 untrained = splits[0].scores(p)[1]
                 report.add(f"untrained NLL, nats, {name}", untrained)
             rates = RATES[1:3] if args.quick else RATES
-            for method, predictions in methods(splits, args.epochs, rates):
-                scores = np.array(
-                    [s.scores(p) for s, p in zip(splits, predictions, strict=True)]
-                )
+            for method in METHODS:
+                scores = scores_of(report, name, method, splits, rates)
                 found[name, method] = scores
                 add(report, name, method, scores)
     report.picture("scores", dots(found))
     report.write()
     return report
+
+
+def names(args: argparse.Namespace) -> list[str]:
+    """The names of the sets."""
+    return ["concrete"] if args.quick else [*PUBLISHED]
+
+
+def trainings(args: argparse.Namespace) -> list[str]:
+    """The names of all trainings."""
+    splits = range(2 if args.quick else SPLITS)
+    return [
+        part_of(name, method, i)
+        for name in names(args)
+        for method in METHODS
+        for i in splits
+    ]
+
+
+def part_of(name: str, method: str, split: int) -> str:
+    """The name of the training on a split."""
+    return f"{name}, {method}, split {split + 1}"
 
 
 class Split:
@@ -161,14 +188,22 @@ class Trainer:
         self._state = [v.numpy() for v in self.model.optimizer.variables]
 
     def fit(self, x: np.ndarray, y: np.ndarray, epochs: int) -> Any:
-        """Trains the model from new weights, and returns it."""
-        self.model.set_weights(self._build().get_weights())
+        """Trains the model from new weights and seeds, and returns it."""
+        pair = variables(self.model), variables(self._build())
+        for variable, new in zip(*pair, strict=True):
+            variable.assign(new)
         for variable, start in zip(
             self.model.optimizer.variables, self._state, strict=True
         ):
             variable.assign(start)
         self.model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
         return self.model
+
+
+def variables(model: Any) -> list[Any]:
+    """The weights, and the states of the random generators."""
+    metrics = {id(variable) for variable in model.metrics_variables}
+    return [v for v in model.variables if id(v) not in metrics]
 
 
 def network(features: int, dense: Any) -> Any:
@@ -205,59 +240,112 @@ def members(split: Split) -> list[Any]:
     return [network(features, keras.layers.Dense) for _ in range(MEMBERS)]
 
 
-def methods(
-    splits: list[Split], epochs: int, rates: Sequence[float]
-) -> Iterator[tuple[str, Iterator[Any]]]:
-    """The predicted distributions of each method, for every split."""
-    yield ENSEMBLE, by_ensembles(splits, epochs)
-    is_small = len(splits[0].train[0]) < LARGE
-    longer = round(epochs * (LONGER if is_small else LONGER / 4))
-    yield VARIATIONAL, by_random_weights(splits, longer)
-    yield DROPOUT, by_dropout(splits, longer, rates)
+def scores_of(
+    report: reproduction.Report,
+    name: str,
+    method: str,
+    splits: list[Split],
+    rates: Sequence[float],
+) -> np.ndarray:
+    """The scores of a method: an array of shape `(splits, scores)`."""
+    epochs = report.args.epochs
+    if method != ENSEMBLE:
+        is_small = len(splits[0].train[0]) < LARGE
+        epochs = round(epochs * (LONGER if is_small else LONGER / 4))
+    if method == DROPOUT:
+        predict = by_dropout(report, name, splits, epochs, rates)
+    else:
+        make = {ENSEMBLE: by_ensembles, VARIATIONAL: by_random_weights}[method]
+        predict = make(splits, epochs)
+
+    def scores(split: Split, seed: int) -> tuple[float, float, float]:
+        return split.scores(predict(split, seed))
+
+    found = []
+    for i, split in enumerate(splits):
+        # A split has the same seed in all sets, and other splits have others.
+        (number,) = np.random.SeedSequence([report.args.seed, i]).generate_state(1)
+        seed = int(number) // 4  # TensorFlow's seeds are below 2^31.
+        found.append(report.part(part_of(name, method, i), scores, split, seed))
+    return np.array(found)
 
 
-def by_ensembles(splits: list[Split], epochs: int) -> Iterator[Any]:
+def by_ensembles(splits: list[Split], epochs: int) -> Prediction:
     """Predictions of 5 networks, each from other initial weights."""
-    ensemble = members(splits[0])
-    features = splits[0].train[0].shape[1]
-    trainer = Trainer(functools.partial(network, features, keras.layers.Dense), 0.01)
-    for split in splits:
-        for member in ensemble:
+
+    @functools.cache
+    def made() -> tuple[list[Any], Trainer]:
+        features = splits[0].train[0].shape[1]
+        build = functools.partial(network, features, keras.layers.Dense)
+        return members(splits[0]), Trainer(build, 0.01)
+
+    def predict(split: Split, seed: int) -> Any:
+        ensemble, trainer = made()
+        for i, member in enumerate(ensemble):
+            keras.utils.set_random_seed(seed + i)
             trained = trainer.fit(*split.train, epochs)
             member.set_weights(trained.get_weights())
-        yield tv.predictive(ensemble, split.test[0])
+        return tv.predictive(ensemble, split.test[0])
+
+    return predict
 
 
-def by_random_weights(splits: list[Split], epochs: int) -> Iterator[Any]:
+def by_random_weights(splits: list[Split], epochs: int) -> Prediction:
     """Predictions averaged over a posterior of the weights."""
-    features = splits[0].train[0].shape[1]
-    build = functools.partial(network, features, tv.DenseFlipout)
-    trainer = Trainer(build, decay(splits[0].train[0], epochs))
-    for split in splits:
+
+    @functools.cache
+    def made() -> Trainer:
+        x = splits[0].train[0]
+        build = functools.partial(network, x.shape[1], tv.DenseFlipout)
+        return Trainer(build, decay(x, epochs))
+
+    def predict(split: Split, seed: int) -> Any:
+        trainer = made()
+        keras.utils.set_random_seed(seed)
         model = trainer.fit(*split.train, epochs)
-        yield tv.predictive(model, split.test[0], DRAWS)
+        return tv.predictive(model, split.test[0], DRAWS, seed)
+
+    return predict
 
 
 def by_dropout(
-    splits: list[Split], epochs: int, rates: Sequence[float]
-) -> Iterator[Any]:
+    report: reproduction.Report,
+    name: str,
+    splits: list[Split],
+    epochs: int,
+    rates: Sequence[float],
+) -> Prediction:
     """Predictions averaged over the units that are left out."""
     x, y = splits[0].train
     held = np.random.default_rng(0).permutation(len(x)) < len(x) // 5
-    tried = []
-    for rate in rates:
+
+    @functools.cache
+    def made(rate: float) -> Trainer:
         build = functools.partial(network_with_dropout, x.shape[1], rate)
         # On a CPU, XLA makes steps with `Dropout` several times slower.
-        trainer = Trainer(build, decay(x, epochs), jit_compile=False)
-        model = trainer.fit(x[~held], y[~held], epochs)
-        for noise in NOISES:
-            p = with_noise(model, x[held], noise)
-            tried.append((np.mean(p.log_prob(y[held])), rate, noise, trainer))
-    _, rate, noise, trainer = max(tried, key=lambda row: row[0])
+        return Trainer(build, decay(x, epochs), jit_compile=False)
+
+    def chosen() -> tuple[float, float]:
+        tried = []
+        for rate in rates:
+            made(rate)
+            keras.utils.set_random_seed(report.args.seed)
+            model = made(rate).fit(x[~held], y[~held], epochs)
+            for noise in NOISES:
+                p = with_noise(model, x[held], noise)
+                tried.append((np.mean(p.log_prob(y[held])), rate, noise))
+        _, rate, noise = max(tried, key=lambda row: row[0])
+        return rate, noise
+
+    rate, noise = report.part(f"{name}, {DROPOUT}, rate and noise", chosen)
     print(f"dropout {rate}, noise {noise:.3f}", flush=True)
-    for split in splits:
-        model = trainer.fit(*split.train, epochs)
-        yield with_noise(model, split.test[0], noise)
+
+    def predict(split: Split, seed: int) -> Any:
+        trainer = made(rate)
+        keras.utils.set_random_seed(seed)
+        return with_noise(trainer.fit(*split.train, epochs), split.test[0], noise)
+
+    return predict
 
 
 def with_noise(model: Any, x: np.ndarray, noise: float) -> Any:

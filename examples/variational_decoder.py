@@ -13,6 +13,7 @@ best on the validation images? The posterior starts near a point, and its KL tak
 thousands of steps to fall: the best epoch of few images is before that.
 """
 
+import argparse
 import dataclasses
 import itertools
 import os
@@ -64,7 +65,9 @@ class Course:
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains with each kind of weights on each set, compares, and writes the result."""
-    args = reproduction.parse(__doc__, "variational_decoder", argv, EPOCHS)
+    args = reproduction.parse(
+        __doc__, "variational_decoder", argv, EPOCHS, trainings=trainings
+    )
     report = reproduction.Report("variational_decoder", "Random decoder weights", args)
     images = datasets.load("binarized_mnist", args.data_dir, args.seed)
     sizes = SIZES[args.budget]
@@ -78,18 +81,23 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         report.add(
             "untrained log p(x), nats", vae.log_prob(test, draws, verbose=0).mean()
         )
+
+    def trained(size: int, kind: str) -> tuple[dict[str, Any], dict[str, float]]:
+        print(name(size, kind))
+        vae = build(kind, x.shape[1:])
+        vae.compile(keras.optimizers.Adam(1e-3))
+        epochs = steps * BATCH // size
+        course = train(report, name(size, kind), vae, x[:size], valid[:1000], epochs)
+        found = figures(vae, course, test, draws)
+        course.best = None
+        return dataclasses.asdict(course), found
+
     courses = {}
     for size in sizes:
         found = {}
         for kind in (POINT, RANDOM):
-            print(f"{size:,} images, {kind}")
-            keras.utils.set_random_seed(args.seed)
-            vae = build(kind, x.shape[1:])
-            vae.compile(keras.optimizers.Adam(1e-3))
-            epochs = steps * BATCH // size
-            course = train(vae, x[:size], valid[:1000], epochs, PLACES[args.budget])
-            courses[size, kind] = course
-            found[kind] = figures(vae, course, test, draws)
+            course, found[kind] = report.part(name(size, kind), trained, size, kind)
+            courses[size, kind] = Course(**course)
         for what, value in found[RANDOM].items():
             report.add(
                 f"{what}, {size:,} images",
@@ -108,6 +116,16 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     report.picture("held-out bound", curves(courses))
     report.write()
     return report
+
+
+def name(size: int, kind: str) -> str:
+    """The name of a training."""
+    return f"{size:,} images, {kind}"
+
+
+def trainings(args: argparse.Namespace) -> list[str]:
+    """The names of all trainings."""
+    return [name(size, kind) for size in SIZES[args.budget] for kind in (POINT, RANDOM)]
 
 
 def build(kind: str, shape: tuple[int, ...]) -> tv.VAE:
@@ -146,15 +164,20 @@ def figures(
 
 
 def train(
-    vae: tv.VAE, x: np.ndarray, valid: np.ndarray, epochs: int, places: int
+    report: reproduction.Report,
+    name: str,
+    vae: tv.VAE,
+    x: np.ndarray,
+    valid: np.ndarray,
+    epochs: int,
 ) -> Course:
     """Trains, and computes the bounds at epochs that are spaced logarithmically."""
-    course = Course()
+    course, places = Course(), PLACES[report.args.budget]
     ends = np.unique(np.geomspace(1, epochs, places).round().astype(int)).tolist()
     for begin, end in itertools.pairwise([0, *ends]):
-        history = vae.fit(
-            x, batch_size=BATCH, epochs=end, initial_epoch=begin, verbose=0
-        ).history
+        options = {"batch_size": BATCH, "initial_epoch": begin, "verbose": 0}
+        what = f"{name}, to epoch {end}"
+        history = report.fit(what, vae, x, epochs=end, **options).history
         course.epochs.append(end)
         course.train.append(vae.elbo(x[: len(valid)], BOUND_DRAWS).mean())
         course.valid.append(vae.elbo(valid, BOUND_DRAWS).mean())
