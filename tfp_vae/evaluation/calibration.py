@@ -95,8 +95,9 @@ def pit(p: Any, y: Any, seed: int | None = None) -> np.ndarray:
     # The largest number below, of integers the one before.
     before = values - 1 if is_integer(p) else np.nextafter(values, -np.inf)
     below = np.asarray(cdf_of_entries(p, before))
-    uniform = np.asarray(np.random.default_rng(seed).uniform(size=above.shape))
-    return below + uniform.astype(above.dtype) * (above - below)
+    rng = np.random.default_rng(seed)
+    uniform = np.asarray(rng.uniform(size=above.shape), above.dtype)
+    return below + uniform * (above - below)
 
 
 class Reliability(NamedTuple):
