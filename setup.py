@@ -27,7 +27,7 @@ TEST = [
     "scipy>=1.12",
 ]
 # The peers of the benchmarks; tf_keras comes with TFP.
-BENCH = ["jax>=0.6", "numpyro>=0.19", "optax>=0.2.4", "torch>=2.6"]
+BENCH = ["jax>=0.6", "numpyro>=0.19", "optax>=0.2.4", "scikit-learn>=1.4", "torch>=2.6"]
 # Not MkDocs: Material, its theme for mkdocstrings, ends in May 2027.
 DOCS = [
     *EXAMPLES,

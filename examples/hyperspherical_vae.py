@@ -6,16 +6,20 @@
 Davidson et al., Hyperspherical Variational Auto-Encoders, 2018,
 https://arxiv.org/abs/1804.00891, table 1: d = 2, 5, 10, 20 dimensions (on the sphere a
 vector of d + 1 coordinates), von Mises-Fisher and power spherical posteriors with the
-uniform prior, a Gaussian with the standard one. log p(x) is estimated with 500 draws.
+uniform prior, a Gaussian with the standard one. The KL is warmed up in the first fifth
+of the epochs; the epoch best on the last tenth of the training images, which are not
+trained on, is kept. log p(x) is estimated with 500 draws.
 """
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
+import numpy as np
 from matplotlib.figure import Figure
 
 import datasets
@@ -26,6 +30,7 @@ from pixels import batches, observe
 
 HIDDEN, BATCH, DRAWS = (256, 128), 64, 500
 EPOCHS = {reproduction.QUICK: 4, reproduction.FULL: 15}
+WARM_UP, PATIENCE = 0.2, 50
 NORMAL, FISHER, POWER = "normal", "von Mises-Fisher", "power spherical"
 KINDS = (NORMAL, FISHER, POWER)
 # log p(x) by dimension, as raphaelrubrice/HVAE quotes table 1 of the paper.
@@ -33,10 +38,10 @@ PUBLISHED = {
     NORMAL: {2: -135.73, 5: -110.21, 10: -93.84, 20: -88.90},
     FISHER: {2: -132.50, 5: -108.43, 10: -93.16, 20: -89.02},
 }
-SOURCE = "Davidson et al., table 1"
+SOURCE, THEIRS = "Davidson et al., table 1", "until 50 epochs without gain"
 BUDGET = (
-    "{epochs} epochs of Adam at 1e-3, where the paper stops after 50 without gain and "
-    "warms the KL up for 100"
+    "at most {epochs} epochs of 54,000 images, the KL warmed up in a fifth of them, "
+    "where the paper stops after 50 without gain and warms the KL up for 100"
 )
 
 
@@ -50,13 +55,13 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     args = reproduction.parse(
         __doc__, "hyperspherical_vae", argv, EPOCHS, options, trainings
     )
-    if args.dimensions and args.results == reproduction.RESULTS:
-        args.results = None  # The stored results are those of all dimensions.
     report = reproduction.Report("hyperspherical_vae", "Hyperspherical VAE", args)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
         images = datasets.few(images, 2000, 200)
     test = observe(images.test, [args.seed, 1], images.levels, "bernoulli").numpy()
+    images, held_out = split(images)
+    valid = observe(held_out, [args.seed, 2], images.levels, "bernoulli").numpy()
 
     def trained(kind: str, size: int) -> float:
         vae = build(kind, size, images.train.shape[1:])
@@ -65,7 +70,22 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             report.add(f"untrained log p(x), d = {size}, {kind}", before)
         vae.compile(keras.optimizers.Adam(1e-3))
         train = batches(images, "bernoulli", BATCH, args.seed)
-        report.fit(name(kind, size), vae, train, epochs=args.epochs, verbose=2)
+        best = keras.callbacks.EarlyStopping(
+            "val_elbo",
+            mode="max",
+            patience=PATIENCE,
+            start_from_epoch=int(WARM_UP * args.epochs),
+            restore_best_weights=True,
+        )
+        report.fit(
+            name(kind, size),
+            vae,
+            train,
+            epochs=args.epochs,
+            validation_data=(valid,),
+            callbacks=[tv.KLWarmup(epochs=WARM_UP * args.epochs), best],
+            verbose=2,
+        )
         found = vae.log_prob(test, DRAWS).mean()
         published = PUBLISHED.get(kind, {}).get(size)
         report.add(
@@ -75,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             SOURCE if published else "",
             tolerance=0.5,
             reason=BUDGET.format(epochs=args.epochs) if published else "",
+            budget=THEIRS if published else "",
         )
         if size == 2:
             latents = tv.plots.plot_latents(vae, test, images.test_labels)
@@ -103,6 +124,13 @@ def name(kind: str, size: int) -> str:
 def trainings(args: argparse.Namespace) -> list[str]:
     """The names of all trainings."""
     return [name(kind, size) for size in sizes(args) for kind in KINDS]
+
+
+def split(images: datasets.Images) -> tuple[datasets.Images, np.ndarray]:
+    """Splits off the last tenth of the training images."""
+    count = len(images.train) // 10
+    held_out = images.train[-count:]
+    return dataclasses.replace(images, train=images.train[:-count]), held_out
 
 
 def build(kind: str, size: int, shape: tuple[int, ...]) -> tv.VAE:

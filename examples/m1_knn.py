@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
                 SOURCE,
                 tolerance=1.0,
                 reason=BUDGET.format(epochs=args.epochs),
+                budget="not stated",
             )
         return found
 

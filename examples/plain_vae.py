@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         tolerance=0.3,
         higher_is_better=False,
         reason="" if args.quick else WORSE,
+        budget="500 epochs",
     )
     report.add("-ELBO, nats", -vae.elbo(test, 10).mean(), higher_is_better=False)
     report.picture("samples", tv.plots.plot_samples(vae, 100, seed=0))

@@ -1,9 +1,4 @@
-"""Shared code of the reproductions: budgets, figures and references, results/.
-
-    python examples/reproduction.py
-
-writes docs/results.md and the headlines of the README from the files in results/.
-"""
+"""Shared code of the reproductions and of their peers: budgets, figures, results/."""
 
 import argparse
 import dataclasses
@@ -15,32 +10,52 @@ import pathlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import keras
 
 import resuming
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
-# The figures that the README shows.
-HEADLINES = {
-    "numpyro_vae": ["test -ELBO after 15 epochs, nats"],
-    "vamp_prior": [
-        "-log p(x), standard normal, nats, 1000 draws",
-        "-log p(x), VampPrior, nats, 1000 draws",
-    ],
-    "neural_editor": ["KL of each edit, nats"],
-    "plain_vae": ["-log p(x), nats, 200 draws"],
-    "iwae": ["-log p(x), k = 50, nats, 5000 draws"],
-}
-MARKS = ("<!-- begin results -->", "<!-- end results -->")
+PEERS = RESULTS / "peers"
 PACKAGES = ("tfp-vae", "keras", "tensorflow", "tensorflow-probability", "numpy")
 QUICK, FULL = "quick", "full"
+Trainings = Sequence[str] | Mapping[str, int]
 TRAINING = "training"  # the name of the only one
-HEAD = ("| system | figure | here | reference |", "|---|---|---:|---:|")
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """What runs: an example, or its peer.
+
+    Args:
+        program: The command after `python`, with {} for the name of the system.
+        results: Directory of its files.
+        packages: Those that determine the figures.
+        set_seed: Function that seeds the random numbers.
+        count_gpus: Function that returns the number of GPUs.
+    """
+
+    program: tuple[str, ...]
+    results: pathlib.Path
+    packages: tuple[str, ...]
+    set_seed: Callable[[int], Any]
+    count_gpus: Callable[[], int]
+
+
+def _set_seed(seed: int) -> None:
+    import keras  # here, for peers: TensorFlow and PyTorch may crash in one process
+
+    keras.utils.set_random_seed(seed)
+
+
+def _count_gpus() -> int:
+    import keras
+
+    return len(keras.distribution.list_devices("gpu"))
+
+
+EXAMPLE = Side(("examples/{}.py",), RESULTS, PACKAGES, _set_seed, _count_gpus)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Figure:
         tolerance: How much worse the figure may be without a `reason`.
         higher_is_better: Whether higher figures are better.
         reason: Why the figure is worse, or has another budget or split.
+        budget: Training of the reference, such as "3,280 epochs".
     """
 
     what: str
@@ -64,11 +80,7 @@ class Figure:
     tolerance: float = 0.0
     higher_is_better: bool = True
     reason: str = ""
-
-    def row(self, name: str) -> str:
-        """The figure as a row of a table."""
-        known = "" if self.reference is None else f"{self.reference:.2f}"
-        return f"| {name} | {self.what} | {self.value:.2f} | {known} |"
+    budget: str = ""
 
     @property
     def is_explained(self) -> bool:
@@ -130,7 +142,7 @@ class Report:
 
         Args:
             name: Name of the part. A training of that name belongs to it.
-            function: Adds figures to this report, and returns a value. Keras is seeded
+            function: Adds figures to this report, and returns a value. The seed is set
                 before it, so that no part depends on another.
             *given: Its arguments.
             seed: The seed, by default `args.seed`.
@@ -141,7 +153,7 @@ class Report:
         self.args.progress.begin_part(name)
         kept, before = self.args.progress.parts.get(name), len(self.figures)
         if kept is None:
-            keras.utils.set_random_seed(self.args.seed if seed is None else seed)
+            self.args.side.set_seed(self.args.seed if seed is None else seed)
             value = function(*given)
             figures = [dataclasses.asdict(figure) for figure in self.figures[before:]]
             return self.args.progress.keep(name, value, figures)
@@ -193,8 +205,8 @@ class Report:
             "seed": self.args.seed,
             "seconds": round(self.args.progress.seconds),
             "hardware": f"{os.cpu_count()} cores of {platform.machine()}, "
-            f"{len(keras.distribution.list_devices('gpu'))} GPUs",
-            "versions": versions(),
+            f"{self.args.side.count_gpus()} GPUs",
+            "versions": versions(self.args.side.packages),
             "python": platform.python_version(),
             "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         }
@@ -202,9 +214,9 @@ class Report:
         return path
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str]) -> dict[str, str]:
     """The versions of the packages that determine the figures."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def parse(
@@ -213,9 +225,10 @@ def parse(
     argv: Sequence[str] | None,
     epochs: dict[str, int],
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
-    trainings: Callable[[argparse.Namespace], Sequence[str]] = lambda args: [TRAINING],
+    trainings: Callable[[argparse.Namespace], Trainings] = lambda args: [TRAINING],
+    side: Side = EXAMPLE,
 ) -> argparse.Namespace:
-    """Reads the options that all reproductions share, and seeds Keras.
+    """Reads the options that all reproductions share, and sets the seed.
 
     Args:
         description: What the example does.
@@ -224,7 +237,9 @@ def parse(
         epochs: Numbers of epochs of the quick and the full budget.
         options: Function that adds options to the parser.
         trainings: Function from the options to the names of all trainings: those of
-            `Report.fit`, or of a `Report.part` without one.
+            `Report.fit`, or of a `Report.part` without one. With their epochs, if these
+            are not `args.epochs`.
+        side: An example, or a peer.
 
     Returns:
         The options; `results` is the directory to write to, or `None`; `quick` is
@@ -248,7 +263,8 @@ def parse(
     add("--data-dir", help="directory of the files; TFP_VAE_DATA does the same")
     add("--seed", type=int, default=0, help="default 0")
     add("--output", type=pathlib.Path, help=f"of pictures, default output/{system}")
-    results = "of the file of figures, default results/ if the budget is full"
+    shown = side.results.relative_to(ROOT)
+    results = f"of the file of figures, default {shown}/ if the budget is full"
     add("--results", type=pathlib.Path, help=results)
     resume = (
         "directory of checkpoints and figures, which must not have another run; the "
@@ -257,25 +273,33 @@ def parse(
     add("--resume", type=pathlib.Path, metavar="DIR", help=resume)
     hours = f"allow a run of more than {resuming.MOST_HOURS} hours"
     add("--yes", action="store_true", help=hours)
+    common = set(vars(parser.parse_args([])))
     options(parser)
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
-    args.command = shlex.join(["python", f"examples/{system}.py", *_portable(argv)])
+    program = [word.format(system) for word in side.program]
+    args.command = shlex.join(["python", *program, *_portable(argv)])
     args.output = args.output or pathlib.Path("output") / system
-    if args.results is None and args.budget == FULL and args.epochs is None:
-        args.results = RESULTS
+    # The stored figures are those of the defaults.
+    is_other = any(
+        value != parser.get_default(name)
+        for name, value in vars(args).items()
+        if name not in common or name in ("budget", "epochs")
+    )
+    if args.results is None and not is_other:
+        args.results = side.results
+    args.side = side
     _complete(args, epochs)
-    known = measured(system, parser, epochs, trainings)
+    known = measured(system, parser, epochs, trainings, side)
     args.progress = resuming.Progress(
         args.resume,
-        {"system": system, **_settings(args), **versions()},
-        trainings(args),
-        args.epochs,
+        {"system": system, **_settings(args), **versions(side.packages)},
+        _with_epochs(trainings, args),
         is_long=not args.quick,
         may_be_longer=args.yes,
         measured=known,
     )
-    keras.utils.set_random_seed(args.seed)
+    args.side.set_seed(args.seed)
     return args
 
 
@@ -287,16 +311,20 @@ def _complete(args: argparse.Namespace, epochs: dict[str, int]) -> None:
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """The options that determine the figures."""
-    others = ("data_dir", "output", "results", "resume", "yes", "command", "quick")
-    return {name: value for name, value in vars(args).items() if name not in others}
+    others = {"data_dir", "output", "results", "resume", "yes", "command", "quick"}
+    return {
+        name: value
+        for name, value in vars(args).items()
+        if name not in others and name != "side"
+    }
 
 
 def measured(
     system: str,
     parser: argparse.ArgumentParser,
     epochs: dict[str, int],
-    trainings: Callable[[argparse.Namespace], Sequence[str]],
-    directory: pathlib.Path = RESULTS,
+    trainings: Callable[[argparse.Namespace], Trainings],
+    side: Side = EXAMPLE,
 ) -> resuming.Measured | None:
     """The time that the run in results/ took, if there is one.
 
@@ -305,23 +333,33 @@ def measured(
         parser: The parser of its options.
         epochs: As in `parse`.
         trainings: As there.
-        directory: Directory of the files.
+        side: As there.
 
     Returns:
         What was measured.
     """
-    path = directory / f"{system}.json"
+    path = side.results / f"{system}.json"
     if not path.exists():
         return None
     run = json.loads(path.read_text())
-    args = parser.parse_args(shlex.split(run["command"])[2:])
+    words = shlex.split(run["command"])[1 + len(side.program) :]
+    args = parser.parse_args(words)
     _complete(args, epochs)
+    args.epochs = run["epochs"]
     return resuming.Measured(
-        f"results/{path.name}",
+        path.relative_to(ROOT).as_posix(),
         run["seconds"] / 3600,
-        run["epochs"],
-        len(trainings(args)),
+        sum(_with_epochs(trainings, args).values()),
     )
+
+
+def _with_epochs(
+    trainings: Callable[[argparse.Namespace], Trainings], args: argparse.Namespace
+) -> dict[str, int]:
+    found = trainings(args)
+    if isinstance(found, Mapping):
+        return dict(found)
+    return dict.fromkeys(found, args.epochs)
 
 
 def positive(text: str) -> int:
@@ -343,42 +381,3 @@ def _portable(argv: Sequence[str]) -> list[str]:
             elif place + 1 < len(words):
                 words[place + 1] = "PATH"
     return words
-
-
-def table(directory: pathlib.Path = RESULTS) -> str:
-    """The figures of all files, and why some differ, as Markdown."""
-    lines, reasons = list(HEAD), []
-    for path in sorted(directory.glob("*.json")):
-        run = json.loads(path.read_text())
-        script = f"[{run['title']}](../examples/{run['system']}.py)"
-        figures = [Figure(**values) for values in run["figures"]]
-        for number, figure in enumerate(figures):
-            name = "" if number else f"{script}, {run['epochs']} epochs"
-            lines.append(figure.row(name))
-        told = dict.fromkeys(figure.reason for figure in figures if figure.reason)
-        reasons += [f"- {run['title']}: {reason}." for reason in told]
-    why = "Why some figures differ from their reference:"
-    return "\n".join([*lines, "", why, "", *reasons])
-
-
-def headlines(directory: pathlib.Path = RESULTS) -> str:
-    """The figures that the README shows, as Markdown."""
-    lines = list(HEAD)
-    for system, names in HEADLINES.items():
-        run = json.loads((directory / f"{system}.json").read_text())
-        figures = {values["what"]: Figure(**values) for values in run["figures"]}
-        script = f"[{run['title']}](examples/{system}.py), {run['epochs']} epochs"
-        lines += [figures[name].row(script) for name in names]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Writes the tables."""
-    for page, text in ((README, headlines()), (PAGE, table())):
-        old = page.read_text()
-        begin, end = (old.index(mark) for mark in MARKS)
-        page.write_text(f"{old[: begin + len(MARKS[0])]}\n{text}\n{old[end:]}")
-
-
-if __name__ == "__main__":
-    main()

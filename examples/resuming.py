@@ -8,15 +8,10 @@ import pathlib
 import random
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
-
-import tfp_vae as tv
-from tfp_vae.engine.weights_file import read_state
 
 MOST_HOURS = 12  # of a run without `--yes`
 SHOWN = 6  # names of trainings
@@ -30,14 +25,12 @@ class Measured:
     Args:
         source: Where it is told.
         hours: The time it took.
-        epochs: Its `--epochs`.
-        trainings: How many trainings it had.
+        epochs: Those of all its trainings together.
     """
 
     source: str
     hours: float
     epochs: int
-    trainings: int
 
 
 class Progress:
@@ -46,8 +39,8 @@ class Progress:
     Args:
         directory: Directory of checkpoints and figures, or `None` to keep nothing.
         settings: What another go must have in common: a JSON dictionary.
-        trainings: Names of the trainings and parts of the whole run.
-        epochs: Epochs of a training.
+        trainings: Names of the trainings and parts of the whole run, with the epochs of
+            each.
         is_long: Whether to print what is left and to limit the hours.
         may_be_longer: Whether more than `MOST_HOURS` are allowed.
         measured: An earlier run, or `None`.
@@ -60,15 +53,14 @@ class Progress:
         self,
         directory: pathlib.Path | None,
         settings: dict[str, Any],
-        trainings: Sequence[str],
-        epochs: int,
+        trainings: Mapping[str, int],
         is_long: bool = False,
         may_be_longer: bool = False,
         measured: Measured | None = None,
     ) -> None:
-        self.directory, self._epochs = directory, epochs
+        self.directory = directory
         self._settings = json.loads(_to_json(settings))
-        self._trainings, self.measured = list(trainings), measured
+        self._trainings, self.measured = dict(trainings), measured
         self._is_long, self._may_be_longer = is_long, may_be_longer
         self._start, self._before = time.perf_counter(), 0.0
         self._is_told, self._seen, self._begun = measured is not None, 0, 0.0
@@ -88,8 +80,8 @@ class Progress:
 
     @property
     def left(self) -> float:
-        """The number of trainings that are left, with parts of one."""
-        return sum(map(self._left, self._trainings))
+        """The epochs of all trainings that are left."""
+        return sum(self._left(name) for name in self._trainings)
 
     def begin(self) -> None:
         """Prints what is left, and stops a run that would take too long."""
@@ -97,17 +89,18 @@ class Progress:
             return
         names = [self._described(name) for name in self._trainings if self._left(name)]
         shown = "; ".join([*names[:SHOWN], "..."] if len(names) > SHOWN else names)
+        least, most = (f(self._trainings.values()) for f in (min, max))
+        epochs = f"{least} epochs" if least == most else f"{least} to {most} epochs"
         print(
             f"to do: {len(names)} of {len(self._trainings)} trainings of "
-            f"{self._epochs} epochs{': ' * bool(names)}{shown}",
+            f"{epochs}{': ' * bool(names)}{shown}",
             flush=True,
         )
         if self.measured is None or not names:
             return
         hours, of = self.measured.hours, self.measured
-        each = hours / of.trainings * self._epochs / of.epochs
-        told = f"{_told(hours)} for {of.trainings} of {of.epochs} in {of.source}"
-        self._allow(each * self.left, told)
+        told = f"{_told(hours)} for {of.epochs} epochs in {of.source}"
+        self._allow(hours / of.epochs * self.left, told)
 
     def begin_part(self, name: str) -> None:
         """Begins a part: its checkpoints are deleted when it is kept."""
@@ -151,37 +144,38 @@ class Progress:
         Returns:
             The history.
         """
-        self._check_new(f"fit {name!r}")
+        # Here, for peers: TensorFlow and PyTorch may crash in one process.
+        import keras
+        import tensorflow as tf
+
+        import tfp_vae as tv
+        from tfp_vae.engine.weights_file import read_state
+
         epochs, done = options.pop("epochs"), options.get("initial_epoch", 0)
-        saved = None
-        if self.directory is not None:
-            path = self.directory / f"{urllib.parse.quote(name, ' ,=')}.weights.h5"
-            # A training that was stopped early has its last epoch here.
-            epochs = min(epochs, self._fits.get(name, {}).get("epochs", epochs))
-            self._checkpoints.append(path)
+        path, saved = self.checkpoint(name, "weights.h5"), None
+        if path is not None:
             if path.exists():
                 done = read_state(path)["epoch"]
             saved = tv.Checkpoint(path, "epoch", False, list(callbacks))
+        epochs = self.begin_training(name, epochs, done)
         if isinstance(x, tf.data.Dataset) and done < epochs:
             # Keras' own loop begins each pass twice, and uses the second.
             passes = done if isinstance(model, tv.Model | tv.Sequential) else 2 * done
             for _ in range(passes):
                 next(iter(x))  # The order of the next pass follows.
-        self._fits[name], self._seen = {"epochs": epochs, "done": done}, 0
         # What follows must not depend on the number of epochs, nor on what is compiled.
         state = random.getstate()
         seed = random.getrandbits(31)
         random.setstate(state)
 
         def begin(epoch: int, logs: Any) -> None:
-            self._begun = time.perf_counter()
+            self.begin_epoch()
 
         def end(epoch: int, logs: Any) -> None:
-            took = time.perf_counter() - self._begun
+            took = self.end_epoch(name, epoch + 1, epochs, model.stop_training)
             steps = (watch.params or {}).get("steps")
             if saved is not None and steps:
                 saved.save_freq = steps * max(1, math.ceil(LOST / took))
-            self._end_epoch(name, epoch + 1, epochs, model.stop_training, took)
 
         watch = keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
         given = [*callbacks, watch] if saved is None else [saved, *callbacks, watch]
@@ -189,21 +183,67 @@ class Progress:
         keras.utils.set_random_seed(seed)
         return history
 
-    def _end_epoch(
-        self, name: str, done: int, epochs: int, is_last: bool, took: float
-    ) -> None:
-        """Keeps the number of epochs, and tells what the first ones say of the rest."""
+    def checkpoint(self, name: str, suffix: str) -> pathlib.Path | None:
+        """The file of a training, deleted when the part that has it is kept.
+
+        Args:
+            name: Name of the training.
+            suffix: How the name of the file ends.
+
+        Returns:
+            Its path, or `None` if there is no directory.
+        """
+        self._check_new(f"fit {name!r}")
+        if self.directory is None:
+            return None
+        path = self.directory / f"{urllib.parse.quote(name, ' ,=')}.{suffix}"
+        self._checkpoints.append(path)
+        return path
+
+    def begin_training(self, name: str, epochs: int, done: int) -> int:
+        """Begins a training.
+
+        Args:
+            name: Its name.
+            epochs: How many epochs it has.
+            done: How many of them its checkpoint has.
+
+        Returns:
+            The epochs: fewer if the training was stopped early.
+        """
+        epochs = min(epochs, self._fits.get(name, {}).get("epochs", epochs))
+        self._fits[name], self._seen = {"epochs": epochs, "done": done}, 0
+        return epochs
+
+    def begin_epoch(self) -> None:
+        """Begins an epoch."""
+        self._begun = time.perf_counter()
+
+    def end_epoch(self, name: str, done: int, epochs: int, is_last: bool) -> float:
+        """Keeps the number of epochs, and tells what the first ones say of the rest.
+
+        Args:
+            name: Name of the training.
+            done: How many epochs are done.
+            epochs: How many it has.
+            is_last: Whether it stops here.
+
+        Returns:
+            The seconds of the epoch.
+        """
+        took = time.perf_counter() - self._begun
         self._seen += 1
         self._fits[name] = {"epochs": done if is_last else epochs, "done": done}
         if is_last or done == epochs or time.perf_counter() - self._written > LOST:
             self._write()
         # The first epoch compiles.
         if self._is_told or not self._is_long or self._seen < min(2, epochs):
-            return
+            return took
         self._is_told = True
         others = sum(self._left(each) for each in self._trainings if each != name)
-        hours = took / 3600 * (epochs - done + epochs * others)
+        hours = took / 3600 * (epochs - done + others)
         self._allow(hours, f"an epoch of {name!r}, {took:.1f} seconds")
+        return took
 
     def _allow(self, hours: float, source: str) -> None:
         print(f"to do: about {_told(hours)}, by {source}", flush=True)
@@ -223,11 +263,12 @@ class Progress:
         self._names.add(what)
 
     def _left(self, name: str) -> float:
-        """The share of a training that is left."""
+        """The epochs of a training that are left."""
+        epochs = self._trainings[name]
         if name in self.parts:
             return 0.0
-        fit = self._fits.get(name, {"epochs": 1, "done": 0})
-        return 1 - fit["done"] / fit["epochs"]
+        fit = self._fits.get(name, {"epochs": epochs, "done": 0})
+        return epochs * (1 - fit["done"] / fit["epochs"])
 
     def _described(self, name: str) -> str:
         fit = self._fits.get(name, {"done": 0})

@@ -9,9 +9,9 @@ import dataclasses
 import pathlib
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 import datasets
 
@@ -86,9 +86,7 @@ class Sprites:
             pixels[seen] = (mixed + 127) // 255
         return frames.astype("float32") / LEVELS
 
-    def batches(
-        self, labels: np.ndarray, size: int, seed: int | None = None
-    ) -> tf.data.Dataset:
+    def batches(self, labels: np.ndarray, size: int, seed: int | None = None) -> Any:
         """Batches of frames and their labels, composed in the background.
 
         Args:
@@ -99,6 +97,8 @@ class Sprites:
         Returns:
             A dataset of pairs.
         """
+        # Here, so that the files can be read without TensorFlow.
+        import tensorflow as tf
 
         def make(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             frames = tf.numpy_function(self.compose, [rows], tf.float32)

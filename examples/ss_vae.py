@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             SOURCE if count in SUPERVISED else "",
             tolerance=2.0,
             reason="its settings are not stated" if count in SUPERVISED else "",
+            budget="not stated" if count in SUPERVISED else "",
         )
         vae = build(x.shape[1:])
         if args.quick:
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             SOURCE if count in PUBLISHED else "",
             tolerance=BOUNDS.get(count, 0.0),
             reason=REASON,
+            budget="not stated",
         )
         if count == counts(args)[-1]:
             y = np.arange(100) % CLASSES  # Each column has one class.

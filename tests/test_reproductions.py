@@ -29,6 +29,7 @@ import numpyro_vae
 import other_priors
 import plain_vae
 import reproduction
+import results_page
 import sentences
 import ss_vae
 import uci_regression
@@ -218,17 +219,14 @@ def test_no_file_is_of_a_system_that_is_gone():
 
 
 @pytest.mark.parametrize(
-    ("page", "text"),
-    [
-        (reproduction.README, reproduction.headlines()),
-        (reproduction.PAGE, reproduction.table()),
-    ],
-    ids=["README", "results"],
+    ("page", "name", "text"),
+    results_page.parts(),
+    ids=lambda value: value if value in ("results", "compared") else "",
 )
-def test_pages_have_the_figures_of_the_files(page, text):
-    found = page.read_text()
-    begin, end = (found.index(mark) for mark in reproduction.MARKS)
-    assert found[begin + len(reproduction.MARKS[0]) : end].strip() == text
+def test_pages_have_the_figures_of_the_files(page, name, text):
+    _, rest = page.read_text().split(f"<!-- begin {name} -->")
+    found, _ = rest.split(f"<!-- end {name} -->")
+    assert found.strip() == text
 
 
 def test_a_worse_figure_needs_a_reason():
