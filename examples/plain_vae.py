@@ -26,9 +26,8 @@ EPOCHS = {reproduction.QUICK: 10, reproduction.FULL: 500}
 LOWER_AT = (200, 350, 500, 750, 1000)  # epochs that multiply the rate by 10^(-1/5)
 SOURCE = "pythae, examples/scripts/reproducibility"
 WORSE = (
-    "a plain PyTorch loop of this configuration has the same bounds (-ELBO of the "
-    "validation images after 5, 10, 15 epochs: 142.6, 125.2, 117.0; here 141.2, 125.0, "
-    "116.9): the published figure seems to be of another one than is stated"
+    "the peer, a PyTorch loop of the stated configuration, ends at the same figure, so "
+    "that the published one seems to be of another configuration"
 )
 
 

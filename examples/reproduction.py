@@ -277,16 +277,13 @@ def parse(
     options(parser)
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
+    # The stored figures are those of the defaults.
+    decisive = {"budget", "epochs", "seed", *(vars(args).keys() - common)}
+    is_stored = all(getattr(args, n) == parser.get_default(n) for n in decisive)
     program = [word.format(system) for word in side.program]
     args.command = shlex.join(["python", *program, *_portable(argv)])
     args.output = args.output or pathlib.Path("output") / system
-    # The stored figures are those of the defaults.
-    is_other = any(
-        value != parser.get_default(name)
-        for name, value in vars(args).items()
-        if name not in common or name in ("budget", "epochs")
-    )
-    if args.results is None and not is_other:
+    if args.results is None and is_stored:
         args.results = side.results
     args.side = side
     _complete(args, epochs)

@@ -229,6 +229,27 @@ def test_pages_have_the_figures_of_the_files(page, name, text):
     assert found.strip() == text
 
 
+@pytest.mark.parametrize(
+    ("argv", "is_stored"),
+    [
+        ([], True),
+        (["--data-dir", "x", "--output", "y"], True),
+        (["--sizes", "1", "2"], True),
+        (["--sizes", "3"], False),
+        (["--epochs", "2"], False),
+        (["--seed", "1"], False),
+        (["--budget", "quick"], False),
+    ],
+)
+def test_the_results_of_default_options_alone_are_stored(argv, is_stored):
+    def options(parser):
+        parser.add_argument("--sizes", nargs="+", type=int, default=[1, 2])
+
+    epochs = {"quick": 1, "full": 2}
+    args = reproduction.parse("", "x", argv, epochs, options)
+    assert args.results == (reproduction.RESULTS if is_stored else None)
+
+
 def test_a_worse_figure_needs_a_reason():
     def figure(value, **options):
         return reproduction.Figure("x", value, 10.0, "y", 1.0, **options)
