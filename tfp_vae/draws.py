@@ -94,12 +94,11 @@ def _normal_draw(distribution: Any, sample_shape: Any, seed: Any) -> tf.Tensor:
     """Draws loc + scale * noise."""
     leading = tf.cast(sample_shape, tf.int32)
     known = tf.get_static_value(leading)
-    loc, scale = (
-        tf.convert_to_tensor(p) for p in (distribution.loc, distribution.scale)
+    shape = tf.concat(
+        [tf.reshape(leading, [-1]), distribution.batch_shape_tensor()], axis=0
     )
-    batch = tf.broadcast_dynamic_shape(tf.shape(loc), tf.shape(scale))
-    shape = tf.concat([tf.reshape(leading, [-1]), batch], axis=0)
-    draws = loc + scale * standard_normal(shape, seed)
+    noise = standard_normal(shape, seed)
+    draws = tf.convert_to_tensor(distribution.loc) + distribution.scale * noise
     if known is not None and distribution.batch_shape.rank is not None:
         draws = tf.ensure_shape(draws, [*np.ravel(known), *distribution.batch_shape])
     return draws
@@ -159,14 +158,9 @@ def rademacher(shape: Any, seed: Any) -> tf.Tensor:
 def _of_random_bits(shape: Any, seed: Any, fn: Any) -> tf.Tensor:
     """A function of random 32-bit integers, two from each of 64 bits."""
     shape = tf.convert_to_tensor(shape, tf.int32)
-    if shape.shape[0] is None:
-        rows = tf.reduce_prod(shape[:1]) * tf.reduce_prod(shape[1:-1])
-        sizes = [rows, tf.reduce_prod(shape[1:][-1:])]
-    else:
-        sizes = tf.unstack(shape)  # fewer operations to trace
     # The size of the last axis, or 1 if there are fewer than two.
-    width = sizes[-1] if len(sizes) > 1 else 1
-    rows = math.prod(sizes[:-1] or sizes)
+    width = tf.reduce_prod(shape[1:][-1:])
+    rows = tf.reduce_prod(shape[:1]) * tf.reduce_prod(shape[1:-1])
     pairs = _random_bits([(rows + 1) // 2, width], seed, tf.int64)
     # In float32: many int32 operations on a GPU run on the host.
     halves = tf.unstack(fn(tf.bitcast(pairs, tf.int32)), axis=-1)

@@ -195,8 +195,6 @@ def _advice(draws: tf.TensorShape, given: Any, axis: int | tuple[int, ...]) -> s
 
 def _over_the_batch(kl: tf.Tensor, posterior: Any) -> tf.Tensor:
     """One number per example, even if no parameter has the batch axis."""
-    if kl.shape.rank is not None and [*kl.shape] == [*posterior.batch_shape]:
-        return kl
     return tf.broadcast_to(kl, posterior.batch_shape_tensor())
 
 

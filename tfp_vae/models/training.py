@@ -114,8 +114,7 @@ class Training(Bound, Model):
     def _record_loss(self, loss: tf.Tensor, x: Any) -> None:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         rows = tf.shape(keras.tree.flatten(x)[0])[0]
-        rows = tf.cast(rows, loss.dtype)
-        _add(self.metrics[0], loss * replicas * rows, rows)
+        self.metrics[0].update_state(loss * replicas, sample_weight=rows)
 
     def compute_loss(
         self,
@@ -186,13 +185,12 @@ class Training(Bound, Model):
         return weight * annealed.present(beta, "beta", "ELBO", weight.dtype)
 
     def _record(self, nll: tf.Tensor, kl: tf.Tensor, kl_weight: tf.Tensor) -> None:
-        count = tf.cast(tf.shape(nll)[0], nll.dtype)
-        _add(self._elbo_metric, tf.reduce_sum(-nll - tf.cast(kl, nll.dtype)), count)
-        _add(self._nll_metric, tf.reduce_sum(nll), count)
-        _add(self._kl_metric, tf.reduce_sum(kl), count)
-        # Once for each example: under a strategy, at the end of data of unknown length,
+        self._elbo_metric.update_state(-nll - tf.cast(kl, nll.dtype))
+        self._nll_metric.update_state(nll)
+        self._kl_metric.update_state(kl)
+        # One value per example: under a strategy, at the end of data of unknown length,
         # TensorFlow runs once more all operations that do not depend on the examples.
-        _add(self._weight_metric, tf.cast(kl_weight, count.dtype) * count, count)
+        self._weight_metric.update_state(tf.fill(tf.shape(nll), kl_weight))
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
@@ -314,13 +312,3 @@ class Training(Bound, Model):
         """Adds a placeholder for y, without which Keras drops weights."""
         given = with_place_for_weights(*given)
         return super()._for_keras(given, *args, **kwargs)
-
-
-def _add(metric: Any, total: tf.Tensor, count: tf.Tensor) -> None:
-    """Updates a `keras.metrics.Mean` by a sum and the number of its terms.
-
-    `update_state` makes three times as many operations. Tracing them is a part of what
-    a short training waits for.
-    """
-    metric.total.assign_add(tf.cast(total, metric.dtype))
-    metric.count.assign_add(tf.cast(count, metric.dtype))
