@@ -186,7 +186,7 @@ class Report:
         print(f"wrote {self.args.output / name}.png")
 
     def write(self) -> None:
-        """Writes the file in results/, if the budget was the full one."""
+        """Writes the file of figures, if there is a directory for it."""
         if self.args.results is None:
             return
         self.args.results.mkdir(parents=True, exist_ok=True)
@@ -264,7 +264,7 @@ def parse(
     add("--seed", type=int, default=0, help="default 0")
     add("--output", type=pathlib.Path, help=f"of pictures, default output/{system}")
     shown = side.results.relative_to(ROOT)
-    results = f"of the file of figures, default {shown}/ if the budget is full"
+    results = f"of figures, default {shown}/ unless another option changes them"
     add("--results", type=pathlib.Path, help=results)
     resume = (
         "directory of checkpoints and figures, which must not have another run; the "
@@ -308,12 +308,9 @@ def _complete(args: argparse.Namespace, epochs: dict[str, int]) -> None:
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """The options that determine the figures."""
-    others = {"data_dir", "output", "results", "resume", "yes", "command", "quick"}
-    return {
-        name: value
-        for name, value in vars(args).items()
-        if name not in others and name != "side"
-    }
+    others = {"data_dir", "output", "results", "resume", "yes"}
+    others |= {"command", "quick", "side"}  # set by `parse`
+    return {name: value for name, value in vars(args).items() if name not in others}
 
 
 def measured(

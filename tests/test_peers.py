@@ -52,10 +52,8 @@ def test_the_difference_is_that_of_pairs():
 
 
 def test_compare_alternates_and_finds_no_figure_of_the_peer_alone(monkeypatch):
-    calls, names = (
-        [],
-        {"here": ["untrained x", "x", "z", "gain"], "peer": ["x", "gain"]},
-    )
+    calls = []
+    names = {"here": ["untrained x", "x", "z", "gain"], "peer": ["x", "gain"]}
 
     def run(side, system, seed, data_dir):
         calls.append((side, seed))
