@@ -19,6 +19,9 @@ tf.config.set_logical_device_configuration(
 )
 
 
+collect_ignore = ["torch_peers.py"]  # test_peers.py runs it in its own process
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras(request):
     seed_python(1)
