@@ -5,6 +5,7 @@ error of ours, in three parts: what was expected, what came, what to do.
 """
 
 import ast
+import functools
 import inspect
 import pathlib
 import re
@@ -151,10 +152,12 @@ def network(width, *layers):
     return keras.Sequential([keras.Input((width,)), *layers])
 
 
+@functools.cache
 def encoder():
     return network(8, keras.layers.Dense(6), tv.IndependentNormal(3))
 
 
+@functools.cache
 def decoder():
     return network(3, keras.layers.Dense(8), tv.IndependentBernoulli(8))
 
