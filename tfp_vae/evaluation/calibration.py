@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer, optional_seed, probability
 from tfp_vae.entries import cdf_of_entries, class_probs, is_discrete, is_integer
-from tfp_vae.evaluation.scores import prediction
+from tfp_vae.evaluation.checks import checked_prediction
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.scores.intervals import central_interval
 
@@ -46,7 +46,7 @@ def coverage(p: Any, y: Any, level: float = 0.9) -> float:
         0.5
     """
     level = probability(level, "level", "coverage")
-    p, values = prediction(p, y, "coverage")
+    p, values = checked_prediction(p, y, "coverage")
     low, high = central_interval(p, level)
     return float(np.mean((low <= values) & (values <= high)))
 
@@ -87,7 +87,7 @@ def pit(p: Any, y: Any, seed: int | None = None) -> np.ndarray:
         >>> pit(tfd.Normal([0.0, 1.0], 1.0), [0.0, 1.0])
         array([0.5, 0.5], dtype=float32)
     """
-    p, values = prediction(p, y, "pit")
+    p, values = checked_prediction(p, y, "pit")
     seed = optional_seed(seed, "pit")
     above = np.asarray(cdf_of_entries(p, values))
     if not is_discrete(p):
@@ -161,7 +161,7 @@ def reliability(p: Any, y: Any, bins: int = 10, seed: int | None = None) -> Reli
         counts=array([1, 1]))
     """
     bins = integer(bins, "bins", "reliability", minimum=2)
-    p, values = prediction(p, y, "reliability")
+    p, values = checked_prediction(p, y, "reliability")
     if _classes(p) is None:
         u = np.sort(np.ravel(pit(p, values, seed)))
         levels = np.arange(1, bins) / bins
@@ -215,7 +215,7 @@ def expected_calibration_error(
         0.4
     """
     if bins is None:
-        p = prediction(p, y, "expected_calibration_error")[0]
+        p = checked_prediction(p, y, "expected_calibration_error")[0]
         bins = 100 if _classes(p) is None else 15
     found = reliability(p, y, bins, seed)
     gaps = abs(found.observed - found.predicted)

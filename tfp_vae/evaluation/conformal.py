@@ -7,7 +7,7 @@ import numpy as np
 
 from tfp_vae.checks import choice, probability
 from tfp_vae.entries import quantile_of_entries
-from tfp_vae.evaluation.scores import distribution, prediction
+from tfp_vae.evaluation.checks import checked_distribution, checked_prediction
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.scores.intervals import central_interval
 from tfp_vae.summaries import summary
@@ -74,8 +74,8 @@ def conformal_intervals(
     caller = "conformal_intervals"
     level = probability(level, "level", caller)
     method = choice(method, ("quantile", "scaled"), "method", caller)
-    p, y = prediction(p_calibration, y_calibration, caller)
-    test = distribution(p_test, caller)
+    p, y = checked_prediction(p_calibration, y_calibration, caller)
+    test = checked_distribution(p_test, caller)
     if not (
         p.batch_shape.rank == test.batch_shape.rank == 1
         and p.event_shape == test.event_shape

@@ -4,18 +4,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer, optional_seed, probability
-from tfp_vae.distribution_tensor import unwrap
-from tfp_vae.entries import float_dtype
-from tfp_vae.losses import checked_values
+from tfp_vae.evaluation.checks import checked_prediction
 from tfp_vae.scores.crps import crps_of_entries
 from tfp_vae.scores.energy_score import energy_score as energy_score_of
 from tfp_vae.scores.intervals import central_interval, score_of_interval
 from tfp_vae.seeds import Seeds
-
-tfd: Any = tfp.distributions
 
 
 def crps(p: Any, y: Any, num_samples: int = 100, seed: int | None = None) -> float:
@@ -53,7 +48,7 @@ def crps(p: Any, y: Any, num_samples: int = 100, seed: int | None = None) -> flo
         >>> round(crps(tfd.Normal(tf.zeros(2), 1.0), [0.0, 0.0]), 4)
         0.2337
     """
-    p, values = prediction(p, y, "crps")
+    p, values = checked_prediction(p, y, "crps")
     num_samples = integer(num_samples, "num_samples", "crps", minimum=2)
     seeds = Seeds(optional_seed(seed, "crps"))
     return _mean(crps_of_entries(p, values, num_samples, seeds.next))
@@ -90,7 +85,7 @@ def energy_score(
         >>> energy_score(tfd.VectorDeterministic([[3.0, 4.0]]), [[0.0, 0.0]])
         5.0
     """
-    p, values = prediction(p, y, "energy_score")
+    p, values = checked_prediction(p, y, "energy_score")
     num_samples = integer(num_samples, "num_samples", "energy_score", minimum=2)
     seed_of_draws = Seeds(optional_seed(seed, "energy_score")).next()
     return _mean(energy_score_of(p, values, num_samples, seed_of_draws))
@@ -127,60 +122,8 @@ def interval_score(p: Any, y: Any, level: float = 0.9) -> float:
         6.0
     """
     level = probability(level, "level", "interval_score")
-    p, values = prediction(p, y, "interval_score")
+    p, values = checked_prediction(p, y, "interval_score")
     return _mean(score_of_interval(*central_interval(p, level), values, level))
-
-
-def prediction(p: Any, y: Any, caller: str) -> tuple[Any, tf.Tensor]:
-    """Checks a prediction and its targets.
-
-    Args:
-        p: A distribution for each example.
-        y: The targets.
-        caller: Name of the caller, for the message.
-
-    Returns:
-        A plain distribution, and floating-point targets of its shape.
-
-    Raises:
-        ValueError: If `p` is not a distribution, or `y` does not fit.
-
-    Example:
-        >>> p, values = prediction(tfd.Bernoulli([0.5, 0.1]), [0, 1], "crps")
-        >>> values.dtype, values.shape
-        (tf.float32, TensorShape([2]))
-    """
-    p = distribution(p, caller)
-    values = checked_values(p, y, caller=f"`{caller}`")
-    return p, tf.cast(values, float_dtype(p))
-
-
-def distribution(p: Any, caller: str) -> Any:
-    """Checks that a prediction is a distribution with a batch.
-
-    Args:
-        p: What the user gave.
-        caller: Name of the caller, for the message.
-
-    Returns:
-        A plain distribution.
-
-    Raises:
-        ValueError: If it is anything else.
-
-    Example:
-        >>> distribution(tv.DistributionTensor(tfd.Normal([0.0], 1.0)), "crps").name
-        'Normal'
-    """
-    p = unwrap(p)
-    if not isinstance(p, tfd.Distribution) or not p.batch_shape.rank:
-        shape = getattr(p, "batch_shape", getattr(p, "shape", None))
-        raise ValueError(
-            f"`{caller}` expects a distribution for each example. Received: a "
-            f"{type(p).__name__} of shape {shape}. Give the output of a model that "
-            "ends with a distribution layer, `model(x)`."
-        )
-    return p
 
 
 def _mean(scores: tf.Tensor) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from tfp_vae.checks import integer, probability
 from tfp_vae.entries import quantile_of_entries
 from tfp_vae.evaluation.calibration import is_of_classes, pit, reliability
-from tfp_vae.evaluation.scores import distribution, prediction
+from tfp_vae.evaluation.checks import checked_distribution, checked_prediction
 from tfp_vae.plots.figure import BLUE, ORANGE, new_figure
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def plot_calibration(
         ['level of the quantile', 'probability integral transform F(y)']
     """
     bins = integer(bins, "bins", "plot_calibration", minimum=2)
-    p, values = prediction(p, y, "plot_calibration")
+    p, values = checked_prediction(p, y, "plot_calibration")
     classes = is_of_classes(p)
     found = reliability(p, values, bins if classes else 50, seed)
     figure = new_figure(7.2, 3.4)
@@ -108,7 +108,7 @@ def plot_predictive(
         (probability(level, "level", "plot_predictive") for level in np.ravel(levels)),
         reverse=True,
     )
-    p = distribution(p, "plot_predictive")
+    p = checked_distribution(p, "plot_predictive")
     shape = tuple(p.batch_shape) + tuple(p.event_shape)
     x = np.asarray(x)
     if x.size != len(x) or shape not in ((len(x),), (len(x), 1)):
@@ -139,7 +139,7 @@ def plot_predictive(
         )
     axes.plot(across, ordered(0.5), color=BLUE, label="median")
     if y is not None:
-        values = np.ravel(prediction(p, y, "plot_predictive")[1])[order]
+        values = np.ravel(checked_prediction(p, y, "plot_predictive")[1])[order]
         style: dict[str, Any] = {
             "s": 12,
             "color": ORANGE,
