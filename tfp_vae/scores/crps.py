@@ -15,7 +15,7 @@ from tfp_vae.scores.closed_forms import (
     crps_of_normals,
     crps_of_range,
 )
-from tfp_vae.scores.score import ScoreOfDraws
+from tfp_vae.scores.score import LossAndMetric
 
 tfd: Any = tfp.distributions
 
@@ -206,7 +206,7 @@ def _draws(
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class CRPS(ScoreOfDraws):
+class CRPS(LossAndMetric):
     r"""The continuous ranked probability score, a loss and a metric.
 
     .. math::

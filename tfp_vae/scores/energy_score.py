@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.draws import draw
 from tfp_vae.kl.closed_forms import family_name
-from tfp_vae.scores.score import ScoreOfDraws
+from tfp_vae.scores.score import LossAndMetric
 
 tfd: Any = tfp.distributions
 
@@ -79,7 +79,7 @@ def _norm(x: tf.Tensor, axes: list[int]) -> tf.Tensor:
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
-class EnergyScore(ScoreOfDraws):
+class EnergyScore(LossAndMetric):
     r"""The energy score of whole events, a loss and a metric.
 
     .. math::

@@ -94,7 +94,7 @@ class Score(keras.metrics.Mean):
         return self.score(distribution, y, differentiable), weights
 
 
-class ScoreOfDraws(Score, keras.losses.Loss):
+class LossAndMetric(Score, keras.losses.Loss):
     """A score that is a loss when called, and a metric when updated.
 
     Keras takes instances of `keras.Loss` in `loss`, and of `keras.Metric` in
