@@ -211,7 +211,7 @@ class _Counts:
         self.whole = tf.where(self.inside, whole, 0)
 
     def distance(self, cdf: tf.Tensor, partial_mean: tf.Tensor) -> tf.Tensor:
-        """From the cdf at y and the sum of k p(k) for k up to y."""
+        """E|X - y|, from the cdf at y and the sum of k p(k) for k up to y."""
         cdf = tf.where(self.inside, cdf, 0)
         partial_mean = tf.where(self.inside, partial_mean, 0)
         return self.y * (2 * cdf - 1) + self.mean - 2 * partial_mean
@@ -233,7 +233,7 @@ def _negative_binomial_parts(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     number = tf.cast(p.total_count, tf.float64)
     logits = tf.cast(p.logits_parameter(), tf.float64)
-    success, failure = tf.sigmoid(logits), tf.sigmoid(-logits)
+    failure = tf.sigmoid(-logits)
     odds = tf.exp(logits)
     mean = number * odds
     counts = _Counts(y, mean)
@@ -241,16 +241,17 @@ def _negative_binomial_parts(
     cdf = tfp.math.betainc(number, k + 1, failure)
     below = tfp.math.betainc(number + 1, tf.maximum(k, 1), failure)
     partial = mean * tf.where(k >= 1, below, 0)
-    return counts.distance(cdf, partial), _mean_difference(number, odds, success), mean
+    return counts.distance(cdf, partial), _mean_difference(number, odds), mean
 
 
-def _mean_difference(number: tf.Tensor, odds: tf.Tensor, success: tf.Tensor) -> Any:
+def _mean_difference(number: tf.Tensor, odds: tf.Tensor) -> tf.Tensor:
     """E|X - X'| of negative binomials from the characteristic function f of X:
 
         1/pi int_0^pi (1 - |f(t)|^2) / (1 - cos t) dt,
-        |f(t)|^2 = (1 + a (1 - cos t))^-n,   a = 2 q / (1 - q)^2
+        |f(t)|^2 = (1 + a (1 - cos t))^-number,   a = 2 odds (1 + odds)
 
-    with t = r sinh(s), which resolves the peak of width 1 / sqrt(n a) at 0.
+    with t = width sinh(s), which resolves the peak at 0, of
+    width = 1 / sqrt(1 + number a).
     """
     a = 2 * odds * (1 + odds)
     width = 1 / tf.sqrt(1 + number * a)
@@ -298,16 +299,16 @@ def _categories(p: Any, y: tf.Tensor) -> tf.Tensor:
     if isinstance(p, tfd.Categorical):
         cdf = tf.cumsum(p.probs_parameter(), axis=-1)[..., :-1]
     else:
-        cdf = tf.stack([p.cdf(k) for k in range(_last(p))], axis=-1)
+        cdf = tf.stack([p.cdf(k) for k in range(_number_of_cutpoints(p))], axis=-1)
     return _ranked(tf.cast(cdf, y.dtype), y, 0, cdf.shape[-1])
 
 
-def _last(p: Any) -> int:
+def _number_of_cutpoints(p: Any) -> int:
     return tf.convert_to_tensor(p.cutpoints).shape[-1]
 
 
 def _ranked(cdf: tf.Tensor, y: tf.Tensor, low: int, steps: Any) -> tf.Tensor:
-    """The integral of the squared difference, of integers from `low` on."""
+    """The CRPS of integers from `low` to `low + steps`, from the cdf below the last."""
     # The indicator that y <= x, averaged over x between two integers.
     at = tf.range(low, low + steps, dtype=y.dtype)
     share = tf.clip_by_value(at + 1 - y[..., tf.newaxis], 0, 1)

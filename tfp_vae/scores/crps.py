@@ -42,7 +42,10 @@ def crps_of_entries(
 
         1/S sum_s |x_s - y| - 1/(2 S (S - 1)) sum_st |x_s - x_t|
 
-    Of mixtures the draws are of each component, with the weights in closed form.
+    For a mixture with weights w_k it uses S draws x_ks of each component k, and pairs
+    draw s with draw s - 1 only, the first with the last:
+
+        1/S sum_s (sum_k w_k |x_ks - y| - 1/2 sum_kl w_k w_l |x_ks - x_l,s-1|)
 
     Args:
         distribution: A plain `tfd.Distribution`.
@@ -99,7 +102,7 @@ def _in_closed_form(part: Any, y: tf.Tensor, of_part: Any) -> tf.Tensor | None:
 
 
 def _of_normals(mixture: Any, y: tf.Tensor) -> tf.Tensor | None:
-    """Of mixtures whose components have normal entries."""
+    """The CRPS of a mixture whose components have normal entries; else `None`."""
     axes = mixture.event_shape.rank
     if isinstance(mixture, tfd.MixtureSameFamily):
         components = [mixture.components_distribution]
@@ -114,10 +117,10 @@ def _of_normals(mixture: Any, y: tf.Tensor) -> tf.Tensor | None:
             moments.append(each[0])
         else:
             moments.append(tf.stack(each, axis=-1 - axes))
-    loc, scale = (_last(moment, axes) for moment in moments)
+    loc, scale = (_components_last(moment, axes) for moment in moments)
     scale = tf.broadcast_to(scale, tf.shape(loc))
     weights = tf.exp(tf.cast(log_weights(mixture, axes), loc.dtype))
-    return crps_of_normals(y, loc, scale, _last(weights, axes))
+    return crps_of_normals(y, loc, scale, _components_last(weights, axes))
 
 
 def _is_normal(distribution: Any) -> bool:
@@ -126,7 +129,7 @@ def _is_normal(distribution: Any) -> bool:
     return isinstance(distribution, tfd.Normal | tfd.MultivariateNormalLinearOperator)
 
 
-def _last(tensor: tf.Tensor, axes: int) -> tf.Tensor:
+def _components_last(tensor: tf.Tensor, axes: int) -> tf.Tensor:
     """Moves the axis of the components, which is in front of the event, to the end."""
     rank = tensor.shape.rank
     at = rank - axes - 1
@@ -178,10 +181,12 @@ def _mixture_from_draws(
 ) -> tf.Tensor:
     """Draws of each component, in pairs of neighbours."""
     axes = mixture.event_shape.rank
-    weights = _last(tf.exp(tf.cast(log_weights(mixture, axes), y.dtype)), axes)
+    weights = _components_last(
+        tf.exp(tf.cast(log_weights(mixture, axes), y.dtype)), axes
+    )
     if isinstance(mixture, tfd.MixtureSameFamily):
         draws = _draws(mixture.components_distribution, y.dtype, number, next_seed)
-        draws = _last(draws, axes)
+        draws = _components_last(draws, axes)
     else:
         each = [_draws(part, y.dtype, number, next_seed) for part in mixture.components]
         draws = tf.stack(each, axis=-1)
@@ -216,8 +221,8 @@ class CRPS(LossAndMetric):
 
     of each entry of the event, with X and X' independent draws from F, and the mean
     over entries and examples, in the units of y. It is proper, as is the
-    log-likelihood, and less sensitive to outliers; of a single value it is the absolute
-    error. Both of these work, with the same object or two::
+    log-likelihood, and less sensitive to outliers; for a point prediction it is the
+    absolute error. It serves as a loss and as a metric, also as one object for both::
 
         model.compile("adam", loss=tv.CRPS(), metrics=[tv.CRPS()])
 

@@ -1,4 +1,4 @@
-"""Central intervals of predicted distributions: how often they hold, and a score."""
+"""Central intervals of predicted distributions: their coverage, and a score."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ class _OfAnInterval(Score):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class Coverage(_OfAnInterval):
-    r"""How often the central interval of a predicted distribution holds, as a metric.
+    r"""How often the central interval of a prediction contains the target, as a metric.
 
     .. math::
 
