@@ -18,7 +18,7 @@ _CLASSES = tfd.Categorical | tfd.OneHotCategorical | tfd.Bernoulli
 
 
 def coverage(p: Any, y: Any, level: float = 0.9) -> float:
-    r"""How often the central interval holds:
+    r"""How often the central interval contains the target:
 
     .. math::
 
@@ -122,10 +122,10 @@ class Reliability(NamedTuple):
 def reliability(p: Any, y: Any, bins: int = 10, seed: int | None = None) -> Reliability:
     r"""Predicted probabilities and frequencies, the points of a reliability diagram.
 
-    Of classes, from `Categorical`, `OneHotCategorical` or `Bernoulli`: the most
-    probable class is right with its probability, in `bins` bins of equal width, of
-    which empty ones are left out. Of numbers: y is below the quantile of level t with
-    frequency t,
+    For classes, from `Categorical`, `OneHotCategorical` or `Bernoulli`: how often the
+    most probable class is right, against its mean probability, in each of `bins` bins
+    of equal width; empty bins are left out. For numbers: how often y is below the
+    quantile of level t,
 
     .. math::
 
@@ -189,9 +189,9 @@ def expected_calibration_error(
         \sum_b \frac{n_b}{n} \, |\mathrm{observed}_b - \mathrm{predicted}_b|, \quad
         n = \sum_b n_b
 
-    over the points of `reliability`, with `counts` n_b: of classes over bins of
-    confidence, of numbers over levels of quantiles. It is 0 for a calibrated
-    prediction, up to noise of order n^-1/2.
+    over the points of `reliability`, with `counts` n_b: bins of confidence for classes,
+    levels of quantiles for numbers. It is 0 for a calibrated prediction, up to noise of
+    order n^-1/2.
 
     Reference:
         As in `reliability`; Naeini, Cooper and Hauskrecht, Obtaining well calibrated
@@ -200,7 +200,7 @@ def expected_calibration_error(
     Args:
         p: As in `reliability`.
         y: As in `reliability`.
-        bins: As in `reliability`; by default 15 of classes and 100 of numbers.
+        bins: As in `reliability`; by default 15 for classes and 100 for numbers.
         seed: As in `reliability`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Split conformal prediction: intervals that hold whatever the model's mistakes."""
+"""Split conformal prediction: intervals with coverage, whatever the model's errors."""
 
 import math
 from typing import Any

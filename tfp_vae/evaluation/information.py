@@ -100,7 +100,7 @@ def mutual_information(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> float:
-    r"""Information in z about which of the n examples it was drawn for, in nats:
+    r"""Mutual information of z and the example i that it was drawn for, in nats:
 
     .. math::
 
@@ -108,8 +108,8 @@ def mutual_information(
         z \sim q(z \mid x_i)
 
     by Monte Carlo, with q(z) the mixture of all n posteriors, so without bias. It is at
-    most log n, and at least 0 up to noise. A good encoder reaches log n; only more
-    examples can show more information.
+    most log n, and at least 0 up to noise. Near log n all examples are told apart: the
+    information about x may be larger, which only more examples can show.
 
     Reference:
         Hoffman and Johnson, ELBO surgery, 2016.

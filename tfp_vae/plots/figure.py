@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Blue and orange of Okabe and Ito's palette for all kinds of colour vision.
+# Blue and vermilion of Okabe and Ito's palette, for all kinds of colour vision.
 BLUE = "#0072B2"
-ORANGE = "#D55E00"
+VERMILION = "#D55E00"
 # Ten classes for the same: Petroff, Accessible color sequences for data visualization,
 # 2021, https://arxiv.org/abs/2107.02270.
 CLASSES = (

@@ -9,7 +9,7 @@ from tfp_vae.checks import integer, probability
 from tfp_vae.entries import quantile_of_entries
 from tfp_vae.evaluation.calibration import is_of_classes, pit, reliability
 from tfp_vae.evaluation.checks import checked_distribution, checked_prediction
-from tfp_vae.plots.figure import BLUE, ORANGE, new_figure
+from tfp_vae.plots.figure import BLUE, VERMILION, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 def plot_calibration(
     p: Any, y: Any, bins: int = 10, seed: int | None = None
 ) -> "Figure":
-    """Draws predicted probabilities against frequencies, and how many there are.
+    """Draws the frequencies of predicted events, and a histogram of the predictions.
 
-    Of classes, beside the reliability diagram, how often each confidence was given; of
-    numbers, the histogram of the probability integral transforms, which is flat for a
-    calibrated prediction. The grey bands hold 95 % of what chance gives.
+    For classes: the reliability diagram, and how often each confidence was given. For
+    numbers: how often y is below each of 49 quantiles, and the histogram of the
+    probability integral transforms, which is flat for a calibrated prediction. Each
+    frequency of a calibrated prediction lies in its grey band with a probability of
+    about 95 %.
 
     Args:
         p: A distribution for each example, such as `model(x)`.
         y: The targets, of shape `batch_shape + event_shape`.
-        bins: Number of bins, at least 2.
+        bins: Number of bins of confidence, or of the histogram for numbers, at least 2.
         seed: Integer for the randomised transforms of counts.
 
     Returns:
@@ -142,7 +144,7 @@ def plot_predictive(
         values = np.ravel(checked_prediction(p, y, "plot_predictive")[1])[order]
         style: dict[str, Any] = {
             "s": 12,
-            "color": ORANGE,
+            "color": VERMILION,
             "edgecolors": "none",
             "zorder": 3,
         }
