@@ -182,7 +182,7 @@ SCORES = [mutual_information_gap, dci, sap]
     [
         (CODES[:, :1], LABELS, r"codes of shape \(n, d\).*of shape \(20, 1\)"),
         (CODES[:, 0], LABELS, r"codes of shape \(n, d\).*of shape \(20,\)"),
-        (CODES * np.nan, LABELS, "finite numbers.*or with NaN or infinity"),
+        (CODES * np.nan, LABELS, "finite numbers.*float64, with NaN or inf"),
         (CODES.astype(str), LABELS, "finite numbers.*dtype <U"),
         (CODES, LABELS[:19], r"of shape \(20, f\), a row.*of shape \(19, 2\). Stack"),
         (CODES, LABELS[:, 0], r"of shape \(20, f\), a row.*of shape \(20,\). Stack"),
@@ -195,10 +195,10 @@ SCORES = [mutual_information_gap, dci, sap]
         (
             CODES,
             LABELS * [1, 0.5],
-            "discrete values.*Received: factor 1 of dtype float",
+            "discrete values.*Received: factor 1 of dtype float64, with fr",
         ),
         (CODES, LABELS + np.inf, "discrete values.*Received: factor 0 of dtype float"),
-        (CODES, LABELS * 1j, "discrete values.*Received: factor 0 of dtype complex"),
+        (CODES, LABELS * 1j, r"discrete values.*factor 0 of dtype complex128\. Number"),
     ],
 )
 def test_bad_codes_or_factors_are_an_error(score, codes, factors, message):

@@ -30,9 +30,9 @@ def mutual_information_gap(codes: Any, factors: Any, num_bins: int = 20) -> floa
     where c_1 and c_2 are the two coordinates, cut into bins of equal width, with the
     most information about the factor v_k. It is 0 if a factor is in no coordinate, or
     equally in two. It is 1 if one coordinate has each value of the factor in bins of
-    its own and no other coordinate seems to depend on it. In n examples independent
-    bins do seem to, which lowers it by about (num_bins - 1) (values - 1) / (2 n H).
-    More values of the factor than bins lower it further.
+    its own and the others have no estimated information about it. From n examples even
+    independent bins have some, about (num_bins - 1) (values - 1) / (2 n) nats, which
+    lowers the gap by that over H. More values of the factor than bins lower it further.
 
     Reference:
         Chen et al., Isolating sources of disentanglement in VAEs, 2018.
@@ -40,7 +40,8 @@ def mutual_information_gap(codes: Any, factors: Any, num_bins: int = 20) -> floa
 
     Args:
         codes: Numbers of shape `(n, d)`, such as posterior means, d at least 2.
-        factors: Labels of shape `(n, f)`: integers, strings, or whole numbers.
+        factors: Labels of shape `(n, f)`: integers, strings, or floats without a
+            fraction.
         num_bins: Bins between the smallest and the largest value of a coordinate.
 
     Returns:
@@ -232,17 +233,14 @@ def _codes_and_factors(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Finite codes `(n, d)`, and the values of each factor as integers from 0."""
     codes, factors = np.asarray(codes), np.asarray(factors)
-    if (
-        codes.ndim != 2
-        or codes.shape[1] < 2
-        or codes.dtype.kind not in "biuf"
-        or not np.isfinite(codes).all()
-    ):
+    numeric = codes.dtype.kind in "biuf"
+    not_finite = numeric and not np.isfinite(codes).all()
+    if codes.ndim != 2 or codes.shape[1] < 2 or not numeric or not_finite:
         raise ValueError(
             f"`{caller}` expects codes of shape (n, d), finite numbers in two "
-            f"coordinates or more. Received: codes of shape {codes.shape} and "
-            f"dtype {codes.dtype}, or with NaN or infinity. Give the posterior means "
-            "of n examples, `np.asarray(q.mean())`."
+            f"coordinates or more. Received: codes of shape {codes.shape} and dtype "
+            f"{codes.dtype}{', with NaN or infinity' if not_finite else ''}. Give the "
+            "posterior means of n examples, `np.asarray(q.mean())`."
         )
     if factors.ndim != 2 or len(factors) != len(codes) or not factors.size:
         raise ValueError(
@@ -270,8 +268,9 @@ def _labels(column: np.ndarray, k: int, caller: str) -> np.ndarray:
     whole = kind != "f" or (np.isfinite(column).all() and not np.any(column % 1))
     if kind not in "biufSU" or not whole:
         raise ValueError(
-            f"`{caller}` expects factors of discrete values: integers, strings or "
-            f"whole numbers. Received: factor {k} of dtype {column.dtype}. Number its "
+            f"`{caller}` expects factors of discrete values: integers, strings, or "
+            f"floats without a fraction. Received: factor {k} of dtype {column.dtype}"
+            f"{'' if whole else ', with fractions, NaN or infinity'}. Number its "
             "values with `np.unique(v, return_inverse=True)[1]`, or cut it into bins "
             "with `np.digitize`."
         )
