@@ -1,1 +1,1 @@
-"""Layers whose weights are draws from a distribution."""
+"""Layers with random weights, and weight normalisation."""

@@ -55,7 +55,8 @@ class ConvolutionWithRandomWeights(LinearWithRandomWeights):
         kernel_size: Lengths of the window, or one for all axes.
         strides: As in `keras.layers.Conv2D`.
         padding: As there.
-        data_format: As there; `None` or `"channels_last"` by default.
+        data_format: As there, but `"channels_last"` by default; `None` for that of
+            Keras' configuration.
         dilation_rate: As there.
         activation: Function of the outputs, or its Keras name.
         activity_regularizer: Regularizer of the outputs.
@@ -193,8 +194,8 @@ class Convolution1DReparameterization(ConvolutionWithRandomWeights):
         A tensor of shape `(n, steps, filters)`.
 
     Raises:
-        ValueError: If an argument is none of these, q and p have
-            different shapes, or q(K) has no variables.
+        ValueError: If an argument is invalid, q and p have different shapes, or q(K) or
+            q(b) has no variables.
 
     Example:
         >>> Convolution1DReparameterization(2, 3)(tf.ones([5, 8, 3])).shape
@@ -228,8 +229,8 @@ class Convolution2DReparameterization(ConvolutionWithRandomWeights):
         A tensor of shape `(n, height, width, filters)`.
 
     Raises:
-        ValueError: If an argument is none of these, q and p have
-            different shapes, or q(K) has no variables.
+        ValueError: If an argument is invalid, q and p have different shapes, or q(K) or
+            q(b) has no variables.
 
     Example:
         >>> Convolution2DReparameterization(2, 3)(tf.ones([5, 8, 8, 3])).shape
@@ -263,8 +264,8 @@ class Convolution3DReparameterization(ConvolutionWithRandomWeights):
         A tensor of shape `(n, depth, height, width, filters)`.
 
     Raises:
-        ValueError: If an argument is none of these, q and p have
-            different shapes, or q(K) has no variables.
+        ValueError: If an argument is invalid, q and p have different shapes, or q(K) or
+            q(b) has no variables.
 
     Example:
         >>> Convolution3DReparameterization(2, 3)(tf.ones([5, 8, 8, 8, 3])).shape
@@ -301,8 +302,8 @@ class Convolution1DFlipout(Flipout, ConvolutionWithRandomWeights):
         A tensor of shape `(n, steps, filters)`.
 
     Raises:
-        ValueError: If an argument is none of these, q(K) is not normal, q and p have
-            different shapes, or q(K) has no variables.
+        ValueError: If an argument is invalid, q(K) is not normal, q and p have
+            different shapes, or q(K) or q(b) has no variables.
 
     Example:
         >>> Convolution1DFlipout(2, 3)(tf.ones([5, 8, 3])).shape
@@ -339,8 +340,8 @@ class Convolution2DFlipout(Flipout, ConvolutionWithRandomWeights):
         A tensor of shape `(n, height, width, filters)`.
 
     Raises:
-        ValueError: If an argument is none of these, q(K) is not normal, q and p have
-            different shapes, or q(K) has no variables.
+        ValueError: If an argument is invalid, q(K) is not normal, q and p have
+            different shapes, or q(K) or q(b) has no variables.
 
     Example:
         >>> Convolution2DFlipout(2, 3)(tf.ones([5, 8, 8, 3])).shape
@@ -377,8 +378,8 @@ class Convolution3DFlipout(Flipout, ConvolutionWithRandomWeights):
         A tensor of shape `(n, depth, height, width, filters)`.
 
     Raises:
-        ValueError: If an argument is none of these, q(K) is not normal, q and p have
-            different shapes, or q(K) has no variables.
+        ValueError: If an argument is invalid, q(K) is not normal, q and p have
+            different shapes, or q(K) or q(b) has no variables.
 
     Example:
         >>> Convolution3DFlipout(2, 3)(tf.ones([5, 8, 8, 8, 3])).shape

@@ -119,8 +119,8 @@ class DenseReparameterization(DenseWithRandomWeights):
         A tensor of shape `(..., units)`.
 
     Raises:
-        ValueError: If an argument is none of these, q and p have different shapes, or
-            q(K) has no variables.
+        ValueError: If an argument is invalid, q and p have different shapes, or q(K) or
+            q(b) has no variables.
 
     Example:
         >>> model = tv.Sequential([
@@ -162,9 +162,9 @@ class DenseFlipout(Flipout, DenseWithRandomWeights):
         A tensor of shape `(n, ..., units)`.
 
     Raises:
-        ValueError: If an argument is none of these, q(K) is not a
-            `tfd.Independent(tfd.Normal(...))` with variables, or q and p have different
-            shapes.
+        ValueError: If an argument is invalid, q(K) is not a
+            `tfd.Independent(tfd.Normal(...))`, q and p have different shapes, or q(K)
+            or q(b) has no variables.
 
     Example:
         >>> DenseFlipout(2)(tf.ones([5, 3])).shape
@@ -203,9 +203,9 @@ class DenseLocalReparameterization(LocalReparameterization, DenseWithRandomWeigh
         A tensor of shape `(..., units)`.
 
     Raises:
-        ValueError: If an argument is none of these, q(K) is not a
-            `tfd.Independent(tfd.Normal(...))` with variables, or q and p have different
-            shapes.
+        ValueError: If an argument is invalid, q(K) is not a
+            `tfd.Independent(tfd.Normal(...))`, q and p have different shapes, or q(K)
+            or q(b) has no variables.
 
     Example:
         >>> DenseLocalReparameterization(2)(tf.ones([5, 3])).shape

@@ -62,8 +62,8 @@ class DenseVariational(RandomWeights):
         A tensor of shape `(..., units)`.
 
     Raises:
-        ValueError: If an argument is none of these, q and p have different shapes, or q
-            has no variables that Keras trains.
+        ValueError: If an argument is invalid, q and p have different shapes, or q has
+            no variables that Keras trains.
 
     Example:
         >>> def posterior(kernel_size, bias_size, dtype=None):
@@ -147,9 +147,9 @@ class DenseVariational(RandomWeights):
         one = made.batch_shape.concatenate(made.event_shape)
         if one[-1:] != [size]:
             raise ValueError(
-                f"`{type(self).__name__}` expects its {role} to have {size} numbers, "
-                f"kernel and bias. Received: {unwrap(made)}. `make_{role}_fn` receives "
-                "both sizes."
+                f"`{type(self).__name__}` expects its {role} to have {size} numbers on "
+                f"the last axis, for kernel and bias. Received: {unwrap(made)}. Give "
+                f"it the sum of the two sizes that `make_{role}_fn` receives."
             )
 
     def _weights(self, inputs: tf.Tensor) -> DistributionTensor:

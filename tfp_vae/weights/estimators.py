@@ -1,4 +1,4 @@
-"""How a layer with a random kernel estimates its outputs: three ways."""
+"""Flipout and local reparameterization, mixins for layers with a random kernel."""
 
 from typing import Any
 
@@ -82,7 +82,7 @@ class LocalReparameterization(LinearWithRandomWeights):
         loc = self.apply_kernel(inputs, tf.convert_to_tensor(normal.loc))
         variances = tf.square(tf.convert_to_tensor(normal.scale))
         variance = self.apply_kernel(tf.square(inputs), variances)
-        # The gradient of a square root is infinite at 0, where all inputs are.
+        # A row of zeros has variance 0, where the root has an infinite gradient.
         varies = variance > 0
         scale = tf.where(varies, tf.sqrt(tf.where(varies, variance, 1.0)), 0.0)
         conversion = self._conversions["kernel"]

@@ -32,7 +32,7 @@ def weights_drawn_with(seed: Any) -> Iterator[None]:
         ...     bool(layer(x) == layer(x))
         True
     """
-    # Else the first layer's seed is one that callers make from theirs for latents.
+    # Without this the first layer would draw with a seed that callers use for latents.
     seed = fold_in(tf.cast(seed, tf.int32), _WEIGHTS)
     token = _FIXED.set((seed, {}))
     try:

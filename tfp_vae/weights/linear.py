@@ -52,8 +52,8 @@ class LinearWithRandomWeights(RandomWeights):
         **kwargs: Passed to `keras.layers.Layer`.
 
     Raises:
-        ValueError: If an argument is none of these, q and p have different shapes, or
-            q(K) has no variables.
+        ValueError: If an argument is invalid, q and p have different shapes, or q(K) or
+            q(b) has no variables.
 
     Example:
         >>> layer = tv.DenseFlipout(2)
@@ -134,7 +134,7 @@ class LinearWithRandomWeights(RandomWeights):
         raise NotImplementedError
 
     def channel_axis(self, inputs: tf.Tensor) -> int:
-        """The axis of inputs and outputs over which the kernel sums.
+        """The axis of the features or channels, in inputs and outputs alike.
 
         Args:
             inputs: Inputs or outputs.
@@ -169,10 +169,10 @@ class LinearWithRandomWeights(RandomWeights):
                 p = self._made(part, "prior", self.add_weight)
                 if q is not None and not self._variables_of[part, "posterior"]:
                     raise ValueError(
-                        f"`{type(self).__name__}` expects a posterior with variables, "
-                        f"which training moves. Received: {q} of "
-                        f"`{part}_posterior_fn`, which made none. Make them by its "
-                        "last argument, `add_variable_fn`."
+                        f"`{type(self).__name__}` expects a posterior with variables "
+                        f"that can be trained. Received: {q} from "
+                        f"`{part}_posterior_fn`, which made no variables. Make them "
+                        "with its last argument, `add_variable_fn`."
                     )
                 if q is not None and p is not None:
                     check_pair(q, p, type(self).__name__)

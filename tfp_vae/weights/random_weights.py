@@ -27,12 +27,12 @@ class RandomWeights(keras.layers.Layer):
     .. math::
 
         \mathrm{loss} = \frac{1}{N}
-        \left[\sum_i w_i \, \mathrm{nll}_i + \mathrm{KL}(q(w) \,\|\, p(w))\right]
+        \left[\sum_i c_i \, \mathrm{nll}_i + \mathrm{KL}(q(w) \,\|\, p(w))\right]
 
-    for N training examples. A step's loss is the mean over its batch plus KL / N, so
-    that the mean over an epoch does not depend on the batch size. A `tv.Model` knows N
-    in `fit`, or from `compile(num_examples=)`. Elsewhere, and in `model.losses`, the KL
-    is whole.
+    for N training examples with sample weights c_i. A step's loss is the mean over its
+    batch plus KL / N, so that the mean over an epoch does not depend on the batch size.
+    A `tv.Model` knows N in `fit`, or from `compile(num_examples=)`. Elsewhere, and in
+    `model.losses`, the KL is not divided by N.
 
     All calls in one forward pass share one draw, and the KL counts once in it.
 
@@ -113,7 +113,7 @@ def _warn_of_the_whole(model: Any) -> None:
 
 
 def check_pair(posterior: Any, prior: Any, caller: str) -> None:
-    """Checks that a posterior of weights and their prior have one shape.
+    """Checks that the shape of a prior fits that of a posterior of weights.
 
     Args:
         posterior: q(w).
@@ -121,7 +121,8 @@ def check_pair(posterior: Any, prior: Any, caller: str) -> None:
         caller: Name of the layer, for the message.
 
     Raises:
-        ValueError: If event or batch shapes differ.
+        ValueError: If the event shapes differ, or the batch shape of the prior does not
+            broadcast to that of the posterior.
 
     Example:
         >>> check_pair(tfd.Normal([0.0], 1.0), tfd.Normal(0.0, 1.0), "Dense")
@@ -138,8 +139,8 @@ def check_pair(posterior: Any, prior: Any, caller: str) -> None:
         raise ValueError(
             f"`{caller}` expects a posterior and a prior of one shape. Received: "
             f"batch shape {q.batch_shape} and event shape {q.event_shape} of the "
-            f"posterior, {p.batch_shape} and {p.event_shape} of the prior. Give both "
-            "functions the shape that they receive."
+            f"posterior, {p.batch_shape} and {p.event_shape} of the prior. Build both "
+            "from the shape or the sizes that their functions receive."
         )
 
 

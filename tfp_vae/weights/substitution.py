@@ -14,15 +14,15 @@ def call_with(
     """Calls a layer with some of its variables replaced by tensors.
 
     The variables keep their values. Losses that the layer adds become those of the
-    caller. State that it changes in the call, such as moving averages, seeds and
-    metrics, is kept.
+    caller. Changes that the call makes to other state, such as moving averages, seeds
+    and metrics, are kept.
 
     Args:
         layer: A Keras layer or model.
         values: Pairs of a variable and the tensor in its place.
         caller: The layer that is being called, and gets the losses.
         *args: Arguments of the layer.
-        **kwargs: As well.
+        **kwargs: Keyword arguments of the layer.
 
     Returns:
         What the layer returns.
@@ -41,7 +41,7 @@ def call_with(
         for variable in [*inner.variables, *inner.metrics_variables]
         if id(variable) not in replaced
     }
-    # Inside another such scope they have its values, which this one would hide.
+    # An outer scope may hold other values of the state, which this scope would hide.
     given = [(v, tf.cast(v.value, v.dtype)) for v in state.values()]
     with keras.StatelessScope([*values, *given], collect_losses=True) as scope:
         before = {key: scope.get_current_value(v) for key, v in state.items()}

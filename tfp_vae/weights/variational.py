@@ -68,9 +68,9 @@ class Variational(RandomWeights):
         What the layer returns.
 
     Raises:
-        ValueError: If an argument is none of these, or the layer has no trainable
-            weights after `build`, is an RNN cell, has random weights itself, or has
-            another dtype.
+        ValueError: If an argument is invalid, or the layer has no trainable weights
+            after `build`, is an RNN cell, has random weights itself, or has another
+            dtype.
 
     Example:
         >>> layer = Variational(keras.layers.LSTM(4))

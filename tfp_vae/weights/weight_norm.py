@@ -40,8 +40,9 @@ class WeightNorm(keras.layers.Wrapper):
         g = \frac{1}{\sqrt{\mathrm{Var}[t]}}, \quad
         \mathrm{bias} = -\frac{\mathrm{E}[t]}{\sqrt{\mathrm{Var}[t]}}
 
-    A unit with the same t in the whole batch, such as a batch of one row, keeps g = 1.
-    Without `data_init` g starts as ||v||, so the layer computes what it did before.
+    A unit with the same t in the whole batch, as in a `Dense` called on one row, keeps
+    g = 1, and its bias becomes -t. Without `data_init` g starts as ||v||, so the layer
+    computes what it did before.
 
     Reference:
         Salimans and Kingma, Weight normalization, 2016.
@@ -92,8 +93,8 @@ class WeightNorm(keras.layers.Wrapper):
             )
         if getattr(layer, "kernel_regularizer", None) is not None:
             raise ValueError(
-                f"`{caller}` expects a layer without `kernel_regularizer`, which would "
-                "act on v, whose length the output does not depend on. Received: "
+                f"`{caller}` expects a layer without `kernel_regularizer`: it acts "
+                "on v, but the output does not depend on the length of v. Received: "
                 f"kernel_regularizer={layer.kernel_regularizer!r}. Leave it out."
             )
 
