@@ -25,13 +25,15 @@ def evaluate_predictive(
 ) -> dict[str, float]:
     r"""The compiled loss and metrics of the mixture over draws of the weights.
 
+    The loss of `NegativeLogLikelihood`, for example, is
+
     .. math::
 
         \mathrm{loss} = -\mathrm{mean}_i \,
         \log \frac{1}{S} \sum_{s=1}^S p(y_i \mid x_i, w_s), \quad w_s \sim q(w)
 
-    where `evaluate` scores one draw of the weights for each batch, and adds the KL. The
-    model stays as it is, the states of its metrics too.
+    `evaluate` instead scores one draw of the weights for each batch, and adds the KL.
+    This function changes neither the model nor the states of its metrics.
 
     Args:
         model: A compiled Keras model whose output is a distribution.
@@ -62,7 +64,8 @@ def evaluate_predictive(
     if not getattr(model, "compiled", False) or len(losses) != 1 or losses[0] is None:
         raise ValueError(
             "`evaluate_predictive` expects a model compiled with one loss. Received: "
-            f"{model!r} with the losses {losses}. Call `compile` first."
+            f"{model!r} with the losses {losses}. Compile it with one, such as "
+            "`tv.NegativeLogLikelihood()`."
         )
     y, sample_weight = data.read((y, sample_weight), "evaluate_predictive")
     y = data.as_tensor(y)
@@ -85,9 +88,8 @@ def evaluate_predictive(
 
 
 def _loss_of(loss: Any, y: tf.Tensor, p: DistributionTensor, weight: Any) -> tf.Tensor:
-    if isinstance(
-        loss, keras.metrics.Metric
-    ):  # A score, which as a loss differentiates.
+    if isinstance(loss, keras.metrics.Metric):
+        # A score: as a metric it needs no gradient of the draws.
         score = type(loss).from_config(loss.get_config())
         score.update_state(y, p, weight)
         return score.result()

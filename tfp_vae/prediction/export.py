@@ -50,8 +50,8 @@ def export_predictive(
         model: As in `predictive`.
         filepath: Directory to write to.
         num_samples: As in `predictive`: the draws of the weights in each request.
-        quantiles: Levels of the quantiles; by default 0.05, 0.5 and 0.95 if the
-            distribution has quantiles.
+        quantiles: Levels of the quantiles; by default 0.05, 0.5 and 0.95, but none for
+            classes, or for a distribution without quantiles.
         seed: Integer for the same draws of the weights in every request; by default
             each request draws them anew.
         training: As in `predictive`.

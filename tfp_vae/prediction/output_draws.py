@@ -125,7 +125,7 @@ class OutputDraws:
         return self._program(x, seed, tf.constant(draw), tf.constant(piece))
 
     def rebuilt(self, tensors: Any) -> Any:
-        """The distribution of tensors.
+        """The distribution that is made of given tensors.
 
         Args:
             tensors: As `tensors` returns them.
@@ -181,7 +181,7 @@ def differ(model: Any, draws: OutputDraws, x: Any, seed: Any) -> bool:
     # Rows of zeros may hide what is random, such as units that are left out.
     noise = keras.tree.map_structure(_noise_like, x)
     first = draws.output(noise, seed, 0, 0)
-    # Few units of few rows may be left out in no draw, or in few.
+    # With few units and rows, `Dropout` may leave out none in many of the draws.
     tries = _TRIES if draws.training and _states_of_generators(model) else 1
     return any(
         not _are_equal(first, draws.output(noise, seed, i, 0))
@@ -221,7 +221,7 @@ def _check_unchanged(model: Any, scope: Any) -> None:
                 "`predictive(training=True)` expects layers whose output for a row "
                 f"does not depend on the other rows. Received: `{layer.name}` of type "
                 f"{type(layer).__name__}, which updates statistics of the batch. Set "
-                f"`trainable = False` on it, with which it uses those that it has."
+                "`trainable = False` on it, so that it uses its stored statistics."
             )
 
 

@@ -38,7 +38,7 @@ def predictive(
     verbose: Any = "auto",
     training: bool = False,
 ) -> PredictiveDistribution:
-    r"""The predicted distribution, averaged over the weights that the data allow.
+    r"""The posterior predictive distribution: p(y | x, w), averaged over draws of w.
 
     .. math::
 
@@ -107,7 +107,7 @@ def predictive(
         batch_size = integer(batch_size, "batch_size", "predictive")
     x, _ = as_arrays(x, None, "predictive")
     few = data.few(x, _FEW)
-    # Of Python's generator, as Keras' seeds; `keras.utils.set_random_seed` sets it.
+    # From Python's generator, as Keras' own seeds: `set_random_seed` seeds it.
     number = random.randrange(2**31) if seed is None else seed
     base = tf.constant([number, 0], tf.int32)
     prepared = [prepare(one, x, few, base, training) for one in models]
@@ -163,7 +163,8 @@ def checked_models(model: Any, caller: str) -> list[Any]:
         raise ValueError(
             f"`{caller}` expects a list of different models. Received: {len(models)} "
             "models, some of them the same object. Train each with another "
-            "initialisation; draws of random weights are `num_samples`."
+            "initialisation; to draw the weights of one model several times, give it "
+            "alone, with `num_samples`."
         )
     return models
 

@@ -27,6 +27,8 @@ class PredictiveDistribution:
 
     .. math:: p(y \mid x) = \frac{1}{S} \sum_{s=1}^S p(y \mid x, w_s)
 
+    For several models it is the mean, over the models, of these mixtures.
+
     It is a `tfd.MixtureSameFamily`, or a `tfd.Mixture` where the outputs are of several
     families, with batch shape `(n, ...)` and the event shape of the model's output.
     `cdf`, `survival_function`, their logarithms, `quantile` and `entropy` are those of

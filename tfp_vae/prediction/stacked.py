@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfp_vae.prediction.output_draws import OutputDraws
 
-# Rows on which the joint distribution is compared with those that it was made of.
+# Rows on which the stacked distribution is compared with those that it was made of.
 _FEW = 8
 
 
@@ -123,7 +123,7 @@ def can_be_stacked(draws: list[list[Draw]]) -> bool:
     """Whether draws can be joined in one distribution with the same densities.
 
     TFP says which tensors a distribution is made of, but not what it computes from
-    their shapes. So this compares.
+    their shapes. So this compares the densities on a few rows.
 
     Args:
         draws: The draws of each model.
@@ -161,7 +161,7 @@ def can_be_stacked(draws: list[list[Draw]]) -> bool:
 
 
 def _is_the_same(whole: Any, draws: list[Draw]) -> bool:
-    """Compares the log-densities of a joint distribution with those of its parts."""
+    """Compares the log-densities of a stacked distribution with those of its parts."""
     for i, draw in enumerate(draws):
         p = draw.distribution
         if whole.batch_shape != p.batch_shape.concatenate([len(draws)]):
