@@ -45,7 +45,8 @@ class CollapseAlarm(keras.callbacks.Callback):
         threshold: Nats below which z counts as uninformative; less than log n.
 
     Attributes:
-        information: Nats at the end of the last epoch, an upper bound up to noise.
+        information: Nats at the end of the last epoch measured, an upper bound up to
+            noise. Nothing is measured after the alarm.
         epoch: The epoch in which the alarm went off, from 0, or `None`.
 
     Raises:
@@ -92,13 +93,12 @@ class CollapseAlarm(keras.callbacks.Callback):
             return
         self.epoch = epoch
         warnings.warn(
-            "`CollapseAlarm`: the posterior has collapsed, so that z carries no "
-            f"information about x: a mutual information of {max(shared, 0.0):.3g} "
-            f"nats, of at most log n = {math.log(self._count):.3g}, and a KL of "
-            f"{rate:.3g} nats, the smaller below {self.threshold:g} for "
-            f"{self.patience} epochs. A weight of the KL that rises slowly "
-            "(`KLWarmup(epochs=...)`), nats that cost nothing (`ELBO(free_bits=...)`), "
-            "a lower beta or a weaker decoder help.",
+            "`CollapseAlarm`: the posterior has collapsed: z carries no information "
+            f"about x. The mutual information is {max(shared, 0.0):.3g} nats, of at "
+            f"most log n = {math.log(self._count):.3g}; the KL is {rate:.3g} nats. The "
+            f"smaller was below {self.threshold:g} for {self.patience} epochs. Try KL "
+            "warm-up (`KLWarmup(epochs=...)`), free bits (`ELBO(free_bits=...)`), a "
+            "lower beta or a weaker decoder.",
             stacklevel=2,
         )
 

@@ -46,8 +46,8 @@ class VAETensorBoard(keras.callbacks.Callback):
     rows of their reconstructions), `samples` (from the same z at each epoch) and
     `traversals` (from x[0], a row for each latent coordinate). Histograms:
     `kl_per_dimension`. Projector: the latest centers of q(z | x), with labels and
-    pictures. TensorBoard shows at the name of each tag its unit, or what the rows of an
-    image are.
+    pictures. Beside the name of a tag TensorBoard shows its description: its unit, or
+    what the rows of an image are.
 
     Images are left out if the decoder makes none, the KL per dimension if a
     distribution does not factorise, traversals if latents are not vectors. Scalars and
@@ -59,8 +59,8 @@ class VAETensorBoard(keras.callbacks.Callback):
         x: Inputs of shape `(n, ...)`; a few hundred make a good projection.
         y: Conditions, if the model is conditional.
         labels: Label of each example for the projector: numbers or strings.
-        every: Write after every so many epochs; the logs of `fit` are written after
-            each epoch.
+        every: Number of epochs between two writes of images, KL and latents. The logs
+            of `fit` are written after each epoch.
         num_images: Number of x that are reconstructed, and of samples.
 
     Raises:
@@ -233,7 +233,7 @@ def _sprite(images: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def _squares(images: np.ndarray) -> np.ndarray:
-    """Images with white margins, for the projector stretches each to a square."""
+    """Images with white margins, since the projector stretches each to a square."""
     missing = [max(images.shape[1:3]) - length for length in images.shape[1:3]]
     margins = [(length // 2, length - length // 2) for length in missing]
     return np.pad(images, ((0, 0), *margins, (0, 0)), constant_values=1)
