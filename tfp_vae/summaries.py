@@ -1,4 +1,4 @@
-"""Summaries of a distribution, also where TFP has no formula for them."""
+"""Summaries of a distribution, also where TFP has no formula, and roots of its cdf."""
 
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +40,7 @@ def summary(distribution: Any, name: str, *given: Any, **options: Any) -> tf.Ten
     if "value" in options:
         given = (options.pop("value"),)
     try:
-        # With options only TFP's own method is called.
+        # If options are given, TFP's own method is called.
         found = None if options else SUMMARIES[name](distribution, name, *given)
         if found is None:
             found = getattr(distribution, name)(*given, **options)
@@ -85,7 +85,7 @@ def joined(distribution: Any, parts: Any) -> tf.Tensor:
 
 
 def _mode(distribution: Any, name: str) -> Any:
-    """The mode, also where only this module computes that of a coordinate."""
+    """The mode of `Independent`, `Inflated` and `Blockwise`; `None` for others."""
     if isinstance(distribution, tfd.Independent):
         return summary(distribution.distribution, name)
     if isinstance(distribution, tfd.Inflated):
@@ -205,7 +205,7 @@ def root(
         high: Values at which F is at least `probability`.
 
     Returns:
-        A tensor of the shape of `low`, accurate to some rounding errors.
+        A tensor of the shape of `low`, accurate to a few rounding errors.
 
     Example:
         >>> p = tfd.Normal(tf.zeros(2), 1.0)
@@ -242,7 +242,7 @@ def first_above(
             above it, as of a cdf with jumps.
         low: Values at which it is false.
         high: Values at which it is true.
-        tolerance: Largest error; 0 for some rounding errors.
+        tolerance: Largest error; with 0 only that of a few roundings.
 
     Returns:
         A tensor of the shape of `low`.
