@@ -59,8 +59,8 @@ EXAMPLE = Side(("examples/{}.py",), RESULTS, PACKAGES, _set_seed, _count_gpus)
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure:
-    """One figure and its reference.
+class Result:
+    """One number that a run found, and its reference.
 
     Args:
         what: The figure and its unit.
@@ -110,7 +110,7 @@ class Report:
 
     def __init__(self, system: str, title: str, args: argparse.Namespace) -> None:
         self.system, self.title, self.args = system, title, args
-        self.figures: list[Figure] = []
+        self.figures: list[Result] = []
         args.progress.begin()
 
     def fit(
@@ -158,18 +158,18 @@ class Report:
             figures = [dataclasses.asdict(figure) for figure in self.figures[before:]]
             return self.args.progress.keep(name, value, figures)
         for values in kept["figures"]:
-            self._add(Figure(**values))
+            self._add(Result(**values))
         return kept["value"]
 
     def add(self, what: str, value: Any, *reference: Any, **options: Any) -> None:
-        """Adds a figure and prints it; the arguments are those of `Figure`."""
-        figure = Figure(what, round(float(value), 4), *reference, **options)
+        """Adds a figure and prints it; the arguments are those of `Result`."""
+        figure = Result(what, round(float(value), 4), *reference, **options)
         if figure.reference is not None:
             rounded = round(float(figure.reference), 4)
             figure = dataclasses.replace(figure, reference=rounded)
         self._add(figure)
 
-    def _add(self, figure: Figure) -> None:
+    def _add(self, figure: Result) -> None:
         self.figures.append(figure)
         print(figure, flush=True)
         if self.args.resume is not None:

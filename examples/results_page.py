@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from reproduction import PEERS, RESULTS, ROOT, Figure
+from reproduction import PEERS, RESULTS, ROOT, Result
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 SHORT = RESULTS / "short"  # of benchmarks/peers/compare.py
@@ -39,7 +39,7 @@ def table(directory: pathlib.Path = RESULTS) -> str:
         run = json.loads(path.read_text())
         peer = peers(path)
         script = f"[{run['title']}](../examples/{run['system']}.py)"
-        figures = [Figure(**values) for values in run["figures"]]
+        figures = [Result(**values) for values in run["figures"]]
         for number, figure in enumerate(figures):
             name = "" if number else f"{script}, {run['epochs']} epochs"
             lines.append(row(name, figure, peer))
@@ -55,7 +55,7 @@ def headlines(directory: pathlib.Path = RESULTS) -> str:
     for system, names in HEADLINES.items():
         path = directory / f"{system}.json"
         run = json.loads(path.read_text())
-        figures = {values["what"]: Figure(**values) for values in run["figures"]}
+        figures = {values["what"]: Result(**values) for values in run["figures"]}
         script = f"[{run['title']}](examples/{system}.py), {run['epochs']} epochs"
         lines += [row(script, figures[name], peers(path)) for name in names]
     return "\n".join(lines)
@@ -101,7 +101,7 @@ def peers(path: pathlib.Path) -> dict[str, float]:
     return {values["what"]: values["value"] for values in peer["figures"]}
 
 
-def row(name: str, figure: Figure, peer: dict[str, float]) -> str:
+def row(name: str, figure: Result, peer: dict[str, float]) -> str:
     """A figure as a row of the table."""
     values = [figure.value, peer.get(figure.what), figure.reference]
     cells = ["" if value is None else number(value) for value in values]

@@ -197,7 +197,7 @@ def test_results_are_written_where_asked(small_data, tmp_path):
     found = json.loads((tmp_path / "numpyro_vae.json").read_text())
     assert found["command"].endswith("--output PATH --results PATH")
     assert str(tmp_path) not in json.dumps(found)
-    figure = reproduction.Figure(**found["figures"][-1])
+    figure = reproduction.Result(**found["figures"][-1])
     assert figure.reference == 101.59
     assert set(found["versions"]) == set(reproduction.PACKAGES)
 
@@ -208,7 +208,7 @@ def test_every_system_has_its_figures(system):
     assert path.is_file(), f"run `python examples/{system}.py`"
     run = json.loads(path.read_text())
     assert run["budget"] == "full"
-    figures = [reproduction.Figure(**values) for values in run["figures"]]
+    figures = [reproduction.Result(**values) for values in run["figures"]]
     assert figures
     unexplained = [str(figure) for figure in figures if not figure.is_explained]
     assert not unexplained
@@ -252,7 +252,7 @@ def test_the_results_of_default_options_alone_are_stored(argv, is_stored):
 
 def test_a_worse_figure_needs_a_reason():
     def figure(value, **options):
-        return reproduction.Figure("x", value, 10.0, "y", 1.0, **options)
+        return reproduction.Result("x", value, 10.0, "y", 1.0, **options)
 
     assert figure(9.5).is_explained
     assert figure(99.0).is_explained
@@ -260,7 +260,7 @@ def test_a_worse_figure_needs_a_reason():
     assert figure(8.9, reason="half the epochs").is_explained
     assert figure(10.5, higher_is_better=False).is_explained
     assert not figure(11.5, higher_is_better=False).is_explained
-    assert reproduction.Figure("x", 1.0).is_explained
+    assert reproduction.Result("x", 1.0).is_explained
 
 
 def test_pairs_are_neighbours_and_no_test_target_is_a_prototype(small_data):
