@@ -28,7 +28,8 @@ HEADLINES = {
 }
 THEIRS = "budget of the reference"
 COLUMNS = ("system", "figure", "here", "peer", "reference", THEIRS)
-COMPARED = ("system", "options", "figure", "here", "peer", "difference", "p")
+INTERVAL = "here - peer, 95 % interval"
+COMPARED = ("system", "options", "figure", "here", "peer", INTERVAL, "p")
 TEXTS = ("system", "options", "figure", THEIRS)
 
 
@@ -43,8 +44,8 @@ def table(directory: pathlib.Path = RESULTS) -> str:
         for number, figure in enumerate(figures):
             name = "" if number else f"{script}, {run['epochs']} epochs"
             lines.append(row(name, figure, peer))
-        told = dict.fromkeys(figure.reason for figure in figures if figure.reason)
-        reasons += [f"- {run['title']}: {reason}." for reason in told]
+        given = dict.fromkeys(figure.reason for figure in figures if figure.reason)
+        reasons += [f"- {run['title']}: {reason}." for reason in given]
     why = "Why some figures differ from their reference:"
     return "\n".join([*lines, "", why, "", *reasons])
 
@@ -62,14 +63,14 @@ def headlines(directory: pathlib.Path = RESULTS) -> str:
 
 
 def compared(directory: pathlib.Path = SHORT) -> str:
-    """Means and standard deviations over the seeds of both sides, as Markdown."""
+    """Means, standard deviations and paired t-tests over the seeds, as Markdown."""
     lines = head(COMPARED)
     for path in sorted(directory.glob("*.json")):
         run = json.loads(path.read_text())
         for number, figure in enumerate(run["figures"]):
             sides = [figure["here"], figure["peer"]]
             cells = [f"{np.mean(x):.2f} +-{np.std(x, ddof=1):.2f}" for x in sides]
-            test = difference(*sides)
+            test = paired_t_test(*sides)
             low, high = test.confidence_interval(0.95)
             cells += [f"{low:.2f} to {high:.2f}", f"{test.pvalue:.3f}"]
             names = ["", ""] if number else [run["title"], f"`{run['options']}`"]
@@ -77,7 +78,7 @@ def compared(directory: pathlib.Path = SHORT) -> str:
     return "\n".join(lines)
 
 
-def difference(here: Sequence[float], peer: Sequence[float]) -> Any:
+def paired_t_test(here: Sequence[float], peer: Sequence[float]) -> Any:
     """Student's paired test that two means are equal, two-sided.
 
     Args:

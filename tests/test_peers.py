@@ -34,7 +34,7 @@ def test_no_example_differs_from_its_peer_over_seeds():
         assert run["figures"]
         for figure in run["figures"]:
             assert len(figure["here"]) == len(figure["peer"]) == 5
-            test = results_page.difference(figure["here"], figure["peer"])
+            test = results_page.paired_t_test(figure["here"], figure["peer"])
             values[system, figure["what"]] = test.pvalue
     # Holm: the probability of one false alarm among all is 0.01.
     for number, (name, value) in enumerate(sorted(values.items(), key=lambda i: i[1])):
@@ -45,7 +45,7 @@ def test_the_difference_is_that_of_pairs():
     here, peer = [1.0, 4.0, 2.0, 8.0, 5.0], [2.0, 4.5, 4.0, 9.5, 5.0]
     # The mean is -1 and the variance 0.625: t = -1 / sqrt(0.125).
     exact = 2 * stats.t.sf(1 / math.sqrt(0.125), 4)
-    test = results_page.difference(here, peer)
+    test = results_page.paired_t_test(here, peer)
     assert test.pvalue == pytest.approx(exact)
     half = stats.t.ppf(0.975, 4) * math.sqrt(0.125)
     assert test.confidence_interval(0.95) == pytest.approx((-1 - half, -1 + half))
