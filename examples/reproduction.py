@@ -21,7 +21,7 @@ PEERS = RESULTS / "peers"
 PACKAGES = ("tfp-vae", "keras", "tensorflow", "tensorflow-probability", "numpy")
 QUICK, FULL = "quick", "full"
 Trainings = Sequence[str] | Mapping[str, int]
-TRAINING = "training"  # the name of the only one
+TRAINING = "training"  # the name, if a script has a single training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +63,13 @@ class Result:
     """One number that a run found, and its reference.
 
     Args:
-        what: The figure and its unit.
-        value: What was found.
+        what: What the number is, and its unit.
+        value: The number.
         reference: The value to compare it with, or `None`.
         source: Where the reference was published, or how it was measured.
-        tolerance: How much worse the figure may be without a `reason`.
-        higher_is_better: Whether higher figures are better.
-        reason: Why the figure is worse, or has another budget or split.
+        tolerance: How much worse the number may be without a `reason`.
+        higher_is_better: Whether higher numbers are better.
+        reason: Why the number is worse, or has another budget or split.
         budget: Training of the reference, such as "3,280 epochs".
     """
 
@@ -84,7 +84,7 @@ class Result:
 
     @property
     def is_explained(self) -> bool:
-        """Whether the figure is within the tolerance, or says why not."""
+        """Whether the number is within the tolerance, or has a reason why not."""
         if self.reference is None:
             return True
         worse = self.reference - self.value
@@ -92,7 +92,7 @@ class Result:
         return worse <= self.tolerance or bool(self.reason)
 
     def __str__(self) -> str:
-        """The figure in a line."""
+        """The number in a line."""
         line = f"{self.what}: {self.value:.2f}"
         if self.reference is not None:
             line += f" (reference: {self.reference:.2f}, {self.source})"
@@ -116,13 +116,13 @@ class Report:
     def fit(
         self, name: str, model: Any, x: Any, *, callbacks: Any = (), **options: Any
     ) -> Any:
-        """Trains as `model.fit`, and goes on where `--resume` has it.
+        """Trains as `model.fit` does, from the checkpoint in `--resume` if it has one.
 
         Args:
             name: Name of the training.
             model: A compiled model, made by the same calls in every run.
-            x: As in `fit`. Each pass over a dataset must draw its order at its first
-                batch.
+            x: As in `fit`. A dataset that shuffles must do so anew in each pass, when
+                the first batch of the pass is read.
             callbacks: As there.
             **options: Other arguments of `fit`, with `epochs`.
 
@@ -236,14 +236,14 @@ def parse(
         argv: The arguments, or `None` for those of the process.
         epochs: Numbers of epochs of the quick and the full budget.
         options: Function that adds options to the parser.
-        trainings: Function from the options to the names of all trainings: those of
-            `Report.fit`, or of a `Report.part` without one. With their epochs, if these
-            are not `args.epochs`.
+        trainings: Function from the options to the names of all calls of `Report.fit`,
+            and of each `Report.part` without one; or to a dictionary from these names
+            to their epochs, if these are not `args.epochs`.
         side: An example, or a peer.
 
     Returns:
-        The options; `results` is the directory to write to, or `None`; `quick` is
-        whether the budget is; `progress` has what an earlier go has done.
+        The options. `results` is the directory to write to, or `None`; `quick` is true
+        for the quick budget; `progress` has what an earlier run has done.
 
     Raises:
         ValueError: If the directory of `--resume` has another run.

@@ -23,7 +23,7 @@ class Measured:
     """A whole run that was measured.
 
     Args:
-        source: Where it is told.
+        source: The file that records it.
         hours: The time it took.
         epochs: Those of all its trainings together.
     """
@@ -38,7 +38,7 @@ class Progress:
 
     Args:
         directory: Directory of checkpoints and figures, or `None` to keep nothing.
-        settings: What another go must have in common: a JSON dictionary.
+        settings: What a run that resumes must have in common: a JSON dictionary.
         trainings: Names of the trainings and parts of the whole run, with the epochs of
             each.
         is_long: Whether to print what is left and to limit the hours.
@@ -63,8 +63,8 @@ class Progress:
         self._trainings, self.measured = dict(trainings), measured
         self._is_long, self._may_be_longer = is_long, may_be_longer
         self._start, self._before = time.perf_counter(), 0.0
-        self._is_told, self._seen, self._begun = measured is not None, 0, 0.0
-        self._written = 0.0
+        self._is_estimated, self._seen = measured is not None, 0
+        self._begun, self._written = 0.0, 0.0
         self._checkpoints: list[pathlib.Path] = []
         self._names: set[str] = set()
         self.parts: dict[str, dict[str, Any]] = {}
@@ -75,7 +75,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """The time that all goes took until now."""
+        """The seconds that this run and those it resumes took until now."""
         return self._before + time.perf_counter() - self._start
 
     @property
@@ -99,8 +99,8 @@ class Progress:
         if self.measured is None or not names:
             return
         hours, of = self.measured.hours, self.measured
-        told = f"{_told(hours)} for {of.epochs} epochs in {of.source}"
-        self._allow(hours / of.epochs * self.left, told)
+        source = f"{_in_hours(hours)} for {of.epochs} epochs in {of.source}"
+        self._allow(hours / of.epochs * self.left, source)
 
     def begin_part(self, name: str) -> None:
         """Begins a part: its checkpoints are deleted when it is kept."""
@@ -128,7 +128,7 @@ class Progress:
     def fit(
         self, name: str, model: Any, x: Any, callbacks: Sequence[Any], **options: Any
     ) -> Any:
-        """Trains as `model.fit`, from where an earlier go was killed.
+        """Trains as `model.fit` does, from the checkpoint of an earlier run, if any.
 
         It seeds Keras at its end, so that what follows is the same if nothing was left
         to train. If epochs take less than `LOST` seconds, not all of them are saved.
@@ -136,8 +136,8 @@ class Progress:
         Args:
             name: Name of the training.
             model: A compiled model.
-            x: As in `fit`. Each pass over a dataset must draw its order at its first
-                batch.
+            x: As in `fit`. A dataset that shuffles must do so anew in each pass, when
+                the first batch of the pass is read.
             callbacks: The callbacks.
             **options: Other arguments of `fit`, with `epochs`.
 
@@ -220,7 +220,7 @@ class Progress:
         self._begun = time.perf_counter()
 
     def end_epoch(self, name: str, done: int, epochs: int, is_last: bool) -> float:
-        """Keeps the number of epochs, and tells what the first ones say of the rest.
+        """Saves the number of epochs, and prints once how long the rest will take.
 
         Args:
             name: Name of the training.
@@ -237,21 +237,21 @@ class Progress:
         if is_last or done == epochs or time.perf_counter() - self._written > LOST:
             self._write()
         # The first epoch compiles.
-        if self._is_told or not self._is_long or self._seen < min(2, epochs):
+        if self._is_estimated or not self._is_long or self._seen < min(2, epochs):
             return took
-        self._is_told = True
+        self._is_estimated = True
         others = sum(self._left(each) for each in self._trainings if each != name)
         hours = took / 3600 * (epochs - done + others)
         self._allow(hours, f"an epoch of {name!r}, {took:.1f} seconds")
         return took
 
     def _allow(self, hours: float, source: str) -> None:
-        print(f"to do: about {_told(hours)}, by {source}", flush=True)
+        print(f"to do: about {_in_hours(hours)}, by {source}", flush=True)
         if hours > MOST_HOURS and not self._may_be_longer:
             raise SystemExit(
-                f"A run without `--yes` expects to take at most {MOST_HOURS} hours. "
-                f"Received: about {_told(hours)}. Give --yes, best with --resume DIR, "
-                "or fewer --epochs."
+                f"A run of more than {MOST_HOURS} hours expects `--yes`. "
+                f"Received: about {_in_hours(hours)}. Give --yes, best with "
+                "--resume DIR, or fewer --epochs."
             )
 
     def _check_new(self, what: str) -> None:
@@ -308,7 +308,7 @@ class Progress:
         replace(self.directory / "run.json", _to_json(run))
 
 
-def _told(hours: float) -> str:
+def _in_hours(hours: float) -> str:
     return f"{hours:.{1 if hours >= 1 else 3}f} hours"
 
 
