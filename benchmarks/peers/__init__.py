@@ -1,4 +1,4 @@
-"""Published systems in PyTorch, for the examples of the same names to be compared with.
+"""Published systems in PyTorch, each a peer of the example of the same name.
 
     pip install -e ".[bench]"
     python -m benchmarks.peers.plain_vae --data-dir PATH
@@ -8,7 +8,7 @@ test images; they share the code that reads data and writes results. Networks,
 distributions, bounds and training are PyTorch. `python -m benchmarks.peers.compare`
 trains both with several seeds.
 
-PyTorch and TensorFlow crash in one process, so that of a peer has no TensorFlow.
+PyTorch and TensorFlow may crash in one process, so a peer runs without TensorFlow.
 """
 
 import pathlib

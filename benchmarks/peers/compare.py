@@ -23,7 +23,7 @@ import results_page
 import resuming
 from benchmarks.peers import PEER
 
-# Minutes for all seeds of a system, on two cores.
+# Options of the short runs: all seeds of a system take minutes on two cores.
 SHORT = {
     "plain_vae": "--epochs 5",
     "conv_vae": "--budget quick --epochs 5",
@@ -67,8 +67,9 @@ def compare(system: str, seeds: Sequence[int], data_dir: str | None) -> dict[str
     unknown = [what for what in peer if what not in here]
     if unknown:
         raise ValueError(
-            f"The peer of {system} expects to have figures of the example. Received: "
-            f"{unknown[0]!r}, which is not one of {[*here]}. Name it as there."
+            f"`compare` expects a peer of {system} with the figures of the example, "
+            f"{[*here]}. Received: {unknown[0]!r}. Give it the name that the example "
+            "uses."
         )
     return {
         "system": system,

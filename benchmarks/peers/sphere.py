@@ -13,7 +13,7 @@ from torch.distributions import Beta, Distribution, constraints
 from torch.distributions.kl import register_kl
 from torch.nn import functional
 
-SMALL = 1e-10  # The least squared length of a draw across loc.
+SMALL = 1e-10  # Lower bound of 1 - (loc . z)^2, whose root has no gradient at 0.
 
 
 class _Ratio(torch.autograd.Function):
@@ -124,8 +124,8 @@ class _AroundLoc(Distribution):
 class VonMisesFisher(_AroundLoc):
     """C(k) exp(k loc . z), by Ulrich's and Wood's rejection.
 
-    The gradient of a draw leaves the rejection out, so that it is biased in the
-    concentration: users of PyTorch have it so.
+    The gradient of a draw leaves the rejection out, as other PyTorch code does, so it
+    is biased in the concentration.
     """
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:

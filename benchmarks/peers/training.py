@@ -24,7 +24,7 @@ torch.distributions.Distribution.set_default_validate_args(False)
 
 
 def load(name: str, args: argparse.Namespace) -> datasets.Images:
-    """The images of a data set, of which a quick run has few.
+    """Loads all images of a data set from the data directory.
 
     Args:
         name: Name of the data set.

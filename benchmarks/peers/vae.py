@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal
 from torch.distributions.kl import kl_divergence
 from torch.nn import functional
 
-ROWS = 2_000  # The most images that are decoded at once, but for the draws of one.
+ROWS = 2_000  # Images decoded at once by `log_prob`, but at least all draws of one.
 Law = Callable[[torch.Tensor], Distribution]
 
 
