@@ -301,7 +301,7 @@ def file_path(value: Any, name: str, caller: str) -> str:
     return path
 
 
-def floating(dtype: Any, caller: str) -> None:
+def check_floating(dtype: Any, caller: str) -> None:
     """Checks that a layer's parameters are floating-point numbers.
 
     Args:
@@ -312,7 +312,7 @@ def floating(dtype: Any, caller: str) -> None:
         ValueError: If they are integers, booleans or anything else.
 
     Example:
-        >>> floating("float32", "IndependentNormal(3)")
+        >>> check_floating("float32", "IndependentNormal(3)")
     """
     dtype = tf.as_dtype(dtype)
     if not dtype.is_floating:
@@ -323,7 +323,7 @@ def floating(dtype: Any, caller: str) -> None:
         )
 
 
-def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
+def check_width(shape: Sequence[Any], width: int, caller: str) -> None:
     """Checks that the last axis of a layer's parameters has the right width.
 
     Args:
@@ -335,7 +335,7 @@ def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
         ValueError: If the rank is 0 or the last axis is known and not `width`.
 
     Example:
-        >>> parameters_width((None, 6), 6, "IndependentNormal(3)")
+        >>> check_width((None, 6), 6, "IndependentNormal(3)")
     """
     if len(shape) == 0 or shape[-1] not in (None, width):
         advice = f"Give the previous layer {width} units, or change the event shape."
@@ -351,19 +351,19 @@ def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
         )
 
 
-def law_of_each_row(distribution: Any, caller: str) -> None:
+def check_rows_in_batch(distribution: Any, caller: str) -> None:
     """Checks that a distribution has the rows in its batch, not in its event.
 
     Args:
         distribution: A distribution.
-        caller: What expects it: the message begins with this.
+        caller: First words of the message.
 
     Raises:
         ValueError: If it has no batch but an event with axes, as the outputs of a
             Gaussian process at several inputs.
 
     Example:
-        >>> law_of_each_row(tfd.MultivariateNormalDiag(tf.zeros([5, 3])), "Loss")
+        >>> check_rows_in_batch(tfd.MultivariateNormalDiag(tf.zeros([5, 3])), "Loss")
     """
     batch, event = distribution.batch_shape, distribution.event_shape
     if batch.rank == 0 and event.rank:

@@ -14,10 +14,10 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import (
     boolean,
     canonical_event_shape,
+    check_floating,
+    check_width,
     checked_config,
-    floating,
     optional_seed,
-    parameters_width,
 )
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
@@ -176,7 +176,7 @@ class DistributionLayer(keras.layers.Layer):
             and input_shape
             and not isinstance(input_shape[0], Sequence)
         ):
-            parameters_width(input_shape, width, self.description)
+            check_width(input_shape, width, self.description)
         regularizer = self.activity_regularizer
         if isinstance(regularizer, KLDivergenceRegularizer):
             regularizer.build()
@@ -227,8 +227,8 @@ class DistributionLayer(keras.layers.Layer):
         inputs = self._parameters(inputs)
         width = self.parameters_width
         if width is not None:
-            parameters_width(inputs.shape, width, self.description)
-            floating(inputs.dtype, self.description)
+            check_width(inputs.shape, width, self.description)
+            check_floating(inputs.dtype, self.description)
             # A width that is still unknown is checked when the graph runs.
             unknown = [None] * (inputs.shape.rank - 1)
             inputs = tf.ensure_shape(inputs, [*unknown, width])
