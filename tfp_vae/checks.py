@@ -484,6 +484,47 @@ def interval(low: Any, high: Any, caller: str) -> tuple[float, float]:
     return ends
 
 
+def check_finite_non_negative(value: Any, name: str, caller: str) -> None:
+    """Checks that numbers are finite and not negative.
+
+    Args:
+        value: What the user gave; tensors and variables are not checked.
+        name: Name of the argument, for the message.
+        caller: Name of the caller, for the message.
+
+    Raises:
+        ValueError: If a number is negative, infinite or not a number.
+
+    Example:
+        >>> check_finite_non_negative([0.0, 1e6], "concentration", "VonMisesFisher")
+    """
+    numbers = host_value(value)
+    if numbers is not None and not np.all((numbers >= 0) & np.isfinite(numbers)):
+        raise ValueError(
+            f"`{caller}` expects `{name}` to be finite and not negative. Received: "
+            f"{name}={value!r}. Give finite numbers of at least 0."
+        )
+
+
+def host_value(value: Any) -> np.ndarray | None:
+    """Returns numbers as an array, unless they are in tensors or variables.
+
+    Args:
+        value: What the user gave: a number, an array, or a list of these.
+
+    Returns:
+        A float64 array; `None` if there is anything else in the value.
+
+    Example:
+        >>> host_value([0.0, 0.5]), host_value(tf.zeros(2))
+        (array([0. , 0.5]), None)
+    """
+    known = (bool, int, float, np.ndarray, np.generic)
+    if all(isinstance(part, known) for part in tf.nest.flatten(value)):
+        return np.asarray(value, "float64")
+    return None
+
+
 def checked_function(value: Any, name: str) -> Any:
     """Returns what Keras found for a config, unless it is a foreign function.
 

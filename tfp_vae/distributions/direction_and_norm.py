@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.distributions.sphere import finite_non_negative, unit_vector
+from tfp_vae.checks import check_finite_non_negative
+from tfp_vae.distributions.sphere import unit_vector
 from tfp_vae.supports import Support, support_of
 
 tfd: Any = tfp.distributions
@@ -78,8 +79,8 @@ class DirectionAndNorm(tfd.Distribution):
                 f"{direction!r}. Give a `VonMisesFisher`, a `PowerSpherical` or a "
                 "`tfd.SphericalUniform`."
             )
-        finite_non_negative(low, "low", name)
-        finite_non_negative(width, "width", name)
+        check_finite_non_negative(low, "low", name)
+        check_finite_non_negative(width, "width", name)
         if isinstance(width, int | float) and width == 0:
             raise ValueError(
                 f"`{name}` expects `width` to be positive. Received: width={width!r}. "

@@ -5,18 +5,18 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import check_finite_non_negative
 from tfp_vae.distributions.sphere import (
     TiltMoments,
     around_the_pole,
     as_kl,
-    finite_non_negative,
+    check_unit_vectors,
     from_angle,
     half_square_distance,
     log_area,
     reparameterized_angle,
     same_dimension,
     tilt_moments,
-    unit_vectors,
 )
 
 tfd = tfp.distributions
@@ -73,8 +73,8 @@ class VonMisesFisher(tfp.distributions.VonMisesFisher):
         name: str = "VonMisesFisher",
     ) -> None:
         """Checks numbers and arrays, but not the values of tensors."""
-        unit_vectors(mean_direction, name)
-        finite_non_negative(concentration, "concentration", name)
+        check_unit_vectors(mean_direction, name)
+        check_finite_non_negative(concentration, "concentration", name)
         super().__init__(
             mean_direction, concentration, validate_args, allow_nan_stats, name
         )
