@@ -205,7 +205,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         cost = self.target.cost(kl, sample_weight)
         if self.weight is None:
             return cost
-        return cost * annealed.present(self.weight, "weight", "The KL", cost.dtype)
+        return cost * annealed.current(self.weight, "weight", "The KL", cost.dtype)
 
     def _warn_of_the_weight(self, posterior: Any) -> None:
         """Warns where `tfp.layers` would have weighed the KL differently."""
