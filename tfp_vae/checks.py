@@ -47,8 +47,8 @@ def canonical_event_shape(
         raise ValueError(
             f"`{caller}` expects `{name}` to be a positive integer or a sequence of "
             f"positive integers, below 2**31 together. Received: {name}="
-            f"{event_shape!r}. Give the shape of one draw without the batch axis, such "
-            "as 16 or (28, 28, 1)."
+            f"{event_shape!r}. Give sizes without the batch axis, such as 16 or "
+            "(28, 28, 1)."
         )
     return sizes
 
@@ -526,10 +526,10 @@ def host_value(value: Any) -> np.ndarray | None:
 
 
 def checked_function(value: Any, name: str) -> Any:
-    """Returns what Keras found for a config, unless it is a foreign function.
+    """Returns a deserialized object, unless it is a function that is not registered.
 
     Args:
-        value: What Keras found for the config.
+        value: What Keras returned for a config; functions of Keras itself are allowed.
         name: Name of the argument, for the message.
 
     Returns:
