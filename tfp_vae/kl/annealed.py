@@ -31,7 +31,7 @@ def checked(
         The value; a number as a `float`.
 
     Raises:
-        ValueError: If `value` is too small, not finite, trainable, or none of these.
+        ValueError: If `value` is too small, not finite, trainable, or of another type.
 
     Example:
         >>> checked(0.5, "weight", "The KL")
