@@ -36,8 +36,8 @@ class PowerSpherical(tfp.distributions.PowerSpherical):
         a = (m - 1) / 2
 
     TFP's class, with finite gradients in every dimension m >= 2 and for concentrations
-    from 0 to 1e6 and above. Accepted angles get their gradient by implicit
-    reparameterisation. Densities, KL and entropy are computed in float64. The KL is
+    from 0 to 1e6 and above. Angles are drawn by rejection, with implicit gradients.
+    Densities, KL and entropy are computed in float64. The KL is
     registered to and from `tfd.SphericalUniform`, and to von Mises-Fisher
     distributions. It has no closed form to another power spherical distribution.
 

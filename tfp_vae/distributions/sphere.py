@@ -160,8 +160,8 @@ def around_the_pole(
         tan(t / 2) = sqrt(spread) tan(s / 2)
 
     which keeps its tangent. Wood draws the same proposals from a beta variable. A seed
-    gives the same draw, up to rounding, in eager and exported code. It did not with a
-    ratio of `tfd.ExpGamma` draws, after a compiled `fit`.
+    gives the same draw, up to rounding, in eager and exported code. (A beta variable
+    made from a ratio of `tfd.ExpGamma` draws differed there after a compiled `fit`.)
 
     Reference:
         Wood, Simulation of the von Mises Fisher distribution, 1994.
