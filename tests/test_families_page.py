@@ -35,7 +35,7 @@ def test_every_family_is_on_the_page():
         "AutoregressiveTransform",
         "DistributionLambda",
         "DistributionLayer",
-        "VariationalGaussianProcess",  # one law for all rows
+        "VariationalGaussianProcess",  # one distribution for all rows
     }
     assert rows == layers - without_a_row
 

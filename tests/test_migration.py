@@ -1,4 +1,4 @@
-"""docs/migrating.md: what `tfp.layers` did, measured, and what continues it here."""
+"""docs/migrating.md: what `tfp.layers` did, measured, and what gives it here."""
 
 import inspect
 import pathlib
@@ -101,7 +101,7 @@ def total(model, x):
 
 
 @pytest.mark.parametrize(ARGUMENTS, SETTINGS)
-def test_the_weight_of_the_page_continues_a_training(kind, draws, axis, k, weight, rng):
+def test_the_factor_of_the_page_gives_the_old_loss(kind, draws, axis, k, weight, rng):
     options, convert = arguments(draws, axis, k)
     old = posterior(OLD, kind, convert, **options)
     options.pop("test_points_reduce_axis", None)
@@ -115,7 +115,7 @@ def test_the_weight_of_the_page_continues_a_training(kind, draws, axis, k, weigh
 
 @pytest.mark.parametrize("use_exact_kl", [None, False])
 @pytest.mark.parametrize(ARGUMENTS, WITH_AXIS)
-def test_messages_give_the_weight_of_the_page(
+def test_messages_give_the_factor_of_the_page(
     kind, draws, axis, k, weight, use_exact_kl
 ):
     options, convert = arguments(draws, axis, k)
@@ -138,10 +138,10 @@ def test_messages_give_the_weight_of_the_page(
             assert not message
             message = str(caught[0].message)
             assert re.search(r"`test_points_reduce_axis=.*` changes nothing", message)
-            found = re.search(r"weight=(.+?), times", message)[1]
+            found = re.search(r"the old weight by (.+)\.", message)[1]
         elif message:
             assert re.search(r"expects the axes.* Received: .* Leave it None", message)
-            found = re.search(rf"weight=([^,]+) for a `{kind}`", message)[1]
+            found = re.search(rf"by ([^,]+) for a `{kind}`", message)[1]
         else:
             found = "1"
         expected = eval(weight, names)
@@ -157,9 +157,9 @@ def test_the_error_for_both_axes():
         test_points_reduce_axis=(0, 1),
     )
     message = (
-        r"Leave it None to average all draws. A training of `tfp.layers` continues "
-        r"with weight=2 / batch_size for a `KLDivergenceRegularizer`, weight=1 for a "
-        r"`KLDivergenceAddLoss`, times its own weight."
+        r"Leave it None to average all draws. For the loss of `tfp.layers`, multiply "
+        r"the old weight by 2 / batch_size for a `KLDivergenceRegularizer`, or by 1 "
+        r"for a `KLDivergenceAddLoss`."
     )
     with pytest.raises(ValueError, match=message):
         kl(tv.IndependentNormal(2)(tf.zeros([8, 4])))

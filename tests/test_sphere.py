@@ -10,7 +10,7 @@ import tensorflow_probability as tfp
 from scipy import integrate, special, stats
 
 from tfp_vae.distributions import PowerSpherical, VonMisesFisher
-from tfp_vae.distributions.power_spherical import mean_log_tilt
+from tfp_vae.distributions.power_spherical import mean_tilt
 from tfp_vae.distributions.sphere import log_area, unit_vector
 from tfp_vae.distributions.von_mises_fisher import cosine_moments
 from tfp_vae.layers import spherical
@@ -505,7 +505,7 @@ def test_derivatives_of_the_moments(m):
 def test_mean_of_the_logarithm(m):
     k, half = np.array([0.0, 0.1, 10.0, 1e4]), (m - 1) / 2
     expected = special.digamma(half + k) - special.digamma(2 * half + k)
-    np.testing.assert_allclose(mean_log_tilt(tf.constant(k), m), expected, rtol=1e-10)
+    np.testing.assert_allclose(mean_tilt(tf.constant(k), m), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -47,8 +47,8 @@ def canonical_event_shape(
         raise ValueError(
             f"`{caller}` expects `{name}` to be a positive integer or a sequence of "
             f"positive integers, below 2**31 together. Received: {name}="
-            f"{event_shape!r}. Give the shape of one draw without the batch axis, such "
-            "as 16 or (28, 28, 1)."
+            f"{event_shape!r}. Give sizes without the batch axis, such as 16 or "
+            "(28, 28, 1)."
         )
     return sizes
 
@@ -301,7 +301,7 @@ def file_path(value: Any, name: str, caller: str) -> str:
     return path
 
 
-def floating(dtype: Any, caller: str) -> None:
+def check_floating(dtype: Any, caller: str) -> None:
     """Checks that a layer's parameters are floating-point numbers.
 
     Args:
@@ -312,7 +312,7 @@ def floating(dtype: Any, caller: str) -> None:
         ValueError: If they are integers, booleans or anything else.
 
     Example:
-        >>> floating("float32", "IndependentNormal(3)")
+        >>> check_floating("float32", "IndependentNormal(3)")
     """
     dtype = tf.as_dtype(dtype)
     if not dtype.is_floating:
@@ -323,7 +323,7 @@ def floating(dtype: Any, caller: str) -> None:
         )
 
 
-def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
+def check_width(shape: Sequence[Any], width: int, caller: str) -> None:
     """Checks that the last axis of a layer's parameters has the right width.
 
     Args:
@@ -335,7 +335,7 @@ def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
         ValueError: If the rank is 0 or the last axis is known and not `width`.
 
     Example:
-        >>> parameters_width((None, 6), 6, "IndependentNormal(3)")
+        >>> check_width((None, 6), 6, "IndependentNormal(3)")
     """
     if len(shape) == 0 or shape[-1] not in (None, width):
         advice = f"Give the previous layer {width} units, or change the event shape."
@@ -351,19 +351,19 @@ def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
         )
 
 
-def law_of_each_row(distribution: Any, caller: str) -> None:
+def check_rows_in_batch(distribution: Any, caller: str) -> None:
     """Checks that a distribution has the rows in its batch, not in its event.
 
     Args:
         distribution: A distribution.
-        caller: What expects it: the message begins with this.
+        caller: First words of the message.
 
     Raises:
         ValueError: If it has no batch but an event with axes, as the outputs of a
             Gaussian process at several inputs.
 
     Example:
-        >>> law_of_each_row(tfd.MultivariateNormalDiag(tf.zeros([5, 3])), "Loss")
+        >>> check_rows_in_batch(tfd.MultivariateNormalDiag(tf.zeros([5, 3])), "Loss")
     """
     batch, event = distribution.batch_shape, distribution.event_shape
     if batch.rank == 0 and event.rank:
@@ -484,11 +484,52 @@ def interval(low: Any, high: Any, caller: str) -> tuple[float, float]:
     return ends
 
 
-def checked_function(value: Any, name: str) -> Any:
-    """Returns what Keras found for a config, unless it is a foreign function.
+def check_finite_non_negative(value: Any, name: str, caller: str) -> None:
+    """Checks that numbers are finite and not negative.
 
     Args:
-        value: What Keras found for the config.
+        value: What the user gave; tensors and variables are not checked.
+        name: Name of the argument, for the message.
+        caller: Name of the caller, for the message.
+
+    Raises:
+        ValueError: If a number is negative, infinite or not a number.
+
+    Example:
+        >>> check_finite_non_negative([0.0, 1e6], "concentration", "VonMisesFisher")
+    """
+    numbers = host_value(value)
+    if numbers is not None and not np.all((numbers >= 0) & np.isfinite(numbers)):
+        raise ValueError(
+            f"`{caller}` expects `{name}` to be finite and not negative. Received: "
+            f"{name}={value!r}. Give finite numbers of at least 0."
+        )
+
+
+def host_value(value: Any) -> np.ndarray | None:
+    """Returns numbers as an array, unless they are in tensors or variables.
+
+    Args:
+        value: What the user gave: a number, an array, or a list of these.
+
+    Returns:
+        A float64 array; `None` if there is anything else in the value.
+
+    Example:
+        >>> host_value([0.0, 0.5]), host_value(tf.zeros(2))
+        (array([0. , 0.5]), None)
+    """
+    known = (bool, int, float, np.ndarray, np.generic)
+    if all(isinstance(part, known) for part in tf.nest.flatten(value)):
+        return np.asarray(value, "float64")
+    return None
+
+
+def checked_function(value: Any, name: str) -> Any:
+    """Returns a deserialized object, unless it is a function that is not registered.
+
+    Args:
+        value: What Keras returned for a config; functions of Keras itself are allowed.
         name: Name of the argument, for the message.
 
     Returns:

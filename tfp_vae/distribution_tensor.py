@@ -2,8 +2,8 @@
 
 Keras 3 passes only tensors between layers. `DistributionTensor` is a tensor by
 TensorFlow's public protocols (`is_tensor_like`, `__tf_tensor__`, `__array__`), and a
-`tfd.Distribution` by Python's (virtual subclassing of `abc`). Nothing of the
-distribution inside is hidden or copied.
+`tfd.Distribution` by Python's (virtual subclassing of `abc`). The distribution inside
+is not copied, and is always there as `tensor_distribution`.
 """
 
 import contextlib
@@ -34,7 +34,8 @@ STATISTICS = (
     "logits",
     "probs",
 )
-OF_ONE_DRAW = ("sample", "mean", "mode", "stddev", "variance")
+# Those that have the shape of one draw.
+DRAW_SHAPED = ("sample", "mean", "mode", "stddev", "variance")
 
 
 class TensorConversion:
@@ -56,7 +57,7 @@ class TensorConversion:
         2.0
     """
 
-    def __init__(self, fn: Any, caller: str = "convert_to_tensor_fn") -> None:
+    def __init__(self, fn: Any, caller: str = "DistributionTensor") -> None:
         """Replaces a method by its name, which a config can store."""
         self.name = fn if isinstance(fn, str) else _statistic_name(fn)
         if self.name not in (*STATISTICS, None) or not (self.name or callable(fn)):
@@ -82,7 +83,7 @@ class TensorConversion:
 
     def static_spec(self, distribution: Any) -> tf.TensorSpec | None:
         """Shape and dtype of the value, if known without computing it."""
-        if self.name not in OF_ONE_DRAW or isinstance(distribution.dtype, list | dict):
+        if self.name not in DRAW_SHAPED or isinstance(distribution.dtype, list | dict):
             return None
         dtype = tf.as_dtype(distribution.dtype)
         if not (dtype.is_floating or self.name in ("sample", "mode")):

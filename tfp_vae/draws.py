@@ -68,8 +68,8 @@ def seed_for_tfp(seed: Any) -> Any:
 def fold_in(seed: Any, number: Any) -> tf.Tensor:
     """A seed made from another one and a number.
 
-    `stateless_fold_in` chooses its generator by the device, and another one under XLA,
-    where a seed would then not repeat its draws.
+    This is `stateless_fold_in` with the Philox generator. By default TensorFlow chooses
+    the generator by device, and another one under XLA, where draws would then differ.
 
     Args:
         seed: Two integers.
@@ -115,9 +115,10 @@ def standard_normal(shape: Any, seed: Any) -> tf.Tensor:
     two cores, a seventh of an evaluation step. 64-bit integers from the same generator,
     two numbers each, and a polynomial take a fraction of that.
 
-    The two numbers of an integer are half the rows apart. XLA vectorises two halves
-    joined along rows, even if what follows is not contiguous. With halves of a flat
-    tensor it computes one number after the other, in five times the time.
+    The two numbers made from one integer are half the rows apart, because XLA
+    vectorises a concatenation of two halves along rows, even if what follows is not
+    contiguous. It does not vectorise halves of a flat tensor: they take five times as
+    long.
 
     Args:
         shape: Shape of the draws, a list of integers or a tensor.
@@ -156,13 +157,13 @@ def rademacher(shape: Any, seed: Any) -> tf.Tensor:
 
 
 def _of_random_bits(shape: Any, seed: Any, fn: Any) -> tf.Tensor:
-    """A function of random 32-bit integers, two from each of 64 bits."""
+    """Applies `fn` to random 32-bit integers, the halves of random 64-bit integers."""
     shape = tf.convert_to_tensor(shape, tf.int32)
     # The size of the last axis, or 1 if there are fewer than two.
     width = tf.reduce_prod(shape[1:][-1:])
     rows = tf.reduce_prod(shape[:1]) * tf.reduce_prod(shape[1:-1])
     pairs = _random_bits([(rows + 1) // 2, width], seed, tf.int64)
-    # In float32: many int32 operations on a GPU run on the host.
+    # `fn` first, to float32: on a GPU, many int32 operations run on the host.
     halves = tf.unstack(fn(tf.bitcast(pairs, tf.int32)), axis=-1)
     return tf.reshape(tf.concat(halves, axis=0)[:rows], shape)
 

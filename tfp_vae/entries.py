@@ -1,7 +1,7 @@
-"""Distribution functions and quantiles of each entry of a distribution.
+"""Distribution functions, quantiles and class probabilities of each entry.
 
 `tfd.Independent.cdf` is that of all entries jointly. Here F_i(x) = P(X_i <= x), for
-each entry i of the event and each member of the batch.
+each entry (coordinate) i of the event and each member of the batch.
 """
 
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def cdf_of_entries(distribution: Any, values: Any) -> tf.Tensor:
 
 
 def survival_of_entries(distribution: Any, values: Any) -> tf.Tensor:
-    """The survival function of each entry, 1 - F_i(x_i), with its digits in the tail.
+    """The survival function of each entry, 1 - F_i(x_i), accurate in the upper tail.
 
     Args:
         distribution: As in `cdf_of_entries`.
@@ -72,9 +72,9 @@ def survival_of_entries(distribution: Any, values: Any) -> tf.Tensor:
 def quantile_of_entries(distribution: Any, level: Any) -> tf.Tensor:
     """The quantile of each entry: the smallest x with F_i(x) >= level.
 
-    By TFP's formula if there is one, otherwise the root of the distribution function
-    between bounds that are found by doubling, or between the quantiles of the
-    components of a mixture. Of integers it is an integer.
+    TFP's formula is used if there is one. Otherwise x is searched between bounds that
+    are found by doubling or, for a mixture, between the quantiles of its components.
+    For integers it is an integer.
 
     Args:
         distribution: As in `cdf_of_entries`.
@@ -117,13 +117,13 @@ def quantile_of_entries(distribution: Any, level: Any) -> tf.Tensor:
 def of_entries(
     distribution: Any, fn: Callable[[Any, tf.Tensor], tf.Tensor], values: tf.Tensor
 ) -> tf.Tensor:
-    """Applies a function to the scalar distributions of which one is made.
+    """Applies a function to the distributions of the entries, and joins the results.
 
     Args:
         distribution: A plain `tfd.Distribution`.
         fn: Function of a distribution and of values, which returns a tensor of the
-            shape of the values. It gets distributions with a scalar event, mixtures,
-            and those with an event whose entries have no distribution of their own.
+            shape of the values. It must take scalar distributions, mixtures, and other
+            distributions that `of_entries` cannot split, with their whole event.
         values: Floating-point values of shape `(..., *batch_shape, *event_shape)`.
 
     Returns:
@@ -145,19 +145,19 @@ def of_entries(
     return fn(distribution, values)
 
 
-def is_discrete(distribution: Any) -> bool:
+def cdf_has_jumps(distribution: Any) -> bool:
     """Whether the distribution function has jumps.
 
     Args:
         distribution: A `tfd.Distribution`.
 
     Returns:
-        True if any of its parts has.
+        True if that of at least one part has jumps.
 
     Example:
-        >>> is_discrete(tfd.Independent(tfd.Poisson([1.0]), 1))
+        >>> cdf_has_jumps(tfd.Independent(tfd.Poisson([1.0]), 1))
         True
-        >>> is_discrete(tfd.Normal(0.0, 1.0))
+        >>> cdf_has_jumps(tfd.Normal(0.0, 1.0))
         False
     """
     return any(not _is_continuous(leaf) for leaf in _leaves(unwrap(distribution)))
@@ -216,6 +216,49 @@ def log_weights(mixture: Any, event_axes: int) -> tf.Tensor:
     categorical = mixture.mixture_distribution if same else mixture.cat
     weights = tf.math.log_softmax(categorical.logits_parameter(), axis=-1)
     return tf.reshape(weights, tf.concat([tf.shape(weights), [1] * event_axes], axis=0))
+
+
+def class_probs(distribution: Any) -> tf.Tensor:
+    """The probabilities of the classes of each entry.
+
+    Args:
+        distribution: `tfd.Bernoulli`, `tfd.Categorical` or `tfd.OneHotCategorical`,
+            also inside `tfd.Independent`, `tfd.MixtureSameFamily` or `tfd.Mixture`.
+
+    Returns:
+        A tensor with the classes on its last axis.
+
+    Raises:
+        NotImplementedError: If it is another distribution.
+
+    Example:
+        >>> class_probs(tfd.Bernoulli(probs=[0.25])).numpy()
+        array([[0.75, 0.25]], dtype=float32)
+    """
+    if isinstance(distribution, tfd.Independent):
+        return class_probs(distribution.distribution)
+    if isinstance(distribution, tfd.MixtureSameFamily):
+        probs = class_probs(distribution.components_distribution)
+        axis = distribution.batch_shape.rank
+        weights = tf.exp(log_weights(distribution, probs.shape.rank - axis - 1))
+        return tf.reduce_sum(probs * tf.cast(weights, probs.dtype), axis=axis)
+    if isinstance(distribution, tfd.Mixture):
+        parts = [class_probs(part) for part in distribution.components]
+        axis = distribution.batch_shape.rank
+        probs = tf.stack(parts, axis)
+        weights = tf.exp(log_weights(distribution, probs.shape.rank - axis - 1))
+        return tf.reduce_sum(probs * tf.cast(weights, probs.dtype), axis=axis)
+    if isinstance(distribution, tfd.Bernoulli):
+        probs = distribution.probs_parameter()
+        return tf.stack([1 - probs, probs], axis=-1)
+    if isinstance(distribution, tfd.Categorical | tfd.OneHotCategorical):
+        return distribution.probs_parameter()
+    raise NotImplementedError(
+        "Probabilities of classes expect a distribution of classes, `Bernoulli`, "
+        f"`Categorical` or `OneHotCategorical`. Received: {distribution}. For other "
+        "distributions use `mean` and `stddev`, or in place of entropies "
+        "`epistemic_stddev` and `aleatoric_stddev`."
+    )
 
 
 def _of_values(distribution: Any, name: str, values: Any, caller: str) -> tf.Tensor:
@@ -294,7 +337,7 @@ def _of_mixture(mixture: Any, name: str, value: tf.Tensor) -> tf.Tensor:
 
 
 def _of_components(mixture: Any, name: str, value: tf.Tensor) -> tf.Tensor:
-    """Of shape `(..., *batch_shape, k, *event_shape)`."""
+    """The results of all components, `(..., *batch_shape, k, *event_shape)`."""
     axis = -1 - mixture.event_shape.rank
     if isinstance(mixture, tfd.Mixture):
         parts = [_apply(part, name, value) for part in mixture.components]
@@ -328,7 +371,7 @@ def _of_scalar(distribution: Any, name: str, value: tf.Tensor) -> tf.Tensor:
 
 def _search(distribution: Any, level: Any, low: Any, high: Any) -> tf.Tensor:
     """The smallest value between two others with a cdf of at least the level."""
-    if not is_discrete(distribution):
+    if not cdf_has_jumps(distribution):
 
         def logs(value: Any) -> Any:
             names = ("log_cdf", "log_survival_function")
@@ -380,7 +423,7 @@ def _ends(distribution: Any) -> tuple[float, float]:
 
 
 def _of_sample(distribution: Any, fn: Any, values: tf.Tensor) -> tf.Tensor:
-    """With the axes of the repetitions in front of the batch."""
+    """`of_entries` for a `tfd.Sample`: its repetitions become axes before the batch."""
     inner = distribution.distribution
     event = inner.event_shape.rank
     repeats = distribution.event_shape.rank - event
@@ -468,7 +511,7 @@ class _Entries(tfd.Distribution):
 
 
 def _leaves(distribution: Any) -> list[Any]:
-    """The scalar distributions of which one is made, of mixtures of each component."""
+    """The distributions inside wrappers, blocks and the components of mixtures."""
     if isinstance(distribution, tfd.Independent | tfd.Sample):
         parts = [distribution.distribution]
     elif isinstance(distribution, tfd.Blockwise):
@@ -511,45 +554,3 @@ def _shape(distribution: Any) -> tf.Tensor:
 def _broadcast(values: tf.Tensor, shape: Any) -> tf.Tensor:
     """Values broadcast against a shape."""
     return tf.broadcast_to(values, tf.broadcast_dynamic_shape(tf.shape(values), shape))
-
-
-def class_probs(distribution: Any) -> tf.Tensor:
-    """The probabilities of the classes of each entry.
-
-    Args:
-        distribution: `tfd.Bernoulli`, `tfd.Categorical` or `tfd.OneHotCategorical`,
-            perhaps in `tfd.Independent` or `tfd.MixtureSameFamily`.
-
-    Returns:
-        A tensor with the classes on its last axis.
-
-    Raises:
-        NotImplementedError: If it is another distribution.
-
-    Example:
-        >>> class_probs(tfd.Bernoulli(probs=[0.25])).numpy()
-        array([[0.75, 0.25]], dtype=float32)
-    """
-    if isinstance(distribution, tfd.Independent):
-        return class_probs(distribution.distribution)
-    if isinstance(distribution, tfd.MixtureSameFamily):
-        probs = class_probs(distribution.components_distribution)
-        axis = distribution.batch_shape.rank
-        weights = tf.exp(log_weights(distribution, probs.shape.rank - axis - 1))
-        return tf.reduce_sum(probs * tf.cast(weights, probs.dtype), axis=axis)
-    if isinstance(distribution, tfd.Mixture):
-        parts = [class_probs(part) for part in distribution.components]
-        axis = distribution.batch_shape.rank
-        probs = tf.stack(parts, axis)
-        weights = tf.exp(log_weights(distribution, probs.shape.rank - axis - 1))
-        return tf.reduce_sum(probs * tf.cast(weights, probs.dtype), axis=axis)
-    if isinstance(distribution, tfd.Bernoulli):
-        probs = distribution.probs_parameter()
-        return tf.stack([1 - probs, probs], axis=-1)
-    if isinstance(distribution, tfd.Categorical | tfd.OneHotCategorical):
-        return distribution.probs_parameter()
-    raise NotImplementedError(
-        "Entropies of classes expect a distribution of classes, `Bernoulli`, "
-        f"`Categorical` or `OneHotCategorical`. Received: {distribution}. Use "
-        "`epistemic_stddev` and `aleatoric_stddev`."
-    )

@@ -1,7 +1,8 @@
 """Configs: distributions as class name and parameters, functions by name.
 
-No code is stored or run: names are looked up only in `tfp_vae.distributions`,
-`tfp.distributions` and `tfp.bijectors`.
+Class names of distributions and bijectors are looked up only in
+`tfp_vae.distributions`, `tfp.distributions` and `tfp.bijectors`. Keras looks up
+functions; it loads stored code, a lambda, only with `safe_mode=False`.
 """
 
 import copyreg
@@ -51,16 +52,17 @@ def serialize_distribution(distribution: Any, as_lists: bool = True) -> dict[str
     """Writes a distribution, or a bijector, as class name and parameters.
 
     Args:
-        distribution: An instance of a class of `tfp.distributions` whose parameters
-            are numbers, tensors, dtypes, other distributions or bijectors.
+        distribution: An instance of a class of `tfp_vae.distributions` (except the
+            straight-through ones), `tfp.distributions` or `tfp.bijectors`, whose
+            parameters are numbers, tensors, dtypes, distributions or bijectors.
         as_lists: Whether tensors become lists, otherwise NumPy arrays.
 
     Returns:
         A dictionary, that JSON can represent if it has lists.
 
     Raises:
-        ValueError: If a parameter is a function or a variable, or the class is not
-            public in TFP.
+        ValueError: If a parameter is a function or a variable, or the class is none of
+            these.
 
     Example:
         >>> config = serialize_distribution(tfd.Laplace(0.0, [1.0, 2.0]))

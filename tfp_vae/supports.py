@@ -124,7 +124,7 @@ def is_discrete(distribution: Any) -> bool:
 
 
 def number_of_values(distribution: Any) -> int | None:
-    """How many values a distribution can have, impossible ones of its class included.
+    """The number of values that a draw may have, including those of probability 0.
 
     Args:
         distribution: A `tfd.Distribution`.
@@ -216,7 +216,7 @@ def _blocks(distribution: Any) -> Any:
 
 
 def _combinations(counts: list[int]) -> np.ndarray:
-    """Each choice of one index below each count, a row for each."""
+    """All tuples of indices (i_0, i_1, ...) with 0 <= i_j < counts[j], one a row."""
     total = math.prod(counts)
     rows, period, columns = np.arange(total), total, []
     for count in counts:

@@ -109,7 +109,7 @@ def _can_draw(layer: DistributionLayer, values: np.ndarray) -> bool:
 
 
 def _has_fractions(distribution: Any, values: np.ndarray) -> bool:
-    """Whether values of integers, or of a block of integers, are no integers."""
+    """Whether a value has a fraction where the distribution, or block, has integers."""
     start = 0
     for block in getattr(distribution, "distributions", []):
         size = block.event_shape.num_elements()

@@ -1,4 +1,4 @@
-"""Distributions of counts whose sampling ends also for NaN and infinite rates."""
+"""Distributions of counts whose samplers do not hang if a rate is NaN or infinite."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ tfd = tfp.distributions
 class Poisson(tfp.distributions.Poisson):
     """`tfd.Poisson` with draws that are NaN or infinite where the rate is.
 
-    TFP's sampler does not end there.
+    With such a rate TFP's sampler loops forever.
 
     Example:
         >>> Poisson([float("inf"), float("nan")]).sample(seed=1).numpy()

@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.distributions.sphere import finite_non_negative, unit_vector
+from tfp_vae.checks import check_finite_non_negative
+from tfp_vae.distributions.sphere import unit_vector
 from tfp_vae.supports import Support, support_of
 
 tfd: Any = tfp.distributions
@@ -21,15 +22,16 @@ class DirectionAndNorm(tfd.Distribution):
         u &= z / |z|, \quad \mathrm{low} \le r = |z| \le \mathrm{low} + \mathrm{width}
 
     The factor r^(1-m) comes from the change of variables from (u, r) to z. Draws are
-    reparameterised if those of the direction are. If the interval of another such
-    distribution p contains that of this one, q, the KL is
+    reparameterised if those of the direction are. The KL from this distribution q to
+    another such distribution p, whose interval contains that of q, is
 
     .. math::
 
         \mathrm{KL} = \mathrm{KL}(q(u) \,\|\, p(u))
         + \log(\mathrm{width}_p / \mathrm{width}_q)
 
-    and exact if the KL of the directions is. Otherwise it is infinite.
+    It has a closed form if the KL of the directions has one. If the interval of p does
+    not contain that of q, the KL is infinite.
 
     Reference:
         Guu et al., Generating Sentences by Editing Prototypes, 2018.
@@ -78,8 +80,8 @@ class DirectionAndNorm(tfd.Distribution):
                 f"{direction!r}. Give a `VonMisesFisher`, a `PowerSpherical` or a "
                 "`tfd.SphericalUniform`."
             )
-        finite_non_negative(low, "low", name)
-        finite_non_negative(width, "width", name)
+        check_finite_non_negative(low, "low", name)
+        check_finite_non_negative(width, "width", name)
         if isinstance(width, int | float) and width == 0:
             raise ValueError(
                 f"`{name}` expects `width` to be positive. Received: width={width!r}. "

@@ -7,16 +7,16 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import check_finite_non_negative
 from tfp_vae.distributions.sphere import (
     around_the_pole,
     as_kl,
-    finite_non_negative,
+    check_unit_vectors,
     from_angle,
     half_square_distance,
     log_area,
     reparameterized_angle,
     same_dimension,
-    unit_vectors,
 )
 from tfp_vae.distributions.von_mises_fisher import VonMisesFisher, cross_entropy
 
@@ -36,8 +36,8 @@ class PowerSpherical(tfp.distributions.PowerSpherical):
         a = (m - 1) / 2
 
     TFP's class, with finite gradients in every dimension m >= 2 and for concentrations
-    from 0 to 1e6 and above. Accepted angles get their gradient by implicit
-    reparameterisation. Densities, KL and entropy are computed in float64. The KL is
+    from 0 to 1e6 and above. Angles are drawn by rejection, with implicit gradients.
+    Densities, KL and entropy are computed in float64. The KL is
     registered to and from `tfd.SphericalUniform`, and to von Mises-Fisher
     distributions. It has no closed form to another power spherical distribution.
 
@@ -74,8 +74,8 @@ class PowerSpherical(tfp.distributions.PowerSpherical):
         name: str = "PowerSpherical",
     ) -> None:
         """Checks numbers and arrays, but not the values of tensors."""
-        unit_vectors(mean_direction, name)
-        finite_non_negative(concentration, "concentration", name)
+        check_unit_vectors(mean_direction, name)
+        check_finite_non_negative(concentration, "concentration", name)
         super().__init__(
             mean_direction, concentration, validate_args, allow_nan_stats, name
         )
@@ -99,7 +99,7 @@ class PowerSpherical(tfp.distributions.PowerSpherical):
             k,
             m,
             tilt=_tilt,
-            mean_tilt=functools.partial(mean_log_tilt, dimension=m),
+            mean_tilt=functools.partial(mean_tilt, dimension=m),
             mode=2 * tf.atan2(tf.sqrt(power - 1), tf.sqrt(2 * k + power - 1)),
         )
         return from_angle(angle, tangent, mu)
@@ -148,10 +148,10 @@ def _tilt(angle: tf.Tensor) -> tf.Tensor:
     return tf.math.log1p(-tf.minimum(tf.square(tf.sin(angle / 2)), below_one))
 
 
-def mean_log_tilt(concentration: tf.Tensor, dimension: int) -> tf.Tensor:
-    """The mean of the logarithm that the concentration multiplies:
+def mean_tilt(concentration: tf.Tensor, dimension: int) -> tf.Tensor:
+    """The mean of the tilt h = log((1 + mu.x) / 2), which the concentration multiplies:
 
-        E[log((1 + mu.x) / 2)] = digamma(a + k) - digamma(2a + k),   a = (m - 1) / 2
+        E[h] = digamma(a + k) - digamma(2a + k),   a = (m - 1) / 2
 
     Args:
         concentration: k, float64.
@@ -161,7 +161,7 @@ def mean_log_tilt(concentration: tf.Tensor, dimension: int) -> tf.Tensor:
         A tensor shaped like `concentration`.
 
     Example:
-        >>> mean_log_tilt(tf.constant([0.0, 2.0], tf.float64), 3).numpy().round(4)
+        >>> mean_tilt(tf.constant([0.0, 2.0], tf.float64), 3).numpy().round(4)
         array([-1.    , -0.3333])
     """
     half = (dimension - 1) / 2
@@ -177,7 +177,7 @@ def _log_normalizer(k: tf.Tensor, dimension: int) -> tf.Tensor:
 
 
 def _kl_to_uniform(k: tf.Tensor, dimension: int) -> tf.Tensor:
-    return k * mean_log_tilt(k, dimension) - _log_normalizer(k, dimension)
+    return k * mean_tilt(k, dimension) - _log_normalizer(k, dimension)
 
 
 @tfd.RegisterKL(PowerSpherical, tfd.SphericalUniform)
@@ -191,7 +191,7 @@ def _kl_power_spherical_uniform(a: Any, b: Any, name: str | None = None) -> tf.T
 def _kl_uniform_power_spherical(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
     with tf.name_scope(name or "kl_uniform_power_spherical"):
         k, m = tf.cast(b.concentration, tf.float64), same_dimension(a, b)
-        kl = _log_normalizer(k, m) - k * mean_log_tilt(tf.zeros_like(k), m)
+        kl = _log_normalizer(k, m) - k * mean_tilt(tf.zeros_like(k), m)
         return as_kl(kl, a, b)
 
 
@@ -203,5 +203,5 @@ def _kl_power_spherical_von_mises_fisher(
 ) -> tf.Tensor:
     with tf.name_scope(name or "kl_power_spherical_von_mises_fisher"):
         k, m = tf.cast(a.concentration, tf.float64), same_dimension(a, b)
-        tilt = -(m - 1) / (m - 1 + k)
-        return as_kl(_kl_to_uniform(k, m) + cross_entropy(tilt, a, b), a, b)
+        cosine_tilt = -(m - 1) / (m - 1 + k)  # E[mu.x] - 1
+        return as_kl(_kl_to_uniform(k, m) + cross_entropy(cosine_tilt, a, b), a, b)

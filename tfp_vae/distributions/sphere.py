@@ -17,6 +17,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import host_value
+
 Tilt = Callable[[tf.Tensor], tf.Tensor]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
@@ -26,29 +28,7 @@ _SMALLEST_SINE = 1e-300
 _ZERO_NORM = 1e-12
 
 
-def finite_non_negative(value: Any, name: str, caller: str) -> None:
-    """Checks that numbers are finite and not negative.
-
-    Args:
-        value: What the user gave; tensors and variables are not checked.
-        name: Name of the argument, for the message.
-        caller: Name of the caller, for the message.
-
-    Raises:
-        ValueError: If a number is negative, infinite or not a number.
-
-    Example:
-        >>> finite_non_negative([0.0, 1e6], "concentration", "VonMisesFisher")
-    """
-    numbers = _host_value(value)
-    if numbers is not None and not np.all((numbers >= 0) & np.isfinite(numbers)):
-        raise ValueError(
-            f"`{caller}` expects `{name}` to be finite and not negative. Received: "
-            f"{name}={value!r}. Give finite numbers of at least 0."
-        )
-
-
-def unit_vectors(value: Any, caller: str) -> None:
+def check_unit_vectors(value: Any, caller: str) -> None:
     """Checks for unit vectors with two or more coordinates.
 
     Args:
@@ -61,9 +41,9 @@ def unit_vectors(value: Any, caller: str) -> None:
             norm of numbers is not 1.
 
     Example:
-        >>> unit_vectors([0.6, 0.8], "VonMisesFisher")
+        >>> check_unit_vectors([0.6, 0.8], "VonMisesFisher")
     """
-    numbers = _host_value(value)
+    numbers = host_value(value)
     shape = tf.TensorShape(np.shape(value) if numbers is not None else value.shape)
     size = shape[-1] if shape.rank else None
     if size is None or size < 2:
@@ -81,14 +61,6 @@ def unit_vectors(value: Any, caller: str) -> None:
             f"mean_direction of norm {norm}. Divide by `np.linalg.norm(x, axis=-1, "
             "keepdims=True)`."
         )
-
-
-def _host_value(value: Any) -> Any:
-    """The value of numbers, lists of them and arrays as float64; `None` for tensors."""
-    known = (bool, int, float, np.ndarray, np.generic)
-    if all(isinstance(part, known) for part in tf.nest.flatten(value)):
-        return np.asarray(value, "float64")
-    return None
 
 
 def unit_vector(raw: tf.Tensor) -> tf.Tensor:
@@ -188,8 +160,8 @@ def around_the_pole(
         tan(t / 2) = sqrt(spread) tan(s / 2)
 
     which keeps its tangent. Wood draws the same proposals from a beta variable. A seed
-    gives the same draw, up to rounding, in eager and exported code. It did not with a
-    ratio of `tfd.ExpGamma` draws, after a compiled `fit`.
+    gives the same draw, up to rounding, in eager and exported code. (A beta variable
+    made from a ratio of `tfd.ExpGamma` draws differed there after a compiled `fit`.)
 
     Reference:
         Wood, Simulation of the von Mises Fisher distribution, 1994.

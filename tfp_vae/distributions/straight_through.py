@@ -11,7 +11,7 @@ tfd: Any = tfp.distributions
 
 
 class _StraightThrough(tfd.Distribution):
-    """What both have in common, beside a discrete distribution of TFP."""
+    """Mixin: a temperature, and draws that are declared reparameterised."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class StraightThroughBernoulli(_StraightThrough, Bernoulli):
         dx / d\mathrm{logits} &= d\,\mathrm{sigmoid}(y / \mathrm{temperature})
         / d\mathrm{logits}
 
-    This is exactly a Bernoulli distribution, with its log-density, moments and closed
-    KLs. Only the gradient of its draws is that of something else, a relaxation, so that
-    gradients of expectations are biased: at a low temperature less, but with more
-    variance.
+    This is exactly a Bernoulli distribution, with its log-density, moments and
+    closed-form KLs. Only the gradient of its draws differs: it is that of a relaxation.
+    Gradients of expectations are therefore biased. A low temperature reduces the bias,
+    but increases the variance.
 
     Reference:
         Bengio, Leonard and Courville, Estimating or propagating gradients through
@@ -99,9 +99,9 @@ class StraightThroughOneHotCategorical(_StraightThrough, tfd.OneHotCategorical):
         / \mathrm{temperature}) / d\mathrm{logits}
 
     This is exactly a one-hot categorical distribution, with its log-density, moments
-    and closed KLs. Only the gradient of its draws is that of something else, a
-    relaxation (straight-through Gumbel-softmax), so that gradients of expectations are
-    biased: at a low temperature less, but with more variance.
+    and closed-form KLs. Only the gradient of its draws differs: it is that of a
+    relaxation (straight-through Gumbel-softmax). Gradients of expectations are
+    therefore biased. A low temperature reduces the bias, but increases the variance.
 
     Reference:
         Jang, Gu and Poole, Categorical reparameterization with Gumbel-softmax, 2017.
@@ -121,8 +121,8 @@ class StraightThroughOneHotCategorical(_StraightThrough, tfd.OneHotCategorical):
     """
 
     def _sample_n(self, n: Any, seed: Any = None) -> tf.Tensor:
-        law = tfd.ExpRelaxedOneHotCategorical(self._temperature, logits=self.logits)
-        y = law.sample(n, seed=seed)
+        relaxed = tfd.ExpRelaxedOneHotCategorical(self._temperature, self.logits)
+        y = relaxed.sample(n, seed=seed)
         hard = tf.one_hot(tf.argmax(y, axis=-1), y.shape[-1], dtype=y.dtype)
         return _in_place_of(tf.exp(y), hard)
 
@@ -145,7 +145,7 @@ def _in_place_of(relaxed: tf.Tensor, hard: tf.Tensor) -> tf.Tensor:
 
 
 def _of_one_dtype(temperature: Any, logits: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Both as tensors in the dtype of the logits, as TFP's relaxed laws have it."""
+    """The temperature in the dtype of the logits, and the logits as floats."""
     if isinstance(logits, tf.Variable):  # its gradient goes to the variable
         return tf.cast(temperature, logits.dtype), logits
     logits = tf.convert_to_tensor(logits)

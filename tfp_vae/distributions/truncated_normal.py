@@ -46,9 +46,10 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
     where phi and Phi are density and distribution function of the standard normal, and
     F is that of z. Draws stay 1e-7 of the interval's length away from its ends, which
     the support of other distributions may exclude. Mean, variance, entropy and
-    log-density are computed in float64 too; in float32, as in TFP's class, they are not
-    finite for a scale of 1e8. Draws and entropy, and the moments on an interval longer
-    than a scale, need an interval at most 35 scales from `loc`, beyond which Phi is 0.
+    log-density are computed in float64 too. TFP's class computes them in the dtype of
+    its parameters, and in float32 they are not finite for a scale of 1e8. Draws and
+    entropy, and the moments on an interval longer than a scale, need an interval at
+    most 35 scales from `loc`: a few scales farther out, Phi underflows to 0.
 
     Reference:
         Figurnov et al., Implicit Reparameterization Gradients, 2018.

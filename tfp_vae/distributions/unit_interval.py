@@ -42,7 +42,7 @@ class Kumaraswamy(tfp.distributions.Kumaraswamy):
         True
     """
 
-    # That of TFP's class draws by the bijector, not by `_sample_n`.
+    # `_call_sample_n` of TFP's class uses the bijector and ignores `_sample_n`.
     _call_sample_n = tfd.Distribution._call_sample_n
 
     def _sample_n(self, n: Any, seed: Any = None) -> Any:

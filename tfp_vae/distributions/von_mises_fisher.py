@@ -5,18 +5,18 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.checks import check_finite_non_negative
 from tfp_vae.distributions.sphere import (
     TiltMoments,
     around_the_pole,
     as_kl,
-    finite_non_negative,
+    check_unit_vectors,
     from_angle,
     half_square_distance,
     log_area,
     reparameterized_angle,
     same_dimension,
     tilt_moments,
-    unit_vectors,
 )
 
 tfd = tfp.distributions
@@ -33,12 +33,12 @@ class VonMisesFisher(tfp.distributions.VonMisesFisher):
         C(k) = \frac{k^{m/2 - 1}}{(2 \pi)^{m/2} \, I_{m/2 - 1}(k)}
 
     TFP's class, with what a posterior needs. Draws are reparameterised in every
-    dimension m >= 2. Accepted angles get their gradient in the concentration by
-    implicit reparameterisation (TFP's is biased unless m = 3), and gradients at the
-    mean direction are finite. Densities, KL and entropy are computed in float64, and
-    are accurate for concentrations from 0 to 1e6 and above, whatever the dtype. The KL
-    is registered to and from `tfd.SphericalUniform`, and to von Mises-Fisher
-    distributions.
+    dimension m >= 2. Angles are drawn by rejection, and get their gradient in the
+    concentration by implicit reparameterisation (TFP's is biased unless m = 3).
+    Gradients at the mean direction are finite. Densities, KL and entropy are computed
+    in float64, and are accurate for concentrations from 0 to 1e6 and above, whatever
+    the dtype. The KL is registered to and from `tfd.SphericalUniform`, and to von
+    Mises-Fisher distributions.
 
     Reference:
         Davidson et al., Hyperspherical Variational Auto-Encoders, 2018.
@@ -73,8 +73,8 @@ class VonMisesFisher(tfp.distributions.VonMisesFisher):
         name: str = "VonMisesFisher",
     ) -> None:
         """Checks numbers and arrays, but not the values of tensors."""
-        unit_vectors(mean_direction, name)
-        finite_non_negative(concentration, "concentration", name)
+        check_unit_vectors(mean_direction, name)
+        check_finite_non_negative(concentration, "concentration", name)
         super().__init__(
             mean_direction, concentration, validate_args, allow_nan_stats, name
         )
@@ -172,7 +172,7 @@ def cosine_moments(concentration: tf.Tensor, dimension: int) -> TiltMoments:
 
 
 def _log_accept(k: tf.Tensor, spread: tf.Tensor, m: int) -> Any:
-    """Wood's logarithm of the acceptance probability, for the optimal `spread`."""
+    """The logarithm of Wood's acceptance probability, for the optimal `spread`."""
     missing = 2 * spread / (1 + spread)
 
     def log_accept(half: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
@@ -228,7 +228,7 @@ def _kl_von_mises_fishers(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
 def cross_entropy(mean_tilt: tf.Tensor, a: Any, b: Any) -> tf.Tensor:
     """The cross-entropy of b under a, relative to the uniform distribution:
 
-        -E_a[log p_b(x)] - log |S^(m-1)| = k_b (1 - E_a[mu_b.x]) + log E_U[exp(...)]
+        -E_a[log p_b(x)] - log |S^(m-1)| = k_b (1 - E_a[mu_b.x]) + log E_U[exp(k_b h)]
 
     Args:
         mean_tilt: E_a[mu_a.x] - 1, float64.

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer, optional_seed, probability
-from tfp_vae.entries import cdf_of_entries, class_probs, is_discrete, is_integer
+from tfp_vae.entries import cdf_has_jumps, cdf_of_entries, class_probs, is_integer
 from tfp_vae.evaluation.checks import checked_prediction
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.scores.intervals import central_interval
@@ -90,7 +90,7 @@ def pit(p: Any, y: Any, seed: int | None = None) -> np.ndarray:
     p, values = checked_prediction(p, y, "pit")
     seed = optional_seed(seed, "pit")
     above = np.asarray(cdf_of_entries(p, values))
-    if not is_discrete(p):
+    if not cdf_has_jumps(p):
         return above
     # The largest number below, of integers the one before.
     before = values - 1 if is_integer(p) else np.nextafter(values, -np.inf)

@@ -31,7 +31,7 @@ def checked(
         The value; a number as a `float`.
 
     Raises:
-        ValueError: If `value` is too small, not finite, trainable, or none of these.
+        ValueError: If `value` is too small, not finite, trainable, or of another type.
 
     Example:
         >>> checked(0.5, "weight", "The KL")
@@ -57,7 +57,7 @@ def checked(
     )
 
 
-def present(value: Any, name: str, caller: str, dtype: Any) -> tf.Tensor:
+def current(value: Any, name: str, caller: str, dtype: Any) -> tf.Tensor:
     """The current value of the number.
 
     Args:
@@ -73,7 +73,7 @@ def present(value: Any, name: str, caller: str, dtype: Any) -> tf.Tensor:
         ValueError: If it is not a scalar.
 
     Example:
-        >>> float(present(lambda: 0.5, "weight", "The KL", "float32"))
+        >>> float(current(lambda: 0.5, "weight", "The KL", "float32"))
         0.5
     """
     value = value() if callable(value) else value

@@ -16,7 +16,7 @@ from tfp_vae.checks import boolean
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import draw
 from tfp_vae.kl.closed_forms import as_independent, family_name
-from tfp_vae.kl.old_weights import axes, old_weights, without_event
+from tfp_vae.kl.tfp_layers_factor import axes, tfp_layers_factors, without_event
 from tfp_vae.supports import support_of
 
 tfd = tfp.distributions
@@ -37,14 +37,16 @@ def kl_divergence(
         posterior: q, a `tfd.Distribution`.
         prior: p, of the same event shape and dtype; its batch shape must broadcast
             to that of the posterior.
-        use_exact_kl: `None` uses the closed form if there is one, or with an
-            `AutoregressivePrior` that of each step given draws of the steps before.
-            `True` requires the first, `False` always uses Monte Carlo.
+        use_exact_kl: `None` uses the closed form if there is one. With an
+            `AutoregressivePrior` it sums the closed forms of the steps, each given
+            draws of the earlier ones. `True` requires a closed form of the whole KL,
+            `False` always uses Monte Carlo.
         test_points: Function that returns the Monte Carlo draws `z ~ q`, of shape
             `(draws..., batch..., event...)`, or a pair of draws and their log q; by
             default one new draw.
-        test_points_reduce_axis: Axes of `log q(z) - log p(z)` to average; by default
-            all draw axes in front of the batch.
+        test_points_reduce_axis: Axes of `log q(z) - log p(z)` to average: `None`, or
+            all axes of draws in front of the batch. With Monte Carlo, others are an
+            error.
         per_dimension: Whether to keep the event axes, one number for each coordinate.
             Needs distributions that factorise over the event.
         test_weights: The weight of each test point, of shape `(draws..., batch...)`,
@@ -179,17 +181,16 @@ def _average_draws(
 
 
 def _advice(draws: tf.TensorShape, given: Any, axis: int | tuple[int, ...]) -> str:
-    """The weight that continues a training of `tfp.layers`, which took every axis."""
+    """How to get the loss of `tfp.layers`, which allowed any axes, for the message."""
     output, batch_rank = without_event(given), given.batch_shape.rank
     if draws.rank == batch_rank:  # `tfp.layers` used the draws that the decoder sees
         draws = output
-    weights = old_weights(draws, output, batch_rank, axis)
-    if weights is None:
-        return "docs/migrating.md has the weights that continue an old training."
+    factors = tfp_layers_factors(draws, output, batch_rank, axis)
+    if factors is None:
+        return "docs/migrating.md has the factors for the loss of `tfp.layers`."
     return (
-        f"A training of `tfp.layers` continues with weight={weights[0]} for a "
-        f"`KLDivergenceRegularizer`, weight={weights[1]} for a `KLDivergenceAddLoss`, "
-        "times its own weight."
+        f"For the loss of `tfp.layers`, multiply the old weight by {factors[0]} for a "
+        f"`KLDivergenceRegularizer`, or by {factors[1]} for a `KLDivergenceAddLoss`."
     )
 
 
@@ -284,9 +285,9 @@ def _coordinates(distribution: Any) -> Any:
     factors = as_independent(distribution)
     if factors is None:
         raise ValueError(
-            "The KL per dimension expects distributions that factorise over the event. "
-            f"Received: {family_name(distribution)}. Use an `Independent...` layer "
-            "and prior, or the total over the event."
+            "The KL per dimension expects distributions that factorise over the "
+            f"coordinates of the event. Received: {family_name(distribution)}. Use an "
+            "`Independent...` layer and prior, or the total over the event."
         )
     base = factors.distribution
     return base.distribution if isinstance(base, tfd.BatchBroadcast) else base

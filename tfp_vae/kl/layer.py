@@ -10,10 +10,10 @@ import tensorflow_probability as tfp
 import tfp_vae.kl.annealed as annealed
 from tfp_vae.checks import (
     boolean,
+    check_rows_in_batch,
     checked_config,
     integer,
     integers,
-    law_of_each_row,
 )
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import held_draw, holds_draws, unwrap
@@ -21,7 +21,6 @@ from tfp_vae.draws import draw
 from tfp_vae.keras_internals import mask_of
 from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.kl.metric import KLMetric
-from tfp_vae.kl.old_weights import old_weights, without_event
 from tfp_vae.kl.prior import (
     checked_prior,
     needs_inputs,
@@ -29,6 +28,7 @@ from tfp_vae.kl.prior import (
     serialize_prior,
 )
 from tfp_vae.kl.target import DIMENSION, KLTarget
+from tfp_vae.kl.tfp_layers_factor import tfp_layers_factors, without_event
 from tfp_vae.kl.without_kl import kl_is_off
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import (
@@ -55,16 +55,17 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
     that has the regularizer. Masked members of the batch do not count.
 
     Reference:
-        `tfp.layers.KLDivergenceRegularizer`, whose argument names these are. It added
-        the KL twice; see docs/migrating.md.
+        `tfp.layers.KLDivergenceRegularizer`, with the same argument names. TFP's class
+        added the KL twice; see docs/migrating.md.
 
     Args:
         distribution_b: The prior p: a `tfd.Distribution`, a Keras layer or model that
             returns one, or a callable without arguments that does.
         use_exact_kl: `None` uses the closed form if there is one, `True` requires it,
             `False` uses Monte Carlo.
-        test_points_reduce_axis: Axes of the Monte Carlo draws to average; by default
-            all in front of the batch.
+        test_points_reduce_axis: Accepted for code of `tfp.layers`: `None`, or all axes
+            of draws in front of the batch, which are averaged either way. With Monte
+            Carlo, others are an error.
         test_points_fn: Function from posterior to draws. By default the value that the
             decoder sees if it is a draw, converted by `"sample"` or by a function with
             a parameter `seed`; otherwise a new draw.
@@ -80,14 +81,14 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
 
     Raises:
         ValueError: If `distribution_b` cannot give a distribution, `weight` is negative
-            or trainable, or another argument is none of these.
+            or trainable, or another argument is invalid.
 
     Example:
         >>> prior = tfd.Independent(tfd.Normal(tf.zeros(2), 1.0), 1)
         >>> layer = tv.IndependentNormal(
         ...     2, activity_regularizer=KLDivergenceRegularizer(prior))
         >>> _ = layer(tf.zeros([8, 4]))
-        >>> round(float(layer.losses[0]), 4)  # KL(N(0, log 2) || N(0, 1)), twice
+        >>> round(float(layer.losses[0]), 4)  # of 2 coordinates with scale log 2
         0.2135
     """
 
@@ -178,7 +179,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             per_dimension=self.target.per_dimension,
         )
         if self.test_points_reduce_axis is not None:
-            self._warn_of_the_weight(posterior)
+            self._warn_of_another_factor(posterior)
         return kl
 
     def weighted_mean(self, posterior: Any, prior_inputs: Any = None) -> tf.Tensor:
@@ -192,7 +193,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         Returns:
             A scalar, weight times the cost of the KL; 0 for an empty batch.
         """
-        law_of_each_row(posterior, "The KL")
+        check_rows_in_batch(posterior, "The KL")
         kl = self.divergence(posterior, prior_inputs)
         event = list(range(-posterior.event_shape.rank, 0))
         whole = tf.reduce_sum(kl, axis=event) if self.target.per_dimension else kl
@@ -205,9 +206,9 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         cost = self.target.cost(kl, sample_weight)
         if self.weight is None:
             return cost
-        return cost * annealed.present(self.weight, "weight", "The KL", cost.dtype)
+        return cost * annealed.current(self.weight, "weight", "The KL", cost.dtype)
 
-    def _warn_of_the_weight(self, posterior: Any) -> None:
+    def _warn_of_another_factor(self, posterior: Any) -> None:
         """Warns where `tfp.layers` would have weighed the KL differently."""
         if self._was_compared:
             return
@@ -220,14 +221,13 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             draws = points.shape[: points.shape.rank - posterior.event_shape.rank]
         if self.use_exact_kl:  # then it ignored the axis, and added up the batch
             axis = range(draws.rank - batch_rank)
-        weights = old_weights(draws, output, batch_rank, axis)
-        weight = weights and weights[isinstance(self._layer, KLDivergenceAddLoss)]
-        if weight not in (None, "1"):
+        factors = tfp_layers_factors(draws, output, batch_rank, axis)
+        factor = factors and factors[isinstance(self._layer, KLDivergenceAddLoss)]
+        if factor not in (None, "1"):
             warnings.warn(
                 f"`test_points_reduce_axis={self.test_points_reduce_axis}` changes "
-                "nothing, since the KL is the mean over the draws and the batch. A "
-                f"training of `tfp.layers` continues with weight={weight}, times its "
-                "own weight.",
+                "nothing, since the KL is the mean over the draws and the batch. For "
+                f"the loss of `tfp.layers`, multiply the old weight by {factor}.",
                 stacklevel=2,
             )
 
@@ -274,16 +274,17 @@ class KLDivergenceAddLoss(keras.layers.Layer):
     is always unweighted, and appears in the history of `fit` automatically.
 
     Reference:
-        `tfp.layers.KLDivergenceAddLoss`, whose argument names these are. The value is
-        always the batch mean; see docs/migrating.md.
+        `tfp.layers.KLDivergenceAddLoss`, with the same argument names. Here the value
+        is always the batch mean; see docs/migrating.md.
 
     Args:
         distribution_b: The prior p: a `tfd.Distribution`, a Keras layer or model that
             returns one, or a callable without arguments that does.
         use_exact_kl: `None` uses the closed form if there is one, `True` requires it,
             `False` uses Monte Carlo.
-        test_points_reduce_axis: Axes of the Monte Carlo draws to average; by default
-            all in front of the batch.
+        test_points_reduce_axis: Accepted for code of `tfp.layers`: `None`, or all axes
+            of draws in front of the batch, which are averaged either way. With Monte
+            Carlo, others are an error.
         test_points_fn: Function from posterior to draws. By default the value that the
             decoder sees if it is a draw, converted by `"sample"` or by a function with
             a parameter `seed`; otherwise a new draw.
@@ -307,7 +308,7 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         `distribution_a`, unchanged.
 
     Raises:
-        ValueError: If an argument is none of these, the input is not a distribution,
+        ValueError: If an argument is invalid, the input is not a distribution,
             or its event shape or dtype is not that of the prior.
 
     Example:

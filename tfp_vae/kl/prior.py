@@ -42,8 +42,8 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
         given = "without inputs" if inputs is None else f"with {inputs.shape}"
         raise ValueError(
             f"The KL expects a prior that can be called {given}. Received: {prior!r}, "
-            f"which raised: {error} Give a `tfd.Distribution`, a prior layer such as "
-            "`StandardNormal(d)`, or `prior_inputs` to a conditional one."
+            f"which raised an error ({error}). Give a `tfd.Distribution`, a prior "
+            "layer such as `StandardNormal(d)`, or `prior_inputs` to a conditional one."
         ) from error
     if not isinstance(distribution, tfd.Distribution):
         raise ValueError(
@@ -90,6 +90,7 @@ def needs_inputs(prior: Any) -> bool:
 def _arguments(prior: Any, inputs: Any) -> list[Any]:
     if inputs is not None:
         return [inputs]
+    # A placeholder: a model needs an input even if its `VariableLayer` ignores it.
     return [tf.ones([1, 1])] if needs_inputs(prior) else []
 
 

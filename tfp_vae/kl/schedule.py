@@ -16,15 +16,16 @@ _STEEPNESS = 6.0
 class KLSchedule(keras.layers.Layer):
     """The weight of the KL at a step of the optimizer.
 
-        u = min(1, t / steps)                        of the step t
-        weight = start + (1 - start) u               linear
-        weight = start + (1 - start) s(u)            sigmoid, s logistic from 0 to 1
-        u = min(1, (t mod L) / (ratio L))            cyclical, L = steps / cycles
+        weight = start + (1 - start) r               for t < steps, then 1
+        r = t / steps                                linear
+        r = s(t / steps)                             sigmoid, s logistic from 0 to 1
+        r = min(1, (t mod L) / (ratio L))            cyclical, L = steps / cycles
 
-    and 1 from `steps` on. The step t counts the steps of the optimizer, and of earlier
-    ones if the model was compiled again. The schedule is stored in variables: setting
-    it between two calls of `fit` needs no new trace, and a loaded model continues it at
-    the optimizer's step. Until it is set, the weight is 1.
+    t counts steps of the optimizer from the step at which the schedule was set,
+    including those of earlier optimizers if the model was compiled again. The schedule
+    is stored in variables: setting it between two calls of `fit` needs no new trace,
+    and a loaded model continues it at the optimizer's step. Until it is set, the weight
+    is 1.
 
     Example:
         >>> schedule = KLSchedule()
@@ -80,7 +81,7 @@ class KLSchedule(keras.layers.Layer):
             cycles: Number of cycles, if cyclical.
             ratio: Fraction of a cycle in which the weight rises, if cyclical.
             now: The step at which a schedule with other numbers begins.
-            weights: Whether it is also that of the KL of random weights.
+            weights: Whether it also multiplies the KL of random weights.
         """
         cyclical = schedule == "cyclical"
         numbers = {

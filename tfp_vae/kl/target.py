@@ -97,10 +97,10 @@ class KLTarget:
         total = tf.reduce_sum(kl * spread, axis=batch)
         mean = tf.math.divide_no_nan(total, tf.reduce_sum(sample_weight))
         if self.free_bits is not None:
-            free = annealed.present(self.free_bits, "free_bits", "The KL", mean.dtype)
+            free = annealed.current(self.free_bits, "free_bits", "The KL", mean.dtype)
             return tf.reduce_sum(tf.maximum(mean, free))
         if self.capacity is not None:
-            capacity = annealed.present(self.capacity, "capacity", "The KL", mean.dtype)
+            capacity = annealed.current(self.capacity, "capacity", "The KL", mean.dtype)
             return tf.abs(mean - capacity)
         return mean
 

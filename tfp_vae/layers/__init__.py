@@ -1,1 +1,1 @@
-"""Layers that output a distribution, one family per file."""
+"""Layers that output a distribution, with the layers and functions around them."""

@@ -118,7 +118,7 @@ class AutoregressiveNetwork(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Makes the masks, kernels and biases."""
         size = input_shape[-1] if len(input_shape) else None
-        if size is None or self.event_shape not in (None, (size,)):
+        if not size or self.event_shape not in (None, (size,)):
             raise ValueError(
                 f"`{type(self).__name__}` expects inputs of shape (..., d), with a "
                 f"known d that matches event_shape={self.event_shape}. Received: "
@@ -126,8 +126,14 @@ class AutoregressiveNetwork(keras.layers.Layer):
                 "leave `event_shape` out."
             )
         widths = [size, *self.hidden_units, size * self.params]
-        for pair in itertools.pairwise(widths):
-            canonical_event_shape(pair, type(self).__name__, "hidden_units")
+        for inputs, outputs in itertools.pairwise(widths):
+            if inputs * outputs > LARGEST:
+                raise ValueError(
+                    f"`{type(self).__name__}` expects kernels of fewer than 2**31 "
+                    f"numbers. Received: hidden_units={self.hidden_units} and params="
+                    f"{self.params}, with a kernel of shape ({inputs}, {outputs}). "
+                    "Give smaller numbers."
+                )
         self._masks = self._make_masks(size)
         self.kernels, self.biases = [], []
         for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):

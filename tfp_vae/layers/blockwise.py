@@ -25,11 +25,12 @@ class Blockwise(DistributionLayer):
 
     where x_j is block j of x. The inputs are the parameters of the first block, then
     those of the second, and so on. A draw concatenates the flattened draws of the
-    blocks in this order, integers beside real numbers as real numbers. Missing entries,
-    and weights of entries, leave out coordinates of blocks that factorise, and other
-    blocks as a whole; such a block with only some entries missing is an error. The KL
-    to a `Blockwise` or `tfd.Blockwise` prior is the sum over the blocks, and exact if
-    each term is.
+    blocks in this order; if their dtypes differ, integers become real numbers. In a
+    likelihood, a weight or a missing entry acts on one coordinate, if its block
+    factorises. In another block all coordinates must have the same weight, or be
+    missing together; otherwise an error is raised, or the loss of a compiled step is
+    NaN. The KL to a `Blockwise` or `tfd.Blockwise` prior is the sum over the blocks,
+    and exact if each term is.
 
     Reference:
         `tfp.distributions.Blockwise`.

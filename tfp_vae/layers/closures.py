@@ -46,8 +46,9 @@ def variables_read(
 ) -> list[keras.Variable]:
     """The Keras variables that a function reads besides its arguments.
 
-    TensorFlow tells which variables it reads; the Keras variables that hold them are
-    looked for in closures, globals, defaults and attributes of objects.
+    A trace of the function shows which TensorFlow variables it reads. The Keras
+    variables that hold them are looked for in closures, globals, defaults and
+    attributes.
 
     Args:
         fn: Function of the inputs, which is traced; it returns a distribution.

@@ -14,10 +14,10 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import (
     boolean,
     canonical_event_shape,
+    check_floating,
+    check_width,
     checked_config,
-    floating,
     optional_seed,
-    parameters_width,
 )
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
@@ -61,8 +61,8 @@ class DistributionLayer(keras.layers.Layer):
         A `DistributionTensor` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If an argument is none of these, the last axis of the inputs has
-            the wrong width, or they are no floating-point numbers.
+        ValueError: If an argument is invalid, or the inputs have a last axis of the
+            wrong width or a dtype that is not floating-point.
 
     Example:
         >>> from tfp_vae.layers.events import event_size
@@ -176,7 +176,7 @@ class DistributionLayer(keras.layers.Layer):
             and input_shape
             and not isinstance(input_shape[0], Sequence)
         ):
-            parameters_width(input_shape, width, self.description)
+            check_width(input_shape, width, self.description)
         regularizer = self.activity_regularizer
         if isinstance(regularizer, KLDivergenceRegularizer):
             regularizer.build()
@@ -227,8 +227,8 @@ class DistributionLayer(keras.layers.Layer):
         inputs = self._parameters(inputs)
         width = self.parameters_width
         if width is not None:
-            parameters_width(inputs.shape, width, self.description)
-            floating(inputs.dtype, self.description)
+            check_width(inputs.shape, width, self.description)
+            check_floating(inputs.dtype, self.description)
             # A width that is still unknown is checked when the graph runs.
             unknown = [None] * (inputs.shape.rank - 1)
             inputs = tf.ensure_shape(inputs, [*unknown, width])
@@ -239,7 +239,7 @@ class DistributionLayer(keras.layers.Layer):
                 f"`tfd.Distribution`. Received: {distribution!r}. Return an instance "
                 "of a class of `tfp.distributions`."
             )
-        # Only what draws reads the generator's state, which a served model would hold.
+        # No seed without draws: an exported model would hold the generator's state.
         seed = self._seeds.next() if self._conversion.draws else None
         if seed is not None and self._conversion.name is None:
             seed = seed_for_tfp(seed)  # The user's function gives it to TFP.
@@ -300,7 +300,7 @@ class DistributionLayer(keras.layers.Layer):
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def _one_mask(self, masks: Any) -> Any:
-        """The mask of the output: what the masks of all inputs leave."""
+        """The mask of the output: the logical and of the masks of all inputs."""
         masks = [mask for mask in keras.tree.flatten(masks) if mask is not None]
         if not all(mask.shape.is_compatible_with(masks[0].shape) for mask in masks):
             raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import Shape, canonical_event_shape, parameters_width
+from tfp_vae.checks import Shape, canonical_event_shape, check_width
 
 tfd = tfp.distributions
 
@@ -54,7 +54,7 @@ def split_event(params: Any, event_shape: Shape, parts: int, caller: str) -> lis
     """
     event = canonical_event_shape(event_shape, caller)
     params = tf.convert_to_tensor(params)
-    parameters_width(params.shape, parts * math.prod(event), caller)
+    check_width(params.shape, parts * math.prod(event), caller)
     shape = [*batch_axes(params), *event]
     pieces = tf.split(params, parts, axis=-1) if parts > 1 else [params]
     return [tf.reshape(piece, shape) for piece in pieces]

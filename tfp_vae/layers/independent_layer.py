@@ -42,7 +42,7 @@ class IndependentLayer(DistributionLayer):
             shape `(..., *event_shape[:-1], params_size(event_shape[-1]))`.
 
     Returns:
-        A `tfd.Independent`, whose batch shape is that of the inputs without these axes.
+        A `tfd.Independent`; its batch shape is the `...` in the shape of the inputs.
 
     Raises:
         ValueError: If the inputs have another shape, or the event has no such axis.
@@ -136,7 +136,7 @@ class IndependentLayer(DistributionLayer):
         return (*tuple(shape)[: -len(event)], self.parameters_width)
 
     def _axes_of_inputs(self) -> list[int]:
-        """The sizes of the event's axes, and the longer one of the parameters."""
+        """The event shape, with the axis of the parameters as long as in the inputs."""
         sizes = list(self.event_shape)
         sizes[self.parameters_axis or 0] *= (self.parameters_width or 0) // event_size(
             self.event_shape, self.name
@@ -152,7 +152,7 @@ class IndependentLayer(DistributionLayer):
         batch, parts = len(shape) - 1, self._count()
         # Unknown sizes are checked when the graph runs.
         inputs = tf.ensure_shape(inputs, [*[None] * batch, *sizes])
-        # What a part has for one coordinate becomes the last axis.
+        # The numbers of a part that belong to one coordinate become the last axis.
         sizes[axis : axis + 1 or None] = [self.event_shape[axis], -1]
         own = batch + len(self.event_shape) + axis + 1
         order = [i for i in range(batch + len(sizes)) if i != own]

@@ -26,8 +26,9 @@ class IndependentStudentT(IndependentLayer):
         \mathrm{scale\_floor}) \\
         \mathrm{df} &= 1 + \max(\mathrm{softplus}(\mathrm{raw}), 10^{-5})
 
-    The mean exists, because df > 1. The inputs are all `loc`, then all raw scales, then
-    all raw degrees of freedom.
+    The mean exists, because df > 1; with a fixed `df`, only if that is above 1. The
+    inputs are all `loc`, then all raw scales, then all raw degrees of freedom unless
+    `df` is fixed.
 
     Reference:
         `tfp.distributions.StudentT`.

@@ -10,8 +10,8 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import (
     Shape,
     boolean,
+    check_width,
     integer,
-    parameters_width,
     positive_number,
 )
 from tfp_vae.constraints import SCALE_FLOOR
@@ -261,7 +261,7 @@ class MixtureOfLocationScale(DistributionLayer):
         """Makes the distribution from a tensor of parameters."""
         params = tf.convert_to_tensor(params)
         width = cls.params_size(num_components, event_shape)
-        parameters_width(params.shape, width, f"{cls.__name__}({num_components}, ...)")
+        check_width(params.shape, width, f"{cls.__name__}({num_components}, ...)")
         return MixtureSameFamily.new(
             params,
             num_components,

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer, parameters_width
+from tfp_vae.checks import check_width, integer
 from tfp_vae.constraints import positive
 from tfp_vae.layers.vector_layer import VectorLayer
 
@@ -90,7 +90,7 @@ class SharedTotalLayer(VectorLayer):
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
-        parameters_width(parameters.shape, self.parameters_width, self.description)
+        check_width(parameters.shape, self.parameters_width, self.description)
         raw, total = parameters[..., : self.event_size], self.total_count
         if total == INPUT:
             return self.from_total(parameters[..., self.event_size], raw)

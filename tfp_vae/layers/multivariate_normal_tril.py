@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import parameters_width, positive_number
+from tfp_vae.checks import check_width, positive_number
 from tfp_vae.constraints import SCALE_FLOOR, lower_triangular
 from tfp_vae.layers.vector_layer import VectorLayer
 
@@ -83,9 +83,7 @@ class MultivariateNormalTriL(VectorLayer):
         with tf.name_scope(name or "MultivariateNormalTriL"):
             params = tf.convert_to_tensor(params)
             width = MultivariateNormalTriL.params_size(event_size)
-            parameters_width(
-                params.shape, width, f"MultivariateNormalTriL({event_size})"
-            )
+            check_width(params.shape, width, f"MultivariateNormalTriL({event_size})")
             return tfd.MultivariateNormalTriL(
                 loc=params[..., :event_size],
                 scale_tril=lower_triangular(params[..., event_size:], scale_floor),

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import integer, numeric_dtype, parameters_width
+from tfp_vae.checks import check_width, integer, numeric_dtype
 from tfp_vae.layers.mixture_same_family import MixtureSameFamily
 from tfp_vae.layers.vector_layer import VectorLayer
 
@@ -69,7 +69,7 @@ class OneHotCategorical(VectorLayer):
         with tf.name_scope(name or "OneHotCategorical"):
             logits = tf.convert_to_tensor(params)
             caller = f"OneHotCategorical({event_size})"
-            parameters_width(logits.shape, event_size, caller)
+            check_width(logits.shape, event_size, caller)
             return tfd.OneHotCategorical(
                 logits,
                 dtype=tf.as_dtype(dtype or logits.dtype),
@@ -158,7 +158,7 @@ class CategoricalMixtureOfOneHotCategorical(VectorLayer):
         params = tf.convert_to_tensor(params)
         cls = CategoricalMixtureOfOneHotCategorical
         width = cls.params_size(event_size, num_components)
-        parameters_width(params.shape, width, f"{cls.__name__}({event_size}, ...)")
+        check_width(params.shape, width, f"{cls.__name__}({event_size}, ...)")
         return MixtureSameFamily.new(
             params,
             num_components,

@@ -37,8 +37,8 @@ class QuantizedLogistic(IndependentLayer):
 
     so that outputs near 0 describe the middle of the range. The inputs are all raw
     `loc`, then all raw scales. With more than one component, each of these has the
-    shape (coordinate, component), and all logits follow. Values are integers from 0 to
-    255, not numbers between 0 and 1.
+    shape (coordinate, component), and all logits follow. Values are integers from `low`
+    to `high`, by default 0 to 255; they are not scaled to [0, 1].
 
     Reference:
         Salimans et al., PixelCNN++, 2017, but with independent colours in a pixel.

@@ -76,7 +76,7 @@ class RelaxedLayer(DistributionLayer):
             temperature, "temperature", caller, zero=False, default=False
         )
 
-    def present_temperature(self, dtype: Any) -> tf.Tensor:
+    def current_temperature(self, dtype: Any) -> tf.Tensor:
         """The current temperature.
 
         Args:
@@ -86,7 +86,7 @@ class RelaxedLayer(DistributionLayer):
             A scalar tensor.
         """
         caller = f"`{type(self).__name__}`"
-        return annealed.present(self.temperature, "temperature", caller, dtype)
+        return annealed.current(self.temperature, "temperature", caller, dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
@@ -156,7 +156,7 @@ class IndependentRelaxedBernoulli(RelaxedLayer):
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
         (logits,) = split_event(parameters, self.event_shape, 1, self.description)
-        temperature = self.present_temperature(logits.dtype)
+        temperature = self.current_temperature(logits.dtype)
         if self.straight_through:
             base = StraightThroughBernoulli(temperature, logits, self.validate_args)
         else:
@@ -240,7 +240,7 @@ class RelaxedOneHotCategorical(RelaxedLayer):
 
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
-        temperature = self.present_temperature(parameters.dtype)
+        temperature = self.current_temperature(parameters.dtype)
         if self.straight_through:
             return StraightThroughOneHotCategorical(
                 temperature, parameters, self.validate_args

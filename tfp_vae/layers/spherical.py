@@ -149,7 +149,7 @@ class VonMisesFisher(SphericalLayer):
 
 @keras.saving.register_keras_serializable("tfp_vae")
 class PowerSpherical(SphericalLayer):
-    r"""Power spherical: like `VonMisesFisher`, but with everything in closed form.
+    r"""Power spherical: like `VonMisesFisher`, but without Bessel functions.
 
     .. math::
 

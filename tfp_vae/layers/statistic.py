@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import optional_seed
 from tfp_vae.constraints import float_policy
-from tfp_vae.distribution_tensor import OF_ONE_DRAW, TensorConversion, unwrap
+from tfp_vae.distribution_tensor import DRAW_SHAPED, TensorConversion, unwrap
 from tfp_vae.seeds import Seeds
 
 tfd = tfp.distributions
@@ -51,9 +51,9 @@ class Statistic(keras.layers.Layer):
     ) -> None:
         policy = float_policy(kwargs.get("dtype"))
         super().__init__(**{"autocast": False, **kwargs, "dtype": policy})
-        if not isinstance(statistic, str) or statistic not in OF_ONE_DRAW:
+        if not isinstance(statistic, str) or statistic not in DRAW_SHAPED:
             raise ValueError(
-                f"`Statistic` expects `statistic` to be one of {OF_ONE_DRAW}. "
+                f"`Statistic` expects `statistic` to be one of {DRAW_SHAPED}. "
                 f"Received: statistic={statistic!r}. For others call the model, and "
                 "then a method of its output: `model(x).entropy()`."
             )

@@ -21,9 +21,9 @@ _NOISE = keras.initializers.Constant(-10.0)
 
 
 class ProcessOutputs(tfp.distributions.Distribution):
-    """The law of the outputs of a variational Gaussian process at n inputs.
+    """The joint distribution of a variational Gaussian process's outputs at n inputs.
 
-    One law of event shape (n, outputs), with one number as log-density for all inputs
+    Its event shape is (n, outputs), so that `log_prob` is one number for all inputs
     together.
 
     Args:
@@ -100,10 +100,11 @@ class ProcessOutputs(tfp.distributions.Distribution):
                 "layer an initializer, such as `keras.initializers.Constant(-10.0)`."
             )
         y = tf.linalg.matrix_transpose(tf.ensure_shape(y, self.event_shape))
-        # TFP takes the expectation over y - f too: n / 2 more for each output.
+        # TFP's loss counts the noise twice: it is n / 2 larger for each output.
         x, noise = self._process.index_points, tf.convert_to_tensor(self._noise)
         mean, variance = self._process.mean(), self._process.kernel.apply(x, x, 1)
-        variance = bounded(variance, 0.0, variance.dtype.max)  # of rounded differences
+        # Rounding may make a variance negative.
+        variance = bounded(variance, 0.0, variance.dtype.max)
         squares = (tf.square(y - mean) + variance) / noise
         nll = (squares + tf.math.log(2 * math.pi * noise)) / 2
         kl = self.surrogate_posterior_kl_divergence_prior()
@@ -189,11 +190,11 @@ class VariationalGaussianProcess(DistributionLayer):
     trained, and so are the variables of the kernel provider. Of S only the lower
     triangle is read.
 
-    The output is **one law for all rows**: its event shape is (n, outputs), its
-    `log_prob` is one number, and a draw is one function (with noise) at all n inputs.
-    It has `variational_loss(y, kl_weight)`, the loss to train with, in nats, and
-    `surrogate_posterior_kl_divergence_prior()`; both return one number for each output,
-    of which Keras takes the mean. What weighs rows refuses it:
+    The output is **one distribution for all rows**: its event shape is (n, outputs),
+    its `log_prob` is one number, and a draw is one function (with noise) at all n
+    inputs. It has `variational_loss(y, kl_weight)`, the loss to train with, in nats,
+    and `surrogate_posterior_kl_divergence_prior()`. Both return one number for each
+    output; Keras takes their mean. Whatever gives rows a weight raises an error:
     `tv.NegativeLogLikelihood`, `sample_weight` in `tv.Model`, masks, `tv.VAE`. (A plain
     `keras.Model` multiplies weights into such a loss.) `predict` concatenates batches:
     means are those of each row, but with "sample" each batch is a draw of its own.
@@ -235,7 +236,7 @@ class VariationalGaussianProcess(DistributionLayer):
         A `DistributionTensor` of event shape `(n, outputs)`.
 
     Raises:
-        ValueError: If an argument is none of these, the kernel is none of TFP or reads
+        ValueError: If an argument is invalid, the kernel is not of TFP or reads
             a trainable `tf.Variable`, or the inputs have more axes or a mask.
 
     Example:
@@ -363,7 +364,7 @@ class VariationalGaussianProcess(DistributionLayer):
         super().build(input_shape)
 
     def _functions(self) -> list[Any]:
-        # `build` looks at them, when the layer has its own variables.
+        # `build` inspects them, because only then the layer's own variables exist.
         return []
 
     def _features(self, input_shape: Any) -> tuple[int, ...]:
@@ -404,13 +405,13 @@ class VariationalGaussianProcess(DistributionLayer):
         if any(part is not None for part in keras.tree.flatten(mask)):
             raise ValueError(
                 f"`{type(self).__name__}` expects inputs without a mask, since it has "
-                "one law for all rows. Received: inputs with a mask. Leave out the "
-                "masked rows before the layer."
+                "one distribution for all rows. Received: inputs with a mask. Leave "
+                "out the masked rows before the layer."
             )
         return super().call(inputs)
 
     def make_distribution(self, parameters: Any) -> Any:
-        """The law at the rows of the inputs."""
+        """The joint distribution at the rows of the inputs."""
         self._features(tuple(parameters.shape))
         noise = self._raw_noise
         if noise is not None:  # the floor of a scale, squared
@@ -474,7 +475,7 @@ class VariationalGaussianProcess(DistributionLayer):
             x,
             z,
             variational_inducing_observations_loc,
-            # The density of q(u) reads the lower triangle, that of q(f) read all.
+            # TFP's q(u) uses only the lower triangle, but its q(f) the whole matrix.
             lower,
             mean_fn=mean_fn,
             observation_noise_variance=0.0 if noise is None else noise,

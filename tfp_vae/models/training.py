@@ -182,7 +182,7 @@ class Training(Bound, Model):
         if self.objective.beta is None:
             return weight
         beta = self.objective.beta
-        return weight * annealed.present(beta, "beta", "ELBO", weight.dtype)
+        return weight * annealed.current(beta, "beta", "ELBO", weight.dtype)
 
     def _record(self, nll: tf.Tensor, kl: tf.Tensor, kl_weight: tf.Tensor) -> None:
         self._elbo_metric.update_state(-nll - tf.cast(kl, nll.dtype))

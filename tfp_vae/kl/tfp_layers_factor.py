@@ -1,4 +1,4 @@
-"""How strongly `tfp.layers` weighed the KL, for messages to those who port from it."""
+"""The factor that `tfp.layers` gave the KL in the loss, for messages about porting."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,28 +6,28 @@ from typing import Any
 import tensorflow as tf
 
 
-def old_weights(
+def tfp_layers_factors(
     draws: Any, output: Any, batch_rank: int, axis: int | Iterable[int]
 ) -> tuple[str, str] | None:
-    """The weights that continue a training of `tfp.layers`, as text.
+    """The factors of the KL that give the loss of `tfp.layers`, as text.
 
     `tfp.layers` averaged log q(z) - log p(z) over `axis` and added up the rest. Keras
     then divided its regularizer by the length of the output, and counted it twice.
 
     Args:
         draws: Shape of log q(z) - log p(z): axes of draws, then of the batch.
-        output: Shape of the posterior's value without the event, of the same kind.
+        output: Shape of the posterior's value without the event, in the same order.
         batch_rank: Number of axes of the batch.
         axis: The `test_points_reduce_axis` of `tfp.layers`.
 
     Returns:
-        The weights of a `KLDivergenceRegularizer` and of a `KLDivergenceAddLoss`;
+        The factors for a `KLDivergenceRegularizer` and for a `KLDivergenceAddLoss`;
         `None` if there is no such axis.
 
     Example:
-        >>> old_weights((10, None), (None,), 1, axis=())
+        >>> tfp_layers_factors((10, None), (None,), 1, axis=())
         ('20', '10 * batch_size')
-        >>> old_weights((10, None), (None,), 1, axis=(0, 1))
+        >>> tfp_layers_factors((10, None), (None,), 1, axis=(0, 1))
         ('2 / batch_size', '1')
     """
     rank = len(draws)
@@ -62,7 +62,7 @@ def without_event(posterior: Any) -> tf.TensorShape:
         posterior: A `tfd.Distribution`, or the output of a distribution layer.
 
     Returns:
-        A shape; that of the batch, if there is no value or one of another kind.
+        A shape; the batch shape if there is no value, or one of unknown or low rank.
 
     Example:
         >>> without_event(tv.IndependentNormal(2)(tf.zeros([8, 4])))
