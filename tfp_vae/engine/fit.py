@@ -397,7 +397,9 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         if data.is_pipeline(given[0]):
             if layers and self._asked_examples is None:
                 kind = type(given[0]).__name__
-                raise _unknown_examples("fit", f"with a {kind}, which does not tell it")
+                raise _unknown_examples(
+                    "`fit`", f"a {kind}, whose examples are not counted"
+                )
             return
         rows = data.check_rows(given, "fit")
         if validation_split:
@@ -464,7 +466,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             ValueError: If N is not known.
         """
         if self.num_examples is None:
-            raise _unknown_examples("a step of a model", "that was not given it")
+            raise _unknown_examples("A training or test step", "a model without it")
         return 1.0 / (self.num_examples * tf.cast(terms_per_example(), tf.float32))
 
     def _read_validation(self, x: Any, validation_data: Any, split: float) -> Any:
@@ -607,7 +609,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             )
         given = self._read((x, y, sample_weight), "evaluate")
         if self.num_examples is None and dividing_layers(self):
-            raise _unknown_examples("evaluate", "of a model that `fit` has not trained")
+            raise _unknown_examples("`evaluate`", "a model that `fit` has not trained")
         if not self._makes_programs(given):
             self._look(given, False, "evaluate")
             given, *_ = self._for_keras(given, batch_size)
@@ -802,11 +804,10 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
 
 
 def _unknown_examples(caller: str, found: str) -> ValueError:
-    """The error for a KL that has to be divided by an unknown number."""
+    """The error for random weights if the number of training examples is unknown."""
     return ValueError(
-        f"`{caller}` expects the number of training examples, by which the KL of "
-        f"random weights is divided. Received: a call {found}. Give "
-        "`compile(num_examples=...)`."
+        f"{caller} expects the number of training examples, by which the KL of random "
+        f"weights is divided. Received: {found}. Give `compile(num_examples=...)`."
     )
 
 
