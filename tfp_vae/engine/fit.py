@@ -88,10 +88,12 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 possible and where the number of steps outweighs the compilation. Steps
                 that XLA cannot compile run without it, with a warning. Keras' own
                 functions treat `"auto"` as Keras does.
-            steps_per_execution: Steps in one program, after which batch callbacks are
-                called and the progress bar moves. `"auto"`: up to 64, but 1 with a
-                custom batch callback, unless its attribute `steps_per_execution` allows
-                more. In Keras' own loop `"auto"` is 1.
+            steps_per_execution: Steps in one program, that is in one compiled call,
+                after which batch callbacks are called and the progress bar moves.
+                `"auto"`: up to 64. A custom batch callback lowers the number to 1, even
+                one that you gave; its attribute `steps_per_execution` allows more,
+                `None` any number. In Keras' own loop `"auto"` is 1, and callbacks lower
+                nothing.
             num_examples: Number of training examples, by which layers with random
                 weights divide their KL. By default the rows of the arrays that `fit`
                 is given; pipelines and generators do not tell theirs.
