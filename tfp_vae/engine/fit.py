@@ -100,8 +100,8 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: If `num_examples` is not a positive integer, or a layer has a
-                weight of its own for its KL.
+            ValueError: If `num_examples` is not a positive integer, or a layer has its
+                own factor of the KL.
         """
         if num_examples is not None:
             num_examples = integer(num_examples, "num_examples", "compile")
