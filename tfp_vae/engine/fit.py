@@ -22,7 +22,7 @@ from tfp_vae.engine.num_examples import (
     check_examples,
     check_losses,
     counting_terms,
-    dividing_layers,
+    layers_with_kl,
     terms_per_example,
 )
 from tfp_vae.engine.program import Program
@@ -105,7 +105,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         """
         if num_examples is not None:
             num_examples = integer(num_examples, "num_examples", "compile")
-            own = dividing_layers(self, divides=False)
+            own = layers_with_kl(self, divided=False)
             if own:
                 raise ValueError(
                     "`compile` expects `num_examples` only if layers divide the KL of "
@@ -372,7 +372,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
     def save_assets(self, directory: str) -> None:
         """Writes what no config has: states of generators, the number of examples."""
         super().save_assets(directory)
-        if self.num_examples is not None and dividing_layers(self):
+        if self.num_examples is not None and layers_with_kl(self):
             found = {"asked": self._asked_examples, "known": self.num_examples}
             pathlib.Path(directory, _EXAMPLES).write_text(json.dumps(found))
 
@@ -393,7 +393,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
 
     def _count_examples(self, given: Any, validation_split: float) -> None:
         """Sets the number of training examples."""
-        layers = dividing_layers(self)
+        layers = layers_with_kl(self)
         if layers:
             check_losses(getattr(self, "loss", None), "fit")
         if data.is_pipeline(given[0]):
@@ -409,7 +409,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         if self._asked_examples is not None:
             check_examples(self._asked_examples, rows, "fit")
             rows = self._asked_examples
-        own = dividing_layers(self, divides=False)
+        own = layers_with_kl(self, divided=False)
         if (layers or own) and rows != self.num_examples:
             self._forget_functions()
         self.num_examples = rows
@@ -610,7 +610,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 **kwargs,
             )
         given = self._read((x, y, sample_weight), "evaluate")
-        if self.num_examples is None and dividing_layers(self):
+        if self.num_examples is None and layers_with_kl(self):
             raise _unknown_examples("`evaluate`", "a model that `fit` has not trained")
         if not self._makes_programs(given):
             self._look(given, False, "evaluate")

@@ -26,26 +26,26 @@ _OWN_FACTOR = (
 _COUNTED: Any = contextvars.ContextVar("tfp_vae_counted_terms", default=None)
 
 
-def dividing_layers(model: Any, divides: bool = True) -> list[Any]:
-    """The layers of a model that add a term of the whole training set.
+def layers_with_kl(model: Any, divided: bool = True) -> list[Any]:
+    """The layers of a model that add a KL of random weights to the loss.
 
     Args:
         model: A Keras model.
-        divides: Whether they divide it by the number of examples; False for those that
-            have a factor of their own.
+        divided: True for layers whose KL is divided by the number of examples, False
+            for those with a factor or a function of the user.
 
     Returns:
         A list.
 
     Example:
         >>> model = keras.Sequential([tv.DenseFlipout(2), keras.layers.Dense(2)])
-        >>> len(dividing_layers(model)), len(dividing_layers(model, divides=False))
+        >>> len(layers_with_kl(model)), len(layers_with_kl(model, divided=False))
         (1, 0)
     """
     return [
         layer
         for layer in nested_layers(model)
-        if getattr(layer, "divides_by_examples", None) is divides
+        if getattr(layer, "divides_by_examples", None) is divided
     ]
 
 
