@@ -279,8 +279,8 @@ class Estimates(Inference):
             for start in starts:
                 now = tf.constant(min(block, num_samples - start))
                 own = fold_in(fold_in(base, i), start)
-                nothing = (*parts, own, tf.zeros_like(now)) if mode == XLA else None
-                part = function(*parts, own, now, nothing=nothing)
+                warmup = (*parts, own, tf.zeros_like(now)) if mode == XLA else None
+                part = function(*parts, own, now, warmup_args=warmup)
                 part = tf.nest.map_structure(lambda tensor: tensor.numpy(), part)
                 total = part if total is None else merge(total, part)
                 bar.step()

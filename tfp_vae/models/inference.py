@@ -426,7 +426,7 @@ class Inference(Bound):
         most = min(rows_at_once(self.decoder, ROWS), len(z))
         for i, (count, *piece) in enumerate(pieces_of(z, y, most)):
             given = *piece, fold_in(seed, i + 1), seed
-            part = function(*given, nothing=given if asked else None)
+            part = function(*given, warmup_args=given if asked else None)
             rows = slice(count)
             found.append(data.mapped(lambda t, rows=rows: t.numpy()[rows], part))
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *found)
