@@ -455,17 +455,17 @@ def test_more_steps_of_a_kind_are_run_in_ways_that_pay_for_more(monkeypatch):
     monkeypatch.setattr(compiler, "_EAGER_STEPS", 2)
     monkeypatch.setattr(compiler, "_STEPS_THAT_PAY", 10)
     functions = FunctionCache(Compiler("auto"))
-    found = [functions.mode("training", steps) for steps in (2, 7, None, 1, 1)]
+    found = [functions.choose_mode("training", steps) for steps in (2, 7, None, 1, 1)]
     assert found == [EAGER, GRAPH, GRAPH, XLA, XLA]
-    assert functions.mode("evaluation", 9) == GRAPH
-    assert functions.mode("others", None) == GRAPH
+    assert functions.choose_mode("evaluation", 9) == GRAPH
+    assert functions.choose_mode("others", None) == GRAPH
 
 
 def test_xla_is_used_from_the_first_step_on_or_never_where_that_was_said():
     always, never = FunctionCache(Compiler(True)), FunctionCache(Compiler(False))
     for steps in (1, None, 100, 10_000):
-        assert always.mode("training", steps) == XLA
-        assert never.mode("training", steps) != XLA
+        assert always.choose_mode("training", steps) == XLA
+        assert never.choose_mode("training", steps) != XLA
 
 
 # The bar

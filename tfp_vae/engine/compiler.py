@@ -33,7 +33,7 @@ _REFUSALS = (
 
 
 class Compiler:
-    """Compiles functions, and warns once if XLA cannot compile one.
+    """Compiles functions, and warns once if it gives up XLA for one.
 
     Args:
         jit_compile: Whether to use XLA; `"auto"` where possible and where the work
@@ -290,10 +290,13 @@ class FunctionCache:
                     self._made[key] = make()
         return self._made[key]
 
-    def mode(self, key: Any, steps: int | None, may_be_eager: bool = True) -> str:
-        """How to run steps, given the number of steps in all calls so far.
+    def choose_mode(
+        self, key: Any, steps: int | None, may_be_eager: bool = True
+    ) -> str:
+        """Adds the steps of a call to those so far, and chooses how to run them.
 
-        It depends on no clock: the same calls give the same results.
+        The choice depends on these numbers, not on measured time, so that the same
+        calls give the same results.
 
         Args:
             key: What the steps do, and the shapes of their batches.
@@ -308,7 +311,7 @@ class FunctionCache:
 
         Example:
             >>> functions = FunctionCache(Compiler("auto"))
-            >>> [functions.mode("training", steps) for steps in (3, 400, None, 200)]
+            >>> [functions.choose_mode("steps", n) for n in (3, 400, None, 200)]
             ['eager', 'graph', 'graph', 'XLA']
         """
         self._steps[key] += steps or 0

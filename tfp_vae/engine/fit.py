@@ -787,7 +787,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             # TensorFlow traces a function twice if it creates variables.
             optimizer.build(self.trainable_variables)
         mode = functools.partial(
-            functions.mode, (name, shapes), may_be_eager=source.is_even
+            functions.choose_mode, (name, shapes), may_be_eager=source.is_even
         )
         return Run(program, epochs, most, num_epochs, mode)
 

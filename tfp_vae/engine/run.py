@@ -24,7 +24,7 @@ class Run:
         epochs: The passes over the data.
         most: The most steps in one call of the program.
         num_epochs: How many there will be.
-        mode: Function of a number of steps; see `FunctionCache.mode`.
+        mode: Function of a number of steps; see `FunctionCache.choose_mode`.
     """
 
     def __init__(

@@ -271,7 +271,9 @@ class Estimates(Inference):
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
         # Decoding one piece counts as one step of training.
-        mode = self._functions.mode((caller, piece), pieces * -(-num_samples // draws))
+        mode = self._functions.choose_mode(
+            (caller, piece), pieces * -(-num_samples // draws)
+        )
         bar = LongBar(pieces * len(starts), verbose)
         base, results = self._seed(seed), []
         for i, (count, *parts) in enumerate(pieces_of(inputs, target, piece)):
