@@ -72,7 +72,9 @@ class Program:
     def _function_for(self, stack: Stack) -> tuple[str, Function]:
         """The function for batches of these shapes, and its key."""
         specs = [
-            tf.TensorSpec([None, stack.length, *tensor.shape[2:]], tensor.dtype)
+            tf.TensorSpec(
+                [None, stack.static_batch_size, *tensor.shape[2:]], tensor.dtype
+            )
             for tensor in stack.tensors
         ]
         key = str((stack.structure, specs))
