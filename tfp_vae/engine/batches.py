@@ -12,11 +12,6 @@ import tensorflow as tf
 
 from tfp_vae.engine import data
 
-# The most bytes in a stack, and the most steps in one call of a program: the progress
-# bar moves between calls.
-_STACK_BYTES = 2**25
-_STEPS = 64
-
 
 class Stack(NamedTuple):
     """Batches of one shape, stacked.
@@ -256,31 +251,6 @@ def source_of(
         count = int(pipeline.cardinality())
         pipeline = pipeline.prefetch(tf.data.AUTOTUNE)
     return PipelineBatches(pipeline, count if count and count > 0 else None, caller)
-
-
-def steps_at_once(num_batches: int | None, size: int) -> int:
-    """The default number of steps in one call of a program.
-
-    It makes the cost of the call negligible, but lets the progress bar move and limits
-    the memory of the batches. All calls of an epoch have about equally many steps.
-
-    Args:
-        num_batches: Batches per epoch, or `None` if unknown.
-        size: Bytes of a batch.
-
-    Returns:
-        A number from 1 to 64.
-
-    Example:
-        >>> steps_at_once(391, 128 * 784 * 4), steps_at_once(3, 128 * 784 * 4)
-        (56, 3)
-        >>> steps_at_once(None, 2**24)
-        2
-    """
-    most = max(1, min(_STEPS, _STACK_BYTES // max(size, 1)))
-    if num_batches is None:
-        return most
-    return math.ceil(num_batches / math.ceil(num_batches / most))
 
 
 class Epochs:
