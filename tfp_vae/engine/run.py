@@ -1,4 +1,4 @@
-"""One call of `fit` or `evaluate`: its batches, its program, its numbers of steps."""
+"""The training or the evaluation in one call of `fit` or `evaluate`."""
 
 import math
 from typing import Any
@@ -22,13 +22,13 @@ _BATCH_METHODS = {
 
 
 class Run:
-    """One call of `fit` or `evaluate`: its batches, its program, its numbers of steps.
+    """The training or the evaluation in one call of `fit` or `evaluate`.
 
     Args:
         program: Runs the steps.
         epochs: The passes over the data.
         most: The most steps in one call of the program.
-        num_epochs: How many there will be.
+        num_epochs: The number of epochs, or of evaluations, in the call.
         mode: Function of a number of steps; see `FunctionCache.choose_mode`.
     """
 
