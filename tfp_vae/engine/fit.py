@@ -298,7 +298,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         """
         self._check_compiled("fit")
         check_strategy(self)
-        keras_internals.resume_at(self, None)  # Keras keeps that of an earlier call.
+        keras_internals.resume_at(self, None)  # Forgets the epoch of an earlier call.
         unweighted = self._read((x, y, sample_weight), "fit")
         given, class_weight = _weighted(unweighted, class_weight)
         validation = self._read_validation(x, validation_data, validation_split)
