@@ -52,7 +52,7 @@ class WholeFiles:
         After a failure or a kill the old file remains.
 
         Args:
-            filepath: Path that ends in `.keras`; that of a folder if not zipped.
+            filepath: Path of a `.keras` file; of a folder with `zipped=False`.
             overwrite: Whether to replace a file without asking.
             zipped: As in `keras.Model.save`. A folder is not replaced as a whole.
             **kwargs: As there.
@@ -68,7 +68,7 @@ class WholeFiles:
                 "`save_weights('model.weights.h5')`, or the model as `.keras`."
             )
         if zipped is False and not is_remote(filepath):
-            # Of a folder with a relative path Keras loses what `save_assets` writes.
+            # Keras loses what `save_assets` writes if a folder's path is relative.
             filepath = str(pathlib.Path(filepath).absolute())
         if zipped is False or not _can_replace(filepath, overwrite):
             super().save(filepath, overwrite, zipped, **kwargs)  # type: ignore[misc]
@@ -114,10 +114,10 @@ class WholeFiles:
         """Loads weights, as `keras.Model.load_weights`.
 
         From a local `.weights.h5` file it also restores the states of random
-        generators, and verifies the checksum. A compiled model need not have been
-        trained to get the step and the moments of the optimizer. It then keeps the
-        learning rate that `compile` was given, and takes nothing of an optimizer whose
-        variables have other shapes, or with `skip_mismatch`.
+        generators, and verifies the checksum. The optimizer of a compiled model that
+        has not been trained is built, and gets its step and moments from the file, but
+        keeps the learning rate of `compile`. It stays new if the file's variables have
+        other shapes, or with `skip_mismatch`.
 
         Args:
             filepath: Path of a weights file, of `tv.Model` or of Keras.

@@ -81,13 +81,13 @@ def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str
 
 
 def _build_optimizer(model: Any, path: Any) -> float | None:
-    """Gives the optimizer of a model that was not trained yet its variables.
+    """Builds the optimizer of an untrained model, so that Keras loads its variables.
 
-    Keras would skip what the file has of them, the step included. It still does if they
-    have other shapes than those of this optimizer and these trainable weights.
+    Keras loads nothing into an optimizer that is not built, not even its step. If the
+    file has variables of other shapes, the optimizer stays unbuilt.
 
     Returns:
-        The learning rate that `compile` was given, if the file may have another.
+        The learning rate of `compile`, to be set again after loading, or `None`.
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or optimizer.built or not model.built:
@@ -107,7 +107,7 @@ def _build_optimizer(model: Any, path: Any) -> float | None:
 
 
 def _shapes(path: Any) -> list[tuple[int, ...]]:
-    """Those of the variables of the optimizer in a weights file."""
+    """Shapes of the optimizer's variables in a weights file; `[]` if it has none."""
     with h5py.File(path, "r") as file:
         group = _inside(_inside(file, "optimizer", h5py.Group), "vars", h5py.Group)
         if group is None:
@@ -117,7 +117,7 @@ def _shapes(path: Any) -> list[tuple[int, ...]]:
 
 
 def _inside(group: Any, name: str, kind: type) -> Any:
-    """What has a name in a group of a file, if it is in the file itself."""
+    """The member `name` of a group; `None` if missing, a link, or of another kind."""
     if group is None or not isinstance(group.get(name, getlink=True), h5py.HardLink):
         return None
     return group[name] if isinstance(group[name], kind) else None
@@ -255,7 +255,7 @@ def is_plain(value: Any) -> bool:
 
 
 def _own(group: Any, name: str) -> str:
-    """The name, if it is not a link to another place or another file."""
+    """Returns the name of a member; an error if it is missing, or a link elsewhere."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{name!r} is not in the file itself")
     return name
@@ -286,7 +286,7 @@ def _to_json(value: Any, group: Any) -> Any:
 
 
 def _from_json(found: Any, group: Any) -> Any:
-    """The value of which `_to_json` made this."""
+    """The inverse of `_to_json`."""
     if not isinstance(found, dict):
         return found
     ((kind, inner),) = found.items()

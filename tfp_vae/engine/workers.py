@@ -138,14 +138,13 @@ class MultiWorkerTrainer:
     def save(
         self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any
     ) -> None:
-        """Saves the model, from which `keras.models.load_model` makes it again.
+        """Saves the model in a file that `keras.models.load_model` loads.
 
         A `.keras` file of a `tv.Model` is replaced as a whole: after a failure or a
-        kill the old one remains. Of several workers only the chief writes.
+        kill the old one remains. On several workers, only the chief writes.
 
         Args:
-            filepath: Path of a file, which ends in `.keras`; with `zipped=False` that
-                of a folder.
+            filepath: Path of a `.keras` file; of a folder with `zipped=False`.
             overwrite: Whether to replace a file without asking.
             zipped: As in `keras.Model.save`. A folder is not replaced as a whole.
             **kwargs: As there.
