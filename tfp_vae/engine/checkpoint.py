@@ -37,7 +37,7 @@ class Checkpoint(keras.callbacks.Callback):
     Use it like `keras.callbacks.BackupAndRestore`: run the same program again after a
     kill, and `fit` goes on. The file has the weights, the optimizer, the states of the
     random generators, the epoch, the batch, and the state of other callbacks, such as
-    what `EarlyStopping` has counted. It is replaced as a whole, so that a kill at any
+    what `EarlyStopping` has counted. It is replaced atomically, so that a kill at any
     moment leaves the old file or the new one, and it has a checksum.
 
     In `tv.Model` and `tv.VAE` a resumed `fit` ends with the same weights and the same

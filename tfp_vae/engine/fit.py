@@ -28,7 +28,7 @@ from tfp_vae.engine.num_examples import (
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import with_bar
 from tfp_vae.engine.run import AUTO, Run, steps_in_program
-from tfp_vae.engine.saving import WholeFiles
+from tfp_vae.engine.saving import AtomicFiles
 from tfp_vae.engine.strategies import check_strategy, has_workers
 from tfp_vae.engine.workers import MultiWorkerTrainer
 
@@ -37,8 +37,8 @@ from tfp_vae.engine.workers import MultiWorkerTrainer
 _EXAMPLES = "examples.json"
 
 
-class CompiledFit(MultiWorkerTrainer, WholeFiles):
-    """The methods of `tv.Model` that train and evaluate it; comes before `keras.Model`.
+class CompiledFit(MultiWorkerTrainer, AtomicFiles):
+    """Training and evaluation of `tv.Model`; a base class to list before `keras.Model`.
 
     A call keeps its state in a `Run`, not on the model. Keras' own loop runs instead
 

@@ -1,4 +1,4 @@
-"""`save`, `save_weights` and `load_weights` of `tv.Model`: whole files."""
+"""`save`, `save_weights` and `load_weights` of `tv.Model`, with atomic replacement."""
 
 import json
 import pathlib
@@ -16,14 +16,14 @@ from tfp_vae.files import is_remote, replacing
 _RANDOM = "random_states.json"
 
 
-class WholeFiles:
-    """The methods of `tv.Model` that write and read files; comes before `keras.Model`.
+class AtomicFiles:
+    """Files of `tv.Model`; a base class to list before `keras.Model`.
 
-    A local file is replaced as a whole: after a failure or a kill the old one remains.
+    A local file is replaced atomically: after a failure or a kill the old one remains.
     It also has the states of random generators, and weights files have a checksum.
 
     Example:
-        >>> class Model(WholeFiles, keras.Model):
+        >>> class Model(AtomicFiles, keras.Model):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.dense = keras.layers.Dense(1)
@@ -54,7 +54,7 @@ class WholeFiles:
         Args:
             filepath: Path of a `.keras` file; of a folder with `zipped=False`.
             overwrite: Whether to replace a file without asking.
-            zipped: As in `keras.Model.save`. A folder is not replaced as a whole.
+            zipped: As in `keras.Model.save`. A folder is not replaced atomically.
             **kwargs: As there.
 
         Raises:
@@ -81,7 +81,7 @@ class WholeFiles:
     ) -> None:
         """Saves the weights, as `keras.Model.save_weights`; Keras can load the file.
 
-        A local file is replaced as a whole. It also has the states of random
+        A local file is replaced atomically. It also has the states of random
         generators, such as those of `Dropout`, and a checksum.
 
         Args:

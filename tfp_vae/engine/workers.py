@@ -28,11 +28,11 @@ _WRITERS = (
 
 
 class MultiWorkerTrainer:
-    """The methods that let several workers train a model; comes before `keras.Model`.
+    """Training on several workers; a base class to list before `keras.Model`.
 
-    Keras 3.15 fails on several workers: it averages batches of images over them, and
-    reduces scalars as if they had a first axis. This class fixes both and adds the
-    following. Workers then compute the same as one process, up to rounding:
+    Keras 3.15 fails on several workers: it builds the model on the mean of their
+    batches, and reduces scalars as if they had a first axis. This class fixes both.
+    With the following, workers compute the same as one process, up to rounding:
 
     - `fit` begins with the chief's weights, optimizer and epoch: its backup suffices
       for all workers;
@@ -140,13 +140,13 @@ class MultiWorkerTrainer:
     ) -> None:
         """Saves the model in a file that `keras.models.load_model` loads.
 
-        A `.keras` file of a `tv.Model` is replaced as a whole: after a failure or a
+        A `.keras` file of a `tv.Model` is replaced atomically: after a failure or a
         kill the old one remains. On several workers, only the chief writes.
 
         Args:
             filepath: Path of a `.keras` file; of a folder with `zipped=False`.
             overwrite: Whether to replace a file without asking.
-            zipped: As in `keras.Model.save`. A folder is not replaced as a whole.
+            zipped: As in `keras.Model.save`. A folder is not replaced atomically.
             **kwargs: As there.
 
         Raises:
