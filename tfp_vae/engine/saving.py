@@ -17,7 +17,7 @@ _RANDOM = "random_states.json"
 
 
 class AtomicFiles:
-    """Files of `tv.Model`; a base class to list before `keras.Model`.
+    """Saving and loading of `tv.Model`; a base class to list before `keras.Model`.
 
     A local file is replaced atomically: after a failure or a kill the old one remains.
     It also has the states of random generators, and weights files have a checksum.

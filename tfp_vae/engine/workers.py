@@ -15,7 +15,7 @@ from tfp_vae.engine.strategies import (
     has_workers,
     is_chief,
 )
-from tfp_vae.engine.worker_batches import batches, warn_of_other_rows
+from tfp_vae.engine.worker_batches import dataset_of, warn_of_other_rows
 
 # Keras' callbacks that only write files. A subclass may do more, such as `predict`,
 # which all workers have to call.
@@ -110,9 +110,9 @@ class MultiWorkerTrainer:
             elif shuffle:
                 raise ValueError(
                     "`fit` on several workers expects arrays or a `tf.data.Dataset`. "
-                    f"Received: a {type(x).__name__}, which each worker would shuffle "
-                    "in its own order. Make a dataset of it, or give "
-                    "`shuffle=False`."
+                    f"Received: a {type(x).__name__}, whose batches may come in "
+                    "another order on each worker. Make a dataset of it, or give "
+                    "`shuffle=False` if the order is the same on all."
                 )
             kwargs["shuffle"] = False
         history = super().fit(  # type: ignore[misc]
@@ -174,7 +174,7 @@ class MultiWorkerTrainer:
             batch_size = 32 if steps is None else -(-count // steps)
         seed = tf.random.uniform([], maxval=2**31 - 1, dtype="int32").numpy()
         (seed,) = from_chief(self.distribute_strategy, np.asarray(seed))
-        return batches(arrays, batch_size, shuffle, int(seed))
+        return dataset_of(arrays, batch_size, shuffle, int(seed))
 
     def _callbacks_here(self, callbacks: Any) -> list[Any]:
         """The callbacks of this worker, and one that copies the chief's state."""
