@@ -1,4 +1,4 @@
-"""`fit` and `evaluate` for any Keras model, with many steps in one program."""
+"""`fit` and `evaluate` of `tv.Model`, with many steps in one program."""
 
 import functools
 import inspect
@@ -32,8 +32,8 @@ from tfp_vae.engine.saving import AtomicFiles
 from tfp_vae.engine.strategies import check_strategy, has_workers
 from tfp_vae.engine.workers import MultiWorkerTrainer
 
-# A file in a saved model. Keras clones models of this package as its own, and compiles
-# them with the config, which it would refuse.
+# A file in a saved model. `num_examples` is not in `get_compile_config`, because
+# `keras.models.clone_model` passes that to `compile` of a plain Keras model.
 _EXAMPLES = "examples.json"
 
 
@@ -180,9 +180,10 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         self._asked_steps = value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute, even if it seems to have the value already.
+        """Sets an attribute, even if reading it returns the value already.
 
-        TensorFlow skips such assignments, which would keep an automatic choice.
+        TensorFlow skips such an assignment: `model.steps_per_execution = 1` would leave
+        `"auto"`, which also reads as 1.
         """
         if name in ("jit_compile", "steps_per_execution"):
             getattr(CompiledFit, name).fset(self, value)
@@ -271,8 +272,8 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
 
         Args:
             x: As in `keras.Model.fit`; also SciPy sparse matrices, pandas tables and
-                other objects with `shape`, `dtype` and slicing. Arrays above 1 GiB are
-                read batch by batch.
+                other objects with `shape`, `dtype` and slicing. If x, y and the weights
+                exceed 1 GiB together, they are read batch by batch.
             y: As there.
             batch_size: As there.
             epochs: As there.
@@ -325,8 +326,8 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         rows = last = None
         if validation_split and validation is None:
             rows, last = data.split(data.check_rows(given, "fit"), validation_split)
-        # Determines the order of every epoch, also if training is resumed after
-        # `keras.utils.set_random_seed`.
+        # One seed for all epochs: after `keras.utils.set_random_seed`, a call that
+        # resumes at a later epoch shuffles it as the interrupted call would have.
         seed = random.getrandbits(32)
         train = source_of(
             given, rows, batch_size, steps_per_epoch, "fit", shuffle, seed
@@ -732,13 +733,15 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         """Data for Keras' own loops, which would copy large and sparse arrays."""
         validation_batch_size = validation_batch_size or batch_size
         if validation is not None:
-            validation = _packed(self._for_keras(validation, validation_batch_size)[0])
+            validation = _as_tuple(
+                self._for_keras(validation, validation_batch_size)[0]
+            )
         if data.is_pipeline(given[0]) or not data.is_streamed(given):
             return given, validation_split, validation
         if has_workers(self.distribute_strategy):
             raise ValueError(
-                "Training on several workers expects dense arrays of at most 1 GiB, or "
-                f"a `tf.data.Dataset`. Received: {type(given[0]).__name__} of shape "
+                "Several workers expect dense arrays of at most 1 GiB together, or a "
+                f"`tf.data.Dataset`. Received: {type(given[0]).__name__} of shape "
                 f"{getattr(given[0], 'shape', None)}. Make a dataset that yields the "
                 "same batches on each worker."
             )
@@ -746,9 +749,9 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         rows: Any = range(count)
         if validation_split and validation is None:
             rows, last = data.split(count, validation_split)
-            validation = data.Rows(_packed(given), validation_batch_size or 32, last)
+            validation = data.Rows(_as_tuple(given), validation_batch_size or 32, last)
             validation_split = 0.0
-        batches = data.Rows(_packed(given), size, rows, bool(shuffle))
+        batches = data.Rows(_as_tuple(given), size, rows, bool(shuffle))
         return (batches, None, None), validation_split, validation
 
     def _look(
@@ -849,7 +852,7 @@ def _inform(callbacks: Any, epochs: Epochs | None) -> None:
         callback.follow(callbacks, epochs)
 
 
-def _packed(given: Any) -> tuple[Any, ...]:
+def _as_tuple(given: Any) -> tuple[Any, ...]:
     """Packs data in a tuple, as Keras' pipelines yield batches."""
     packed = keras.utils.pack_x_y_sample_weight(*given)
     return packed if isinstance(packed, tuple) else (packed,)
