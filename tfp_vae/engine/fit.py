@@ -332,7 +332,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         train = source_of(
             given, rows, batch_size, steps_per_epoch, "fit", shuffle, seed
         )
-        self._look(read, True, "fit", train)
+        self._check_given(read, True, "fit", train)
         del read
         self._count_examples(given, 0.0 if validation else validation_split)
         epochs = _capped(int(epochs))
@@ -349,7 +349,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 "fit",
             )
             if validation is not None:
-                self._look(validation, False, "fit", source)
+                self._check_given(validation, False, "fit", source)
             num_epochs = len({*due} & {*left})
             test = self._run(
                 source, validation_steps, callbacks, num_epochs, "evaluation", "fit"
@@ -368,7 +368,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 model=self,
             )
         _inform(callbacks, run.epochs)
-        return self._trained(run, test, due, callbacks, initial_epoch, epochs)
+        return self._run_epochs(run, test, due, callbacks, initial_epoch, epochs)
 
     def save_assets(self, directory: str) -> None:
         """Writes what no config has: states of generators, the number of examples."""
@@ -486,9 +486,9 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
 
     def _fit_in_keras_loop(self, given: Any, validation: Any, **options: Any) -> Any:
         """Checks the data, then calls `keras.Model.fit`."""
-        self._look(given, True, "fit")
+        self._check_given(given, True, "fit")
         if validation is not None:
-            self._look(validation, False, "fit")
+            self._check_given(validation, False, "fit")
         split = 0.0 if validation else options["validation_split"]
         self._count_examples(given, split)
         is_sequence = isinstance(given[0], keras.utils.PyDataset)
@@ -518,7 +518,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             x, y, sample_weight=sample_weight, validation_data=validation, **options
         )
 
-    def _trained(
+    def _run_epochs(
         self,
         run: Run,
         test: Run | None,
@@ -527,7 +527,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         initial_epoch: int,
         epochs: int,
     ) -> Any:
-        """Runs the epochs, and calls callbacks as Keras does."""
+        """Trains for the remaining epochs, and calls callbacks as Keras does."""
         self.stop_training = False
         callbacks.on_train_begin()
 
@@ -555,7 +555,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 break
             logs = dict(self._results(found))
             if test is not None and epoch in due:
-                found = self._evaluated(test, callbacks)
+                found = self._run_evaluation(test, callbacks)
                 logs |= {f"val_{name}": value for name, value in found.items()}
             callbacks.on_epoch_end(epoch, logs)
             if self.stop_training:
@@ -614,7 +614,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         if self.num_examples is None and layers_with_kl(self):
             raise _unknown_examples("`evaluate`", "a model that `fit` has not trained")
         if not self._makes_programs(given):
-            self._look(given, False, "evaluate")
+            self._check_given(given, False, "evaluate")
             given, *_ = self._for_keras(given, batch_size)
             return super().evaluate(
                 given[0],
@@ -627,7 +627,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 return_dict,
             )
         source = source_of(given, None, batch_size, steps, "evaluate")
-        self._look(given, False, "evaluate", source)
+        self._check_given(given, False, "evaluate", source)
         run = self._run(source, steps, callbacks, 1, "evaluation", "evaluate")
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = keras.callbacks.CallbackList(
@@ -637,10 +637,10 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 steps=run.epochs.num_batches,
                 model=self,
             )
-        logs = self._evaluated(run, callbacks)
+        logs = self._run_evaluation(run, callbacks)
         return logs if return_dict else keras_internals.in_order(self, logs)
 
-    def _evaluated(self, run: Run, callbacks: Any) -> dict[str, Any]:
+    def _run_evaluation(self, run: Run, callbacks: Any) -> dict[str, Any]:
         """Runs a pass of evaluation, and calls callbacks as Keras does."""
         self.stop_evaluating = False
         callbacks.on_test_begin()
@@ -699,7 +699,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         return given
 
     def _makes_programs(
-        self, given: Any, validation: Any = None, others: Any = None
+        self, given: Any, validation: Any = None, class_weight: Any = None
     ) -> bool:
         """Whether to run several steps in one program, not Keras' own loop."""
         cls = type(self)
@@ -707,7 +707,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             not self.run_eagerly
             and not tf.config.functions_run_eagerly()
             and not self._is_distributed()
-            and others is None
+            and class_weight is None
             and _can_be_stacked(given[0])
             and (validation is None or _can_be_stacked(validation[0]))
             and cls.make_train_function is keras.Model.make_train_function  # type: ignore[attr-defined]
@@ -754,7 +754,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         batches = data.Rows(_as_tuple(given), size, rows, bool(shuffle))
         return (batches, None, None), validation_split, validation
 
-    def _look(
+    def _check_given(
         self, given: Any, training: bool, caller: str, source: Source | None = None
     ) -> None:
         """Calls `check_data` with the arrays, or a pipeline's first batch."""
