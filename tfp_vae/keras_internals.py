@@ -73,7 +73,7 @@ def nested_layers(layer: keras.layers.Layer) -> list[Any]:
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
-def of_training_set(loss: Any) -> Any:
+def marked_as_of_training_set(loss: Any) -> Any:
     """Marks a term of the loss that belongs to the whole training set.
 
     Keras keeps the very tensors that `add_loss` receives. If Keras changes this,
@@ -83,10 +83,10 @@ def of_training_set(loss: Any) -> Any:
         loss: A scalar, for `add_loss`.
 
     Returns:
-        The tensor.
+        A copy of the tensor, with the mark.
 
     Example:
-        >>> is_of_training_set(of_training_set(tf.constant(1.0)))
+        >>> is_of_training_set(marked_as_of_training_set(tf.constant(1.0)))
         True
     """
     loss = tf.identity(loss)
@@ -95,7 +95,7 @@ def of_training_set(loss: Any) -> Any:
 
 
 def is_of_training_set(loss: Any) -> bool:
-    """Whether `of_training_set` has marked a term of the loss.
+    """Whether `marked_as_of_training_set` has marked a term of the loss.
 
     Args:
         loss: A scalar among a model's `losses`.

@@ -3,7 +3,7 @@
     loss = (1/N) [sum_i w_i loss_i + c],    a step: mean over the batch + c / N
 
 The term c belongs to the whole training set, such as the KL of weights. The layer that
-adds it marks it by `keras_internals.of_training_set`, and has an attribute
+adds it marks it by `keras_internals.marked_as_of_training_set`, and has an attribute
 `divides_by_examples`.
 """
 
