@@ -289,7 +289,7 @@ def resume_at(model: Any, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
-def in_order(model: Any, logs: dict[str, Any]) -> Any:
+def metrics_as_list(model: Any, logs: dict[str, Any]) -> Any:
     """Logs as `evaluate` returns them without `return_dict`.
 
     Only Keras knows the names of the metrics given to `compile`, and so their order. If
@@ -303,7 +303,7 @@ def in_order(model: Any, logs: dict[str, Any]) -> Any:
         A number, or a list of several.
 
     Example:
-        >>> in_order(keras.Sequential(), {"loss": 1.0})
+        >>> metrics_as_list(keras.Sequential(), {"loss": 1.0})
         1.0
     """
     return model._flatten_metrics_in_order(logs)

@@ -638,7 +638,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 model=self,
             )
         logs = self._run_evaluation(run, callbacks)
-        return logs if return_dict else keras_internals.in_order(self, logs)
+        return logs if return_dict else keras_internals.metrics_as_list(self, logs)
 
     def _run_evaluation(self, run: Run, callbacks: Any) -> dict[str, Any]:
         """Runs a pass of evaluation, and calls callbacks as Keras does."""
