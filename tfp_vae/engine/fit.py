@@ -17,7 +17,7 @@ from tfp_vae.engine import data
 from tfp_vae.engine.batches import Epochs, Source, source_of
 from tfp_vae.engine.checkpoint import Checkpoint
 from tfp_vae.engine.compiler import EAGER, Compiler, FunctionCache
-from tfp_vae.engine.loss import with_output_kept
+from tfp_vae.engine.loss import with_function_losses
 from tfp_vae.engine.num_examples import (
     check_examples,
     check_losses,
@@ -117,7 +117,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         with self.distribute_strategy.scope():
             super().compile(  # type: ignore[misc]
                 optimizer,
-                with_output_kept(loss),
+                with_function_losses(loss),
                 *args,
                 jit_compile=jit_compile,
                 steps_per_execution=keras_steps,
