@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import law_of_each_row
+from tfp_vae.checks import check_one_distribution_per_row
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.objectives import ALL
@@ -40,7 +40,7 @@ def check_distribution(output: Any, network: str, symbol: str) -> None:
             f"{getattr(output, 'shape', None)}. Make a distribution layer, such as "
             "`tv.IndependentNormal`, its last layer."
         )
-    law_of_each_row(output, f"`VAE` with {symbol} from its {network}")
+    check_one_distribution_per_row(output, f"`VAE` with {symbol} from its {network}")
     batch = output.batch_shape
     if batch.rank != 1:
         raise ValueError(
