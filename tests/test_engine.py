@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfp_vae.engine import compiler, data
-from tfp_vae.engine.batches import ArrayBatches, Epochs, PipelineBatches, steps_at_once
+from tfp_vae.engine.batches import ArrayBatches, Epochs, PipelineBatches
 from tfp_vae.engine.compiler import (
     EAGER,
     GRAPH,
@@ -20,6 +20,7 @@ from tfp_vae.engine.compiler import (
 )
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import EarlyBar, with_bar
+from tfp_vae.engine.run import default_steps
 
 
 def rows_in(stack):
@@ -198,14 +199,14 @@ def test_keras_own_limit_of_steps_holds(monkeypatch):
 
 
 def test_programs_take_few_steps_of_large_batches():
-    assert steps_at_once(None, 1) == 64
-    assert steps_at_once(1000, 2**28) == 1
-    assert steps_at_once(None, 2**24) == 2
+    assert default_steps(None, 1) == 64
+    assert default_steps(1000, 2**28) == 1
+    assert default_steps(None, 2**24) == 2
 
 
 @pytest.mark.parametrize("count", range(1, 200, 7))
 def test_programs_of_an_epoch_are_about_as_long_as_each_other(count):
-    steps = steps_at_once(count, 1)
+    steps = default_steps(count, 1)
     assert 1 <= steps <= 64
     overshoot = -count % steps
     assert overshoot < -(-count // steps)
@@ -455,17 +456,17 @@ def test_more_steps_of_a_kind_are_run_in_ways_that_pay_for_more(monkeypatch):
     monkeypatch.setattr(compiler, "_EAGER_STEPS", 2)
     monkeypatch.setattr(compiler, "_STEPS_THAT_PAY", 10)
     functions = FunctionCache(Compiler("auto"))
-    found = [functions.mode("training", steps) for steps in (2, 7, None, 1, 1)]
+    found = [functions.choose_mode("training", steps) for steps in (2, 7, None, 1, 1)]
     assert found == [EAGER, GRAPH, GRAPH, XLA, XLA]
-    assert functions.mode("evaluation", 9) == GRAPH
-    assert functions.mode("others", None) == GRAPH
+    assert functions.choose_mode("evaluation", 9) == GRAPH
+    assert functions.choose_mode("others", None) == GRAPH
 
 
 def test_xla_is_used_from_the_first_step_on_or_never_where_that_was_said():
     always, never = FunctionCache(Compiler(True)), FunctionCache(Compiler(False))
     for steps in (1, None, 100, 10_000):
-        assert always.mode("training", steps) == XLA
-        assert never.mode("training", steps) != XLA
+        assert always.choose_mode("training", steps) == XLA
+        assert never.choose_mode("training", steps) != XLA
 
 
 # The bar

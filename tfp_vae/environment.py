@@ -63,10 +63,10 @@ def check_keras() -> None:
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ImportError(
-            "tfp_vae expects Keras on TensorFlow, where TensorFlow Probability "
-            f"computes. Received: KERAS_BACKEND={backend!r}. Set "
-            "KERAS_BACKEND=tensorflow, or unset it, before Keras is imported. Other "
-            "programs can run an exported model without Keras."
+            "tfp_vae expects Keras on its TensorFlow backend, since TensorFlow "
+            f"Probability computes with TensorFlow. Received: the backend {backend!r}. "
+            "Set the environment variable KERAS_BACKEND=tensorflow before Keras is "
+            "imported."
         )
     if os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
         raise ImportError(

@@ -1,8 +1,7 @@
-"""Files that are replaced as a whole, and weights files that show damage."""
+"""Atomic replacement of files, and copies of remote files."""
 
 import contextlib
 import errno
-import hashlib
 import os
 import pathlib
 import shutil
@@ -19,8 +18,6 @@ except ImportError:  # Windows
     fcntl = None
 
 _PREFIX = ".tfp_vae-saving-"
-_MARK = b"tfp_vae: SHA-256 of what precedes "
-_SEAL_BYTES = len(_MARK) + 64
 
 
 def is_remote(path: Any) -> bool:
@@ -119,61 +116,6 @@ def local_copy(path: Any) -> Iterator[pathlib.Path]:
         copy = pathlib.Path(directory, str(path).rsplit("/", 1)[-1])
         tf.io.gfile.copy(str(path), str(copy))
         yield copy
-
-
-def seal(path: pathlib.Path) -> None:
-    """Appends a checksum to a file; HDF5 ignores what follows its own content.
-
-    Args:
-        path: Path of a local HDF5 file. Changing it with `h5py` removes the checksum.
-
-    Example:
-        >>> import tempfile
-        >>> path = pathlib.Path(tempfile.mkdtemp(), "any.h5")
-        >>> _ = path.write_bytes(b"content")
-        >>> seal(path)
-        >>> path.read_bytes()[:40]
-        b'contenttfp_vae: SHA-256 of what precedes'
-    """
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with path.open("ab") as file:
-        file.write(_MARK + digest.encode())
-
-
-def is_damaged(path: pathlib.Path) -> bool:
-    """Whether a file has a checksum that its content contradicts.
-
-    Args:
-        path: Path of a local file.
-
-    Returns:
-        True if the content does not match the checksum; False if there is none.
-
-    Example:
-        >>> import tempfile
-        >>> path = pathlib.Path(tempfile.mkdtemp(), "any.h5")
-        >>> _ = path.write_bytes(b"content")
-        >>> seal(path)
-        >>> is_damaged(path)
-        False
-        >>> _ = path.write_bytes(path.read_bytes().replace(b"ont", b"ant"))
-        >>> is_damaged(path)
-        True
-    """
-    left = path.stat().st_size - _SEAL_BYTES
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(max(left, 0))
-        found = file.read()
-        if left < 0 or not found.startswith(_MARK):
-            return False
-        file.seek(0)
-        while left:
-            block = file.read(min(left, 2**20))
-            digest.update(block)
-            left -= len(block)
-    return found != _MARK + digest.hexdigest().encode()
 
 
 def _os_error(number: int, path: pathlib.Path) -> OSError:

@@ -1,7 +1,7 @@
-"""Private interfaces of Keras, used only here.
+"""Private interfaces of Keras that are called or read.
 
-Each function says why it is needed, and which test notices when Keras changes.
-Overrides of Keras' trainer for several workers are in `engine/workers.py`.
+Each function says why it is needed, and which test fails if Keras changes it. Methods
+that override private ones are in `engine/` and `models/training.py`, with their tests.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ from keras.src.models.model import functional_init_arguments
 def called_model(layer: keras.layers.Layer) -> Any:
     """The outermost layer of the current call.
 
-    A layer does not know its model, and the KL layers of a model share a total. Noticed
-    by `test_kl_layers_in_one_model_share_a_total`.
+    A layer does not know its model, and the KL layers of a model share a total. If
+    Keras changes this, `test_kl_layers_in_one_model_share_a_total` fails.
 
     Args:
         layer: A layer whose `call` is running.
@@ -39,8 +39,9 @@ def held_in_this_call() -> dict[Any, Any]:
     """What layers keep until the end of the outermost layer's current call.
 
     A layer that is called twice in one model has one draw of its weights. Keras makes
-    an object for each outermost call, in each thread, which it forgets at the end.
-    Noticed by `test_a_layer_called_twice_has_one_draw_and_one_divergence`.
+    an object for each outermost call, in each thread, which it forgets at the end. If
+    Keras changes this, `test_a_layer_called_twice_has_one_draw_and_one_divergence`
+    fails.
 
     Returns:
         A dictionary, empty outside of calls.
@@ -56,8 +57,8 @@ def held_in_this_call() -> dict[Any, Any]:
 def nested_layers(layer: keras.layers.Layer) -> list[Any]:
     """A layer and all layers inside it, those of custom layers included.
 
-    Models have a public list of `layers`, other layers do not. Noticed by
-    `test_a_kl_layer_inside_a_custom_layer_is_found`.
+    Models have a public list of `layers`, other layers do not. If Keras changes this,
+    `test_a_kl_layer_inside_a_custom_layer_is_found` fails.
 
     Args:
         layer: A layer or a model.
@@ -72,20 +73,20 @@ def nested_layers(layer: keras.layers.Layer) -> list[Any]:
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
-def of_training_set(loss: Any) -> Any:
+def marked_as_of_training_set(loss: Any) -> Any:
     """Marks a term of the loss that belongs to the whole training set.
 
-    Keras keeps the very tensors that `add_loss` receives. Noticed by
-    `test_the_loss_of_a_sequence_counts_the_weights_once`.
+    Keras keeps the very tensors that `add_loss` receives. If Keras changes this,
+    `test_the_loss_of_a_sequence_counts_the_weights_once` fails.
 
     Args:
         loss: A scalar, for `add_loss`.
 
     Returns:
-        The tensor.
+        A copy of the tensor, with the mark.
 
     Example:
-        >>> is_of_training_set(of_training_set(tf.constant(1.0)))
+        >>> is_of_training_set(marked_as_of_training_set(tf.constant(1.0)))
         True
     """
     loss = tf.identity(loss)
@@ -94,7 +95,7 @@ def of_training_set(loss: Any) -> Any:
 
 
 def is_of_training_set(loss: Any) -> bool:
-    """Whether `of_training_set` has marked a term of the loss.
+    """Whether `marked_as_of_training_set` has marked a term of the loss.
 
     Args:
         loss: A scalar among a model's `losses`.
@@ -113,8 +114,8 @@ def in_training() -> bool:
     """Whether the current call has `training=True`.
 
     Keras passes `training` only to layers whose `call` takes it, which regularizers and
-    many users' layers do not. Noticed by
-    `test_validation_and_answers_leave_training_as_it_is`.
+    many users' layers do not. If Keras changes this,
+    `test_validation_and_answers_leave_training_as_it_is` fails.
 
     Returns:
         False outside of calls.
@@ -131,8 +132,8 @@ def in_predict() -> bool:
     """Whether Keras is tracing `predict`.
 
     A layer sees only `training=False`, as in `evaluate`. What differs is the name of
-    the function that Keras compiles. Noticed by
-    `test_predict_refuses_draws_in_front_of_the_batch`.
+    the function that Keras compiles. If Keras changes this,
+    `test_predict_refuses_draws_in_front_of_the_batch` fails.
 
     Returns:
         True inside the compiled `predict`; False elsewhere, and in eager execution.
@@ -153,8 +154,8 @@ def in_predict() -> bool:
 def in_stateless_scope() -> bool:
     """Whether a `keras.StatelessScope` keeps what is assigned to variables.
 
-    Keras has no public name for the scope that is open. Noticed by
-    `test_the_first_batch_counts_in_a_subclassed_model`.
+    Keras has no public name for the scope that is open. If Keras changes this,
+    `test_the_first_batch_counts_in_a_subclassed_model` fails.
 
     Returns:
         True inside of a scope, such as that of Keras' symbolic build.
@@ -171,7 +172,8 @@ def is_symbolic_placeholder(tensor: Any) -> bool:
     """Whether a tensor is a placeholder for outputs in Keras' symbolic build.
 
     Inside a strategy Keras traces the loss once before the first step, on placeholders
-    in a scratch graph. Noticed by `test_the_symbolic_build_reaches_the_loss`.
+    in a scratch graph. If Keras changes this,
+    `test_the_symbolic_build_reaches_the_loss` fails.
 
     Args:
         tensor: The model's output that a loss received.
@@ -192,8 +194,8 @@ def is_symbolic_placeholder(tensor: Any) -> bool:
 def mask_of(tensor: Any) -> Any:
     """The mask that Keras attached to a layer's output, or `None`.
 
-    Keras passes masks to layers, not to losses. Noticed by
-    `test_a_mask_made_by_a_masking_layer_reaches_the_loss`.
+    Keras passes masks to layers, not to losses. If Keras changes this,
+    `test_a_mask_made_by_a_masking_layer_reaches_the_loss` fails.
 
     Args:
         tensor: The output of a layer.
@@ -231,8 +233,8 @@ def functional_arguments(args: Any, kwargs: Any) -> bool:
     """Whether arguments of `keras.Model` are those of a functional model.
 
     They decide which class Keras makes, and `tv.Model` must decide alike. The class,
-    `Functional`, is private too. Noticed by
-    `test_models_of_every_kind_are_made_in_any_order`.
+    `Functional`, is private too. If Keras changes this,
+    `test_models_of_every_kind_are_made_in_any_order` fails.
 
     Args:
         args: Positional arguments.
@@ -251,8 +253,8 @@ def functional_arguments(args: Any, kwargs: Any) -> bool:
 def resumed_epoch(model: Any) -> int:
     """The epoch from which `BackupAndRestore` resumes `fit`.
 
-    Keras' callback writes it to a private attribute of the model. Noticed by
-    `test_a_resumed_training_goes_on_with_the_same_order_and_noise`.
+    Keras' callback writes it to a private attribute of the model. If Keras changes
+    this, `test_a_resumed_training_goes_on_with_the_same_order_and_noise` fails.
 
     Args:
         model: A Keras model.
@@ -271,8 +273,8 @@ def resume_at(model: Any, epoch: int | None) -> None:
     """Sets the epoch from which `fit` resumes, as `BackupAndRestore` does.
 
     Keras' loop reads it from a private attribute of the model, where it stays: the next
-    `fit` would begin there too. Noticed by
-    `test_a_plain_keras_model_resumes_at_the_epoch`.
+    `fit` would begin there too. If Keras changes this,
+    `test_a_plain_keras_model_resumes_at_the_epoch` fails.
 
     Args:
         model: A Keras model.
@@ -287,11 +289,11 @@ def resume_at(model: Any, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
-def in_order(model: Any, logs: dict[str, Any]) -> Any:
+def metrics_as_list(model: Any, logs: dict[str, Any]) -> Any:
     """Logs as `evaluate` returns them without `return_dict`.
 
-    Only Keras knows the names of the metrics given to `compile`, and so their order.
-    Noticed by `test_evaluate_returns_what_keras_returns`.
+    Only Keras knows the names of the metrics given to `compile`, and so their order. If
+    Keras changes this, `test_evaluate_returns_what_keras_returns` fails.
 
     Args:
         model: A Keras model.
@@ -301,7 +303,7 @@ def in_order(model: Any, logs: dict[str, Any]) -> Any:
         A number, or a list of several.
 
     Example:
-        >>> in_order(keras.Sequential(), {"loss": 1.0})
+        >>> metrics_as_list(keras.Sequential(), {"loss": 1.0})
         1.0
     """
     return model._flatten_metrics_in_order(logs)

@@ -31,12 +31,12 @@ class Seeds(keras.layers.Layer):
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.generator = keras.random.SeedGenerator(seed)
-        self.others = keras.random.SeedGenerator(seed)
+        self.outside_training = keras.random.SeedGenerator(seed)
         self.built = True
 
     def next(self) -> tf.Tensor:
         """The next seed: an int32 tensor of shape `(2,)`, different on each replica."""
-        generator = self.generator if in_training() else self.others
+        generator = self.generator if in_training() else self.outside_training
         seed = tf.cast(generator.next(), tf.int32)
         replica = tf.distribute.get_replica_context()
         if replica is None or replica.num_replicas_in_sync == 1:
@@ -46,10 +46,13 @@ class Seeds(keras.layers.Layer):
     def save_own_variables(self, store: Any) -> None:
         """Writes the state."""
         store["0"] = self.generator.state.numpy()
-        store["1"] = self.others.state.numpy()
+        store["1"] = self.outside_training.state.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         """Reads the state, if there is one: older models have fewer seeds."""
-        for name, generator in (("0", self.generator), ("1", self.others)):
+        for name, generator in (
+            ("0", self.generator),
+            ("1", self.outside_training),
+        ):
             if name in store.keys():  # noqa: SIM118, h5py's groups are no dictionaries
                 generator.state.assign(store[name])

@@ -12,11 +12,6 @@ import tensorflow as tf
 
 from tfp_vae.engine import data
 
-# The most bytes in a stack, and the most steps in one call of a program: the progress
-# bar moves between calls.
-_STACK_BYTES = 2**25
-_STEPS = 64
-
 
 class Stack(NamedTuple):
     """Batches of one shape, stacked.
@@ -26,14 +21,14 @@ class Stack(NamedTuple):
         structure: Structure of a batch; its leaves are indices of `tensors`, or `None`.
         number: The number of batches; what follows them in `tensors` is padding.
         is_full: Whether the batches have the usual size.
-        length: The static batch size, if the pipeline declares one.
+        static_batch_size: The batch size, if the pipeline declares a static one.
     """
 
     tensors: list[tf.Tensor]
     structure: Any
     number: int
     is_full: bool
-    length: int | None = None
+    static_batch_size: int | None = None
 
 
 class Source(Protocol):
@@ -42,11 +37,11 @@ class Source(Protocol):
     num_batches: int | None
     # Whether all batches are known to have the same size.
     is_even: bool
-    # The seed and the sizes that determine every pass; `None` in a pipeline.
-    order: list[int] | None
+    # The seed and the sizes from which rows are shuffled; `None` for a pipeline.
+    shuffling: list[int] | None
 
     def begin(self, epoch: int, at: int = 0) -> None:
-        """Starts a pass over the data, at its first batch or, with an order, later."""
+        """Starts a pass at batch `at`, which is 0 if `shuffling` is `None`."""
 
     def take(self, most: int, capacity: int) -> Stack | None:
         """Up to `most` batches, padded to `capacity`; `None` at the end."""
@@ -58,7 +53,7 @@ class Source(Protocol):
 class ArrayBatches:
     """Batches of array rows, which `shuffle` reorders every epoch.
 
-    (After `keras.utils.set_random_seed`, Keras repeats the first epoch's order.)
+    Keras, after `keras.utils.set_random_seed`, gives every epoch the same order.
 
     Args:
         arrays: Structure of arrays of equal length, and `None`.
@@ -95,14 +90,14 @@ class ArrayBatches:
         self.is_even = self.num_batches == 1 or len(rows) % self._size == 0
 
     @property
-    def order(self) -> list[int] | None:
+    def shuffling(self) -> list[int] | None:
         """The seed of the shuffling, its kind, the number of rows, the batch size."""
         kind = {True: 1, "batch": 2}.get(self._shuffle, 0)
         return [self._seed, kind, len(self._rows), self._size]
 
-    @order.setter
-    def order(self, order: list[int] | None) -> None:
-        self._seed = order[0] if order else self._seed
+    @shuffling.setter
+    def shuffling(self, shuffling: list[int] | None) -> None:
+        self._seed = shuffling[0] if shuffling else self._seed
 
     def begin(self, epoch: int, at: int = 0) -> None:
         """Orders the rows for an epoch."""
@@ -160,7 +155,7 @@ class PipelineBatches:
         ([2, 1], None)
     """
 
-    order: list[int] | None = None
+    shuffling: list[int] | None = None
 
     def __init__(self, pipeline: Any, num_batches: int | None, caller: str) -> None:
         self._pipeline, self._caller = pipeline, caller
@@ -171,8 +166,8 @@ class PipelineBatches:
         if self.first is None:
             raise data.no_examples(caller, "a pipeline that yields no batch")
         self._usual = _shapes(self.first)
-        self._length = _length(pipeline)
-        self.is_even = self._length is not None
+        self._static_batch_size = _static_batch_size(pipeline)
+        self.is_even = self._static_batch_size is not None
 
     def begin(self, epoch: int, at: int = 0) -> None:
         """Restarts the pipeline, except for the first pass, begun in `__init__`."""
@@ -198,8 +193,8 @@ class PipelineBatches:
         places = itertools.count()
         structure = data.mapped(lambda leaf: next(places), first)
         tensors = [tf.stack(column) for column in columns]
-        full = shapes == self._usual
-        return Stack(tensors, structure, len(found), full, self._length)
+        full, size = shapes == self._usual, self._static_batch_size
+        return Stack(tensors, structure, len(found), full, size)
 
     def batch(self) -> tuple[int, Any]:
         """The bytes of a batch of the usual size, and a key for its shapes."""
@@ -232,7 +227,8 @@ def source_of(
     Args:
         given: The tuple (x, y, weights) or (pipeline, None, None).
         rows: The rows of arrays to use; `None` for all.
-        batch_size: Batch size for arrays; by default for `steps` batches, else 32.
+        batch_size: Batch size for arrays. By default rows are divided into `steps`
+            batches; without `steps` it is 32.
         steps: Steps per pass, or `None`.
         caller: Name of the caller, for messages.
         shuffle: As in `ArrayBatches`.
@@ -255,31 +251,6 @@ def source_of(
         count = int(pipeline.cardinality())
         pipeline = pipeline.prefetch(tf.data.AUTOTUNE)
     return PipelineBatches(pipeline, count if count and count > 0 else None, caller)
-
-
-def steps_at_once(num_batches: int | None, size: int) -> int:
-    """The default number of steps in one call of a program.
-
-    It makes the cost of the call negligible, but lets the progress bar move and limits
-    the memory of the batches. All calls of an epoch have about equally many steps.
-
-    Args:
-        num_batches: Batches per epoch, or `None` if unknown.
-        size: Bytes of a batch.
-
-    Returns:
-        A number from 1 to 64.
-
-    Example:
-        >>> steps_at_once(391, 128 * 784 * 4), steps_at_once(3, 128 * 784 * 4)
-        (56, 3)
-        >>> steps_at_once(None, 2**24)
-        2
-    """
-    most = max(1, min(_STEPS, _STACK_BYTES // max(size, 1)))
-    if num_batches is None:
-        return most
-    return math.ceil(num_batches / math.ceil(num_batches / most))
 
 
 class Epochs:
@@ -307,7 +278,8 @@ class Epochs:
         self._steps = min(given) if given else None
         self._goes_on = goes_on and self._steps is not None
         self._is_open, self._taken = False, 0
-        # The epoch that began the pass over the data; what was taken before this epoch.
+        # `_pass`: the epoch in which the current pass over the data began. `_before`:
+        # the batches of the pass that earlier epochs took.
         self._pass = self._before = 0
         self.resumed: tuple[int, int] | None = None
 
@@ -322,7 +294,7 @@ class Epochs:
         """
         before = self._taken if self._is_open else 0
         return {
-            "order": self._source.order,
+            "order": self._source.shuffling,
             "pass": self._pass,
             "taken": self._before + batch if batch else before,
             "steps": self.num_batches,
@@ -343,8 +315,8 @@ class Epochs:
         self.resumed = epoch, 0
         if place is None:
             return not batch
-        theirs, mine = place["order"], self._source.order
-        self._source.order = mine and theirs
+        theirs, mine = place["order"], self._source.shuffling
+        self._source.shuffling = mine and theirs
         if not place["taken"]:
             return True
         if mine is None or theirs is None or theirs[1:] != mine[1:]:
@@ -408,12 +380,12 @@ class Epochs:
         self._is_open, self._pass, self._taken = False, epoch, at
 
 
-def _length(pipeline: Any) -> int | None:
+def _static_batch_size(pipeline: Any) -> int | None:
     """The static batch size, if a dataset declares one."""
     if not isinstance(pipeline, tf.data.Dataset):
         return None
-    lengths = {spec.shape[0] for spec in tf.nest.flatten(pipeline.element_spec)}
-    return lengths.pop() if len(lengths) == 1 else None
+    sizes = {spec.shape[0] for spec in tf.nest.flatten(pipeline.element_spec)}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _shapes(batch: Any) -> list[Any]:

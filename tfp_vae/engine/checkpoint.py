@@ -37,7 +37,7 @@ class Checkpoint(keras.callbacks.Callback):
     Use it like `keras.callbacks.BackupAndRestore`: run the same program again after a
     kill, and `fit` goes on. The file has the weights, the optimizer, the states of the
     random generators, the epoch, the batch, and the state of other callbacks, such as
-    what `EarlyStopping` has counted. It is replaced as a whole, so that a kill at any
+    what `EarlyStopping` has counted. It is replaced atomically, so that a kill at any
     moment leaves the old file or the new one, and it has a checksum.
 
     In `tv.Model` and `tv.VAE` a resumed `fit` ends with the same weights and the same
@@ -62,15 +62,15 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         filepath: Path that ends in `.weights.h5`. Keras can load the weights from it.
-        save_freq: `"epoch"`, or the number of batches after which to save. A number
-            above that of the steps in one program is rounded up to whole programs.
+        save_freq: `"epoch"`, or the number of batches after which to save. `fit` saves
+            only between compiled calls, so at the end of the call that reaches it.
         delete_checkpoint: Whether to delete the file when training ends.
         callbacks: Callbacks whose state to save, for a plain `keras.Model`; `tv.Model`
             saves that of all callbacks given to `fit`.
 
     Raises:
         ValueError: If an argument is invalid; when training begins, if the model is not
-            built, or another program wrote the file.
+            built, or the file was not written by a `Checkpoint`.
         OSError: When training begins, if the file was cut or damaged.
 
     Example:
@@ -149,7 +149,7 @@ class Checkpoint(keras.callbacks.Callback):
         given, self._epochs = self._given or (self.callbacks, None)
         self._given = None
         self._others = keras.tree.flatten(getattr(given, "callbacks", given) or [])
-        keras_internals.resume_at(self.model, None)  # Keras keeps that of other calls.
+        keras_internals.resume_at(self.model, None)  # Forgets that of an earlier call.
         optimizer = self.model.optimizer
         if optimizer is not None and not optimizer.built:
             optimizer.build(self.model.trainable_variables)
@@ -176,7 +176,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Saves the state after the last epoch, or restores it here."""
         if not self._initial_states:
             self._initial_states = self._callback_states()
-        keras_internals.resume_at(self.model, None)  # Keras' loop has read it.
+        keras_internals.resume_at(self.model, None)  # Not for the next call of `fit`.
         self._epoch, self._batch, self._epoch_is_complete = epoch, 0, True
         self._restore_or_save(epoch, 0, self.save_freq == "epoch" or self._is_due())
 
@@ -297,8 +297,9 @@ class Checkpoint(keras.callbacks.Callback):
         theirs, mine = len(saved["random"]), len(random_states(self.model))
         if theirs != mine:
             warnings.warn(
-                f"`Checkpoint` resumes a model with {theirs} random generators, but "
-                f"this one has {mine}, so its layers draw anew. Give the same model.",
+                f"`Checkpoint` saved a model with {theirs} random generators, but this "
+                f"one has {mine}. None is restored: draws differ from those of an "
+                "uninterrupted run. Resume with the same model.",
                 stacklevel=2,
             )
         return read_weights(self.model, path)

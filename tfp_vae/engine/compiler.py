@@ -33,7 +33,7 @@ _REFUSALS = (
 
 
 class Compiler:
-    """Compiles functions, and warns once if one has to run without XLA.
+    """Compiles functions, and warns once if it gives up XLA for one.
 
     Args:
         jit_compile: Whether to use XLA; `"auto"` where possible and where the work
@@ -79,7 +79,7 @@ class Compiler:
 
 
 class Function:
-    """A function that runs with XLA or as a TensorFlow graph; made by `Compiler`.
+    """A compiled function, made by `Compiler`; only calls with `warmup_args` use XLA.
 
     XLA has no kernel for some operations. On a CPU, convolutions inside a loop are
     about 50 times slower with XLA, so functions with convolutions run without it, and
@@ -119,19 +119,19 @@ class Function:
         self._can: bool | None = None
         self._ready: set[str] = set()
 
-    def __call__(self, *args: Any, nothing: Any = None) -> Any:
+    def __call__(self, *args: Any, warmup_args: Any = None) -> Any:
         """Calls the compiled function.
 
         Args:
             *args: Arguments of the function.
-            nothing: Arguments of the same shapes that cause no work, for XLA to compile
-                on; `None` to run without XLA.
+            warmup_args: Arguments of the same shapes that cause no work, with which
+                `"auto"` first tries XLA; `None` to run without XLA.
 
         Returns:
             What the function returns.
         """
-        if nothing is not None and self.can_use_xla(*args):
-            compiled = self._xla(nothing)
+        if warmup_args is not None and self.can_use_xla(*args):
+            compiled = self._xla(warmup_args)
             if compiled is not None:
                 return compiled(*args)
         self.trace()
@@ -187,7 +187,7 @@ class Function:
             )
         return False
 
-    def _xla(self, nothing: Any) -> Any:
+    def _xla(self, warmup_args: Any) -> Any:
         """The function compiled by XLA; `None` if XLA cannot compile it."""
         with self._compiler.lock:
             if self._compiled is None:
@@ -201,11 +201,11 @@ class Function:
                 return self._compiled
             # This call compiles, but computes nothing: its errors are those of XLA.
             # Errors of later calls are the function's own.
-            shapes = str(tf.nest.map_structure(lambda t: t.shape, nothing))
+            shapes = str(tf.nest.map_structure(lambda t: t.shape, warmup_args))
             if shapes in self._ready:
                 return self._compiled
             try:
-                self._compiled(*nothing)
+                self._compiled(*warmup_args)
                 self._ready.add(shapes)
             except _REFUSALS as error:
                 self._can = False
@@ -290,10 +290,13 @@ class FunctionCache:
                     self._made[key] = make()
         return self._made[key]
 
-    def mode(self, key: Any, steps: int | None, may_be_eager: bool = True) -> str:
-        """How to run steps, given the number of steps in all calls so far.
+    def choose_mode(
+        self, key: Any, steps: int | None, may_be_eager: bool = True
+    ) -> str:
+        """Adds the steps of a call to those so far, and chooses how to run them.
 
-        It depends on no clock: the same calls give the same results.
+        The choice depends on these numbers, not on measured time, so that the same
+        calls give the same results.
 
         Args:
             key: What the steps do, and the shapes of their batches.
@@ -308,7 +311,7 @@ class FunctionCache:
 
         Example:
             >>> functions = FunctionCache(Compiler("auto"))
-            >>> [functions.mode("training", steps) for steps in (3, 400, None, 200)]
+            >>> [functions.choose_mode("steps", n) for n in (3, 400, None, 200)]
             ['eager', 'graph', 'graph', 'XLA']
         """
         self._steps[key] += steps or 0

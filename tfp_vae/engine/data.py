@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Arrays up to this size are copied to the model's device; larger ones are read batch
-# by batch.
+# Arrays up to this size, all together, are copied to the model's device; larger ones
+# are read batch by batch.
 RESIDENT_BYTES = 2**30
 # The number of random rows after which the pages of a mapped file are released: reading
 # a row loads more of the file than the row.
@@ -46,7 +46,7 @@ def is_pipeline(x: Any) -> bool:
         return True
     sparse = tf.RaggedTensor | tf.SparseTensor
     plain = isinstance(x, list | tuple | dict | set | str | bytes | sparse)
-    return not plain and not _has_rows(x) and hasattr(x, "__iter__")
+    return not plain and not _is_array(x) and hasattr(x, "__iter__")
 
 
 def is_arrays(x: Any) -> bool:
@@ -56,14 +56,14 @@ def is_arrays(x: Any) -> bool:
         x: What `fit` was given.
 
     Returns:
-        True if every leaf has a first axis of examples.
+        True if every leaf is an array, of any rank: a scalar, too.
 
     Example:
         >>> is_arrays(np.zeros([5, 2])), is_arrays(tf.data.Dataset.range(5))
         (True, False)
     """
     leaves = keras.tree.flatten(x)
-    return bool(leaves) and all(map(_has_rows, leaves))
+    return bool(leaves) and all(map(_is_array, leaves))
 
 
 def mapped(fn: Any, structure: Any) -> Any:
@@ -148,8 +148,8 @@ def as_tensor(array: Any) -> tf.Tensor:
         array: NumPy array or tensor.
 
     Returns:
-        A tensor. Floating-point numbers get Keras' default dtype, integers of other
-        widths 32 or 64 bits.
+        A tensor. Floating-point numbers get Keras' default dtype. The integers int8,
+        int16 and uint16 become int32, uint32 and uint64 become int64; others stay.
 
     Example:
         >>> as_tensor(np.zeros(5)).dtype, as_tensor(np.zeros(5, "uint16")).dtype
@@ -296,7 +296,7 @@ def blocks_of(array: Any, size: int = 2**20) -> Iterator[Any]:
         _release(array)
 
 
-def few(structure: Any, rows: int) -> Any:
+def first_rows(structure: Any, rows: int) -> Any:
     """The first rows of arrays, as tensors.
 
     Args:
@@ -307,7 +307,7 @@ def few(structure: Any, rows: int) -> Any:
         The same structure.
 
     Example:
-        >>> few((np.zeros([5, 3]), None), 2)[0].shape
+        >>> first_rows((np.zeros([5, 3]), None), 2)[0].shape
         TensorShape([2, 3])
     """
     return mapped(
@@ -410,7 +410,7 @@ def class_weights(y: Any, class_weight: dict[int, float], caller: str) -> np.nda
         >>> class_weights(np.array([0, 2, 1]), {2: 5.0}, "fit")
         array([1., 5., 1.], dtype=float32)
     """
-    if y is None or not _has_rows(y) or len(y.shape) > 2:
+    if y is None or not _is_array(y) or len(y.shape) > 2:
         raise ValueError(
             f"`{caller}` with `class_weight` expects y to be one array of classes. "
             f"Received: {type(y).__name__} of shape {getattr(y, 'shape', None)}. Give "
@@ -502,7 +502,7 @@ def is_streamed(structure: Any) -> bool:
     return not plain or size_of(structure) > RESIDENT_BYTES
 
 
-def _has_rows(array: Any) -> bool:
+def _is_array(array: Any) -> bool:
     return hasattr(array, "shape") and (
         hasattr(array, "dtype") or hasattr(array, "to_numpy")
     )
@@ -539,12 +539,12 @@ def _as_array(part: Any, caller: str) -> Any:
         # Arrays with `chunks` (HDF5) are read by rows; others become NumPy arrays.
         known = isinstance(part, np.ndarray) or hasattr(part, "chunks")
         part = part if known else np.asarray(part)
-    if _has_rows(part) and len(part.shape) == 0:
+    if _is_array(part) and len(part.shape) == 0:
         raise ValueError(
             f"`{caller}` expects a row for each example. Received: one number, "
             f"{part!r:.60}. Repeat it, `np.repeat(value, n)`."
         )
-    if not _has_rows(part):
+    if not _is_array(part):
         raise _not_numbers(caller, f"{part!r:.60} of type {type(part).__name__}")
     try:
         dtype = tf.as_dtype(part.dtype)

@@ -1,4 +1,4 @@
-"""`fit` and `evaluate` for any Keras model, with many steps in one program."""
+"""`fit` and `evaluate` of `tv.Model`, with many steps in one program."""
 
 import functools
 import inspect
@@ -17,28 +17,28 @@ from tfp_vae.engine import data
 from tfp_vae.engine.batches import Epochs, Source, source_of
 from tfp_vae.engine.checkpoint import Checkpoint
 from tfp_vae.engine.compiler import EAGER, Compiler, FunctionCache
-from tfp_vae.engine.loss import with_output_kept
+from tfp_vae.engine.loss import with_function_losses
 from tfp_vae.engine.num_examples import (
     check_examples,
     check_losses,
     counting_terms,
-    dividing_layers,
+    layers_with_kl,
     terms_per_example,
 )
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import with_bar
 from tfp_vae.engine.run import AUTO, Run, steps_in_program
-from tfp_vae.engine.saving import WholeFiles
+from tfp_vae.engine.saving import AtomicFiles
 from tfp_vae.engine.strategies import check_strategy, has_workers
 from tfp_vae.engine.workers import MultiWorkerTrainer
 
-# A file in a saved model. Keras clones models of this package as its own, and compiles
-# them with the config, which it would refuse.
+# A file in a saved model. `num_examples` is not in `get_compile_config`, because
+# `keras.models.clone_model` passes that to `compile` of a plain Keras model.
 _EXAMPLES = "examples.json"
 
 
-class CompiledFit(MultiWorkerTrainer, WholeFiles):
-    """The methods of `tv.Model` that train and evaluate it; comes before `keras.Model`.
+class CompiledFit(MultiWorkerTrainer, AtomicFiles):
+    """Training and evaluation of `tv.Model`; a base class to list before `keras.Model`.
 
     A call keeps its state in a `Run`, not on the model. Keras' own loop runs instead
 
@@ -88,22 +88,24 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 possible and where the number of steps outweighs the compilation. Steps
                 that XLA cannot compile run without it, with a warning. Keras' own
                 functions treat `"auto"` as Keras does.
-            steps_per_execution: Steps in one program, after which batch callbacks are
-                called and the progress bar moves. `"auto"`: up to 64, but 1 with a
-                custom batch callback, unless its attribute `steps_per_execution` allows
-                more. In Keras' own loop `"auto"` is 1.
+            steps_per_execution: Steps in one program, that is in one compiled call,
+                after which batch callbacks are called and the progress bar moves.
+                `"auto"`: up to 64. A custom batch callback lowers the number to 1, even
+                one that you gave; its attribute `steps_per_execution` allows more,
+                `None` any number. In Keras' own loop `"auto"` is 1, and callbacks lower
+                nothing.
             num_examples: Number of training examples, by which layers with random
                 weights divide their KL. By default the rows of the arrays that `fit`
                 is given; pipelines and generators do not tell theirs.
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: If `num_examples` is not a positive integer, or a layer has a
-                weight of its own for its KL.
+            ValueError: If `num_examples` is not a positive integer, or a layer has its
+                own factor of the KL.
         """
         if num_examples is not None:
             num_examples = integer(num_examples, "num_examples", "compile")
-            own = dividing_layers(self, divides=False)
+            own = layers_with_kl(self, divided=False)
             if own:
                 raise ValueError(
                     "`compile` expects `num_examples` only if layers divide the KL of "
@@ -115,7 +117,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         with self.distribute_strategy.scope():
             super().compile(  # type: ignore[misc]
                 optimizer,
-                with_output_kept(loss),
+                with_function_losses(loss),
                 *args,
                 jit_compile=jit_compile,
                 steps_per_execution=keras_steps,
@@ -178,9 +180,10 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         self._asked_steps = value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute, even if it seems to have the value already.
+        """Sets an attribute, even if reading it returns the value already.
 
-        TensorFlow skips such assignments, which would keep an automatic choice.
+        TensorFlow skips such an assignment: `model.steps_per_execution = 1` would leave
+        `"auto"`, which also reads as 1.
         """
         if name in ("jit_compile", "steps_per_execution"):
             getattr(CompiledFit, name).fset(self, value)
@@ -269,8 +272,8 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
 
         Args:
             x: As in `keras.Model.fit`; also SciPy sparse matrices, pandas tables and
-                other objects with `shape`, `dtype` and slicing. Arrays above 1 GiB are
-                read batch by batch.
+                other objects with `shape`, `dtype` and slicing. If x, y and the weights
+                exceed 1 GiB together, they are read batch by batch.
             y: As there.
             batch_size: As there.
             epochs: As there.
@@ -296,7 +299,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         """
         self._check_compiled("fit")
         check_strategy(self)
-        keras_internals.resume_at(self, None)  # Keras keeps that of an earlier call.
+        keras_internals.resume_at(self, None)  # Forgets the epoch of an earlier call.
         unweighted = self._read((x, y, sample_weight), "fit")
         given, class_weight = _weighted(unweighted, class_weight)
         validation = self._read_validation(x, validation_data, validation_split)
@@ -323,13 +326,13 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         rows = last = None
         if validation_split and validation is None:
             rows, last = data.split(data.check_rows(given, "fit"), validation_split)
-        # Determines the order of every epoch, also if training is resumed after
-        # `keras.utils.set_random_seed`.
+        # One seed for all epochs: after `keras.utils.set_random_seed`, a call that
+        # resumes at a later epoch shuffles it as the interrupted call would have.
         seed = random.getrandbits(32)
         train = source_of(
             given, rows, batch_size, steps_per_epoch, "fit", shuffle, seed
         )
-        self._look(read, True, "fit", train)
+        self._check_given(read, True, "fit", train)
         del read
         self._count_examples(given, 0.0 if validation else validation_split)
         epochs = _capped(int(epochs))
@@ -346,7 +349,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 "fit",
             )
             if validation is not None:
-                self._look(validation, False, "fit", source)
+                self._check_given(validation, False, "fit", source)
             num_epochs = len({*due} & {*left})
             test = self._run(
                 source, validation_steps, callbacks, num_epochs, "evaluation", "fit"
@@ -365,12 +368,12 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 model=self,
             )
         _inform(callbacks, run.epochs)
-        return self._trained(run, test, due, callbacks, initial_epoch, epochs)
+        return self._run_epochs(run, test, due, callbacks, initial_epoch, epochs)
 
     def save_assets(self, directory: str) -> None:
         """Writes what no config has: states of generators, the number of examples."""
         super().save_assets(directory)
-        if self.num_examples is not None and dividing_layers(self):
+        if self.num_examples is not None and layers_with_kl(self):
             found = {"asked": self._asked_examples, "known": self.num_examples}
             pathlib.Path(directory, _EXAMPLES).write_text(json.dumps(found))
 
@@ -391,13 +394,15 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
 
     def _count_examples(self, given: Any, validation_split: float) -> None:
         """Sets the number of training examples."""
-        layers = dividing_layers(self)
+        layers = layers_with_kl(self)
         if layers:
             check_losses(getattr(self, "loss", None), "fit")
         if data.is_pipeline(given[0]):
             if layers and self._asked_examples is None:
                 kind = type(given[0]).__name__
-                raise _unknown_examples("fit", f"with a {kind}, which does not tell it")
+                raise _unknown_examples(
+                    "`fit`", f"a {kind}, whose examples are not counted"
+                )
             return
         rows = data.check_rows(given, "fit")
         if validation_split:
@@ -405,7 +410,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         if self._asked_examples is not None:
             check_examples(self._asked_examples, rows, "fit")
             rows = self._asked_examples
-        own = dividing_layers(self, divides=False)
+        own = layers_with_kl(self, divided=False)
         if (layers or own) and rows != self.num_examples:
             self._forget_functions()
         self.num_examples = rows
@@ -464,7 +469,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             ValueError: If N is not known.
         """
         if self.num_examples is None:
-            raise _unknown_examples("a step of a model", "that was not given it")
+            raise _unknown_examples("A training or test step", "a model without it")
         return 1.0 / (self.num_examples * tf.cast(terms_per_example(), tf.float32))
 
     def _read_validation(self, x: Any, validation_data: Any, split: float) -> Any:
@@ -481,9 +486,9 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
 
     def _fit_in_keras_loop(self, given: Any, validation: Any, **options: Any) -> Any:
         """Checks the data, then calls `keras.Model.fit`."""
-        self._look(given, True, "fit")
+        self._check_given(given, True, "fit")
         if validation is not None:
-            self._look(validation, False, "fit")
+            self._check_given(validation, False, "fit")
         split = 0.0 if validation else options["validation_split"]
         self._count_examples(given, split)
         is_sequence = isinstance(given[0], keras.utils.PyDataset)
@@ -513,7 +518,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             x, y, sample_weight=sample_weight, validation_data=validation, **options
         )
 
-    def _trained(
+    def _run_epochs(
         self,
         run: Run,
         test: Run | None,
@@ -522,7 +527,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         initial_epoch: int,
         epochs: int,
     ) -> Any:
-        """Runs the epochs, and calls callbacks as Keras does."""
+        """Trains for the remaining epochs, and calls callbacks as Keras does."""
         self.stop_training = False
         callbacks.on_train_begin()
 
@@ -550,7 +555,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 break
             logs = dict(self._results(found))
             if test is not None and epoch in due:
-                found = self._evaluated(test, callbacks)
+                found = self._run_evaluation(test, callbacks)
                 logs |= {f"val_{name}": value for name, value in found.items()}
             callbacks.on_epoch_end(epoch, logs)
             if self.stop_training:
@@ -606,10 +611,10 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 **kwargs,
             )
         given = self._read((x, y, sample_weight), "evaluate")
-        if self.num_examples is None and dividing_layers(self):
-            raise _unknown_examples("evaluate", "of a model that `fit` has not trained")
+        if self.num_examples is None and layers_with_kl(self):
+            raise _unknown_examples("`evaluate`", "a model that `fit` has not trained")
         if not self._makes_programs(given):
-            self._look(given, False, "evaluate")
+            self._check_given(given, False, "evaluate")
             given, *_ = self._for_keras(given, batch_size)
             return super().evaluate(
                 given[0],
@@ -622,7 +627,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 return_dict,
             )
         source = source_of(given, None, batch_size, steps, "evaluate")
-        self._look(given, False, "evaluate", source)
+        self._check_given(given, False, "evaluate", source)
         run = self._run(source, steps, callbacks, 1, "evaluation", "evaluate")
         if not isinstance(callbacks, keras.callbacks.CallbackList):
             callbacks = keras.callbacks.CallbackList(
@@ -632,10 +637,10 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
                 steps=run.epochs.num_batches,
                 model=self,
             )
-        logs = self._evaluated(run, callbacks)
-        return logs if return_dict else keras_internals.in_order(self, logs)
+        logs = self._run_evaluation(run, callbacks)
+        return logs if return_dict else keras_internals.metrics_as_list(self, logs)
 
-    def _evaluated(self, run: Run, callbacks: Any) -> dict[str, Any]:
+    def _run_evaluation(self, run: Run, callbacks: Any) -> dict[str, Any]:
         """Runs a pass of evaluation, and calls callbacks as Keras does."""
         self.stop_evaluating = False
         callbacks.on_test_begin()
@@ -694,7 +699,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         return given
 
     def _makes_programs(
-        self, given: Any, validation: Any = None, others: Any = None
+        self, given: Any, validation: Any = None, class_weight: Any = None
     ) -> bool:
         """Whether to run several steps in one program, not Keras' own loop."""
         cls = type(self)
@@ -702,7 +707,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             not self.run_eagerly
             and not tf.config.functions_run_eagerly()
             and not self._is_distributed()
-            and others is None
+            and class_weight is None
             and _can_be_stacked(given[0])
             and (validation is None or _can_be_stacked(validation[0]))
             and cls.make_train_function is keras.Model.make_train_function  # type: ignore[attr-defined]
@@ -728,13 +733,15 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         """Data for Keras' own loops, which would copy large and sparse arrays."""
         validation_batch_size = validation_batch_size or batch_size
         if validation is not None:
-            validation = _packed(self._for_keras(validation, validation_batch_size)[0])
+            validation = _as_tuple(
+                self._for_keras(validation, validation_batch_size)[0]
+            )
         if data.is_pipeline(given[0]) or not data.is_streamed(given):
             return given, validation_split, validation
         if has_workers(self.distribute_strategy):
             raise ValueError(
-                "Training on several workers expects dense arrays of at most 1 GiB, or "
-                f"a `tf.data.Dataset`. Received: {type(given[0]).__name__} of shape "
+                "Several workers expect dense arrays of at most 1 GiB together, or a "
+                f"`tf.data.Dataset`. Received: {type(given[0]).__name__} of shape "
                 f"{getattr(given[0], 'shape', None)}. Make a dataset that yields the "
                 "same batches on each worker."
             )
@@ -742,12 +749,12 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
         rows: Any = range(count)
         if validation_split and validation is None:
             rows, last = data.split(count, validation_split)
-            validation = data.Rows(_packed(given), validation_batch_size or 32, last)
+            validation = data.Rows(_as_tuple(given), validation_batch_size or 32, last)
             validation_split = 0.0
-        batches = data.Rows(_packed(given), size, rows, bool(shuffle))
+        batches = data.Rows(_as_tuple(given), size, rows, bool(shuffle))
         return (batches, None, None), validation_split, validation
 
-    def _look(
+    def _check_given(
         self, given: Any, training: bool, caller: str, source: Source | None = None
     ) -> None:
         """Calls `check_data` with the arrays, or a pipeline's first batch."""
@@ -783,7 +790,7 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
             # TensorFlow traces a function twice if it creates variables.
             optimizer.build(self.trainable_variables)
         mode = functools.partial(
-            functions.mode, (name, shapes), may_be_eager=source.is_even
+            functions.choose_mode, (name, shapes), may_be_eager=source.is_even
         )
         return Run(program, epochs, most, num_epochs, mode)
 
@@ -802,11 +809,10 @@ class CompiledFit(MultiWorkerTrainer, WholeFiles):
 
 
 def _unknown_examples(caller: str, found: str) -> ValueError:
-    """The error for a KL that has to be divided by an unknown number."""
+    """The error for random weights if the number of training examples is unknown."""
     return ValueError(
-        f"`{caller}` expects the number of training examples, by which the KL of "
-        f"random weights is divided. Received: a call {found}. Give "
-        "`compile(num_examples=...)`."
+        f"{caller} expects the number of training examples, by which the KL of random "
+        f"weights is divided. Received: {found}. Give `compile(num_examples=...)`."
     )
 
 
@@ -846,7 +852,7 @@ def _inform(callbacks: Any, epochs: Epochs | None) -> None:
         callback.follow(callbacks, epochs)
 
 
-def _packed(given: Any) -> tuple[Any, ...]:
+def _as_tuple(given: Any) -> tuple[Any, ...]:
     """Packs data in a tuple, as Keras' pipelines yield batches."""
     packed = keras.utils.pack_x_y_sample_weight(*given)
     return packed if isinstance(packed, tuple) else (packed,)

@@ -17,8 +17,8 @@ class FunctionLoss(keras.losses.Loss):
     Keras converts every output to a tensor of the default dtype and of the targets'
     rank. Here this happens to plain tensors only. With another output, such as a
     distribution, the targets get its rank, and its dtype if that is a floating-point
-    type. Weights, masks and the reduction are Keras' own; weights and masks of rows are
-    refused for an output whose `batch_shape` says that it is one law for all rows.
+    type. Weights, masks and the reduction are Keras' own. Weights and masks of rows are
+    refused for one joint distribution of all rows, which has an empty `batch_shape`.
 
     Args:
         fn: Function of targets and output that returns the loss of each example.
@@ -86,7 +86,7 @@ class FunctionLoss(keras.losses.Loss):
         return cls(**{**config, "fn": checked_function(fn, "loss")})
 
 
-def with_output_kept(loss: Any) -> Any:
+def with_function_losses(loss: Any) -> Any:
     """Replaces plain functions in the losses of `compile` by `FunctionLoss`.
 
     Args:
@@ -96,13 +96,15 @@ def with_output_kept(loss: Any) -> Any:
         The same, with a `FunctionLoss` for each plain function.
 
     Example:
-        >>> with_output_kept("mse"), type(with_output_kept(lambda y, p: y)).__name__
-        ('mse', 'FunctionLoss')
+        >>> with_function_losses("mse")
+        'mse'
+        >>> type(with_function_losses(lambda y, p: y)).__name__
+        'FunctionLoss'
     """
     if isinstance(loss, dict):
-        return {name: with_output_kept(part) for name, part in loss.items()}
+        return {name: with_function_losses(part) for name, part in loss.items()}
     if isinstance(loss, list | tuple):
-        return type(loss)([with_output_kept(part) for part in loss])
+        return type(loss)([with_function_losses(part) for part in loss])
     plain = callable(loss) and not isinstance(loss, keras.losses.Loss | type)
     of_keras = str(getattr(loss, "__module__", "")).split(".")[0] == "keras"
     return FunctionLoss(loss) if plain and not of_keras else loss

@@ -12,7 +12,7 @@ from tfp_vae.keras_internals import Functional, functional_arguments
 class Model(CompiledFit, keras.Model):
     """`keras.Model` whose `fit` and `evaluate` run many steps in one program.
 
-    It is made, or made a base, as `keras.Model` is::
+    Call it or subclass it like `keras.Model`::
 
         model = tv.Model(inputs, outputs)
 

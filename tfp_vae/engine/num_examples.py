@@ -3,7 +3,7 @@
     loss = (1/N) [sum_i w_i loss_i + c],    a step: mean over the batch + c / N
 
 The term c belongs to the whole training set, such as the KL of weights. The layer that
-adds it marks it by `keras_internals.of_training_set`, and has an attribute
+adds it marks it by `keras_internals.marked_as_of_training_set`, and has an attribute
 `divides_by_examples`.
 """
 
@@ -19,29 +19,33 @@ import tensorflow as tf
 from tfp_vae.keras_internals import mask_of, nested_layers
 
 _MEAN = "sum_over_batch_size"
+_OWN_FACTOR = (
+    "give each layer its own factor of the KL: `kl_weight` or `kernel_divergence_fn`, "
+    "whichever it has."
+)
 _COUNTED: Any = contextvars.ContextVar("tfp_vae_counted_terms", default=None)
 
 
-def dividing_layers(model: Any, divides: bool = True) -> list[Any]:
-    """The layers of a model that add a term of the whole training set.
+def layers_with_kl(model: Any, divided: bool = True) -> list[Any]:
+    """The layers of a model that add a KL of random weights to the loss.
 
     Args:
         model: A Keras model.
-        divides: Whether they divide it by the number of examples; False for those that
-            have a factor of their own.
+        divided: True for layers whose KL is divided by the number of examples, False
+            for those with a factor or a function of the user.
 
     Returns:
         A list.
 
     Example:
         >>> model = keras.Sequential([tv.DenseFlipout(2), keras.layers.Dense(2)])
-        >>> len(dividing_layers(model)), len(dividing_layers(model, divides=False))
+        >>> len(layers_with_kl(model)), len(layers_with_kl(model, divided=False))
         (1, 0)
     """
     return [
         layer
         for layer in nested_layers(model)
-        if getattr(layer, "divides_by_examples", None) is divides
+        if getattr(layer, "divides_by_examples", None) is divided
     ]
 
 
@@ -85,9 +89,9 @@ def check_losses(losses: Any, caller: str) -> None:
         if reduction != _MEAN:
             raise ValueError(
                 f"`{caller}` expects losses that are means over the batch, since the "
-                "KL of the weights is divided by the number of examples. Received: "
-                f"{type(loss).__name__} with reduction={reduction!r}. Leave the "
-                "reduction out, or give the layers a weight of their own."
+                "KL of random weights is divided by the number of examples. Received: "
+                f"{type(loss).__name__} with reduction={reduction!r}. Leave out "
+                f"`reduction`, or {_OWN_FACTOR}"
             )
 
 
@@ -137,8 +141,8 @@ def terms_per_example() -> Any:
         A number or a scalar tensor, 1 outside of `counting_terms`.
 
     Raises:
-        ValueError: If losses have different numbers, or the loss is of all examples
-            together.
+        ValueError: If losses have different static numbers, or a loss is joint over all
+            examples. Losses of Keras beside one of this package are not compared.
 
     Example:
         >>> terms_per_example()
@@ -150,21 +154,23 @@ def terms_per_example() -> Any:
     y_pred, losses, found = counted
     if not found:  # losses of Keras, which average over all axes but the last
         found = [
-            _terms(output.shape[:-1], output, mask_of(output), last=1)
+            _terms(output.shape[:-1], output, mask_of(output), is_output=True)
             for output in _with_loss(y_pred, losses)
         ]
     if None in found:
         raise ValueError(
-            "The KL of the weights expects a loss for each example, with which it is "
-            "averaged. Received: a distribution of all examples jointly, such as a "
-            "Gaussian process. Give the layers a weight of their own for their KL."
+            "Layers with random weights expect a loss with a value for each example, "
+            "since their KL is divided by the number of examples. Received: one joint "
+            "distribution of all examples, such as a Gaussian process. Use no random "
+            f"weights, or {_OWN_FACTOR}"
         )
     numbers = {number for number in found if isinstance(number, int)}
     if len(numbers) > 1:
         raise ValueError(
-            "The KL of the weights expects losses with one number of steps, since it "
-            f"is divided by it. Received: losses that average over {sorted(numbers)} "
-            "terms for each example. Give the layers a weight of their own."
+            "Layers with random weights expect all losses to average over the same "
+            "number of terms for each example, since their KL is divided by it. "
+            f"Received: losses with {sorted(numbers)} terms. Make these equal, or "
+            f"{_OWN_FACTOR}"
         )
     return found[0] if found else 1
 
@@ -182,12 +188,15 @@ def _with_loss(y_pred: Any, losses: Any) -> list[Any]:
     return outputs
 
 
-def _terms(shape: Any, values: Any, mask: Any, last: int = 0) -> Any:
-    """Terms for each example of losses of a shape."""
+def _terms(shape: Any, values: Any, mask: Any, is_output: bool = False) -> Any:
+    """The number of losses for each example, if all losses together have `shape`.
+
+    `values` are the losses, or with `is_output` the output, which has one more axis.
+    """
     if mask is not None and mask.shape.rank == shape.rank and (shape.rank or 0) > 1:
         valid = tf.reduce_sum(tf.cast(mask, tf.float32))
         return tf.maximum(valid, 1.0) / tf.cast(tf.shape(mask)[0], tf.float32)
     if shape[1:].is_fully_defined():
         return math.prod(shape[1:])
     sizes = tf.shape(values)
-    return tf.reduce_prod(sizes[1:-1] if last else sizes[1:])
+    return tf.reduce_prod(sizes[1:-1] if is_output else sizes[1:])

@@ -53,12 +53,13 @@ class Program:
             return self._run_eagerly(stack)
         key, function = self._function_for(stack)
         given = stack.tensors, tf.constant(stack.number, tf.int32)
-        nothing = stack.tensors, tf.constant(0, tf.int32)
+        warmup_args = stack.tensors, tf.constant(0, tf.int32)
         use_xla = mode == XLA and stack.is_full and function.can_use_xla(*given)
         if use_xla and self._compiler.jit_compile == "auto":
-            # Else a step follows the loop: a call with `nothing` would train.
+            # Otherwise the last step runs after the loop, even for 0 steps: the call
+            # that is only to compile would train.
             use_xla = self._carries[key]
-        return function(*given, nothing=nothing if use_xla else None)
+        return function(*given, warmup_args=warmup_args if use_xla else None)
 
     def trace(self, stack: Stack) -> None:
         """Traces the step, which makes its variables, and runs nothing.
@@ -71,7 +72,9 @@ class Program:
     def _function_for(self, stack: Stack) -> tuple[str, Function]:
         """The function for batches of these shapes, and its key."""
         specs = [
-            tf.TensorSpec([None, stack.length, *tensor.shape[2:]], tensor.dtype)
+            tf.TensorSpec(
+                [None, stack.static_batch_size, *tensor.shape[2:]], tensor.dtype
+            )
             for tensor in stack.tensors
         ]
         key = str((stack.structure, specs))

@@ -79,8 +79,8 @@ class LongBar:
 
     Args:
         steps: The number of steps.
-        verbose: 0 for no bar, 1 for one, `"auto"` for one after two seconds, if steps
-            remain.
+        verbose: 1 for a bar, 0 or 2 for none, `"auto"` for a bar after two seconds, if
+            steps remain.
 
     Raises:
         ValueError: If `verbose` is none of these.
@@ -93,7 +93,7 @@ class LongBar:
     def __init__(self, steps: int, verbose: Any) -> None:
         if np.ndim(verbose) or verbose not in (0, 1, 2, "auto"):
             raise ValueError(
-                "A progress bar expects `verbose` to be 0, 1 or 'auto'. Received: "
+                "A progress bar expects `verbose` to be 0, 1, 2 or 'auto'. Received: "
                 f"verbose={verbose!r}. Give 0 for no bar."
             )
         self._bar = keras.utils.Progbar(steps)

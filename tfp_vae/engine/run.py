@@ -1,14 +1,19 @@
-"""One call of `fit` or `evaluate`: its batches, its program, its numbers of steps."""
+"""The training or the evaluation in one call of `fit` or `evaluate`."""
 
+import math
 from typing import Any
 
 import keras
 
-from tfp_vae.engine.batches import Epochs, steps_at_once
+from tfp_vae.engine.batches import Epochs
 from tfp_vae.engine.compiler import XLA
 from tfp_vae.engine.program import Program
 
 AUTO = "auto"
+# The most bytes in a stack, and the most steps in one call of a program: the progress
+# bar moves between calls.
+_STACK_BYTES = 2**25
+_STEPS = 64
 _BATCH_METHODS = {
     f"on_{when}batch_{end}"
     for when in ("", "train_", "test_")
@@ -17,14 +22,14 @@ _BATCH_METHODS = {
 
 
 class Run:
-    """One call of `fit` or `evaluate`: its batches, its program, its numbers of steps.
+    """The training or the evaluation in one call of `fit` or `evaluate`.
 
     Args:
         program: Runs the steps.
         epochs: The passes over the data.
         most: The most steps in one call of the program.
-        num_epochs: How many there will be.
-        mode: Function of a number of steps; see `FunctionCache.mode`.
+        num_epochs: The number of epochs, or of evaluations, in the call.
+        mode: Function of a number of steps; see `FunctionCache.choose_mode`.
     """
 
     def __init__(
@@ -89,9 +94,34 @@ def steps_in_program(asked: Any, count: int | None, size: int, callbacks: Any) -
     """
     callbacks = getattr(callbacks, "callbacks", callbacks)
     allowed = map(steps_between, keras.tree.flatten(callbacks or []))
-    most = steps_at_once(count, size) if asked == AUTO else int(asked)
+    most = default_steps(count, size) if asked == AUTO else int(asked)
     most = most if count is None else min(most, count)
     return max(1, min([most, *(int(steps) for steps in allowed if steps)]))
+
+
+def default_steps(num_batches: int | None, size: int) -> int:
+    """The default number of steps in one call of a program.
+
+    It makes the cost of the call negligible, but lets the progress bar move and limits
+    the memory of the batches. All calls of an epoch have about equally many steps.
+
+    Args:
+        num_batches: Batches per epoch, or `None` if unknown.
+        size: Bytes of a batch.
+
+    Returns:
+        A number from 1 to 64.
+
+    Example:
+        >>> default_steps(391, 128 * 784 * 4), default_steps(3, 128 * 784 * 4)
+        (56, 3)
+        >>> default_steps(None, 2**24)
+        2
+    """
+    most = max(1, min(_STEPS, _STACK_BYTES // max(size, 1)))
+    if num_batches is None:
+        return most
+    return math.ceil(num_batches / math.ceil(num_batches / most))
 
 
 def steps_between(callback: Any) -> int | None:

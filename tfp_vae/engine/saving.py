@@ -1,4 +1,4 @@
-"""`save`, `save_weights` and `load_weights` of `tv.Model`: whole files."""
+"""`save`, `save_weights` and `load_weights` of `tv.Model`, with atomic replacement."""
 
 import json
 import pathlib
@@ -16,14 +16,14 @@ from tfp_vae.files import is_remote, replacing
 _RANDOM = "random_states.json"
 
 
-class WholeFiles:
-    """The methods of `tv.Model` that write and read files; comes before `keras.Model`.
+class AtomicFiles:
+    """Saving and loading of `tv.Model`; a base class to list before `keras.Model`.
 
-    A local file is replaced as a whole: after a failure or a kill the old one remains.
+    A local file is replaced atomically: after a failure or a kill the old one remains.
     It also has the states of random generators, and weights files have a checksum.
 
     Example:
-        >>> class Model(WholeFiles, keras.Model):
+        >>> class Model(AtomicFiles, keras.Model):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.dense = keras.layers.Dense(1)
@@ -52,9 +52,9 @@ class WholeFiles:
         After a failure or a kill the old file remains.
 
         Args:
-            filepath: Path that ends in `.keras`; that of a folder if not zipped.
+            filepath: Path of a `.keras` file; of a folder with `zipped=False`.
             overwrite: Whether to replace a file without asking.
-            zipped: As in `keras.Model.save`. A folder is not replaced as a whole.
+            zipped: As in `keras.Model.save`. A folder is not replaced atomically.
             **kwargs: As there.
 
         Raises:
@@ -68,7 +68,7 @@ class WholeFiles:
                 "`save_weights('model.weights.h5')`, or the model as `.keras`."
             )
         if zipped is False and not is_remote(filepath):
-            # Of a folder with a relative path Keras loses what `save_assets` writes.
+            # Keras loses what `save_assets` writes if a folder's path is relative.
             filepath = str(pathlib.Path(filepath).absolute())
         if zipped is False or not _can_replace(filepath, overwrite):
             super().save(filepath, overwrite, zipped, **kwargs)  # type: ignore[misc]
@@ -81,7 +81,7 @@ class WholeFiles:
     ) -> None:
         """Saves the weights, as `keras.Model.save_weights`; Keras can load the file.
 
-        A local file is replaced as a whole. It also has the states of random
+        A local file is replaced atomically. It also has the states of random
         generators, such as those of `Dropout`, and a checksum.
 
         Args:
@@ -114,10 +114,10 @@ class WholeFiles:
         """Loads weights, as `keras.Model.load_weights`.
 
         From a local `.weights.h5` file it also restores the states of random
-        generators, and verifies the checksum. A compiled model need not have been
-        trained to get the step and the moments of the optimizer. It then keeps the
-        learning rate that `compile` was given, and takes nothing of an optimizer whose
-        variables have other shapes, or with `skip_mismatch`.
+        generators, and verifies the checksum. The optimizer of a compiled model that
+        has not been trained is built, and gets its step and moments from the file, but
+        keeps the learning rate of `compile`. It stays new if the file's variables have
+        other shapes, or with `skip_mismatch`.
 
         Args:
             filepath: Path of a weights file, of `tv.Model` or of Keras.

@@ -1,6 +1,7 @@
-"""Weights files that also hold what Keras leaves out, and that show damage."""
+"""Weights files with a checksum, and with state that Keras does not save."""
 
 import contextlib
+import hashlib
 import json
 import pathlib
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ import h5py
 import keras
 import numpy as np
 
-from tfp_vae.files import is_damaged, local_copy, replacing, seal
+from tfp_vae.files import local_copy, replacing
 from tfp_vae.keras_internals import nested_layers
 
 # A group of the HDF5 file. Keras reads only groups of its own.
 _GROUP = "training_state"
+# The end of the file: HDF5 ignores what follows its own content.
+_MARK = b"tfp_vae: SHA-256 of what precedes "
+_CHECKSUM_BYTES = len(_MARK) + 64
 
 
 def write_weights(model: Any, path: Any, **state: Any) -> None:
@@ -25,7 +29,7 @@ def write_weights(model: Any, path: Any, **state: Any) -> None:
 
     Args:
         model: A Keras model.
-        path: Path of the file, which is replaced as a whole.
+        path: Path of the file, which is replaced atomically.
         **state: What else to save: numbers, strings, arrays, `None`, and lists, tuples
             and dictionaries of them.
 
@@ -45,7 +49,7 @@ def write_weights(model: Any, path: Any, **state: Any) -> None:
             group = file.create_group(_GROUP)
             found = _to_json({**state, "random": generators}, group)
             group["structure"] = np.frombuffer(json.dumps(found).encode(), np.uint8)
-        seal(new)
+        append_checksum(new)
 
 
 def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str, Any]:
@@ -81,13 +85,13 @@ def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str
 
 
 def _build_optimizer(model: Any, path: Any) -> float | None:
-    """Gives the optimizer of a model that was not trained yet its variables.
+    """Builds the optimizer of an untrained model, so that Keras loads its variables.
 
-    Keras would skip what the file has of them, the step included. It still does if they
-    have other shapes than those of this optimizer and these trainable weights.
+    Keras loads nothing into an optimizer that is not built, not even its step. If the
+    file has variables of other shapes, the optimizer stays unbuilt.
 
     Returns:
-        The learning rate that `compile` was given, if the file may have another.
+        The learning rate of `compile`, to be set again after loading, or `None`.
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or optimizer.built or not model.built:
@@ -107,7 +111,7 @@ def _build_optimizer(model: Any, path: Any) -> float | None:
 
 
 def _shapes(path: Any) -> list[tuple[int, ...]]:
-    """Those of the variables of the optimizer in a weights file."""
+    """Shapes of the optimizer's variables in a weights file; `[]` if it has none."""
     with h5py.File(path, "r") as file:
         group = _inside(_inside(file, "optimizer", h5py.Group), "vars", h5py.Group)
         if group is None:
@@ -117,7 +121,7 @@ def _shapes(path: Any) -> list[tuple[int, ...]]:
 
 
 def _inside(group: Any, name: str, kind: type) -> Any:
-    """What has a name in a group of a file, if it is in the file itself."""
+    """The member `name` of a group; `None` if missing, a link, or of another kind."""
     if group is None or not isinstance(group.get(name, getlink=True), h5py.HardLink):
         return None
     return group[name] if isinstance(group[name], kind) else None
@@ -172,16 +176,16 @@ def explaining_damage(local: Any, path: Any) -> Iterator[None]:
         ...     read_state(path)
         Traceback (most recent call last):
             ...
-        OSError: Loading weights expects a whole file. Received: ...
+        OSError: Loading weights expects an undamaged file. Received: ...
     """
 
     def error(why: str) -> OSError:
         return OSError(
-            f"Loading weights expects a whole file. Received: {str(path)!r}, {why}. "
-            "If it was cut or damaged, load another copy or train again."
+            f"Loading weights expects an undamaged file. Received: {str(path)!r}, "
+            f"{why}. If it was cut or damaged, load another copy or train again."
         )
 
-    if is_damaged(local):
+    if contradicts_checksum(local):
         raise error("whose content does not match its checksum")
     try:
         yield
@@ -189,6 +193,61 @@ def explaining_damage(local: Any, path: Any) -> Iterator[None]:
         raise
     except OSError as cause:
         raise error(f"which cannot be read ({cause})") from cause
+
+
+def append_checksum(path: pathlib.Path) -> None:
+    """Appends a checksum to a file.
+
+    Args:
+        path: Path of a local HDF5 file. Changing it with `h5py` removes the checksum.
+
+    Example:
+        >>> import tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "any.h5")
+        >>> _ = path.write_bytes(b"content")
+        >>> append_checksum(path)
+        >>> path.read_bytes()[:40]
+        b'contenttfp_vae: SHA-256 of what precedes'
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("ab") as file:
+        file.write(_MARK + digest.encode())
+
+
+def contradicts_checksum(path: pathlib.Path) -> bool:
+    """Whether a file has a checksum that its content contradicts.
+
+    Args:
+        path: Path of a local file.
+
+    Returns:
+        True if the content does not match the checksum; False if there is none.
+
+    Example:
+        >>> import tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "any.h5")
+        >>> _ = path.write_bytes(b"content")
+        >>> append_checksum(path)
+        >>> contradicts_checksum(path)
+        False
+        >>> _ = path.write_bytes(path.read_bytes().replace(b"ont", b"ant"))
+        >>> contradicts_checksum(path)
+        True
+    """
+    left = path.stat().st_size - _CHECKSUM_BYTES
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(max(left, 0))
+        found = file.read()
+        if left < 0 or not found.startswith(_MARK):
+            return False
+        file.seek(0)
+        while left:
+            block = file.read(min(left, 2**20))
+            digest.update(block)
+            left -= len(block)
+    return found != _MARK + digest.hexdigest().encode()
 
 
 def random_states(model: Any) -> list[Any]:
@@ -255,7 +314,7 @@ def is_plain(value: Any) -> bool:
 
 
 def _own(group: Any, name: str) -> str:
-    """The name, if it is not a link to another place or another file."""
+    """Returns the name of a member; an error if it is missing or a link."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{name!r} is not in the file itself")
     return name
@@ -286,7 +345,7 @@ def _to_json(value: Any, group: Any) -> Any:
 
 
 def _from_json(found: Any, group: Any) -> Any:
-    """The value of which `_to_json` made this."""
+    """The inverse of `_to_json`."""
     if not isinstance(found, dict):
         return found
     ((kind, inner),) = found.items()

@@ -16,7 +16,9 @@ from tfp_vae.engine.strategies import from_chief
 _Policy = tf.data.experimental.AutoShardPolicy
 
 
-def batches(arrays: Any, batch_size: int, shuffle: Any, seed: int) -> tf.data.Dataset:
+def dataset_of(
+    arrays: Any, batch_size: int, shuffle: Any, seed: int
+) -> tf.data.Dataset:
     """Batches of arrays, reshuffled every pass in an order that only `seed` determines.
 
     Keras shuffles arrays by TensorFlow's seed, which differs between processes.
@@ -31,7 +33,7 @@ def batches(arrays: Any, batch_size: int, shuffle: Any, seed: int) -> tf.data.Da
         A dataset for Keras' `fit`, which TensorFlow shards by rows.
 
     Example:
-        >>> found = batches((np.arange(5), None, None), 2, shuffle=True, seed=0)
+        >>> found = dataset_of((np.arange(5), None, None), 2, shuffle=True, seed=0)
         >>> len(found), sorted(np.concatenate(list(found)).tolist())
         (3, [0, 1, 2, 3, 4])
     """
@@ -84,8 +86,8 @@ def warn_of_other_rows(strategy: Any, dataset: tf.data.Dataset) -> None:
     if from_chief(strategy, mine)[0] != mine:
         warnings.warn(
             "The pipeline's first batch on this worker differs from the chief's, so "
-            "some rows may be used twice and others never. A seed for `shuffle` and "
-            "all noise helps, or `AutoShardPolicy.OFF` if each worker reads files of "
-            "its own.",
+            "some rows may be used twice and others never. Give `shuffle` and all "
+            "random operations a seed, or set `AutoShardPolicy.OFF` if each worker "
+            "reads files of its own.",
             stacklevel=3,
         )

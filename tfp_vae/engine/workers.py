@@ -15,7 +15,7 @@ from tfp_vae.engine.strategies import (
     has_workers,
     is_chief,
 )
-from tfp_vae.engine.worker_batches import batches, warn_of_other_rows
+from tfp_vae.engine.worker_batches import dataset_of, warn_of_other_rows
 
 # Keras' callbacks that only write files. A subclass may do more, such as `predict`,
 # which all workers have to call.
@@ -28,11 +28,11 @@ _WRITERS = (
 
 
 class MultiWorkerTrainer:
-    """The methods that let several workers train a model; comes before `keras.Model`.
+    """Training on several workers; a base class to list before `keras.Model`.
 
-    Keras 3.15 fails on several workers: it averages batches of images over them, and
-    reduces scalars as if they had a first axis. This class fixes both and adds the
-    following. Workers then compute the same as one process, up to rounding:
+    Keras 3.15 fails on several workers: it builds the model on the mean of their
+    batches, and reduces scalars as if they had a first axis. This class fixes both.
+    With the following, workers compute the same as one process, up to rounding:
 
     - `fit` begins with the chief's weights, optimizer and epoch: its backup suffices
       for all workers;
@@ -110,9 +110,9 @@ class MultiWorkerTrainer:
             elif shuffle:
                 raise ValueError(
                     "`fit` on several workers expects arrays or a `tf.data.Dataset`. "
-                    f"Received: a {type(x).__name__}, which each worker would shuffle "
-                    "in its own order. Make a dataset of it, or give "
-                    "`shuffle=False`."
+                    f"Received: a {type(x).__name__}, whose batches may come in "
+                    "another order on each worker. Make a dataset of it, or give "
+                    "`shuffle=False` if the order is the same on all."
                 )
             kwargs["shuffle"] = False
         history = super().fit(  # type: ignore[misc]
@@ -138,16 +138,15 @@ class MultiWorkerTrainer:
     def save(
         self, filepath: Any, overwrite: bool = True, zipped: Any = None, **kwargs: Any
     ) -> None:
-        """Saves the model, from which `keras.models.load_model` makes it again.
+        """Saves the model in a file that `keras.models.load_model` loads.
 
-        A `.keras` file of a `tv.Model` is replaced as a whole: after a failure or a
-        kill the old one remains. Of several workers only the chief writes.
+        A `.keras` file of a `tv.Model` is replaced atomically: after a failure or a
+        kill the old one remains. On several workers, only the chief writes.
 
         Args:
-            filepath: Path of a file, which ends in `.keras`; with `zipped=False` that
-                of a folder.
+            filepath: Path of a `.keras` file; of a folder with `zipped=False`.
             overwrite: Whether to replace a file without asking.
-            zipped: As in `keras.Model.save`. A folder is not replaced as a whole.
+            zipped: As in `keras.Model.save`. A folder is not replaced atomically.
             **kwargs: As there.
 
         Raises:
@@ -175,7 +174,7 @@ class MultiWorkerTrainer:
             batch_size = 32 if steps is None else -(-count // steps)
         seed = tf.random.uniform([], maxval=2**31 - 1, dtype="int32").numpy()
         (seed,) = from_chief(self.distribute_strategy, np.asarray(seed))
-        return batches(arrays, batch_size, shuffle, int(seed))
+        return dataset_of(arrays, batch_size, shuffle, int(seed))
 
     def _callbacks_here(self, callbacks: Any) -> list[Any]:
         """The callbacks of this worker, and one that copies the chief's state."""

@@ -76,7 +76,7 @@ def check_observed(
             stacklevel=4,
         )
         return
-    first = np.asarray(data.few(values, 1))
+    first = np.asarray(data.first_rows(values, 1))
     distribution = likelihood.distribution_for(tf.cast(first, likelihood.compute_dtype))
     check_event(distribution, values)
     shape = tuple(values.shape[1:])

@@ -271,7 +271,9 @@ class Estimates(Inference):
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
         # Decoding one piece counts as one step of training.
-        mode = self._functions.mode((caller, piece), pieces * -(-num_samples // draws))
+        mode = self._functions.choose_mode(
+            (caller, piece), pieces * -(-num_samples // draws)
+        )
         bar = LongBar(pieces * len(starts), verbose)
         base, results = self._seed(seed), []
         for i, (count, *parts) in enumerate(pieces_of(inputs, target, piece)):
@@ -279,8 +281,8 @@ class Estimates(Inference):
             for start in starts:
                 now = tf.constant(min(block, num_samples - start))
                 own = fold_in(fold_in(base, i), start)
-                nothing = (*parts, own, tf.zeros_like(now)) if mode == XLA else None
-                part = function(*parts, own, now, nothing=nothing)
+                warmup = (*parts, own, tf.zeros_like(now)) if mode == XLA else None
+                part = function(*parts, own, now, warmup_args=warmup)
                 part = tf.nest.map_structure(lambda tensor: tensor.numpy(), part)
                 total = part if total is None else merge(total, part)
                 bar.step()

@@ -133,7 +133,7 @@ class Imputation(Estimates):
         self, x: Any, y: Any, num_samples: int, options: dict[str, Any]
     ) -> np.ndarray:
         """E[x | observed entries], of all entries."""
-        one, y_of_one = data.mapped(lambda part: data.few(part, 1), (x, y))
+        one, y_of_one = data.mapped(lambda part: data.first_rows(part, 1), (x, y))
         p = self._center(self._inputs(one, y_of_one, "impute"))
         moments(p)  # Raises an error before the work if there is no expectation.
         total, averages = self._estimates(

@@ -93,7 +93,7 @@ class Inference(Bound):
         count = data.leaves_of(inputs)[0].shape[0]
         if count <= rows:
             with self._functions.compiler.lock:
-                return self.posterior(data.few(inputs, count))
+                return self.posterior(data.first_rows(inputs, count))
         spec = data.mapped(any_length, inputs)
         in_pieces = self._functions.cached(
             ("encode", str(spec)),
@@ -102,7 +102,7 @@ class Inference(Bound):
         if in_pieces.can_take_apart:
             return in_pieces(inputs)
         with self._functions.compiler.lock:
-            return self.posterior(data.few(inputs, count))
+            return self.posterior(data.first_rows(inputs, count))
 
     def decode(self, z: Any, y: Any = None) -> Any:
         """The likelihood p(x | z).
@@ -365,7 +365,7 @@ class Inference(Bound):
             if y is not None:
                 (y,) = data.read((y,), "VAE")
                 check_finite(y, "y")
-                y = data.few(y, data.leaves_of(y)[0].shape[0])
+                y = data.first_rows(y, data.leaves_of(y)[0].shape[0])
             check_rows(y, rows)
             return y
         expected, advice = (
@@ -426,7 +426,7 @@ class Inference(Bound):
         most = min(rows_at_once(self.decoder, ROWS), len(z))
         for i, (count, *piece) in enumerate(pieces_of(z, y, most)):
             given = *piece, fold_in(seed, i + 1), seed
-            part = function(*given, nothing=given if asked else None)
+            part = function(*given, warmup_args=given if asked else None)
             rows = slice(count)
             found.append(data.mapped(lambda t, rows=rows: t.numpy()[rows], part))
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *found)

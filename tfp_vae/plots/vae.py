@@ -290,7 +290,7 @@ def plot_latents(
     x, y = as_arrays(x, y, "plot_latents")
     y = y if vae.conditional else None
     z = latent_centers(vae, x, y)
-    sphere = on_the_sphere(vae.encode(*data.few((x, y), 1)))
+    sphere = on_the_sphere(vae.encode(*data.first_rows((x, y), 1)))
     as_map = dimensions is None and sphere and z.shape[1:] == (3,)
     chosen = _checked_dimensions(dimensions, z.shape[1:])
     figure = new_figure(6.4, 3.4 if as_map else 5.0)

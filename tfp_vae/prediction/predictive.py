@@ -106,7 +106,7 @@ def predictive(
     if batch_size is not None:
         batch_size = integer(batch_size, "batch_size", "predictive")
     x, _ = as_arrays(x, None, "predictive")
-    few = data.few(x, _FEW)
+    few = data.first_rows(x, _FEW)
     # From Python's generator, as Keras' own seeds: `set_random_seed` seeds it.
     number = random.randrange(2**31) if seed is None else seed
     base = tf.constant([number, 0], tf.int32)
@@ -272,7 +272,7 @@ def _drawn(
     """The output for each draw of the weights."""
     length = data.leaves_of(x)[0].shape[0]
     if rows is None:
-        whole, found = data.few(x, length), []
+        whole, found = data.first_rows(x, length), []
         for i in range(count):
             found.append(Draw(draws, output=draws.output(whole, seed, i, 0)))
             bar.step()

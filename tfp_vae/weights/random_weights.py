@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import optional_seed
 from tfp_vae.constraints import float_policy
-from tfp_vae.keras_internals import called_model, in_training, of_training_set
+from tfp_vae.keras_internals import called_model, in_training, marked_as_of_training_set
 from tfp_vae.seeds import Seeds
 from tfp_vae.weights.forward_pass import once, seed_of, weights_are_fixed
 from tfp_vae.weights.metric import WeightsKL
@@ -89,7 +89,7 @@ class RandomWeights(keras.layers.Layer):
             loss = tf.cast(loss, keras.config.floatx())
             if weight is None:
                 _warn_of_the_whole(called_model(self))
-                loss = of_training_set(loss)
+                loss = marked_as_of_training_set(loss)
             self.add_loss(loss)
         return True
 
