@@ -666,7 +666,7 @@ BAD = {
             prior=tv.StandardNormal(D),
             missing="nan",
         ).fit(np.r_[np.ones((3, X)), np.full((1, X), np.nan)]),
-        r"`fit` expects something observed in each row.*1 of 4 rows",
+        r"`fit` expects an observed entry in each row.*1 of 4 rows",
     ),
     "an empty column in fit": (
         lambda: vaes.vae(
