@@ -476,7 +476,7 @@ def test_a_class_that_cannot_be_counts_nothing():
     assert known["nll"] == 0.0
     # In a step with unknown labels too, which computes all classes.
     labels = tf.constant([1, 1])
-    loss, shown = model._bound_of((x, labels), tf.constant(x), None, False, "all")
+    loss, shown = model._loss_and_terms((x, labels), tf.constant(x), None, False, "all")
     assert np.isfinite(loss)
     np.testing.assert_array_equal(shown["nll"], [0.0, 0.0])
     assert seen(model, x)["nll"] == np.inf
@@ -621,8 +621,11 @@ def without(**options):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.fit(X, np.full(N, K)), r"from 0 to 2.*24 other numbers.*as 3"),
-        (lambda m: m.fit(X, np.full(N, -2)), "other numbers of 24, such as -2"),
+        (lambda m: m.fit(X, np.full(N, K)), r"from 0 to 2.*24 of 24 labels.*as 3"),
+        (
+            lambda m: m.fit(X, np.full(N, -2)),
+            "24 of 24 labels that are none of these, such as -2",
+        ),
         (lambda m: m.fit(X, np.full(N, 0.5)), r"such as 0\.5"),
         (lambda m: m.fit(X, np.full(N, np.inf)), "such as inf"),
         (lambda m: m.fit(X, np.eye(K)[CLASSES]), r"np.argmax\(y, axis=1\)"),
@@ -631,7 +634,7 @@ def without(**options):
         (lambda m: m.log_prob(X, y=CLASSES[:5]), r"equal length|shape \(5,\) for 24"),
         (lambda m: m.encode(X, "cat"), "expects the label|arrays of real numbers"),
         (lambda m: m.decode(np.zeros((2, 2))), r"y=None. Give `y=`"),
-        (lambda m: m.decode(np.zeros((2, 2)), [-1, 0]), "1 other numbers of 2"),
+        (lambda m: m.decode(np.zeros((2, 2)), [-1, 0]), "1 of 2 labels"),
         (lambda m: m.generate(3, y=[0, 1]), r"shape \(2,\) for 3"),
         (lambda m: m.generate(2, y=[0, K]), "such as 3"),
         (lambda m: m.traverse(), "y=None"),

@@ -1,4 +1,4 @@
-"""Points and paths in the space of latents, which may be a sphere."""
+"""Representative points of distributions, and paths between latents."""
 
 import contextlib
 from typing import Any
@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.kl.closed_forms import family_name
-from tfp_vae.summaries import joined, summary
+from tfp_vae.summaries import joined, may_lack_a_mean, summary
 from tfp_vae.supports import is_discrete, support_of
 
 tfd = tfp.distributions
@@ -49,24 +49,6 @@ def has_direction(distribution: Any) -> bool:
     """
     distribution = unwrap(distribution)
     return on_the_sphere(distribution) or isinstance(distribution, DirectionAndNorm)
-
-
-def may_lack_a_mean(distribution: Any) -> bool:
-    """Whether a distribution may have no mean, which TFP then gives as NaN.
-
-    Args:
-        distribution: A `tfd.Distribution`.
-
-    Returns:
-        True for Student's t and Cauchy distributions, and products of them.
-
-    Example:
-        >>> may_lack_a_mean(tfd.Sample(tfd.Cauchy(0.0, 1.0), 3))
-        True
-    """
-    while isinstance(distribution, tfd.Independent | tfd.Sample):
-        distribution = distribution.distribution
-    return isinstance(distribution, tfd.StudentT | tfd.Cauchy)
 
 
 def center(distribution: Any) -> tf.Tensor:
@@ -113,16 +95,16 @@ def center(distribution: Any) -> tf.Tensor:
     if isinstance(getattr(distribution, "bijector", None), tfp.bijectors.Bijector):
         return distribution.bijector.forward(center(distribution.distribution))
     raise ValueError(
-        "A deterministic value expects a distribution with a mean or a mode. Received: "
+        "A point estimate expects a distribution with a mean or a mode. Received: "
         f"{family_name(distribution)}. Draw from it instead, with `.sample()`."
     )
 
 
 def mean_or_center(distribution: Any) -> tf.Tensor:
-    """The mean of a discrete distribution, if it has one, and the `center` of others.
+    """The mean of a discrete distribution of floating-point dtype, else the `center`.
 
-    The mean of a one-hot vector, its probabilities, says more of it than its mode,
-    though no decoder ever sees such a value.
+    The mean of a one-hot vector is its probabilities. They say more than the mode,
+    although they are no value of z. Without a mean, `center` is used too.
 
     Args:
         distribution: A `tfd.Distribution`.
@@ -187,12 +169,12 @@ def tempered(prior: Any, temperature: float) -> Any:
 
 
 def path(start: tf.Tensor, end: tf.Tensor, steps: int, sphere: bool) -> tf.Tensor:
-    r"""Points from start to end, both included, at equal distances.
+    r"""Points from start to end, both included, at equal steps of t.
 
     .. math::
 
         z(t) = \begin{cases}
-        (1 - t) \, z(0) + t \, z(1) & \text{in the plane} \\
+        (1 - t) \, z(0) + t \, z(1) & \text{in } \mathbb R^d \\
         (\sin((1 - t) a) \, z(0) + \sin(t a) \, z(1)) / \sin a & \text{on the sphere}
         \end{cases}
 
@@ -204,7 +186,7 @@ def path(start: tf.Tensor, end: tf.Tensor, steps: int, sphere: bool) -> tf.Tenso
         start: Points of shape `(n, ..., d)`.
         end: Points of the same shape.
         steps: Number of points.
-        sphere: Whether to follow great circles; the points must not be 0.
+        sphere: Whether directions follow great circles; the points must not be 0.
 
     Returns:
         A tensor of shape `(n, steps, ..., d)`.

@@ -1,4 +1,4 @@
-"""The negative log-likelihood as a Keras loss, and the log-likelihood as a metric."""
+"""The negative log-likelihood as a Keras loss, with weights inside the event."""
 
 import functools
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import boolean, check_rows_in_batch, integer
+from tfp_vae.checks import check_rows_in_batch, integer
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.engine.num_examples import report_terms
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
@@ -24,9 +24,9 @@ class NegativeLogLikelihood(keras.losses.Loss):
     .. math:: \mathrm{loss}_b = -\sum_i \mathrm{weight}_{bi} \log p(y_{bi} \mid x_b)
 
     in nats, summed over the event and then reduced over the batch as Keras does.
-    `sample_weight` and Keras masks with the shape of the batch weight whole examples.
-    With more axes, such as (B, D) or (B, T), they weight elements of the event before
-    the sum; the distribution must then factorise over the event.
+    Whole examples are weighted if `sample_weight` or the Keras mask has the batch
+    shape. With more axes, such as (B, D) or (B, T), elements of the event are weighted
+    before the sum; the distribution must then factorise over the event.
 
     Args:
         reduction: As in `keras.losses.Loss`: `"sum_over_batch_size"`, `"sum"`,
@@ -46,9 +46,10 @@ class NegativeLogLikelihood(keras.losses.Loss):
         A scalar, or a tensor of the batch shape if `reduction` is `None`.
 
     Raises:
-        ValueError: If `y_pred` is not a distribution or one for all rows, the shape of
-            the values or the weights does not fit, elements are weighted but the
-            distribution does not factorise, or, in eager execution, a value is NaN.
+        ValueError: If `y_pred` is not a distribution, or is a single one for all rows;
+            if the shape of the values or weights does not fit; if elements are weighted
+            but the distribution does not factorise; or, in eager execution, if a value
+            is NaN or a weight is not finite.
 
     Example:
         >>> p = tfd.Independent(tfd.Normal(tf.zeros([2, 3]), 1.0), 1)
@@ -94,76 +95,6 @@ class NegativeLogLikelihood(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
         return {**super().get_config(), "draw_axes": self.draw_axes}
-
-
-@keras.saving.register_keras_serializable("tfp_vae")
-class LogLikelihood(keras.metrics.Mean):
-    r"""Mean log-likelihood per example, in nats, as a metric for `compile`.
-
-    .. math::
-
-        \mathrm{metric} =
-        \frac{\sum_b \mathrm{weight}_b \log p(y_b \mid x_b)}{\sum_b \mathrm{weight}_b}
-
-    In `weighted_metrics` it uses `sample_weight`. Weights of elements apply inside the
-    event, as in `NegativeLogLikelihood`; all examples then count equally.
-
-    Args:
-        negative: Report the negative log-likelihood, under the name `nll`.
-        name: Name in the history; by default `log_likelihood` or `nll`.
-        dtype: Dtype of the metric's state.
-        draw_axes: As in `NegativeLogLikelihood`.
-
-    Example:
-        >>> metric = LogLikelihood()
-        >>> metric.update_state([0.0, 0.0], tfd.Normal([0.0, 0.0], 1.0))
-        >>> round(float(metric.result()), 4)
-        -0.9189
-    """
-
-    def __init__(
-        self,
-        negative: bool = False,
-        name: str | None = None,
-        dtype: Any = None,
-        draw_axes: int = 0,
-    ) -> None:
-        negative = boolean(negative, "negative", "LogLikelihood")
-        super().__init__(
-            name=name or ("nll" if negative else "log_likelihood"), dtype=dtype
-        )
-        self.negative = negative
-        self.draw_axes = integer(draw_axes, "draw_axes", self.name, minimum=0)
-        # Keras' callbacks with `mode="auto"` read the better direction here.
-        self._direction = "down" if negative else "up"
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch.
-
-        Args:
-            y_true: Values, of shape `batch_shape + event_shape`.
-            y_pred: The distribution that a model outputs.
-            sample_weight: As in `NegativeLogLikelihood`.
-        """
-        distribution = distribution_of(y_pred, self.name)
-        if distribution is None:
-            return
-        log_prob, weights, mask = weighted_log_prob(
-            distribution, y_true, sample_weight, mask_of(y_pred), self.draw_axes
-        )
-        if mask is not None:
-            weights = mask if weights is None else weights * mask
-        values = -log_prob if self.negative else log_prob
-        super().update_state(values, sample_weight=weights)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            "negative": self.negative,
-            "name": self.name,
-            "dtype": self.dtype,
-            "draw_axes": self.draw_axes,
-        }
 
 
 class KerasReduction(keras.losses.Loss):
@@ -277,9 +208,9 @@ def weighted_log_prob(
             weight = tf.cast(tf.convert_to_tensor(weight), _float_dtype(distribution))
             weight = fitted_weight(weight, values, batch_rank, name)
             if weight.shape.rank > batch_rank:
-                inside.append(spread(weight, values.shape.rank))
+                inside.append(expanded_to_rank(weight, values.shape.rank))
             else:
-                outside[name] = spread(weight, batch_rank)
+                outside[name] = expanded_to_rank(weight, batch_rank)
     if inside:
         log_prob = _log_prob_of_elements(
             distribution, values, functools.reduce(tf.multiply, inside)
@@ -373,10 +304,12 @@ def _check_finite(
         return
     bad = int(tf.math.count_nonzero(is_bad(values)))
     if bad:
-        kind = "NaN" if is_bad is tf.math.is_nan else "NaN or infinite"
+        only_nan = is_bad is tf.math.is_nan
+        expected = "values without NaN" if only_nan else "finite values"
+        kind = "NaN" if only_nan else "NaN or infinite"
         raise ValueError(
-            f"{caller} expects values without NaN. Received: {bad} {kind} "
-            f"in {name} of shape {tuple(values.shape)}. {advice}"
+            f"{caller} expects {expected}. Received: {bad} {kind} in {name} of shape "
+            f"{tuple(values.shape)}. {advice}"
         )
 
 
@@ -395,9 +328,9 @@ def _of_one_coordinate(
 
 
 def _same(values: tf.TensorShape, batch: tf.TensorShape) -> bool:
-    """Whether shapes are the same for certain, but for the number of examples.
+    """Whether shapes are certainly equal; `batch` may lack the number of examples.
 
-    Otherwise an axis of length 1 might be one that the values lack.
+    If they may differ, an axis of length 1 might be one that the values lack.
     """
     sizes, expected = values.as_list(), batch.as_list()
     if sizes and expected[0] not in (None, sizes[0]):
@@ -438,7 +371,8 @@ def fitted_weight(
         >>> fitted_weight(tf.ones([3, 1]), tf.zeros([3, 2]), 1, "sample_weight").shape
         TensorShape([3])
     """
-    _check_finite(weight, f"`{name}`", "Give examples that do not count 0.", caller)
+    advice = "Give a weight of 0 to examples that should not count."
+    _check_finite(weight, f"`{name}`", advice, caller)
     if weight.shape.rank == rank + 1 and weight.shape[-1] == 1:
         weight = tf.squeeze(weight, axis=-1)
     known = weight.shape.rank is not None and weight.shape.rank <= values.shape.rank
@@ -453,7 +387,7 @@ def fitted_weight(
     return tf.ensure_shape(weight, leading)
 
 
-def spread(weight: tf.Tensor, rank: int) -> tf.Tensor:
+def expanded_to_rank(weight: tf.Tensor, rank: int) -> tf.Tensor:
     """Appends axes of length 1, so that weights of examples broadcast to elements.
 
     Args:
@@ -464,7 +398,7 @@ def spread(weight: tf.Tensor, rank: int) -> tf.Tensor:
         The tensor with as many axes.
 
     Example:
-        >>> spread(tf.ones([3]), 2).shape
+        >>> expanded_to_rank(tf.ones([3]), 2).shape
         TensorShape([3, 1])
     """
     missing = rank - weight.shape.rank

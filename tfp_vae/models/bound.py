@@ -1,4 +1,4 @@
-"""The bound of a batch: draws, distributions and weights."""
+"""Runs a VAE's networks on a batch: its draws, and the terms of the bound."""
 
 import copyreg
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from tfp_vae.kl.prior import needs_inputs, prior_distribution
 from tfp_vae.kl.without_kl import without_kl
 from tfp_vae.latents import center
 from tfp_vae.losses import weighted_log_prob
-from tfp_vae.models.missing import absent
+from tfp_vae.models.missing import is_missing
 from tfp_vae.models.network_checks import (
     check_distribution,
     check_enumerable,
@@ -27,7 +27,7 @@ from tfp_vae.objectives import ALL, GradientScale, Terms
 from tfp_vae.serialization import reduced
 from tfp_vae.supports import values_of
 
-# Tells the seed of missing entries from that of latents.
+# Folded into the seed of missing entries: independent of the latents.
 _COMPLETED = 1
 
 
@@ -42,8 +42,9 @@ class Draws(NamedTuple):
         latents: Draws of shape `(k, batch, *event_shape)`.
         log_posterior: log q(z | x) if drawing computed it, else `None`.
         scale: The `GradientScale` of the draws.
+        seed: Seed of the draws, from which those of missing entries and of `resampled`
+            are derived.
         enumerated: Whether the draws are every value of z once.
-        seed: Seed of the missing entries that a model of the mask needs.
     """
 
     likelihood: Any
@@ -83,7 +84,7 @@ class LikelihoodTensor(DistributionTensor):
 copyreg.pickle(LikelihoodTensor, reduced)
 
 
-class Bound:
+class Networks:
     """The methods of `tv.VAE` that run its networks on a batch."""
 
     # Attributes of the model that these methods use.
@@ -119,7 +120,7 @@ class Bound:
     def _given(self, inputs: Any) -> Any:
         """The inputs of the encoder: x, the mask of x if it takes one, and y."""
         x, y = data.mapped(tf.convert_to_tensor, self._split(inputs))
-        given = [x] if self.missing is None else self._without_absent(x)
+        given = [x] if self.missing is None else self._filled_inputs(x)
         given += [y] if self.conditional else []
         return given if len(given) > 1 else given[0]
 
@@ -138,7 +139,7 @@ class Bound:
         check_distribution(p, "decoder", "p(x | z)")
         return p
 
-    def through(
+    def draw_and_decode(
         self, posterior: Any, y: Any, num_samples: Any, seed: Any, training: Any = False
     ) -> Draws:
         """Draws latents and decodes them, with the draws folded into the batch.
@@ -162,7 +163,7 @@ class Bound:
             draws, log_q = draw(posterior, [num_samples], seed=seed)
             enumerated = False
         if self.objective.uses_score:
-            # Log q of draws as constants has the score as its gradient.
+            # At draws without a gradient, the gradient of log q is the score.
             draws, log_q = tf.stop_gradient(draws), None
         scale, z = GradientScale(), draws
         if self.objective.gradient == "dreg":
@@ -187,7 +188,7 @@ class Bound:
         """Computes the terms of objectives.
 
         Args:
-            draws: The result of `through`.
+            draws: The result of `draw_and_decode`.
             target: Target of the likelihood, of shape `(batch, *event_shape)`.
             weights: Weights of the target's entries, or `None`.
 
@@ -197,9 +198,11 @@ class Bound:
         count = draws.latents.shape[0]
         values = tiled(tf.convert_to_tensor(target), count)
         given = weights = tiled(weights, count)
-        filled, present = self._filled(values, draws.likelihood)
-        if present is not None:
-            weights = present if weights is None else present * spread(weights, present)
+        filled, observed = self._filled(values, draws.likelihood)
+        if observed is not None and weights is not None:
+            weights = observed * expanded_like(weights, observed)
+        elif observed is not None:
+            weights = observed
 
         def of(p: Any, values: tf.Tensor, weights: Any) -> tf.Tensor:
             log_prob, _, mask = weighted_log_prob(p, values, weights, draws.mask)
@@ -208,7 +211,7 @@ class Bound:
         log_prob = of(draws.likelihood, filled, weights)
         if self.missing_model is not None:
             p = self.mask_distribution(self.completed(draws, target))
-            observed = tf.ones_like(filled) if present is None else present
+            observed = tf.ones_like(filled) if observed is None else observed
             log_prob += tf.cast(of(p, observed, given), log_prob.dtype)
         return Terms(
             tf.reshape(log_prob, [count, -1]),
@@ -225,7 +228,7 @@ class Bound:
         """Fills the missing entries with draws from p(x | z), the same for one seed.
 
         Args:
-            draws: The result of `through`.
+            draws: The result of `draw_and_decode`.
             target: Target of the likelihood, of shape `(batch, *event_shape)`.
 
         Returns:
@@ -233,7 +236,7 @@ class Bound:
         """
         values = tiled(tf.convert_to_tensor(target), draws.latents.shape[0])
         found, _ = draw(draws.likelihood, seed=fold_in(draws.seed, _COMPLETED))
-        gaps = self._absent(values)
+        gaps = self._gaps_in(values)
         found = tf.cast(found, data.dtype_of(found))
         if gaps is None:
             return tf.cast(values, found.dtype)
@@ -256,7 +259,7 @@ class Bound:
 
     def _filled(self, values: tf.Tensor, likelihood: Any) -> tuple[tf.Tensor, Any]:
         """Fills missing entries with valid values; their weights are 0, others 1."""
-        gaps = self._absent(values)
+        gaps = self._gaps_in(values)
         if gaps is None:
             return values, None
         stand_in = tf.stop_gradient(center(likelihood))
@@ -288,7 +291,7 @@ class Bound:
             "`vae((x, y))`, or `y=` to the other methods."
         )
 
-    def _without_absent(self, x: Any) -> list[Any]:
+    def _filled_inputs(self, x: Any) -> list[Any]:
         """The inputs of the encoder that come from x, without gaps."""
         array = x if self.target is None else self.target_of(x)
         if isinstance(array, dict | list | tuple):
@@ -298,7 +301,7 @@ class Bound:
                 "of the array with missing entries."
             )
         values = tf.convert_to_tensor(array)
-        gaps = self._absent(values)
+        gaps = self._gaps_in(values)
         if self._fill is not None and not values.dtype.is_floating:
             values = tf.cast(values, self._fill.dtype)
         if gaps is None:
@@ -314,8 +317,8 @@ class Bound:
             return tf.zeros_like(values)
         return tf.cast(tf.convert_to_tensor(self._fill), values.dtype)
 
-    def _absent(self, values: tf.Tensor) -> Any:
-        return None if self.missing is None else absent(values, self.missing)
+    def _gaps_in(self, values: tf.Tensor) -> Any:
+        return None if self.missing is None else is_missing(values, self.missing)
 
     def parts_with_gaps(self, x: Any, target: Any = None) -> list[Any]:
         """The arrays that may have missing entries.
@@ -338,7 +341,7 @@ class Bound:
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         if self.conditional:
             return self._split((x, y)), self.target_of(x), weights
-        given = y is not None and not is_place_holder(y)
+        given = y is not None and not is_placeholder_target(y)
         return x, y if given else self.target_of(x), weights
 
     def target_of(self, x: Any) -> Any:
@@ -379,7 +382,7 @@ def _every_value(posterior: Any) -> tf.Tensor:
     return tf.broadcast_to(values[:, None], shape)
 
 
-def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+def with_placeholder_target(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     """Adds a placeholder for y, without which Keras drops the weights.
 
     Args:
@@ -392,7 +395,7 @@ def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any
 
     Example:
         >>> x = np.zeros([5, 2])
-        >>> with_place_for_weights(x, x, np.ones(5))[1].shape
+        >>> with_placeholder_target(x, x, np.ones(5))[1].shape
         (5, 0)
     """
     y = None if y is x else y
@@ -401,8 +404,8 @@ def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any
     return x, y, sample_weight
 
 
-def is_place_holder(y: Any) -> bool:
-    """Whether targets are the placeholder of `with_place_for_weights`.
+def is_placeholder_target(y: Any) -> bool:
+    """Whether targets are the placeholder of `with_placeholder_target`.
 
     Args:
         y: Targets, or a structure of them.
@@ -411,8 +414,8 @@ def is_place_holder(y: Any) -> bool:
         True for those.
 
     Example:
-        >>> is_place_holder(np.zeros([5, 0])), is_place_holder(np.zeros([5, 1]))
-        (True, False)
+        >>> [is_placeholder_target(np.zeros([5, width])) for width in (0, 1)]
+        [True, False]
     """
     shape = getattr(y, "shape", None)
     return shape is not None and len(shape) == 2 and shape[1] == 0
@@ -465,7 +468,7 @@ def split_weights(sample_weight: Any) -> tuple[Any, Any]:
     return (weights, None) if weights.shape.rank == 1 else (None, weights)
 
 
-def spread(weights: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+def expanded_like(weights: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Appends axes of length 1 to weights, up to the rank of a tensor.
 
     Args:
@@ -476,7 +479,7 @@ def spread(weights: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         The weights with its rank and dtype.
 
     Example:
-        >>> spread(tf.ones([5]), tf.ones([5, 3])).shape
+        >>> expanded_like(tf.ones([5]), tf.ones([5, 3])).shape
         TensorShape([5, 1])
     """
     missing = like.shape.rank - weights.shape.rank

@@ -10,11 +10,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.engine import data
-from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
 from tfp_vae.losses import check_whole_blocks
-from tfp_vae.models.missing import NAN, absent, check_mark
-from tfp_vae.models.network_checks import check_event
+from tfp_vae.models.missing import NAN, check_mark, is_missing
+from tfp_vae.models.network_checks import check_event, last_distribution_layer
 from tfp_vae.values import check_values
 
 tfd = tfp.distributions
@@ -45,9 +44,7 @@ def check_finite(
             _Range.of(values, missing if may_lack else None, name)
 
 
-def check_observed(
-    values: Any, decoder: Any, missing: Any, weights: Any = None
-) -> None:
+def check_targets(values: Any, decoder: Any, missing: Any, weights: Any = None) -> None:
     """Checks the decoder's targets, which compiled steps cannot do.
 
     Args:
@@ -61,10 +58,10 @@ def check_observed(
             does not factorise is missing, or weighted, in parts.
 
     Example:
-        >>> check_observed(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
+        >>> check_targets(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
     """
     found = _Range.of(values, missing, "the target")
-    likelihood = likelihood_of(decoder)
+    likelihood = last_distribution_layer(decoder)
     if found.low is None or likelihood is None or likelihood.parameters_width is None:
         return
     if isinstance(likelihood, IndependentBernoulli) and found.is_grey():
@@ -97,22 +94,22 @@ def check_observed(
     for block in data.blocks_of(values):
         if missing is not None:
             if isinstance(distribution, tfd.Blockwise):
-                check_whole_blocks(absent(block, missing), distribution)
-            block = np.where(absent(block, missing), possible, block)
+                check_whole_blocks(is_missing(block, missing), distribution)
+            block = np.where(is_missing(block, missing), possible, block)
         check_values(block, likelihood)
 
 
 def check_gaps(values: Any, missing: Any, caller: str, entries: bool = False) -> None:
-    """Checks that something is observed of each row, and of each entry.
+    """Checks that no row, and with `entries` no entry, is missing throughout.
 
     Args:
         values: Array of shape `(n, ...)`.
         missing: `"nan"`, or the number that marks missing entries.
         caller: Name of the caller, for the message.
-        entries: Whether each entry must be observed in a row.
+        entries: Whether each entry must be observed in at least one row.
 
     Raises:
-        ValueError: If nothing is.
+        ValueError: If a row, or with `entries` an entry, is missing throughout.
 
     Example:
         >>> check_gaps(np.array([[1.0, np.nan]]), "nan", "impute")
@@ -120,13 +117,13 @@ def check_gaps(values: Any, missing: Any, caller: str, entries: bool = False) ->
     empty = total = 0
     seen = np.zeros(tuple(values.shape[1:]), bool)
     for block in data.blocks_of(values):
-        gaps = absent(block, missing)
+        gaps = is_missing(block, missing)
         empty += int(gaps.reshape(len(block), -1).all(axis=1).sum())
         total += len(block)
         seen |= ~gaps.all(axis=0)
     if empty:
         raise ValueError(
-            f"`{caller}` expects something observed in each row. Received: {empty} of "
+            f"`{caller}` expects an observed entry in each row. Received: {empty} of "
             f"{total} rows in which every entry is missing. Leave these rows out."
         )
     if entries and not seen.all():
@@ -156,7 +153,7 @@ class _Range:
         check_mark(missing, values.dtype)
         for block in data.blocks_of(values, size=2**18):
             if missing is not None:
-                block = block[~absent(block, missing)]
+                block = block[~is_missing(block, missing)]
             if not block.size:
                 continue
             low, high = block.min(), block.max()
@@ -189,7 +186,7 @@ def _not_finite(values: Any, missing: Any, name: str) -> ValueError:
     advice = {
         "y": "Replace them: only entries that the decoder describes may be missing, "
         "and labels of a `VAE(classifier=...)`.",
-        "sample_weight": "Give examples that are not to count a weight of 0.",
+        "sample_weight": "Give a weight of 0 to examples that should not count.",
     }.get(
         name,
         "Replace them, or leave them out of the likelihood with "
@@ -199,27 +196,6 @@ def _not_finite(values: Any, missing: Any, name: str) -> ValueError:
         f"A VAE expects finite values. Received: {bad} NaN or infinite of {total} in "
         f"{name}. {advice}"
     )
-
-
-def likelihood_of(decoder: Any) -> DistributionLayer | None:
-    """The distribution layer that a decoder ends with.
-
-    Args:
-        decoder: A layer or a model.
-
-    Returns:
-        The layer, or `None` if the decoder ends otherwise.
-
-    Example:
-        >>> likelihood_of(tv.IndependentNormal(3)).event_shape
-        (3,)
-    """
-    while not isinstance(decoder, DistributionLayer):
-        layers = getattr(decoder, "layers", None)
-        if not layers:
-            return None
-        decoder = layers[-1]
-    return decoder
 
 
 def as_arrays(x: Any, y: Any, caller: str) -> tuple[Any, Any]:

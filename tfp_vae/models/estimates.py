@@ -13,7 +13,7 @@ from tfp_vae.engine import data
 from tfp_vae.engine.compiler import XLA
 from tfp_vae.engine.progress import LongBar
 from tfp_vae.models.bound import Draws
-from tfp_vae.models.data_checks import as_arrays, check_gaps, check_observed
+from tfp_vae.models.data_checks import as_arrays, check_gaps, check_targets
 from tfp_vae.models.inference import Inference
 from tfp_vae.models.missing import checked_given, marked
 from tfp_vae.models.pieces import ROWS, pieces_of, rows_at_once
@@ -24,16 +24,17 @@ from tfp_vae.weights.forward_pass import layers_with_random_weights, weights_dra
 _WORK = 2**18
 
 
-class Step(NamedTuple):
-    """Some draws of the latents of a batch.
+class DrawChunk(NamedTuple):
+    """k draws of the latents of each example of a batch.
 
     Args:
-        draws: The result of `through`.
+        draws: The result of `draw_and_decode`.
         terms: The result of `terms`.
-        number: How many of the draws count; the others fill the last step.
+        number: How many draws are still wanted. In the last chunk it may be below k;
+            the draws from there on are ignored.
 
     Example:
-        >>> Step._fields
+        >>> DrawChunk._fields
         ('draws', 'terms', 'number')
     """
 
@@ -95,9 +96,9 @@ class Estimates(Inference):
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number K of draws for each example.
-            y: Conditions, if the model is conditional; labels, with a classifier, of
-                which -1 is summed out; else the decoder's targets, if they are not x,
-                as in `fit`.
+            y: Conditions, if the model is conditional; labels, if it has a classifier
+                (an unknown label, -1, is summed out); else the decoder's targets, if
+                they are not x, as in `fit`.
             given: Booleans, True for entries that are given, in the shape of x or of
                 one example. The model must have `missing`, so that its encoder knows
                 what to do without the rest.
@@ -136,16 +137,16 @@ class Estimates(Inference):
             found = f"missing={self.missing!r}"
             found += "" if self.missing is None else " and a missing_model"
             raise ValueError(
-                "`log_prob` with `given` expects a model with `missing` and without a "
-                f"missing_model, which trains it for incomplete examples. Received: "
-                f"{found}. Make the model with `VAE(..., missing='nan')`, and train it "
-                "on examples with missing entries."
+                "`log_prob` with `given` expects a model with `missing`, trained on "
+                f"incomplete examples, and without a missing_model. Received: {found}. "
+                "Make the model with `VAE(..., missing='nan')`, leave `missing_model` "
+                "out, and train it on examples with missing entries."
             )
         x, y = self._with_own_target(x, y, "log_prob(given=)")
         target = np.asarray(self.target_of(x))
         given = checked_given(given, target, self.missing)
         total = self._log_prob(x, y, num_samples, **options)
-        # Of nothing the probability is 1.
+        # Examples without a given entry need no second term: log p(nothing) is 0.
         some = np.flatnonzero(given.reshape(len(given), -1).any(axis=1))
         if len(some):
             kept: Any = marked(target, ~given, self.missing)
@@ -186,9 +187,9 @@ class Estimates(Inference):
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number K of draws for each example.
-            y: Conditions, if the model is conditional; labels, with a classifier, of
-                which -1 is summed out; else the decoder's targets, if they are not x,
-                as in `fit`.
+            y: Conditions, if the model is conditional; labels, if it has a classifier
+                (an unknown label, -1, is summed out); else the decoder's targets, if
+                they are not x, as in `fit`.
             batch_size: As in `log_prob`.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -225,7 +226,7 @@ class Estimates(Inference):
 
         Args:
             caller: Name of the method, for messages.
-            fn: Function as `log_sum`, which computes arrays with one row for each
+            fn: Function like `log_sum`, which computes arrays with one row for each
                 example.
             merge: Function that joins what `fn` computed for two parts of the draws.
             x: As in `log_prob`.
@@ -253,17 +254,16 @@ class Estimates(Inference):
             )
         if self.missing is not None:
             check_gaps(target, self.missing, caller)
-        check_observed(target, self.decoder, self.missing)
+        check_targets(target, self.decoder, self.missing)
         if batch_size is None:
             batch_size = rows_at_once(self.decoder, ROWS)
         rows = integer(batch_size, "batch_size", caller)
         # A power of two: data of many lengths need few traces.
         piece = min(rows, 1 << (count - 1).bit_length())
-        # The average over random weights needs new ones for each draw; the mean of the
-        # closed-form KL that `elbo` uses needs the draws one by one.
-        apart = layers_with_random_weights(self.decoder) or fn == self._elbo_sum
-        together = not apart
-        draws = max(1, min(rows // piece, num_samples)) if together else 1
+        # Random weights must be new for each draw, and `_elbo_sum` cannot leave surplus
+        # draws out of `Terms.kl`, a mean over draws.
+        one_at_a_time = layers_with_random_weights(self.decoder) or fn == self._elbo_sum
+        draws = 1 if one_at_a_time else max(1, min(rows // piece, num_samples))
         block = max(draws, _WORK // piece)
         function = self._functions.compiled(
             (caller, draws, key), lambda *given: fn(*given, draws=draws), f"`{caller}`"
@@ -311,8 +311,8 @@ class Estimates(Inference):
             A tensor of shape `(n,)`.
         """
 
-        def add(total: tf.Tensor, step: Step) -> tf.Tensor:
-            weights = tf.concat([total[None], step.log_weights(total.dtype)], axis=0)
+        def add(total: tf.Tensor, chunk: DrawChunk) -> tf.Tensor:
+            weights = tf.concat([total[None], chunk.log_weights(total.dtype)], axis=0)
             return tf.reduce_logsumexp(weights, axis=0)
 
         start = functools.partial(constant_rows, -np.inf)
@@ -328,8 +328,8 @@ class Estimates(Inference):
     ) -> tf.Tensor:
         """The sum of one-draw ELBOs over `num_samples` draws, one at a time."""
 
-        def add(total: tf.Tensor, step: Step) -> tf.Tensor:
-            terms = step.terms
+        def add(total: tf.Tensor, chunk: DrawChunk) -> tf.Tensor:
+            terms = chunk.terms
             bound = terms.log_likelihood[0] - tf.cast(
                 terms.kl, terms.log_likelihood.dtype
             )
@@ -345,7 +345,7 @@ class Estimates(Inference):
         seed: Any,
         num_samples: Any,
         draws: int,
-        add: Callable[[Any, Step], Any],
+        add: Callable[[Any, DrawChunk], Any],
         start: Callable[[Any], Any],
     ) -> Any:
         """Encodes once, then loops over draws in one graph.
@@ -356,12 +356,12 @@ class Estimates(Inference):
             seed: Tensor of shape `(2,)`.
             num_samples: Scalar, the number of draws.
             draws: Number of draws decoded at once.
-            add: Function of what was found and of a `Step`, which returns what is found
-                with this step.
-            start: Function of q(z | x), which returns what is found without draws.
+            add: Function from the accumulated value and a `DrawChunk` to the new
+                accumulated value.
+            start: Function from q(z | x) to the initial value.
 
         Returns:
-            What is found after all draws.
+            The accumulated value after all draws.
         """
         with weights_drawn_with(seed):
             q, (_, y) = self.posterior(inputs), self._split(inputs)
@@ -370,9 +370,11 @@ class Estimates(Inference):
         def body(i: tf.Tensor, found: Any) -> tuple[tf.Tensor, Any]:
             key = fold_in(seed, i)
             with weights_drawn_with(key):
-                made = self.through(q, y, draws, key)
-                step = Step(made, self.terms(made, target), num_samples - i * draws)
-                return i + 1, add(found, step)
+                made = self.draw_and_decode(q, y, draws, key)
+                chunk = DrawChunk(
+                    made, self.terms(made, target), num_samples - i * draws
+                )
+                return i + 1, add(found, chunk)
 
         count = (num_samples + draws - 1) // draws
         variables = (tf.constant(0), first)

@@ -14,16 +14,16 @@ from tfp_vae.engine import data
 from tfp_vae.entries import class_probs
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.latents import center
-from tfp_vae.models.bound import Draws, spread
-from tfp_vae.models.data_checks import check_gaps, check_observed
-from tfp_vae.models.estimates import Estimates, Step, constant_rows
-from tfp_vae.models.missing import absent
+from tfp_vae.models.bound import Draws, expanded_like
+from tfp_vae.models.data_checks import check_gaps, check_targets
+from tfp_vae.models.estimates import DrawChunk, Estimates, constant_rows
+from tfp_vae.models.missing import is_missing
 from tfp_vae.summaries import sizes, summary
 from tfp_vae.weights.forward_pass import layers_with_random_weights
 
 tfd = tfp.distributions
 
-# Tell the seeds that choose draws from those that make them.
+# Folded into the seeds that choose draws: independent of those that make the draws.
 _CHOSEN, _AT_LAST = 2, 2**31 - 1
 
 
@@ -55,7 +55,7 @@ class Imputation(Estimates):
         of a bit is its probabilities; of a category that is a number, the most probable
         one is filled in. With `draws`, z is drawn again, z_k with probability
         proportional to w_k, and x_mis from p(x | z): multiple imputation by sampling
-        importance resampling. With a `missing_model` both are given the mask, too.
+        importance resampling. With a `missing_model`, both also condition on the mask.
 
         Reference:
             Mattei and Frellsen, MIWAE: deep generative modelling and imputation of
@@ -65,10 +65,10 @@ class Imputation(Estimates):
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole; of a
                 dictionary, its entry `target` is filled.
             num_samples: The number of z drawn for each example.
-            draws: The number of imputations of each example, drawn with the same z;
-                `None` for the expectation.
-            y: Conditions, if the model is conditional; labels, with a classifier, of
-                which -1 is summed out.
+            draws: The number of imputations of each example, all resampled from the
+                same `num_samples` draws of z; `None` for the expectation.
+            y: Conditions, if the model is conditional; labels, if it has a classifier
+                (an unknown label, -1, is summed out).
             batch_size: Number of latents decoded at once; limits the memory.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -99,7 +99,7 @@ class Imputation(Estimates):
         draws = None if draws is None else integer(draws, "draws", "impute")
         x, y = self._with_gaps(x, y)
         values = np.asarray(self.target_of(x))
-        gaps = absent(values, self.missing)
+        gaps = is_missing(values, self.missing)
         check_gaps(values, self.missing, "impute")
         front = () if draws is None else (draws,)
         filled = np.broadcast_to(_floating(values), (*front, *values.shape)).copy()
@@ -111,7 +111,7 @@ class Imputation(Estimates):
         if draws is None:
             found = self._expectations(x, y, num_samples, options)
         else:
-            found = self._resampled(x, y, num_samples, draws, options)
+            found = self._imputations(x, y, num_samples, draws, options)
         at: Any = (*[slice(None)] * len(front), some)
         filled[at] = np.where(gaps[some], found, filled[at])
         return filled
@@ -126,7 +126,7 @@ class Imputation(Estimates):
             )
         x, y = self._with_own_target(x, y, "impute")
         self._inputs(x, y, "impute")
-        check_observed(self.target_of(x), self.decoder, self.missing)
+        check_targets(self.target_of(x), self.decoder, self.missing)
         return x, y
 
     def _expectations(
@@ -181,16 +181,16 @@ class Imputation(Estimates):
                 return moments(made.likelihood)
             return self.completed(made, target)
 
-        def add(found: Any, step: Step) -> Any:
+        def add(found: Any, chunk: DrawChunk) -> Any:
             total, mean = found
-            weights = step.log_weights(total.dtype)
+            weights = chunk.log_weights(total.dtype)
             new = tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
-            values = tf.cast(values_of(step.draws), total.dtype)
+            values = tf.cast(values_of(chunk.draws), total.dtype)
             values = tf.reshape(values, tf.concat([[draws], tf.shape(mean)], axis=0))
             # Before the first weight that is not 0 there is no average.
             level = tf.where(tf.math.is_finite(new), new, tf.zeros_like(new))
-            shares = spread(tf.math.exp(weights - level), values)
-            mean *= spread(tf.math.exp(total - level), mean)
+            shares = expanded_like(tf.math.exp(weights - level), values)
+            mean *= expanded_like(tf.math.exp(total - level), mean)
             values = tf.math.multiply_no_nan(values, shares)
             return new, mean + tf.reduce_sum(values, axis=0)
 
@@ -204,11 +204,11 @@ class Imputation(Estimates):
 
         return self.over_draws(inputs, target, seed, num_samples, draws, add, start)
 
-    def _resampled(
+    def _imputations(
         self, x: Any, y: Any, num_samples: int, count: int, options: dict[str, Any]
     ) -> np.ndarray:
         """Draws of x given the observed entries, of shape `(count, n, ...)`."""
-        # What decided on the weight of a draw, other than z, belongs to it.
+        # With these the weight of a draw depends on more than z: keep x instead of z.
         whole = (
             self.missing_model is not None
             or self.classifier is not None
@@ -243,10 +243,10 @@ class Imputation(Estimates):
         count: int = 1,
         whole: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Computes log sum_k w[k], and chooses draws with probabilities as w[k].
+        """Computes log sum_k w[k], and chooses draws in proportion to w[k].
 
-        A draw that was chosen from those before stays with probability W / (W + w), W
-        and w the sums of their weights and of the new ones.
+        This is reservoir sampling: a draw chosen so far is kept with probability
+        W / (W + w), where W is the sum of the weights so far, and w of the new ones.
 
         Args:
             inputs: x, or the pair `(x, y)` if the model is conditional.
@@ -258,8 +258,8 @@ class Imputation(Estimates):
             whole: Whether to return the x that were drawn, not the z.
 
         Returns:
-            Tensors of shape `(n,)` and `(n, count, ...)`, and of shape `(n, count)`
-            numbers between 0 and 1 to choose from these and others.
+            Tensors of shape `(n,)` and `(n, count, ...)`, and uniform numbers of shape
+            `(n, count)`, with which `_merged_draws` chooses between two parts.
         """
 
         def values_of(made: Draws) -> tf.Tensor:
@@ -268,12 +268,12 @@ class Imputation(Estimates):
             found = self.completed(made, target)
             return tf.reshape(found, [draws, -1, *found.shape[1:]])
 
-        def add(found: Any, step: Step) -> Any:
+        def add(found: Any, chunk: DrawChunk) -> Any:
             total, held = found
-            weights = step.log_weights(total.dtype)
+            weights = chunk.log_weights(total.dtype)
             here = tf.reduce_logsumexp(weights, axis=0)
             new = tf.reduce_logsumexp(tf.stack([total, here]), axis=0)
-            key = fold_in(step.draws.seed, _CHOSEN)
+            key = fold_in(chunk.draws.seed, _CHOSEN)
             both = _uniform([2, *sizes(held)[:2]], key)
             which, whether = tf.unstack(both, num=2)
             shares = tf.math.cumsum(tf.nn.softmax(weights, axis=0), axis=0)
@@ -281,7 +281,7 @@ class Imputation(Estimates):
                 shares[..., None] < tf.cast(which, shares.dtype) * shares[-1, :, None]
             )
             index = tf.reduce_sum(tf.cast(below, tf.int32), axis=0)
-            values = tf.cast(values_of(step.draws), held.dtype)
+            values = tf.cast(values_of(chunk.draws), held.dtype)
             order = [1, 0, *range(2, values.shape.rank)]
             chosen = tf.gather(tf.transpose(values, order), index, axis=1, batch_dims=1)
             taken = tf.cast(whether, new.dtype) < tf.math.exp(here - new)[:, None]
@@ -368,10 +368,10 @@ def _check_possible(total: np.ndarray) -> None:
     """Checks that some weight of each example is not 0."""
     if not np.isfinite(total).all():
         raise ValueError(
-            "`impute` expects examples that the model can have drawn. Received: "
-            f"{np.count_nonzero(~np.isfinite(total))} of {len(total)} whose density is "
-            "0 for every z that was drawn. Look for examples unlike those of training, "
-            "or give more `num_samples`."
+            "`impute` expects examples to which the model gives a positive density. "
+            f"Received: {np.count_nonzero(~np.isfinite(total))} of {len(total)} with "
+            "density 0 for every z that was drawn. Leave out examples unlike those of "
+            "training, or give a larger `num_samples`."
         )
 
 

@@ -13,9 +13,9 @@ from tfp_vae.draws import fold_in
 from tfp_vae.engine import data
 from tfp_vae.engine.compiler import FunctionCache
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
-from tfp_vae.models.bound import Bound
+from tfp_vae.models.bound import Networks
 from tfp_vae.models.data_checks import as_arrays, check_finite
-from tfp_vae.models.network_checks import check_inputs, check_rows
+from tfp_vae.models.network_checks import check_conditions, check_inputs
 from tfp_vae.models.pieces import (
     ROWS,
     DistributionInPieces,
@@ -58,7 +58,7 @@ class Predictor(keras.Model):
         return self.vae.statistics_of_batch(batch, self._statistics)
 
 
-class Inference(Bound):
+class Inference(Networks):
     """The methods of `tv.VAE` for inference; those for training are in `training`."""
 
     # Attributes of a Keras model that these methods use.
@@ -75,11 +75,11 @@ class Inference(Bound):
 
         Args:
             x: Inputs of shape `(n, ...)`, or a `tf.data.Dataset`.
-            y: Conditions, if the model is conditional; labels, with a classifier.
+            y: Conditions, if the model is conditional; labels, if it has a classifier.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
-            value is the mean. A part of the batch is `q.tensor_distribution[:2]`.
+            value is the mean. Slice the batch with `q.tensor_distribution[:2]`.
         """
         return DistributionTensor(self._encoded(x, y), DefaultConversion())
 
@@ -108,13 +108,13 @@ class Inference(Bound):
         """The likelihood p(x | z).
 
         Args:
-            z: Latents of shape `(n, *event_shape)`, or a distribution, whose mean is
-                used.
-            y: Conditions, if the model is conditional; labels, with a classifier.
+            z: Latents of shape `(n, *event_shape)`, or a distribution, of which the
+                mean is used, or the mode if it is discrete.
+            y: Conditions, if the model is conditional; labels, if it has a classifier.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
-            value is the mean. A part of the batch is `q.tensor_distribution[:2]`.
+            value is the mean. Slice the batch with `p.tensor_distribution[:2]`.
 
         Raises:
             ValueError: If the model has no weights yet, or z are not arrays of latents.
@@ -143,7 +143,7 @@ class Inference(Bound):
         *,
         y: Any = None,
     ) -> Any:
-        """Statistics of p(x | z) at the posterior's mean z, without noise.
+        """Statistics of p(x | z) at the posterior's mean z, or mode if z is discrete.
 
         Args:
             x: As in `keras.Model.predict`.
@@ -194,7 +194,7 @@ class Inference(Bound):
         return self.statistics_of_batch(batch, None)
 
     def statistics_of_batch(self, batch: Any, statistics: Any) -> Any:
-        """Statistics of p(x | z) at the posterior's mean z.
+        """Statistics of p(x | z) at the posterior's `center`.
 
         Args:
             batch: x, or a tuple that begins with x, as a pipeline yields it.
@@ -210,11 +210,11 @@ class Inference(Bound):
         return statistics_of(p, statistics, seed)
 
     def reconstruct(self, x: Any, y: Any = None, batch_size: int | None = None) -> Any:
-        """The mean of p(x | z) at the posterior's mean z.
+        """The mean of p(x | z) at the posterior's mean z, or mode if z is discrete.
 
         Args:
             x: Inputs of shape `(n, ...)`.
-            y: Conditions, if the model is conditional; labels, with a classifier.
+            y: Conditions, if the model is conditional; labels, if it has a classifier.
             batch_size: Number of examples at once.
 
         Returns:
@@ -366,7 +366,7 @@ class Inference(Bound):
                 (y,) = data.read((y,), "VAE")
                 check_finite(y, "y")
                 y = data.first_rows(y, data.leaves_of(y)[0].shape[0])
-            check_rows(y, rows)
+            check_conditions(y, rows)
             return y
         expected, advice = (
             ("the condition y", "Give `y=`, one row for each example.")
@@ -453,8 +453,9 @@ def _moved(z: tf.Tensor, dimensions: Any, values: Any, sphere: bool) -> tf.Tenso
     valid = values.ndim == 1 and values.size and values.dtype.kind in "iuf"
     if not valid or not np.abs(values).max() <= (1 if sphere else np.finfo("f4").max):
         raise ValueError(
-            f"`traverse` expects a list of values{', from -1 to 1 here' * sphere}. "
-            f"Received: values={given!r}. Leave it out for 7 of them."
+            "`traverse` expects `values` to be a list of finite numbers"
+            f"{', from -1 to 1 on the sphere' * sphere}. Received: values={given!r}. "
+            "Leave it out for 7 default values."
         )
     axes = tf.one_hot(chosen, size, dtype=z.dtype)[:, None]
     rest = z[:, None, None] * (1 - axes)

@@ -1,4 +1,4 @@
-"""Labels of which some are not known: how they are read, q(y | x) and p(y)."""
+"""Labels, some of them unknown: reads and checks them; q(y | x) and p(y)."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from tfp_vae.checks import positive_number, real_number
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.layers.one_hot_categorical import OneHotCategorical
 from tfp_vae.layers.variable_layer import VariableLayer
-from tfp_vae.models.data_checks import likelihood_of
+from tfp_vae.models.network_checks import last_distribution_layer
 
 tfd = tfp.distributions
 
@@ -20,7 +20,7 @@ UNKNOWN = -1
 LEARNED = "learned"
 
 
-class Read(NamedTuple):
+class LabelBatch(NamedTuple):
     """The labels of a batch.
 
     Args:
@@ -39,12 +39,12 @@ class Labels:
     Args:
         classifier: Keras model or layer from x to a `tfd.OneHotCategorical` or
             `tfd.Categorical` of batch shape `(batch,)`.
-        label_prior: `None` for equal probabilities, `"learned"`, or one for each class.
+        label_prior: `None` for equal probabilities, `"learned"`, or a probability for
+            each class.
         alpha: Factor of -log q(y | x) in the loss of a labelled row; `None` for 1.
 
     Raises:
-        ValueError: If an argument is invalid, or without a classifier one of the others
-            is given.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> classifier = keras.Sequential([
@@ -102,7 +102,7 @@ class Labels:
         q = _checked_posterior(self.classifier(x, training=training))
         return tf.nn.log_softmax(q.logits_parameter(), axis=-1)
 
-    def read(self, y: Any, dtype: Any = "float32") -> Read:
+    def read(self, y: Any, dtype: Any = "float32") -> LabelBatch:
         """Reads the labels of a batch, in a graph too.
 
         Args:
@@ -125,7 +125,9 @@ class Labels:
         is_class = tf.reduce_any(one_hot, axis=-1)
         bad = tf.constant(math.nan, dtype)
         good = tf.cast(one_hot, dtype)
-        return Read(tf.where((is_class | ~is_known)[:, None], good, bad), is_known)
+        return LabelBatch(
+            tf.where((is_class | ~is_known)[:, None], good, bad), is_known
+        )
 
     def checked(self, y: Any, rows: int, caller: str, known: bool = False) -> Any:
         """Checks labels on the host.
@@ -179,9 +181,9 @@ class Labels:
         bad = y[~(classes if known else classes | (y == UNKNOWN))]
         if bad.size:
             raise ValueError(
-                f"{expected} Received: {bad.size} other numbers of {rows}, such as "
-                f"{bad[0]}. Count classes from 0, or give the classifier as many as "
-                "there are."
+                f"{expected} Received: {bad.size} of {rows} labels that are none of "
+                f"these, such as {bad[0]}. Count classes from 0, or give the "
+                "classifier more classes."
             )
         return y.astype("int32")
 
@@ -283,7 +285,7 @@ def check_takes_labels(network: Any, name: str, num_classes: int) -> None:
 
 def _num_classes(classifier: Any) -> int:
     """The number of classes, from the last layer or from a call on zeros."""
-    last = likelihood_of(classifier)
+    last = last_distribution_layer(classifier)
     if isinstance(last, OneHotCategorical):
         number = last.event_size
     else:

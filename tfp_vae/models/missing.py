@@ -1,4 +1,4 @@
-"""Missing entries: the mark, NaN or a number that stands for one, and where it is."""
+"""Missing entries: checks the value that marks them (NaN or a number), and finds it."""
 
 from typing import Any
 
@@ -79,8 +79,8 @@ def checked_options(missing: Any, fill: Any, with_input: Any, model: Any) -> Any
     if fill is not None and not (isinstance(fill, str) and fill == LEARNED):
         raise ValueError(
             "`VAE` expects `missing_fill` to be None, for 0, or 'learned'. Received: "
-            f"missing_fill={fill!r}. To begin the encoder with other values, use a "
-            "Keras layer."
+            f"missing_fill={fill!r}. For another constant, set missing_input=True and "
+            "let the encoder's first layer put it where the mask is 0."
         )
     with_input = boolean(with_input, "missing_input", "VAE")
     if model is not None and not isinstance(model, keras.layers.Layer):
@@ -146,7 +146,7 @@ def check_mark(missing: Any, dtype: Any) -> None:
         )
 
 
-def absent(values: Any, missing: Any) -> Any:
+def is_missing(values: Any, missing: Any) -> Any:
     """Finds missing entries.
 
     Args:
@@ -158,7 +158,7 @@ def absent(values: Any, missing: Any) -> Any:
         mark is NaN.
 
     Example:
-        >>> absent(np.array([1.0, np.nan]), "nan")
+        >>> is_missing(np.array([1.0, np.nan]), "nan")
         array([False,  True])
     """
     check_mark(missing, values.dtype)
@@ -219,7 +219,7 @@ def checked_given(given: Any, values: np.ndarray, missing: Any) -> np.ndarray:
             f"{values.shape}, or of one example, {values.shape[1:]}. Received: "
             f"{given.dtype} of shape {given.shape}. True is for entries that are given."
         )
-    observed = ~absent(values, missing)
+    observed = ~is_missing(values, missing)
     rest = (observed & ~given).reshape(len(values), -1).any(axis=1)
     if not rest.all():
         raise ValueError(

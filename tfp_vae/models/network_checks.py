@@ -14,8 +14,8 @@ from tfp_vae.supports import number_of_values
 
 tfd = tfp.distributions
 
-# Every example decodes as many latents: 128 examples make half a million rows, whose
-# layers of 128 units take a quarter of a GiB each.
+# The decoder gets every value of z for every example: with 4096 values a batch of 128
+# has half a million rows, for which a layer of 128 units outputs a quarter of a GiB.
 MOST_VALUES = 4096
 
 
@@ -24,7 +24,7 @@ def check_distribution(output: Any, network: str, symbol: str) -> None:
 
     Args:
         output: Output of the network.
-        network: `"encoder"` or `"decoder"`.
+        network: `"encoder"`, `"decoder"` or `"missing_model"`.
         symbol: Symbol of the distribution, for messages.
 
     Raises:
@@ -199,7 +199,7 @@ def mask_input_error(count: int, conditional: bool) -> ValueError:
     )
 
 
-def check_rows(y: Any, rows: int | None) -> None:
+def check_conditions(y: Any, rows: int | None) -> None:
     """Checks that there is one condition for each example.
 
     Args:
@@ -210,7 +210,7 @@ def check_rows(y: Any, rows: int | None) -> None:
         ValueError: If there are more or fewer.
 
     Example:
-        >>> check_rows(np.zeros([5, 3]), 5)
+        >>> check_conditions(np.zeros([5, 3]), 5)
     """
     for part in [] if y is None else keras.tree.flatten(y):
         shape = tuple(part.shape)
@@ -236,8 +236,9 @@ def check_reparameterized(posterior: Any, objective: Any) -> None:
     Example:
         >>> check_reparameterized(tfd.Normal([0.0], 1.0), tv.ELBO())
     """
-    exact = objective.uses_score or objective.draws_per_example == ALL
-    if exact or posterior.reparameterization_type == tfd.FULLY_REPARAMETERIZED:
+    if objective.uses_score or objective.draws_per_example == ALL:
+        return  # No gradient goes through the draws.
+    if posterior.reparameterization_type == tfd.FULLY_REPARAMETERIZED:
         return
     family = family_name(posterior)
     others = (
@@ -287,7 +288,9 @@ def check_own_weights(**networks: Any) -> None:
 
 
 def check_reparameterized_values(likelihood: Any) -> None:
-    """Checks that a model of the mask trains the decoder through drawn entries.
+    """Checks that p(x | z) has reparameterised draws, as a `missing_model` needs.
+
+    The model of the mask sees drawn entries, through which it trains the decoder.
 
     Args:
         likelihood: p(x | z).
@@ -328,7 +331,7 @@ def check_enumerable(posterior: Any) -> None:
     )
     raise ValueError(
         f"latents='enumerate' expects a posterior with at most {MOST_VALUES} values, "
-        "each of which every example decodes: Bernoulli, categorical and one-hot "
+        "all decoded for every example: Bernoulli, categorical and one-hot "
         f"latents, and products of them. Received: {family_name(posterior)} with {size}"
         " values. Make the latents fewer, or draw them, "
         "`tv.ELBO(num_samples=8, gradient='loo')`."
@@ -343,8 +346,8 @@ def check_draws(draws: Any, objective: Any) -> None:
         objective: The objective.
 
     Raises:
-        ValueError: If only one of them is about every value of z, or a gradient that
-            compares draws has a single one.
+        ValueError: If one of them enumerates z and the other draws it, or the gradient
+            compares draws and there is a single one.
 
     Example:
         >>> encoder = keras.Sequential([keras.Input((2,)), tv.IndependentNormal(1)])
@@ -362,6 +365,27 @@ def check_draws(draws: Any, objective: Any) -> None:
         f". Received: a y_pred with {'all values' if draws.enumerated else count} of z."
         " Call the model with `num_samples=vae.objective.draws_per_example`."
     )
+
+
+def last_distribution_layer(network: Any) -> DistributionLayer | None:
+    """The distribution layer that a network ends with.
+
+    Args:
+        network: A layer or a model.
+
+    Returns:
+        The layer, or `None` if the network ends otherwise.
+
+    Example:
+        >>> last_distribution_layer(tv.IndependentNormal(3)).event_shape
+        (3,)
+    """
+    while not isinstance(network, DistributionLayer):
+        layers = getattr(network, "layers", None)
+        if not layers:
+            return None
+        network = layers[-1]
+    return network
 
 
 def warn_of_activation(decoder: Any) -> None:

@@ -1,4 +1,4 @@
-"""A VAE with labels of which some are not known: its bound, steps and answers (M2)."""
+"""A VAE with labels, some of them unknown: its bound, steps and answers (M2)."""
 
 import functools
 from collections.abc import Callable
@@ -17,20 +17,20 @@ from tfp_vae.kl.prior import needs_inputs
 from tfp_vae.models.bound import (
     Draws,
     LikelihoodTensor,
-    is_place_holder,
+    expanded_like,
+    is_placeholder_target,
     split_weights,
-    spread,
     tiled,
 )
 from tfp_vae.models.data_checks import as_arrays, check_finite
 from tfp_vae.models.estimates import Estimates
-from tfp_vae.models.labels import Labels, Read
+from tfp_vae.models.labels import LabelBatch, Labels
 from tfp_vae.models.network_checks import check_event, check_inputs
 from tfp_vae.models.pieces import ROWS, pieces_of, rows_at_once
 from tfp_vae.models.training import Training
 
-ALL, KNOWN = "all", "known"
-# Of the labels that `generate` draws, so that they are independent of the latents.
+ALL_CLASSES, KNOWN_CLASSES = "all", "known"
+# Folded into the seed of labels that `generate` draws: independent of the latents.
 _OF_LABELS = 1
 
 
@@ -46,12 +46,12 @@ class DrawsOfClasses(NamedTuple):
 
     draws: Draws
     log_posterior: tf.Tensor
-    labels: Read
+    labels: LabelBatch
     num_classes: int
 
 
 class SemiSupervised(Estimates, Training):
-    """The methods of `tv.VAE` that know labels; without a classifier, the others."""
+    """The methods of `tv.VAE` for labels; without a classifier, those of its bases."""
 
     classifier: Any
     _labels: Labels
@@ -100,8 +100,8 @@ class SemiSupervised(Estimates, Training):
         """Log q(y | x) of a batch; users call `classify`.
 
         Args:
-            x: Inputs, without labels; the classifier sees of them what the encoder
-                sees, but for the mask of `missing_input`.
+            x: Inputs, without labels. The classifier gets them filled as the encoder
+                does, but never the mask of `missing_input`.
             training: Passed to the classifier.
 
         Returns:
@@ -109,7 +109,7 @@ class SemiSupervised(Estimates, Training):
         """
         x = data.mapped(tf.convert_to_tensor, x)
         if self.missing is not None:
-            x = self._without_absent(x)[0]
+            x = self._filled_inputs(x)[0]
         return self._labels.log_posterior(x, training)
 
     # Labels as the second input of the networks.
@@ -139,7 +139,7 @@ class SemiSupervised(Estimates, Training):
         if self.classifier is None:
             return super()._packed(batch)
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        given = y is not None and not is_place_holder(y)
+        given = y is not None and not is_placeholder_target(y)
         return (x, y) if given else x, self.target_of(x), weights
 
     def _inputs(self, x: Any, y: Any, caller: str) -> Any:
@@ -230,13 +230,13 @@ class SemiSupervised(Estimates, Training):
         rows, width = tf.shape(log_q)[0], self._labels.num_classes
         unknown = tf.fill([rows], -1)
         labels = self._labels.read(unknown if y is None else y, log_q.dtype)
-        count = 1 if classes == KNOWN else width
+        count = 1 if classes == KNOWN_CLASSES else width
         each = labels.one_hot
-        if classes == ALL:
+        if classes == ALL_CLASSES:
             eye = tf.eye(width, dtype=log_q.dtype)[:, None]
             each = tf.reshape(tf.tile(eye, [1, rows, 1]), [-1, width])
         q = self.posterior((tiled(x, count), each), training)
-        draws = self.through(q, each, num_samples, self._seeds.next(), training)
+        draws = self.draw_and_decode(q, each, num_samples, self._seeds.next(), training)
         found = DrawsOfClasses(draws, log_q, labels, count)
         return LikelihoodTensor(draws.likelihood, found)  # type: ignore[arg-type]
 
@@ -263,11 +263,11 @@ class SemiSupervised(Estimates, Training):
         """
         if self.classifier is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        loss, seen = self._bound_of(x, y, sample_weight, training, ALL)
+        loss, seen = self._loss_and_terms(x, y, sample_weight, training, ALL_CLASSES)
         self._record_labels(seen)
         return loss
 
-    def _bound_of(
+    def _loss_and_terms(
         self, x: Any, target: Any, sample_weight: Any, training: bool, classes: str
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The loss of a batch, and its terms for each row."""
@@ -336,7 +336,7 @@ class SemiSupervised(Estimates, Training):
 
         def step(classes: str) -> Any:
             with tf.GradientTape() as tape:
-                loss, seen = self._bound_of(x, y, weights, True, classes)
+                loss, seen = self._loss_and_terms(x, y, weights, True, classes)
                 loss = of_all_rows(loss, x)
                 scaled = self.optimizer.scale_loss(loss)
             gradients = tape.gradient(
@@ -357,7 +357,7 @@ class SemiSupervised(Estimates, Training):
         x, y, weights = self._packed(batch)
         p = self._for_metrics(x)
         loss, seen = self._by_labels(
-            x, lambda classes: self._bound_of(x, y, weights, False, classes)
+            x, lambda classes: self._loss_and_terms(x, y, weights, False, classes)
         )
         return self._shown(of_all_rows(loss, x), seen, x, y, p, weights)
 
@@ -374,9 +374,9 @@ class SemiSupervised(Estimates, Training):
         y = _pair(x)[1]
         # Replicas must not wait for each other within a branch that only some take.
         if y is None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            return step(ALL)
+            return step(ALL_CLASSES)
         known = tf.reduce_all(self._labels.read(y).is_known)
-        return tf.cond(known, lambda: step(KNOWN), lambda: step(ALL))
+        return tf.cond(known, lambda: step(KNOWN_CLASSES), lambda: step(ALL_CLASSES))
 
     def _shown(
         self, loss: tf.Tensor, seen: Any, x: Any, y: Any, p: Any, weights: Any
@@ -409,7 +409,7 @@ class SemiSupervised(Estimates, Training):
                 shape that does not fit, or labels are no classes.
         """
         if self.classifier is not None:
-            y = None if is_place_holder(y) else y
+            y = None if is_placeholder_target(y) else y
             y = self._labels.checked(y, data.check_rows(x, caller), caller)
         super().check_data(x, y, sample_weight, training, caller, whole)
 
@@ -512,7 +512,7 @@ class SemiSupervised(Estimates, Training):
         total, means = self._of_classes(
             self.averages, inputs, target, seed, num_samples
         )
-        shares = spread(tf.nn.softmax(total, axis=0), means)
+        shares = expanded_like(tf.nn.softmax(total, axis=0), means)
         mean = tf.reduce_sum(tf.math.multiply_no_nan(means, shares), axis=0)
         return tf.reduce_logsumexp(total, axis=0), mean
 

@@ -11,14 +11,14 @@ from tfp_vae.engine.workers import of_all_rows
 from tfp_vae.keras_internals import set_mask
 from tfp_vae.kl.metric import KLMetric
 from tfp_vae.models.bound import (
-    Bound,
     Draws,
+    Networks,
+    expanded_like,
     split_weights,
-    spread,
     tiled,
-    with_place_for_weights,
+    with_placeholder_target,
 )
-from tfp_vae.models.data_checks import check_finite, check_gaps, check_observed
+from tfp_vae.models.data_checks import check_finite, check_gaps, check_targets
 from tfp_vae.models.network_checks import (
     check_draws,
     check_event,
@@ -29,7 +29,7 @@ from tfp_vae.models.network_checks import (
 from tfp_vae.seeds import Seeds
 
 
-class Training(Bound, Model):
+class Training(Networks, Model):
     """The methods of `tv.VAE` that train and evaluate it, in the engine's `fit`."""
 
     _seeds: Seeds
@@ -48,12 +48,13 @@ class Training(Bound, Model):
         Args:
             optimizer: As in `keras.Model.compile`.
             loss: Must stay `None`.
-            *args: As there.
+            *args: Must stay empty: give other arguments by name.
             **kwargs: As there, and in `tv.Model.compile`: `metrics`, `jit_compile`,
                 `steps_per_execution`, ...
 
         Raises:
-            ValueError: If a loss or an objective is given.
+            ValueError: If a loss, `loss_weights`, an objective or more than two
+                positional arguments are given.
         """
         if "objective" in kwargs:
             raise ValueError(
@@ -61,13 +62,15 @@ class Training(Bound, Model):
                 f"objective={kwargs['objective']!r}. The objective belongs to the "
                 "model: give it to `VAE(objective=...)`."
             )
-        if loss is not None or args or kwargs.get("loss_weights") is not None:
+        loss_weights = kwargs.get("loss_weights")
+        if loss is not None or args or loss_weights is not None:
             raise ValueError(
                 "`VAE.compile` expects no loss: it is minus the objective, with the "
-                f"decoder's likelihood. Received: loss={loss!r}. Choose p(x|z) by the "
-                "decoder's last layer, such as `IndependentBernoulli` for "
-                "cross-entropy or `IndependentNormal` for squared errors, and the rest "
-                "by `VAE(objective=...)`."
+                f"decoder's likelihood. Received: loss={loss!r}, loss_weights="
+                f"{loss_weights!r} and {len(args)} more positional arguments. Choose "
+                "p(x | z) by the decoder's last layer, such as `IndependentBernoulli` "
+                "for cross-entropy or `IndependentNormal` for squared errors, and the "
+                "rest by `VAE(objective=...)`."
             )
         previous = getattr(self, "optimizer", None)
         super().compile(optimizer, None, **kwargs)
@@ -169,7 +172,7 @@ class Training(Bound, Model):
         return loss + tf.cast(others, loss.dtype)
 
     def share_of_training_set(self) -> tf.Tensor:
-        """1 / N, times the weight of a schedule that is also that of weights."""
+        """1 / (N T), times the warm-up weight if `KLWarmup(weights=True)` set it."""
         weight = 1.0 + self.kl_schedule.of_weights * (self._schedule_weight() - 1.0)
         return super().share_of_training_set() * weight
 
@@ -198,17 +201,18 @@ class Training(Bound, Model):
         """Computes Keras' metrics over all draws of z; one if z is enumerated."""
         draws = getattr(y_pred, "draws", None)
         if draws is not None and draws.enumerated and self._has_metrics:
-            # Keras' metrics count rows alike: one draw in place of weighted values.
+            # Keras' metrics weigh all rows equally, but enumerated values need weights
+            # q(z | x): use one draw instead.
             y_pred = self(x, training=False, num_samples=1)
             draws = y_pred.draws
         if draws is not None:
             count = draws.latents.shape[0]
             y, sample_weight = tiled(y, count), tiled(sample_weight, count)
-            y, present = self._filled(tf.convert_to_tensor(y), draws.likelihood)
-            if present is not None:
+            y, observed = self._filled(tf.convert_to_tensor(y), draws.likelihood)
+            if observed is not None:
                 mask = draws.mask
-                mask = 1.0 if mask is None else spread(mask, present)
-                set_mask(y_pred, tf.cast(present * mask, tf.bool))
+                mask = 1.0 if mask is None else expanded_like(mask, observed)
+                set_mask(y_pred, tf.cast(observed * mask, tf.bool))
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
@@ -239,8 +243,8 @@ class Training(Bound, Model):
 
         Raises:
             ValueError: If values are NaN, outside the likelihood's support, or of a
-                shape that does not fit; or nothing is observed of a row, or of an
-                entry in all rows.
+                shape that does not fit; or all entries of a row are missing, or an
+                entry is missing in all rows.
         """
         condition = y if self.conditional else None
         check_inputs(
@@ -250,12 +254,13 @@ class Training(Bound, Model):
         gaps = self.parts_with_gaps(x, target)
         for name, part in {"x": x, "y": y, "sample_weight": sample_weight}.items():
             check_finite(part, name, self.missing, gaps, but=target)
-        check_observed(target, self.decoder, self.missing, sample_weight)
+        check_targets(target, self.decoder, self.missing, sample_weight)
         if self.missing is not None:
-            # The condition y may tell what x never has; images and sequences share
-            # weights, so that an entry need not be observed itself.
-            may_tell = self.conditional and self.classifier is None
-            entries = whole and training and not may_tell and len(target.shape) == 2
+            # Only vectors are checked for entries that are always missing. A condition
+            # y may be informative about them, and layers for images and sequences share
+            # weights between entries.
+            informed = self.conditional and self.classifier is None
+            entries = whole and training and not informed and len(target.shape) == 2
             check_gaps(target, self.missing, caller, entries)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -310,5 +315,5 @@ class Training(Bound, Model):
 
     def _for_keras(self, given: Any, *args: Any, **kwargs: Any) -> Any:
         """Adds a placeholder for y, without which Keras drops weights."""
-        given = with_place_for_weights(*given)
+        given = with_placeholder_target(*given)
         return super()._for_keras(given, *args, **kwargs)
