@@ -9,6 +9,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import integrate, special, stats
@@ -232,7 +233,7 @@ def test_enumeration_with_free_bits_and_weights_of_examples():
         np.testing.assert_allclose(found, exact, rtol=1e-3, atol=5e-5)
 
 
-@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize("jit_compile", slow.except_for((True,), (True, False)))
 def test_enumeration_with_and_without_xla_from_a_pipeline(jit_compile):
     law = one_hots(2, 3)
     model = model_of(
@@ -366,7 +367,11 @@ def test_the_total_gradient_is_biased_here():
 
 
 @pytest.mark.parametrize(
-    ("make", "k"), [(lambda: bits(3), 3), (lambda: one_hots(1, 5), 2)]
+    ("make", "k"),
+    [
+        pytest.param(lambda: bits(3), 3, marks=pytest.mark.slow),
+        (lambda: one_hots(1, 5), 2),
+    ],
 )
 def test_vimco_is_unbiased_for_the_bound_of_all_tuples(make, k):
     law = make()
@@ -416,6 +421,7 @@ class BoundWithoutBaselines(tv.ImportanceWeightedBound):
         return -bound - tf.reduce_sum(tf.stop_gradient(bound) * score, 0)
 
 
+@pytest.mark.slow
 def test_the_variance_of_the_gradients(record_property):
     """The table of docs/elbo.md: one example, 64 states, the encoder's weights."""
     law, x, copies = bits(6), POINTS[:1], 500
@@ -485,8 +491,8 @@ def log_evidence(x):
 @pytest.mark.parametrize(
     "objective",
     [
-        lambda: tv.ELBO(latents="enumerate"),
-        lambda: tv.ELBO(8, gradient="loo"),
+        pytest.param(lambda: tv.ELBO(latents="enumerate"), marks=pytest.mark.slow),
+        pytest.param(lambda: tv.ELBO(8, gradient="loo"), marks=pytest.mark.slow),
         lambda: tv.ImportanceWeightedBound(2, gradient="vimco"),
     ],
     ids=["enumerate", "loo", "vimco"],
@@ -526,13 +532,9 @@ def test_straight_through_trains_on_the_mixture(rng):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "bits",
-        "one-hot",
-        pytest.param("blocks of one-hots", marks=pytest.mark.slow),
-        "numbers",
-        pytest.param("matrices", marks=pytest.mark.slow),
-    ],
+    slow.except_for(
+        ("one-hot",), ("bits", "one-hot", "blocks of one-hots", "numbers", "matrices")
+    ),
 )
 def test_everything_else_works_with_discrete_latents(name, tmp_path):
     law = LAWS[name]()

@@ -14,6 +14,7 @@ import example_data
 import keras
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 
 import iwae
@@ -48,8 +49,6 @@ KILLS = {
         6,
     ),
 }
-# One training with `EarlyStopping`, and several of a pipeline.
-QUICK = ("plain_vae", "iwae")
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +72,7 @@ def run(system, runs):
     )
 
 
-@pytest.mark.parametrize(
-    "system",
-    [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-        for name in KILLS
-    ],
-)
+@pytest.mark.parametrize("system", slow.except_for(("iwae",), KILLS))
 def test_a_killed_run_finds_the_figures_of_a_run_without_interruption(
     system, data, tmp_path
 ):

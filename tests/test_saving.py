@@ -7,6 +7,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 from families import FAMILIES
@@ -72,7 +73,7 @@ PRIORS = {
 }
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", slow.except_for(("learned", "mixture"), PRIORS))
 def test_a_trained_vae_comes_back_as_it_was_and_trains_on(prior, tmp_path):
     model = models.vae(prior=PRIORS[prior]())
     model.fit(X, X, verbose=0, shuffle=False)
