@@ -366,8 +366,9 @@ def main(options: list[str] | None = None) -> dict[str, Outcome]:
         outcome = found[name] = Campaign(CASES[name], args.seed).run(args.kills)
         rows.append(outcome.row(CASES[name]))
         print(json.dumps({name: dataclasses.asdict(outcome)}), flush=True)
-    header = ("case", "lives", "kills", "while it saved", "lost", "equal")
-    shown = table((*header, "epochs repeated, at most", "litter"), rows)
+    header = ("case", "processes started", "kills", "kills while saving")
+    ends = ("could not resume", "equal", "epochs repeated, at most", "files left over")
+    shown = table((*header, *ends), rows)
     command = " ".join(["python -m benchmarks.kills", *(options or sys.argv[1:])])
     shown = f"{provenance(command)}\n\n{shown}"
     print(shown)

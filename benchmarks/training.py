@@ -119,10 +119,10 @@ def lines(outcomes: dict[str, Outcome]) -> str:
     header = (
         "side",
         "train, examples/s",
-        "of tfp_vae",
-        "of the limit",
+        "relative to tfp_vae",
+        "relative to the limit",
         "evaluate, examples/s",
-        "of tfp_vae",
+        "relative to tfp_vae",
         "encode, examples/s",
         "training loss",
         "evaluated",
@@ -254,7 +254,9 @@ def _standing(outcomes: dict[str, Outcome]) -> str:
         if ratios:
             fastest = min(ratios, key=lambda name: ratios[name])
             title = outcomes[fastest].title
-            sentences.append(f"{task} at {ratios[fastest]:.2f} times {title}")
+            sentences.append(f"{task} {ratios[fastest]:.2f} ({title})")
     if not sentences:
         return ""
-    return f"tfp_vae beside the fastest peer of each: {'; '.join(sentences)}."
+    title = outcomes[REFERENCE].title
+    told = ", ".join(sentences)
+    return f"Speed of {title}, divided by that of the fastest peer: {told}."

@@ -90,7 +90,7 @@ FAMILIES: dict[str, Any] = {
 }
 PRIORS: dict[str, Any] = {
     "`StandardNormal`": lambda: tv.StandardNormal(D)(),
-    "full normal": lambda: tv.LearnedNormal(D, covariance="full")(),
+    "normal with full covariance": lambda: tv.LearnedNormal(D, covariance="full")(),
     "Laplace": lambda: tfd.Sample(tfd.Laplace(0.0, 1.0), D),
     "Student-t": lambda: tfd.Sample(tfd.StudentT(3.0, 0.0, 1.0), D),
     "gamma": lambda: tfd.Sample(tfd.Gamma(2.0, 1.0), D),

@@ -25,8 +25,9 @@ LATENT, FILTERS, BATCH = 16, 32, 32
 EPOCHS = {reproduction.QUICK: 2, reproduction.FULL: 10}
 SOURCE, THEIRS = "vae_mnist_advi.ipynb", "50,000 steps"
 BUDGET = (
-    "{steps} steps, the rate of Adam from 1e-3 to 0 by a cosine, where the notebook "
-    "has 50,000 at 1e-3, and evaluates 5,000 of the test images"
+    "here {steps:,} steps, with Adam's learning rate lowered from 1e-3 to 0 by a "
+    "cosine schedule; the notebook has 50,000 steps at 1e-3, and evaluates 5,000 of "
+    "the test images"
 )
 
 

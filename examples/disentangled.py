@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     for what, value in zip(
         ("attributes", "actions"), judge.agreement(seen, data.test), strict=True
     ):
-        report.add(f"{what} of the test sequences that the judge knows, %", value)
+        report.add(f"{what} of test sequences that the classifier recognises, %", value)
 
     def trained(kind: str) -> None:
         weight = keras.Variable(1.0, trainable=False)
@@ -224,10 +224,10 @@ def examine(
         ("swapped sequences", (f, z[other]), swapped),
     ):
         attributes, actions = judge.agreement(see(*latents), expected)
-        report.add(f"attributes of {what} as those of f, {kind}, %", attributes)
-        report.add(f"actions of {what} as those of z, {kind}, %", actions)
+        report.add(f"attributes of {what} recognised as of f, {kind}, %", attributes)
+        report.add(f"actions of {what} recognised as of z, {kind}, %", actions)
     attributes = judge.agreement(see(f, drawn_z), labels)[0]
-    report.add(f"attributes as those of f, z drawn, {kind}, %", attributes)
+    report.add(f"attributes recognised as of f, z drawn, {kind}, %", attributes)
     given, marginal = judge.entropies(see(drawn_f, drawn_z)["action"])
     report.add(f"H(y given x) of drawn actions, {kind}, nats", given)
     report.add(f"H(y) of drawn actions, {kind}, nats", marginal)

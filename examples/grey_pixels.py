@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     x, test = (part.astype("float32") for part in (images.train, images.test))
     per_dimension = np.log(2) * test[0].size
     draws = 50 if args.quick else DRAWS
-    reference = (counted(images), "a law for each pixel without z, counted")
+    reference = (counted(images), "a histogram of each pixel, without z")
 
     def trained(kind: str) -> None:
         vae = build(kind, x)

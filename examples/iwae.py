@@ -29,9 +29,9 @@ PUBLISHED = {1: 86.76, 5: 85.54, 50: 84.78}  # -log p(x) by k
 SOURCE = "Burda et al., as nbip/IWAE quotes it, 5000 draws"
 THEIRS = "3,280 epochs in batches of 20"
 BUDGET = (
-    "{epochs} epochs of 60,000 images in batches of 100, the rate of Adam from 1e-3 to "
-    "0 by a cosine, where the paper's code has 3,280 of 59,600 in batches of 20, its "
-    "rate lowered in eight stages"
+    "here {epochs} epochs of 60,000 images in batches of 100, with Adam's learning "
+    "rate lowered from 1e-3 to 0 by a cosine schedule; the paper's code has 3,280 "
+    "epochs of 59,600 images in batches of 20, and lowers the rate in eight stages"
 )
 
 

@@ -241,7 +241,7 @@ def add_coverage(
                 f"% in the {band} % band, {series.name}, {steps}, {kind}",
                 value,
                 band,
-                "nominal",
+                "nominal level",
                 tolerance=2.0,
                 reason="" if kind == TRUE else REASONS[series.name],
             )

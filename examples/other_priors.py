@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             f"difference of the two, {kind} prior, standard errors",
             abs(np.mean(rates) - exact) / stats.sem(rates),
             reference=0.0,
-            source="they are equal",
+            source="exact: the two are equal",
             tolerance=4.0,
             higher_is_better=False,
         )

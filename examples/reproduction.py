@@ -106,10 +106,15 @@ class Report:
         system: Name of the file in results/.
         title: Name of the system in the table.
         args: The command line, from `parse`.
+        trained: How long the models of the table are trained, by default for
+            `args.epochs` epochs.
     """
 
-    def __init__(self, system: str, title: str, args: argparse.Namespace) -> None:
+    def __init__(
+        self, system: str, title: str, args: argparse.Namespace, trained: str = ""
+    ) -> None:
         self.system, self.title, self.args = system, title, args
+        self.trained = trained or f"{args.epochs} epochs"
         self.figures: list[Result] = []
         args.progress.begin()
 
@@ -202,6 +207,7 @@ class Report:
             "command": self.args.command,
             "budget": self.args.budget,
             "epochs": self.args.epochs,
+            "trained": self.trained,
             "seed": self.args.seed,
             "seconds": round(self.args.progress.seconds),
             "hardware": f"{os.cpu_count()} cores of {platform.machine()}, "

@@ -27,10 +27,9 @@ HEADLINES = {
     "miwae": ["mean squared error of missing entries, mean of three seeds"],
 }
 THEIRS = "budget of the reference"
-COLUMNS = ("system", "figure", "here", "peer", "reference", THEIRS)
-INTERVAL = "here - peer, 95 % interval"
-COMPARED = ("system", "options", "figure", "here", "peer", INTERVAL, "p")
-TEXTS = ("system", "options", "figure", THEIRS)
+COLUMNS = ("system", "figure", "tfp_vae", "peer", "reference", "source", THEIRS)
+COMPARED = ("system", "options", "figure", "tfp_vae", "peer", "difference", "p")
+TEXTS = ("system", "options", "figure", "source", THEIRS)
 
 
 def table(directory: pathlib.Path = RESULTS) -> str:
@@ -42,7 +41,7 @@ def table(directory: pathlib.Path = RESULTS) -> str:
         script = f"[{run['title']}](../examples/{run['system']}.py)"
         figures = [Result(**values) for values in run["figures"]]
         for number, figure in enumerate(figures):
-            name = "" if number else f"{script}, {run['epochs']} epochs"
+            name = "" if number else f"{script}, {training(run)}"
             lines.append(row(name, figure, peer))
         given = dict.fromkeys(figure.reason for figure in figures if figure.reason)
         reasons += [f"- {run['title']}: {reason}." for reason in given]
@@ -57,7 +56,7 @@ def headlines(directory: pathlib.Path = RESULTS) -> str:
         path = directory / f"{system}.json"
         run = json.loads(path.read_text())
         figures = {values["what"]: Result(**values) for values in run["figures"]}
-        script = f"[{run['title']}](examples/{system}.py), {run['epochs']} epochs"
+        script = f"[{run['title']}](examples/{system}.py), {training(run)}"
         lines += [row(script, figures[name], peers(path)) for name in names]
     return "\n".join(lines)
 
@@ -102,17 +101,24 @@ def peers(path: pathlib.Path) -> dict[str, float]:
     return {values["what"]: values["value"] for values in peer["figures"]}
 
 
+def training(run: dict[str, Any]) -> str:
+    """How long the models of a file were trained."""
+    return str(run.get("trained", f"{run['epochs']} epochs"))
+
+
 def row(name: str, figure: Result, peer: dict[str, float]) -> str:
     """A figure as a row of the table."""
     values = [figure.value, peer.get(figure.what), figure.reference]
     cells = ["" if value is None else number(value) for value in values]
-    cells = [name, figure.what, *cells, figure.budget]
+    cells = [name, figure.what, *cells, figure.source, figure.budget]
     return f"| {' | '.join(cells)} |"
 
 
 def number(value: float) -> str:
-    """Two decimals, four below 1."""
-    return f"{value:.{2 if abs(value) >= 1 else 4}f}"
+    """Two decimals, four below 1; none for whole numbers and from 10,000 on."""
+    if float(value).is_integer() or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:,.{2 if abs(value) >= 1 else 4}f}"
 
 
 def head(columns: Sequence[str]) -> list[str]:

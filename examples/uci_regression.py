@@ -91,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     args = reproduction.parse(
         __doc__, "uci_regression", argv, EPOCHS, trainings=trainings
     )
-    report = reproduction.Report("uci_regression", "UCI regression", args)
+    epochs = trainings(args).values()
+    trained = f"{min(epochs)} to {max(epochs)} epochs"
+    report = reproduction.Report("uci_regression", "UCI regression", args, trained)
     path = datasets.find(FILE, args.data_dir, "UCI regression sets", HOW)
     found: dict[tuple[str, str], np.ndarray] = {}
     with np.load(path) as archive:

@@ -122,7 +122,8 @@ def test_ratios_are_medians_over_the_rounds():
     assert training.ratio(outcomes, "jax", "tfp_vae", "train") is None
     lines = training.lines(outcomes)
     assert "| theirs | 100 (50.0-800) | 0.50 |" in lines
-    assert "train at 2.00 times theirs" in lines
+    told = "Speed of ours, divided by that of the fastest peer: train 2.00 (theirs)."
+    assert told in lines
 
 
 def test_the_tfp_vae_of_another_checkout_is_imported(tmp_path):
