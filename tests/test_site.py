@@ -1,5 +1,6 @@
 """The documentation site builds without a warning, and is whole."""
 
+import contextlib
 import fcntl
 import html.parser
 import os
@@ -48,27 +49,39 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages():
-    pytest.importorskip("furo", reason="the theme comes with the extra `docs`")
+    """The site, whose tutorials show no outputs."""
     # The workers of pytest-xdist share a folder: the first one builds in it.
     run_id = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(uuid.uuid4()))
+    with locked() as lock:
+        if lock.read() != run_id:
+            build(SITE, "-D", "nb_execution_mode=off")
+            lock.truncate(0)
+            lock.write(run_id)
+    return read(SITE)
+
+
+@contextlib.contextmanager
+def locked():
+    """A file that one process at a time has; all builds write docs/api/names."""
     SITE.parent.mkdir(exist_ok=True)
     with (SITE.parent / "site.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         lock.seek(0)
-        if lock.read() != run_id:
-            build()
-            lock.truncate(0)
-            lock.write(run_id)
-    return {path: Page(path) for path in SITE.rglob("*.html")}
+        yield lock
 
 
-def build():
+def build(site, *options):
+    pytest.importorskip("furo", reason="the theme comes with the extra `docs`")
     # Anew: Sphinx repeats no warnings of pages that it need not read again.
-    for folder in (SITE, ROOT / "docs" / "api" / "names"):
+    for folder in (site, ROOT / "docs" / "api" / "names"):
         shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "docs", SITE]
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", *options, "docs", site]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-5000:]
+
+
+def read(site):
+    return {path: Page(path) for path in site.rglob("*.html")}
 
 
 def test_every_public_name_has_a_page_and_can_be_linked_to(pages):
@@ -118,10 +131,14 @@ def test_equations_are_given_to_mathjax(pages):
     assert any("tex-svg.js" in file for file in pages[normal].loaded)
 
 
-def test_the_tutorials_were_run_and_show_pictures(pages):
+@pytest.mark.slow
+def test_the_tutorials_run_and_show_pictures(tmp_path):
+    with locked():
+        build(tmp_path)
+    pages = read(tmp_path)
     tutorials = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
     assert len(tutorials) == 7
     for source in tutorials:
         if source.stem != "index":
-            page = pages[SITE / "tutorials" / f"{source.stem}.html"]
+            page = pages[tmp_path / "tutorials" / f"{source.stem}.html"]
             assert any("_images" in file for file in page.loaded), source.stem
