@@ -171,7 +171,7 @@ def test_draws_whose_density_is_0_count_nothing(piece, tmp_path):
         assert abs(found[row, gap] - z.mean()) < 5 * z.std() / np.sqrt(400)
         assert abs(drawn[:, row, gap].mean() - z.mean()) < 5 * spread / np.sqrt(200)
     impossible = np.float32([[1.5, np.nan], [99.0, np.nan]])
-    with pytest.raises(ValueError, match=r"1 of 2 whose density is 0"):
+    with pytest.raises(ValueError, match=r"1 of 2 with density 0"):
         model.impute(impossible, 50)
     model.export(tmp_path)
     served = tf.saved_model.load(tmp_path)
@@ -666,7 +666,7 @@ BAD = {
             prior=tv.StandardNormal(D),
             missing="nan",
         ).fit(np.r_[np.ones((3, X)), np.full((1, X), np.nan)]),
-        r"`fit` expects something observed in each row.*1 of 4 rows",
+        r"`fit` expects an observed entry in each row.*1 of 4 rows",
     ),
     "an empty column in fit": (
         lambda: vaes.vae(

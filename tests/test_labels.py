@@ -621,8 +621,8 @@ def without(**options):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.fit(X, np.full(N, K)), r"from 0 to 2.*24 other numbers.*as 3"),
-        (lambda m: m.fit(X, np.full(N, -2)), "other numbers of 24, such as -2"),
+        (lambda m: m.fit(X, np.full(N, K)), r"from 0 to 2.*24 of 24 labels.*as 3"),
+        (lambda m: m.fit(X, np.full(N, -2)), "24 of 24 labels that are none of these, such as -2"),
         (lambda m: m.fit(X, np.full(N, 0.5)), r"such as 0\.5"),
         (lambda m: m.fit(X, np.full(N, np.inf)), "such as inf"),
         (lambda m: m.fit(X, np.eye(K)[CLASSES]), r"np.argmax\(y, axis=1\)"),
@@ -631,7 +631,7 @@ def without(**options):
         (lambda m: m.log_prob(X, y=CLASSES[:5]), r"equal length|shape \(5,\) for 24"),
         (lambda m: m.encode(X, "cat"), "expects the label|arrays of real numbers"),
         (lambda m: m.decode(np.zeros((2, 2))), r"y=None. Give `y=`"),
-        (lambda m: m.decode(np.zeros((2, 2)), [-1, 0]), "1 other numbers of 2"),
+        (lambda m: m.decode(np.zeros((2, 2)), [-1, 0]), "1 of 2 labels"),
         (lambda m: m.generate(3, y=[0, 1]), r"shape \(2,\) for 3"),
         (lambda m: m.generate(2, y=[0, K]), "such as 3"),
         (lambda m: m.traverse(), "y=None"),

@@ -399,7 +399,7 @@ def test_an_array_that_is_no_table_is_named(row, message):
     table = tv.Table(pd.DataFrame(LATER))
     with pytest.raises(ValueError, match=message):
         table.to_frame([row])
-    with pytest.raises(ValueError, match="one by one"):
+    with pytest.raises(ValueError, match="one draw at a time"):
         table.to_frame(np.zeros((2, 3, 5)))
     with pytest.raises(ValueError, match="each of the 1 rows"):
         table.to_frame([[0.0, 1.0, 1.0, 0.0, 0.0]], index=[1, 2])

@@ -448,7 +448,7 @@ def test_long_runs_show_a_bar(capsys):
         (lambda m, x: m.predict(x, statistics="median"), "`predict` expects `statis"),
         (lambda m, x: m.interpolate(x, x, 1), "`interpolate` expects `num_steps`"),
         (lambda m, x: m.traverse(x, dimensions=[3]), "dimensions from 0 to 2"),
-        (lambda m, x: m.traverse(x, values=[]), "a list of values"),
+        (lambda m, x: m.traverse(x, values=[]), "a list of finite numbers"),
         (lambda m, x: m.interpolate(x[:2], x[:3]), "same number of examples"),
         (lambda m, x: m.log_prob(x * 7), "IndependentBernoulli.* can draw"),
         (lambda m, x: m.elbo(x * np.nan), "256 NaN"),

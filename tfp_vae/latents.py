@@ -113,7 +113,7 @@ def center(distribution: Any) -> tf.Tensor:
     if isinstance(getattr(distribution, "bijector", None), tfp.bijectors.Bijector):
         return distribution.bijector.forward(center(distribution.distribution))
     raise ValueError(
-        "A deterministic value expects a distribution with a mean or a mode. Received: "
+        "A point estimate expects a distribution with a mean or a mode. Received: "
         f"{family_name(distribution)}. Draw from it instead, with `.sample()`."
     )
 

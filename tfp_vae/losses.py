@@ -373,10 +373,12 @@ def _check_finite(
         return
     bad = int(tf.math.count_nonzero(is_bad(values)))
     if bad:
-        kind = "NaN" if is_bad is tf.math.is_nan else "NaN or infinite"
+        only_nan = is_bad is tf.math.is_nan
+        expected = "values without NaN" if only_nan else "finite values"
+        kind = "NaN" if only_nan else "NaN or infinite"
         raise ValueError(
-            f"{caller} expects values without NaN. Received: {bad} {kind} "
-            f"in {name} of shape {tuple(values.shape)}. {advice}"
+            f"{caller} expects {expected}. Received: {bad} {kind} in {name} of shape "
+            f"{tuple(values.shape)}. {advice}"
         )
 
 
@@ -438,7 +440,8 @@ def fitted_weight(
         >>> fitted_weight(tf.ones([3, 1]), tf.zeros([3, 2]), 1, "sample_weight").shape
         TensorShape([3])
     """
-    _check_finite(weight, f"`{name}`", "Give examples that do not count 0.", caller)
+    advice = "Give a weight of 0 to examples that should not count."
+    _check_finite(weight, f"`{name}`", advice, caller)
     if weight.shape.rank == rank + 1 and weight.shape[-1] == 1:
         weight = tf.squeeze(weight, axis=-1)
     known = weight.shape.rank is not None and weight.shape.rank <= values.shape.rank

@@ -583,7 +583,8 @@ def _checked_array(x: Any, width: int) -> np.ndarray:
         raise ValueError(
             f"`Table.to_frame` expects an array of shape (n, {width}). Received: "
             f"{type(x).__name__} of shape {array.shape} and dtype {array.dtype}. Give "
-            "the frames of several draws one by one."
+            "rows as `to_array` or the model returns them; of "
+            "`vae.impute(x, draws=5)` give one draw at a time, such as `[0]`."
         )
     return array.astype("float64")
 

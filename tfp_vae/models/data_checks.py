@@ -126,7 +126,7 @@ def check_gaps(values: Any, missing: Any, caller: str, entries: bool = False) ->
         seen |= ~gaps.all(axis=0)
     if empty:
         raise ValueError(
-            f"`{caller}` expects something observed in each row. Received: {empty} of "
+            f"`{caller}` expects an observed entry in each row. Received: {empty} of "
             f"{total} rows in which every entry is missing. Leave these rows out."
         )
     if entries and not seen.all():
@@ -189,7 +189,7 @@ def _not_finite(values: Any, missing: Any, name: str) -> ValueError:
     advice = {
         "y": "Replace them: only entries that the decoder describes may be missing, "
         "and labels of a `VAE(classifier=...)`.",
-        "sample_weight": "Give examples that are not to count a weight of 0.",
+        "sample_weight": "Give a weight of 0 to examples that should not count.",
     }.get(
         name,
         "Replace them, or leave them out of the likelihood with "

@@ -136,10 +136,10 @@ class Estimates(Inference):
             found = f"missing={self.missing!r}"
             found += "" if self.missing is None else " and a missing_model"
             raise ValueError(
-                "`log_prob` with `given` expects a model with `missing` and without a "
-                f"missing_model, which trains it for incomplete examples. Received: "
-                f"{found}. Make the model with `VAE(..., missing='nan')`, and train it "
-                "on examples with missing entries."
+                "`log_prob` with `given` expects a model with `missing`, trained on "
+                f"incomplete examples, and without a missing_model. Received: {found}. "
+                "Make the model with `VAE(..., missing='nan')`, leave `missing_model` "
+                "out, and train it on examples with missing entries."
             )
         x, y = self._with_own_target(x, y, "log_prob(given=)")
         target = np.asarray(self.target_of(x))

@@ -81,7 +81,7 @@ def export_endpoints(
         rows = [] if y is None else [tf.shape(y)[0]]
         given = [
             tf.debugging.assert_equal(
-                n, row, "n is not the number of rows of y, one y for each"
+                n, row, "n must be the number of rows of y, one y for each example"
             )
             for row in rows
         ]

@@ -368,10 +368,10 @@ def _check_possible(total: np.ndarray) -> None:
     """Checks that some weight of each example is not 0."""
     if not np.isfinite(total).all():
         raise ValueError(
-            "`impute` expects examples that the model can have drawn. Received: "
-            f"{np.count_nonzero(~np.isfinite(total))} of {len(total)} whose density is "
-            "0 for every z that was drawn. Look for examples unlike those of training, "
-            "or give more `num_samples`."
+            "`impute` expects examples to which the model gives a positive density. "
+            f"Received: {np.count_nonzero(~np.isfinite(total))} of {len(total)} with "
+            "density 0 for every z that was drawn. Leave out examples unlike those of "
+            "training, or give a larger `num_samples`."
         )
 
 

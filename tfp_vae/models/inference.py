@@ -453,8 +453,9 @@ def _moved(z: tf.Tensor, dimensions: Any, values: Any, sphere: bool) -> tf.Tenso
     valid = values.ndim == 1 and values.size and values.dtype.kind in "iuf"
     if not valid or not np.abs(values).max() <= (1 if sphere else np.finfo("f4").max):
         raise ValueError(
-            f"`traverse` expects a list of values{', from -1 to 1 here' * sphere}. "
-            f"Received: values={given!r}. Leave it out for 7 of them."
+            "`traverse` expects `values` to be a list of finite numbers"
+            f"{', from -1 to 1 on the sphere' * sphere}. Received: values={given!r}. "
+            "Leave it out for 7 default values."
         )
     axes = tf.one_hot(chosen, size, dtype=z.dtype)[:, None]
     rest = z[:, None, None] * (1 - axes)

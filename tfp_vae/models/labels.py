@@ -179,9 +179,9 @@ class Labels:
         bad = y[~(classes if known else classes | (y == UNKNOWN))]
         if bad.size:
             raise ValueError(
-                f"{expected} Received: {bad.size} other numbers of {rows}, such as "
-                f"{bad[0]}. Count classes from 0, or give the classifier as many as "
-                "there are."
+                f"{expected} Received: {bad.size} of {rows} labels that are none of "
+                f"these, such as {bad[0]}. Count classes from 0, or give the "
+                "classifier more classes."
             )
         return y.astype("int32")
 

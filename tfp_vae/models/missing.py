@@ -79,8 +79,8 @@ def checked_options(missing: Any, fill: Any, with_input: Any, model: Any) -> Any
     if fill is not None and not (isinstance(fill, str) and fill == LEARNED):
         raise ValueError(
             "`VAE` expects `missing_fill` to be None, for 0, or 'learned'. Received: "
-            f"missing_fill={fill!r}. To begin the encoder with other values, use a "
-            "Keras layer."
+            f"missing_fill={fill!r}. For another constant, set missing_input=True and "
+            "let the encoder's first layer put it where the mask is 0."
         )
     with_input = boolean(with_input, "missing_input", "VAE")
     if model is not None and not isinstance(model, keras.layers.Layer):

@@ -328,7 +328,7 @@ def check_enumerable(posterior: Any) -> None:
     )
     raise ValueError(
         f"latents='enumerate' expects a posterior with at most {MOST_VALUES} values, "
-        "each of which every example decodes: Bernoulli, categorical and one-hot "
+        "all decoded for every example: Bernoulli, categorical and one-hot "
         f"latents, and products of them. Received: {family_name(posterior)} with {size}"
         " values. Make the latents fewer, or draw them, "
         "`tv.ELBO(num_samples=8, gradient='loo')`."

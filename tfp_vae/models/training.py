@@ -48,12 +48,13 @@ class Training(Bound, Model):
         Args:
             optimizer: As in `keras.Model.compile`.
             loss: Must stay `None`.
-            *args: As there.
+            *args: Must stay empty: give other arguments by name.
             **kwargs: As there, and in `tv.Model.compile`: `metrics`, `jit_compile`,
                 `steps_per_execution`, ...
 
         Raises:
-            ValueError: If a loss or an objective is given.
+            ValueError: If a loss, `loss_weights`, an objective or more than two
+                positional arguments are given.
         """
         if "objective" in kwargs:
             raise ValueError(
@@ -61,13 +62,15 @@ class Training(Bound, Model):
                 f"objective={kwargs['objective']!r}. The objective belongs to the "
                 "model: give it to `VAE(objective=...)`."
             )
-        if loss is not None or args or kwargs.get("loss_weights") is not None:
+        loss_weights = kwargs.get("loss_weights")
+        if loss is not None or args or loss_weights is not None:
             raise ValueError(
                 "`VAE.compile` expects no loss: it is minus the objective, with the "
-                f"decoder's likelihood. Received: loss={loss!r}. Choose p(x|z) by the "
-                "decoder's last layer, such as `IndependentBernoulli` for "
-                "cross-entropy or `IndependentNormal` for squared errors, and the rest "
-                "by `VAE(objective=...)`."
+                f"decoder's likelihood. Received: loss={loss!r}, loss_weights="
+                f"{loss_weights!r} and {len(args)} more positional arguments. Choose "
+                "p(x | z) by the decoder's last layer, such as `IndependentBernoulli` "
+                "for cross-entropy or `IndependentNormal` for squared errors, and the "
+                "rest by `VAE(objective=...)`."
             )
         previous = getattr(self, "optimizer", None)
         super().compile(optimizer, None, **kwargs)

@@ -182,9 +182,10 @@ class VAE(Imputation, SemiSupervised):
     ) -> None:
         misplaced = _OF_OBJECTIVES & set(kwargs)
         if misplaced:
+            given = ", ".join(f"{name}={kwargs[name]!r}" for name in sorted(misplaced))
             raise ValueError(
                 f"`VAE` expects {sorted(misplaced)} as arguments of its objective. "
-                "Received: them as arguments of `VAE`. Give "
+                f"Received: {given} as arguments of `VAE`. Give "
                 "`objective=tv.ELBO(beta=4.0)`, or "
                 "`tv.ImportanceWeightedBound(num_samples=50)`."
             )
