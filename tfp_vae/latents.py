@@ -1,4 +1,4 @@
-"""Points and paths in the space of latents, which may be a sphere."""
+"""Representative points of distributions, and paths between latents."""
 
 import contextlib
 from typing import Any
@@ -119,10 +119,10 @@ def center(distribution: Any) -> tf.Tensor:
 
 
 def mean_or_center(distribution: Any) -> tf.Tensor:
-    """The mean of a discrete distribution, if it has one, and the `center` of others.
+    """The mean of a discrete distribution of floating-point dtype, else the `center`.
 
-    The mean of a one-hot vector, its probabilities, says more of it than its mode,
-    though no decoder ever sees such a value.
+    The mean of a one-hot vector is its probabilities. They say more than the mode,
+    although they are no value of z. Without a mean, `center` is used too.
 
     Args:
         distribution: A `tfd.Distribution`.
@@ -187,12 +187,12 @@ def tempered(prior: Any, temperature: float) -> Any:
 
 
 def path(start: tf.Tensor, end: tf.Tensor, steps: int, sphere: bool) -> tf.Tensor:
-    r"""Points from start to end, both included, at equal distances.
+    r"""Points from start to end, both included, at equal steps of t.
 
     .. math::
 
         z(t) = \begin{cases}
-        (1 - t) \, z(0) + t \, z(1) & \text{in the plane} \\
+        (1 - t) \, z(0) + t \, z(1) & \text{in } \mathbb R^d \\
         (\sin((1 - t) a) \, z(0) + \sin(t a) \, z(1)) / \sin a & \text{on the sphere}
         \end{cases}
 
@@ -204,7 +204,7 @@ def path(start: tf.Tensor, end: tf.Tensor, steps: int, sphere: bool) -> tf.Tenso
         start: Points of shape `(n, ..., d)`.
         end: Points of the same shape.
         steps: Number of points.
-        sphere: Whether to follow great circles; the points must not be 0.
+        sphere: Whether directions follow great circles; the points must not be 0.
 
     Returns:
         A tensor of shape `(n, steps, ..., d)`.

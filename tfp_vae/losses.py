@@ -24,9 +24,9 @@ class NegativeLogLikelihood(keras.losses.Loss):
     .. math:: \mathrm{loss}_b = -\sum_i \mathrm{weight}_{bi} \log p(y_{bi} \mid x_b)
 
     in nats, summed over the event and then reduced over the batch as Keras does.
-    `sample_weight` and Keras masks with the shape of the batch weight whole examples.
-    With more axes, such as (B, D) or (B, T), they weight elements of the event before
-    the sum; the distribution must then factorise over the event.
+    Whole examples are weighted if `sample_weight` or the Keras mask has the batch
+    shape. With more axes, such as (B, D) or (B, T), elements of the event are weighted
+    before the sum; the distribution must then factorise over the event.
 
     Args:
         reduction: As in `keras.losses.Loss`: `"sum_over_batch_size"`, `"sum"`,
@@ -46,9 +46,10 @@ class NegativeLogLikelihood(keras.losses.Loss):
         A scalar, or a tensor of the batch shape if `reduction` is `None`.
 
     Raises:
-        ValueError: If `y_pred` is not a distribution or one for all rows, the shape of
-            the values or the weights does not fit, elements are weighted but the
-            distribution does not factorise, or, in eager execution, a value is NaN.
+        ValueError: If `y_pred` is not a distribution, or is a single one for all rows;
+            if the shape of the values or weights does not fit; if elements are weighted
+            but the distribution does not factorise; or, in eager execution, if a value
+            is NaN or a weight is not finite.
 
     Example:
         >>> p = tfd.Independent(tfd.Normal(tf.zeros([2, 3]), 1.0), 1)
@@ -397,9 +398,9 @@ def _of_one_coordinate(
 
 
 def _same(values: tf.TensorShape, batch: tf.TensorShape) -> bool:
-    """Whether shapes are the same for certain, but for the number of examples.
+    """Whether shapes are certainly equal; `batch` may lack the number of examples.
 
-    Otherwise an axis of length 1 might be one that the values lack.
+    If they may differ, an axis of length 1 might be one that the values lack.
     """
     sizes, expected = values.as_list(), batch.as_list()
     if sizes and expected[0] not in (None, sizes[0]):

@@ -96,13 +96,14 @@ def renyi_bound(log_weights: tf.Tensor, alpha: float) -> tf.Tensor:
 
 
 def leave_one_out(values: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
-    """The mean of f over draws z[k] ~ q, with the gradient for draws that have none.
+    """The mean of f over draws z[k] ~ q, with the score-function gradient.
 
         1/K sum_k (grad f[k] + (f[k] - b[k]) grad log q(z[k]))
         b[k] = 1/(K - 1) sum_{j != k} f[j]
 
-    The score-function estimator (REINFORCE) of the gradient of E_q[f]. The mean of the
-    other draws as a baseline leaves it unbiased, and takes away most of its variance.
+    It estimates the gradient of E_q[f] (REINFORCE) for draws that are not
+    reparameterised. The baseline b[k], the mean over the other draws, keeps the
+    estimate unbiased and removes most of its variance.
 
     Reference:
         Kool, van Hoof and Welling, Buy 4 REINFORCE samples, get a baseline for free!,
@@ -110,7 +111,8 @@ def leave_one_out(values: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
 
     Args:
         values: f of each draw, of shape `(k, batch)`, k at least 2.
-        log_posterior: Log q of the draws as constants, of shape `(k, batch)`.
+        log_posterior: Log q of the draws, whose gradient is that of the parameters of q
+            at fixed draws, of shape `(k, batch)`.
 
     Returns:
         The mean over the draws, of shape `(batch,)`.
@@ -120,7 +122,8 @@ def leave_one_out(values: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
         >>> with tf.GradientTape() as tape:
         ...     log_q = tfd.Bernoulli(logits).log_prob([[0], [1]])
         ...     bound = leave_one_out(tf.constant([[1.0], [3.0]]), log_q)
-        >>> bound.numpy(), tape.gradient(bound, logits).numpy()  # 2 * 0.5 * 0.5 * 2
+        >>> # The gradient is 1/2 ((1 - 3) (-0.5) + (3 - 1) 0.5).
+        >>> bound.numpy(), tape.gradient(bound, logits).numpy()
         (array([2.], dtype=float32), np.float32(1.0))
     """
     mean = tf.reduce_mean(values, axis=0)
@@ -130,7 +133,7 @@ def leave_one_out(values: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
 
 
 def vimco(log_weights: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
-    """The importance-weighted bound, with the gradient for draws that have none.
+    """The importance-weighted bound, with the score-function gradient of VIMCO.
 
         L = log(1/K sum_k w[k])
         grad L at fixed draws + sum_k (L - L[-k]) grad log q(z[k])
@@ -144,7 +147,8 @@ def vimco(log_weights: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
 
     Args:
         log_weights: Log-weights of shape `(k, batch)`, k at least 2.
-        log_posterior: Log q of the draws as constants, of shape `(k, batch)`.
+        log_posterior: Log q of the draws, whose gradient is that of the parameters of q
+            at fixed draws, of shape `(k, batch)`.
 
     Returns:
         The bound for each example, of shape `(batch,)`, in nats.
@@ -218,9 +222,10 @@ class Terms:
         draws: The latents, of shape `(k, batch, *event_shape)`.
         log_posterior: log q(z | x), of shape `(k, batch)`, if drawing gave it.
         use_exact_kl: As in `kl_divergence`.
-        scale: Applied to the draws before the decoder and the prior.
-        enumerated: Whether the draws are every value of z once. Then means over them
-            are weighted by q(z | x), and so are exact expectations.
+        scale: The `GradientScale` that the draws have passed through; an objective with
+            `gradient="dreg"` sets its factor.
+        enumerated: Whether the draws are every value of z once. Means over them are
+            then weighted by q(z | x), which makes them exact expectations.
 
     Example:
         >>> q = tfd.MultivariateNormalDiag(tf.ones([5, 3]))
@@ -311,8 +316,8 @@ class Terms:
 
         Args:
             kl_weight: Factor of the log-ratio of prior and posterior.
-            with_score: Whether the gradient includes the score, d log q(z | x) / d q at
-                fixed z, whose expectation is 0.
+            with_score: Whether the gradient includes the score: that of log q(z | x)
+                with respect to the parameters of q at fixed z. Its expectation is 0.
 
         Returns:
             The log-weights, in nats.
@@ -328,7 +333,8 @@ class Terms:
 class Objective:
     """What `fit` minimises: minus a bound on log p(x), for each example.
 
-    Subclasses implement `losses`; the model reads `num_samples` and `gradient`.
+    Subclasses implement `losses`, and list in `gradients` those that they support. The
+    model also reads the attributes `use_exact_kl`, `beta`, `latents` and `variables`.
 
     The gradients `"total"`, `"stl"` and `"dreg"` go through the draws, and need a
     posterior whose draws are reparameterised. `"loo"` and `"vimco"` treat draws as

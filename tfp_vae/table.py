@@ -46,10 +46,10 @@ class Column:
         kind: One of `KINDS`.
         dtype: The name of its dtype in pandas.
         family: What its entries are: `NUMBER`, `BOOLEAN` or `TEXT`.
-        mean: Mean of the observed numbers.
+        mean: Mean of the observed numbers, in the unit of the frame.
         scale: Their standard deviation.
         values: The two values, or the categories.
-        probs: Their shares, with one more of each.
+        probs: Their relative frequencies, after 1 is added to each count.
         category: For pandas' category dtype, the dtype of the categories and whether
             they are ordered.
 
@@ -99,7 +99,7 @@ class Table:
     ================= ========================== ==================== =================
     kind              columns                    in the array         likelihood
     ================= ========================== ==================== =================
-    ``"numeric"``     floats, integers below 0   (value - mean) / std normal
+    ``"numeric"``     floats; integers, some < 0 (value - mean) / std normal
     ``"count"``       integers from 0            the count            negative binomial
     ``"binary"``      two values, no fractions   0 or 1               Bernoulli
     ``"categorical"`` other text, category dtype one-hot              categorical
@@ -216,8 +216,8 @@ class Table:
         A probability, such as the mean of a binary column that was imputed, becomes the
         most probable value; the probabilities themselves are in
         `x[:, table.slices[name]]`. Numbers are rounded in columns of integers only.
-        Where the dtype of a column cannot hold an entry, as int64 a missing one or int8
-        a 300, the column has pandas' dtype `Int64`, `boolean` or `float64`.
+        If a column's dtype cannot hold an entry (int64 no missing entry, int8 no 300),
+        the column gets pandas' dtype `Int64`, `boolean` or `float64`.
 
         Args:
             x: Array of shape `(n, width)`, such as `vae.impute(x)` or
@@ -292,8 +292,8 @@ class Table:
     def normalization(self) -> keras.layers.Normalization:
         """A new layer that standardises counts: the first of an encoder.
 
-        A count has its own mean and standard deviation, in the array as in the frame;
-        all else stays as it is.
+        The array has counts as they are. The layer subtracts the mean of each column of
+        counts and divides by its standard deviation; it leaves other columns unchanged.
 
         Returns:
             A `keras.layers.Normalization` for rows of the array.

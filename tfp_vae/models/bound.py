@@ -42,8 +42,9 @@ class Draws(NamedTuple):
         latents: Draws of shape `(k, batch, *event_shape)`.
         log_posterior: log q(z | x) if drawing computed it, else `None`.
         scale: The `GradientScale` of the draws.
+        seed: Seed of the draws, from which those of missing entries and of `resampled`
+            are derived.
         enumerated: Whether the draws are every value of z once.
-        seed: Seed of the missing entries that a model of the mask needs.
     """
 
     likelihood: Any

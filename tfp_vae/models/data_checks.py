@@ -103,16 +103,16 @@ def check_observed(
 
 
 def check_gaps(values: Any, missing: Any, caller: str, entries: bool = False) -> None:
-    """Checks that something is observed of each row, and of each entry.
+    """Checks that no row, and with `entries` no entry, is missing throughout.
 
     Args:
         values: Array of shape `(n, ...)`.
         missing: `"nan"`, or the number that marks missing entries.
         caller: Name of the caller, for the message.
-        entries: Whether each entry must be observed in a row.
+        entries: Whether each entry must be observed in at least one row.
 
     Raises:
-        ValueError: If nothing is.
+        ValueError: If a row, or with `entries` an entry, is missing throughout.
 
     Example:
         >>> check_gaps(np.array([[1.0, np.nan]]), "nan", "impute")

@@ -25,12 +25,13 @@ _WORK = 2**18
 
 
 class Step(NamedTuple):
-    """Some draws of the latents of a batch.
+    """k draws of the latents of each example of a batch.
 
     Args:
         draws: The result of `through`.
         terms: The result of `terms`.
-        number: How many of the draws count; the others fill the last step.
+        number: How many draws are still wanted. In the last step it may be below k; the
+            draws from there on are ignored.
 
     Example:
         >>> Step._fields
@@ -95,9 +96,9 @@ class Estimates(Inference):
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number K of draws for each example.
-            y: Conditions, if the model is conditional; labels, with a classifier, of
-                which -1 is summed out; else the decoder's targets, if they are not x,
-                as in `fit`.
+            y: Conditions, if the model is conditional; labels, if it has a classifier
+                (an unknown label, -1, is summed out); else the decoder's targets, if
+                they are not x, as in `fit`.
             given: Booleans, True for entries that are given, in the shape of x or of
                 one example. The model must have `missing`, so that its encoder knows
                 what to do without the rest.
@@ -186,9 +187,9 @@ class Estimates(Inference):
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
             num_samples: The number K of draws for each example.
-            y: Conditions, if the model is conditional; labels, with a classifier, of
-                which -1 is summed out; else the decoder's targets, if they are not x,
-                as in `fit`.
+            y: Conditions, if the model is conditional; labels, if it has a classifier
+                (an unknown label, -1, is summed out); else the decoder's targets, if
+                they are not x, as in `fit`.
             batch_size: As in `log_prob`.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -225,7 +226,7 @@ class Estimates(Inference):
 
         Args:
             caller: Name of the method, for messages.
-            fn: Function as `log_sum`, which computes arrays with one row for each
+            fn: Function like `log_sum`, which computes arrays with one row for each
                 example.
             merge: Function that joins what `fn` computed for two parts of the draws.
             x: As in `log_prob`.
@@ -354,12 +355,12 @@ class Estimates(Inference):
             seed: Tensor of shape `(2,)`.
             num_samples: Scalar, the number of draws.
             draws: Number of draws decoded at once.
-            add: Function of what was found and of a `Step`, which returns what is found
-                with this step.
-            start: Function of q(z | x), which returns what is found without draws.
+            add: Function from the accumulated value and a `Step` to the new accumulated
+                value.
+            start: Function from q(z | x) to the initial value.
 
         Returns:
-            What is found after all draws.
+            The accumulated value after all draws.
         """
         with weights_drawn_with(seed):
             q, (_, y) = self.posterior(inputs), self._split(inputs)

@@ -213,7 +213,7 @@ def _inputs(vae: Any, x: Any, y: Any) -> Any:
 
 
 def vae_input_specs(vae: Any, caller: str) -> Any:
-    """Shapes of x, or of the pair (x, y), of which a VAE is called.
+    """Specs of the inputs with which a VAE is called: x, or the pair (x, y).
 
     Args:
         vae: A `tv.VAE`.
@@ -243,7 +243,7 @@ def vae_input_specs(vae: Any, caller: str) -> Any:
 
 
 def input_specs(network: Any, caller: str) -> Any:
-    """Shapes of a network's input, with a batch of any size.
+    """Specs of a network's input, with a batch of any size.
 
     Args:
         network: A Keras model.

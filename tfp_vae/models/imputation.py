@@ -55,7 +55,7 @@ class Imputation(Estimates):
         of a bit is its probabilities; of a category that is a number, the most probable
         one is filled in. With `draws`, z is drawn again, z_k with probability
         proportional to w_k, and x_mis from p(x | z): multiple imputation by sampling
-        importance resampling. With a `missing_model` both are given the mask, too.
+        importance resampling. With a `missing_model`, both also condition on the mask.
 
         Reference:
             Mattei and Frellsen, MIWAE: deep generative modelling and imputation of
@@ -65,10 +65,10 @@ class Imputation(Estimates):
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole; of a
                 dictionary, its entry `target` is filled.
             num_samples: The number of z drawn for each example.
-            draws: The number of imputations of each example, drawn with the same z;
-                `None` for the expectation.
-            y: Conditions, if the model is conditional; labels, with a classifier, of
-                which -1 is summed out.
+            draws: The number of imputations of each example, all resampled from the
+                same `num_samples` draws of z; `None` for the expectation.
+            y: Conditions, if the model is conditional; labels, if it has a classifier
+                (an unknown label, -1, is summed out).
             batch_size: Number of latents decoded at once; limits the memory.
             seed: Integer for the same draws at each call.
             verbose: 0 for no progress bar, 1 for one, `"auto"` for one on long runs.
@@ -243,10 +243,10 @@ class Imputation(Estimates):
         count: int = 1,
         whole: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Computes log sum_k w[k], and chooses draws with probabilities as w[k].
+        """Computes log sum_k w[k], and chooses draws in proportion to w[k].
 
-        A draw that was chosen from those before stays with probability W / (W + w), W
-        and w the sums of their weights and of the new ones.
+        This is reservoir sampling: a draw chosen so far is kept with probability
+        W / (W + w), where W is the sum of the weights so far, and w of the new ones.
 
         Args:
             inputs: x, or the pair `(x, y)` if the model is conditional.
@@ -258,8 +258,8 @@ class Imputation(Estimates):
             whole: Whether to return the x that were drawn, not the z.
 
         Returns:
-            Tensors of shape `(n,)` and `(n, count, ...)`, and of shape `(n, count)`
-            numbers between 0 and 1 to choose from these and others.
+            Tensors of shape `(n,)` and `(n, count, ...)`, and uniform numbers of shape
+            `(n, count)`, with which `_merged_draws` chooses between two parts.
         """
 
         def values_of(made: Draws) -> tf.Tensor:

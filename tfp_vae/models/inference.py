@@ -75,11 +75,11 @@ class Inference(Bound):
 
         Args:
             x: Inputs of shape `(n, ...)`, or a `tf.data.Dataset`.
-            y: Conditions, if the model is conditional; labels, with a classifier.
+            y: Conditions, if the model is conditional; labels, if it has a classifier.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
-            value is the mean. A part of the batch is `q.tensor_distribution[:2]`.
+            value is the mean. Slice the batch with `q.tensor_distribution[:2]`.
         """
         return DistributionTensor(self._encoded(x, y), DefaultConversion())
 
@@ -108,13 +108,13 @@ class Inference(Bound):
         """The likelihood p(x | z).
 
         Args:
-            z: Latents of shape `(n, *event_shape)`, or a distribution, whose mean is
-                used.
-            y: Conditions, if the model is conditional; labels, with a classifier.
+            z: Latents of shape `(n, *event_shape)`, or a distribution, of which the
+                mean is used, or the mode if it is discrete.
+            y: Conditions, if the model is conditional; labels, if it has a classifier.
 
         Returns:
             A `tfd.Distribution` of batch shape `(n,)`, a `DistributionTensor` whose
-            value is the mean. A part of the batch is `q.tensor_distribution[:2]`.
+            value is the mean. Slice the batch with `p.tensor_distribution[:2]`.
 
         Raises:
             ValueError: If the model has no weights yet, or z are not arrays of latents.
@@ -143,7 +143,7 @@ class Inference(Bound):
         *,
         y: Any = None,
     ) -> Any:
-        """Statistics of p(x | z) at the posterior's mean z, without noise.
+        """Statistics of p(x | z) at the posterior's mean z, or mode if z is discrete.
 
         Args:
             x: As in `keras.Model.predict`.
@@ -194,7 +194,7 @@ class Inference(Bound):
         return self.statistics_of_batch(batch, None)
 
     def statistics_of_batch(self, batch: Any, statistics: Any) -> Any:
-        """Statistics of p(x | z) at the posterior's mean z.
+        """Statistics of p(x | z) at the posterior's `center`.
 
         Args:
             batch: x, or a tuple that begins with x, as a pipeline yields it.
@@ -210,11 +210,11 @@ class Inference(Bound):
         return statistics_of(p, statistics, seed)
 
     def reconstruct(self, x: Any, y: Any = None, batch_size: int | None = None) -> Any:
-        """The mean of p(x | z) at the posterior's mean z.
+        """The mean of p(x | z) at the posterior's mean z, or mode if z is discrete.
 
         Args:
             x: Inputs of shape `(n, ...)`.
-            y: Conditions, if the model is conditional; labels, with a classifier.
+            y: Conditions, if the model is conditional; labels, if it has a classifier.
             batch_size: Number of examples at once.
 
         Returns:

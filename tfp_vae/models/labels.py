@@ -1,4 +1,4 @@
-"""Labels of which some are not known: how they are read, q(y | x) and p(y)."""
+"""Labels, some of them unknown: reads and checks them; q(y | x) and p(y)."""
 
 import math
 from typing import Any, NamedTuple
@@ -39,12 +39,12 @@ class Labels:
     Args:
         classifier: Keras model or layer from x to a `tfd.OneHotCategorical` or
             `tfd.Categorical` of batch shape `(batch,)`.
-        label_prior: `None` for equal probabilities, `"learned"`, or one for each class.
+        label_prior: `None` for equal probabilities, `"learned"`, or a probability for
+            each class.
         alpha: Factor of -log q(y | x) in the loss of a labelled row; `None` for 1.
 
     Raises:
-        ValueError: If an argument is invalid, or without a classifier one of the others
-            is given.
+        ValueError: If an argument is invalid.
 
     Example:
         >>> classifier = keras.Sequential([

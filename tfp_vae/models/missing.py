@@ -1,4 +1,4 @@
-"""Missing entries: the mark, NaN or a number that stands for one, and where it is."""
+"""Missing entries: checks the value that marks them (NaN or a number), and finds it."""
 
 from typing import Any
 

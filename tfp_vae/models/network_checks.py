@@ -24,7 +24,7 @@ def check_distribution(output: Any, network: str, symbol: str) -> None:
 
     Args:
         output: Output of the network.
-        network: `"encoder"` or `"decoder"`.
+        network: `"encoder"`, `"decoder"` or `"missing_model"`.
         symbol: Symbol of the distribution, for messages.
 
     Raises:
@@ -287,7 +287,9 @@ def check_own_weights(**networks: Any) -> None:
 
 
 def check_reparameterized_values(likelihood: Any) -> None:
-    """Checks that a model of the mask trains the decoder through drawn entries.
+    """Checks that p(x | z) has reparameterised draws, as a `missing_model` needs.
+
+    The model of the mask sees drawn entries, through which it trains the decoder.
 
     Args:
         likelihood: p(x | z).
@@ -343,8 +345,8 @@ def check_draws(draws: Any, objective: Any) -> None:
         objective: The objective.
 
     Raises:
-        ValueError: If only one of them is about every value of z, or a gradient that
-            compares draws has a single one.
+        ValueError: If one of them enumerates z and the other draws it, or the gradient
+            compares draws and there is a single one.
 
     Example:
         >>> encoder = keras.Sequential([keras.Input((2,)), tv.IndependentNormal(1)])

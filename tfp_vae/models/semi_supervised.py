@@ -1,4 +1,4 @@
-"""A VAE with labels of which some are not known: its bound, steps and answers (M2)."""
+"""A VAE with labels, some of them unknown: its bound, steps and answers (M2)."""
 
 import functools
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class DrawsOfClasses(NamedTuple):
 
 
 class SemiSupervised(Estimates, Training):
-    """The methods of `tv.VAE` that know labels; without a classifier, the others."""
+    """The methods of `tv.VAE` for labels; without a classifier, those of its bases."""
 
     classifier: Any
     _labels: Labels
@@ -100,8 +100,8 @@ class SemiSupervised(Estimates, Training):
         """Log q(y | x) of a batch; users call `classify`.
 
         Args:
-            x: Inputs, without labels; the classifier sees of them what the encoder
-                sees, but for the mask of `missing_input`.
+            x: Inputs, without labels. The classifier gets them filled as the encoder
+                does, but never the mask of `missing_input`.
             training: Passed to the classifier.
 
         Returns:

@@ -143,7 +143,7 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _with_batch(value: tf.Tensor, distribution: Any) -> tf.Tensor:
-    """Broadcasts a parameter that is common to the batch to the batch shape."""
+    """Broadcasts a parameter to the batch shape, unless it has event axes."""
     if value.shape.rank > distribution.batch_shape.rank:
         return value
     return tf.broadcast_to(value, distribution.batch_shape_tensor())

@@ -172,7 +172,7 @@ class Training(Bound, Model):
         return loss + tf.cast(others, loss.dtype)
 
     def share_of_training_set(self) -> tf.Tensor:
-        """1 / N, times the weight of a schedule that is also that of weights."""
+        """1 / (N T), times the warm-up weight if `KLWarmup(weights=True)` set it."""
         weight = 1.0 + self.kl_schedule.of_weights * (self._schedule_weight() - 1.0)
         return super().share_of_training_set() * weight
 
@@ -242,8 +242,8 @@ class Training(Bound, Model):
 
         Raises:
             ValueError: If values are NaN, outside the likelihood's support, or of a
-                shape that does not fit; or nothing is observed of a row, or of an
-                entry in all rows.
+                shape that does not fit; or all entries of a row are missing, or an
+                entry is missing in all rows.
         """
         condition = y if self.conditional else None
         check_inputs(

@@ -69,15 +69,16 @@ class VAE(Imputation, SemiSupervised):
 
     `fit(x)` needs no targets and no loss: the loss is minus the bound, in nats per
     example. The history has `loss`, which is minimised; `elbo`, `nll` and `kl`, the
-    bound of one draw and its two terms, always unweighted; and `kl_weight`, the factor
-    of the KL in the loss. Variants are arguments::
+    evidence lower bound and its two terms, whatever the objective, without `kl_weight`
+    and weights of examples; and `kl_weight`, the factor of the KL in the loss. Variants
+    are arguments::
 
         tv.VAE(encoder, decoder, prior, objective=tv.ELBO(beta=4.0))  # beta-VAE
         tv.VAE(..., objective=tv.ImportanceWeightedBound(50))  # IWAE
         tv.VAE(..., prior=tv.VampPrior(encoder, num_components=500))  # VampPrior
         tv.VAE(..., conditional=True)  # q(z | x, y), p(x | z, y), p(z | y)
         tv.VAE(..., missing="nan")  # NaN are missing entries
-        tv.VAE(..., classifier=q_of_y)  # labels of -1 are not known (M2)
+        tv.VAE(..., classifier=q_of_y)  # labels of -1 are unknown (M2)
 
     `encode` and `decode` return distributions, everything else NumPy arrays.
 
@@ -109,15 +110,15 @@ class VAE(Imputation, SemiSupervised):
             docs/missing.md.
         classifier: Keras model or layer from x to q(y | x), a `OneHotCategorical` or
             `tfd.Categorical`. Both networks then take y too, as one-hot vectors, as
-            with `conditional`; `fit(x, y)` gets labels, integers of shape `(n,)`, of
-            which -1 and NaN are not known, and each loss is
+            with `conditional`. `fit(x, y)` gets labels of shape `(n,)`: integers from
+            0, and -1 or NaN where the label is unknown. The loss of an example is
 
             .. math::
 
                 \begin{cases}
                 L(x, y) - \log p(y) - \alpha \log q(y \mid x) & y \text{ known} \\
                 \sum_y q(y \mid x) \, (L(x, y) - \log p(y) + \log q(y \mid x))
-                & y \text{ not known}
+                & y \text{ unknown}
                 \end{cases}
 
             where L is the objective's loss, the only part that `beta` and `KLWarmup`
@@ -136,7 +137,8 @@ class VAE(Imputation, SemiSupervised):
 
     Call arguments:
         inputs: x, or the pair `(x, y)` if the model is conditional or has a classifier.
-        training: Whether to draw one z from q(z | x) instead of using its mean.
+        training: Whether to draw one z from q(z | x) instead of using its mean (the
+            mode of a discrete z, the mean direction on a sphere).
         num_samples: Number of z to draw, also if `training` is false, folded into the
             batch; `"all"` takes each value of a discrete z once. Steps of training and
             of evaluation use it.
@@ -312,7 +314,7 @@ class VAE(Imputation, SemiSupervised):
         num_samples: Any = None,
         _classes: str | None = None,
     ) -> DistributionTensor:
-        """p(x | z) for a draw of z in training, for the posterior's mean otherwise."""
+        """p(x | z) for a draw of z in training, else for the posterior's `center`."""
         if _classes is not None:  # in a step of a model with a classifier
             return self.over_classes(inputs, num_samples or 1, training, _classes)
         x, y = self._split(inputs)
@@ -331,10 +333,12 @@ class VAE(Imputation, SemiSupervised):
 
         Endpoints: `encode` (a dictionary of mean, stddev and sample), `encode_moments`
         (without the sample, so that LiteRT converts it), `decode`, `reconstruct`,
-        `generate`, `log_prob`, and `serving_default`, which is `reconstruct`; with a
-        classifier also `classify`, and the others take labels last, -1 for unknown.
-        `generate(n, seed)` makes new draws if seed is -1, else the same draws for the
-        same seed. `log_prob` refuses values that the likelihood cannot draw.
+        `generate`, `log_prob`, with `missing` also `impute`, and `serving_default`,
+        which is `reconstruct`. Those of a conditional model take y as the last
+        argument. With a classifier y are labels, -1 for unknown except in `decode`; the
+        endpoint `classify` takes x alone. `generate(n, seed)` makes new draws if seed
+        is -1, else the same draws for the same seed. `log_prob` and `impute` refuse
+        values that the likelihood cannot draw.
 
         Args:
             filepath: Directory to write to; for `"litert"` a file that ends in
