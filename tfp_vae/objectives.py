@@ -88,7 +88,7 @@ def renyi_bound(log_weights: tf.Tensor, alpha: float) -> tf.Tensor:
         [0.9163, 0.8109, 0.6931]
     """
     order = 1.0 - alpha
-    # Closer to 1 rounding errors dominate the quotient; its limit is the ELBO.
+    # So near to 1 rounding errors dominate the quotient, whose limit is the ELBO.
     if abs(order) < 1e-4:
         return elbo(log_weights)
     middle = elbo(log_weights)
@@ -160,7 +160,7 @@ def vimco(log_weights: tf.Tensor, log_posterior: tf.Tensor) -> tf.Tensor:
     bound = importance_weighted_bound(log_weights)
     fixed = tf.stop_gradient(log_weights)
     count = tf.cast(tf.shape(fixed)[0], fixed.dtype)
-    # From before and after each draw: a difference with the total would lose digits.
+    # Sums over the draws before k and after k: the total minus w[k] would lose digits.
     sums = [tf.cumsum(fixed, 0, exclusive=True, reverse=r) for r in (False, True)]
     logs = [
         tf.math.cumulative_logsumexp(fixed, 0, exclusive=True, reverse=r)

@@ -27,7 +27,7 @@ from tfp_vae.objectives import ALL, GradientScale, Terms
 from tfp_vae.serialization import reduced
 from tfp_vae.supports import values_of
 
-# Tells the seed of missing entries from that of latents.
+# Folded into the seed of missing entries: independent of the latents.
 _COMPLETED = 1
 
 
@@ -163,7 +163,7 @@ class Bound:
             draws, log_q = draw(posterior, [num_samples], seed=seed)
             enumerated = False
         if self.objective.uses_score:
-            # Log q of draws as constants has the score as its gradient.
+            # At draws without a gradient, the gradient of log q is the score.
             draws, log_q = tf.stop_gradient(draws), None
         scale, z = GradientScale(), draws
         if self.objective.gradient == "dreg":

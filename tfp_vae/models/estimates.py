@@ -146,7 +146,7 @@ class Estimates(Inference):
         target = np.asarray(self.target_of(x))
         given = checked_given(given, target, self.missing)
         total = self._log_prob(x, y, num_samples, **options)
-        # Of nothing the probability is 1.
+        # Examples without a given entry need no second term: log p(nothing) is 0.
         some = np.flatnonzero(given.reshape(len(given), -1).any(axis=1))
         if len(some):
             kept: Any = marked(target, ~given, self.missing)
@@ -260,11 +260,10 @@ class Estimates(Inference):
         rows = integer(batch_size, "batch_size", caller)
         # A power of two: data of many lengths need few traces.
         piece = min(rows, 1 << (count - 1).bit_length())
-        # The average over random weights needs new ones for each draw; the mean of the
-        # closed-form KL that `elbo` uses needs the draws one by one.
-        apart = layers_with_random_weights(self.decoder) or fn == self._elbo_sum
-        together = not apart
-        draws = max(1, min(rows // piece, num_samples)) if together else 1
+        # Random weights must be new for each draw, and `_elbo_sum`
+        # cannot leave surplus draws out of `Terms.kl`, a mean over draws.
+        one_at_a_time = layers_with_random_weights(self.decoder) or fn == self._elbo_sum
+        draws = 1 if one_at_a_time else max(1, min(rows // piece, num_samples))
         block = max(draws, _WORK // piece)
         function = self._functions.compiled(
             (caller, draws, key), lambda *given: fn(*given, draws=draws), f"`{caller}`"

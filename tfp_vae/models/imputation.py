@@ -23,7 +23,7 @@ from tfp_vae.weights.forward_pass import layers_with_random_weights
 
 tfd = tfp.distributions
 
-# Tell the seeds that choose draws from those that make them.
+# Folded into the seeds that choose draws: independent of those that make the draws.
 _CHOSEN, _AT_LAST = 2, 2**31 - 1
 
 
@@ -208,7 +208,7 @@ class Imputation(Estimates):
         self, x: Any, y: Any, num_samples: int, count: int, options: dict[str, Any]
     ) -> np.ndarray:
         """Draws of x given the observed entries, of shape `(count, n, ...)`."""
-        # What decided on the weight of a draw, other than z, belongs to it.
+        # With these the weight of a draw depends on more than z: keep x instead of z.
         whole = (
             self.missing_model is not None
             or self.classifier is not None

@@ -30,7 +30,7 @@ from tfp_vae.models.pieces import ROWS, pieces_of, rows_at_once
 from tfp_vae.models.training import Training
 
 ALL, KNOWN = "all", "known"
-# Of the labels that `generate` draws, so that they are independent of the latents.
+# Folded into the seed of labels that `generate` draws: independent of the latents.
 _OF_LABELS = 1
 
 

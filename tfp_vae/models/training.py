@@ -201,7 +201,8 @@ class Training(Bound, Model):
         """Computes Keras' metrics over all draws of z; one if z is enumerated."""
         draws = getattr(y_pred, "draws", None)
         if draws is not None and draws.enumerated and self._has_metrics:
-            # Keras' metrics count rows alike: one draw in place of weighted values.
+            # Keras' metrics weigh all rows equally, but enumerated values need weights
+            # q(z | x): use one draw instead.
             y_pred = self(x, training=False, num_samples=1)
             draws = y_pred.draws
         if draws is not None:
@@ -255,10 +256,11 @@ class Training(Bound, Model):
             check_finite(part, name, self.missing, gaps, but=target)
         check_observed(target, self.decoder, self.missing, sample_weight)
         if self.missing is not None:
-            # The condition y may tell what x never has; images and sequences share
-            # weights, so that an entry need not be observed itself.
-            may_tell = self.conditional and self.classifier is None
-            entries = whole and training and not may_tell and len(target.shape) == 2
+            # Only vectors are checked for entries that are always missing. A condition
+            # y may be informative about them, and layers for images and sequences share
+            # weights between entries.
+            informed = self.conditional and self.classifier is None
+            entries = whole and training and not informed and len(target.shape) == 2
             check_gaps(target, self.missing, caller, entries)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:

@@ -362,7 +362,8 @@ class VAE(Imputation, SemiSupervised):
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`, the networks and the prior serialized."""
-        # A `VampPrior` has the encoder as a whole, which Keras does load.
+        # Only a prior that is a model is checked: a `VampPrior`, a layer, shares the
+        # whole encoder, which Keras restores as one object.
         is_own = isinstance(self.prior, keras.Model) and not carried_kls(self.encoder)
         check_own_weights(
             encoder=self.encoder,
