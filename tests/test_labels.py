@@ -622,7 +622,10 @@ def without(**options):
     ("call", "message"),
     [
         (lambda m: m.fit(X, np.full(N, K)), r"from 0 to 2.*24 of 24 labels.*as 3"),
-        (lambda m: m.fit(X, np.full(N, -2)), "24 of 24 labels that are none of these, such as -2"),
+        (
+            lambda m: m.fit(X, np.full(N, -2)),
+            "24 of 24 labels that are none of these, such as -2",
+        ),
         (lambda m: m.fit(X, np.full(N, 0.5)), r"such as 0\.5"),
         (lambda m: m.fit(X, np.full(N, np.inf)), "such as inf"),
         (lambda m: m.fit(X, np.eye(K)[CLASSES]), r"np.argmax\(y, axis=1\)"),

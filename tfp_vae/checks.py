@@ -351,7 +351,7 @@ def parameters_width(shape: Sequence[Any], width: int, caller: str) -> None:
         )
 
 
-def law_of_each_row(distribution: Any, caller: str) -> None:
+def check_rows_in_batch(distribution: Any, caller: str) -> None:
     """Checks that a distribution has the rows in its batch, not in its event.
 
     Args:
@@ -363,7 +363,7 @@ def law_of_each_row(distribution: Any, caller: str) -> None:
             Gaussian process at several inputs.
 
     Example:
-        >>> law_of_each_row(tfd.MultivariateNormalDiag(tf.zeros([5, 3])), "Loss")
+        >>> check_rows_in_batch(tfd.MultivariateNormalDiag(tf.zeros([5, 3])), "Loss")
     """
     batch, event = distribution.batch_shape, distribution.event_shape
     if batch.rank == 0 and event.rank:

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import boolean, integer, law_of_each_row
+from tfp_vae.checks import boolean, check_rows_in_batch, integer
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.engine.num_examples import report_terms
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
@@ -268,7 +268,7 @@ def weighted_log_prob(
         >>> log_prob.shape
         TensorShape([2])
     """
-    law_of_each_row(distribution, "The log-likelihood")
+    check_rows_in_batch(distribution, "The log-likelihood")
     values = checked_values(distribution, values, draws)
     batch_rank = distribution.batch_shape.rank - draws
     inside = []

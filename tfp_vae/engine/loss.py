@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_vae.checks import checked_config, checked_function, law_of_each_row
+from tfp_vae.checks import check_rows_in_batch, checked_config, checked_function
 from tfp_vae.engine.num_examples import report_terms
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 
@@ -43,7 +43,7 @@ class FunctionLoss(keras.losses.Loss):
         """Calls the function, then weights and reduces the losses."""
         weighted = sample_weight is not None or mask_of(y_pred) is not None
         if weighted and hasattr(y_pred, "batch_shape"):
-            law_of_each_row(y_pred, f"`{self.name}` with weights or a mask")
+            check_rows_in_batch(y_pred, f"`{self.name}` with weights or a mask")
         if is_symbolic_placeholder(y_pred):  # The function needs the real output.
             values = tf.zeros(tf.shape(y_pred)[:1])
         else:

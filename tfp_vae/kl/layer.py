@@ -10,10 +10,10 @@ import tensorflow_probability as tfp
 import tfp_vae.kl.annealed as annealed
 from tfp_vae.checks import (
     boolean,
+    check_rows_in_batch,
     checked_config,
     integer,
     integers,
-    law_of_each_row,
 )
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import held_draw, holds_draws, unwrap
@@ -192,7 +192,7 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
         Returns:
             A scalar, weight times the cost of the KL; 0 for an empty batch.
         """
-        law_of_each_row(posterior, "The KL")
+        check_rows_in_batch(posterior, "The KL")
         kl = self.divergence(posterior, prior_inputs)
         event = list(range(-posterior.event_shape.rank, 0))
         whole = tf.reduce_sum(kl, axis=event) if self.target.per_dimension else kl

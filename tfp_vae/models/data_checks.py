@@ -45,9 +45,7 @@ def check_finite(
             _Range.of(values, missing if may_lack else None, name)
 
 
-def check_observed(
-    values: Any, decoder: Any, missing: Any, weights: Any = None
-) -> None:
+def check_targets(values: Any, decoder: Any, missing: Any, weights: Any = None) -> None:
     """Checks the decoder's targets, which compiled steps cannot do.
 
     Args:
@@ -61,7 +59,7 @@ def check_observed(
             does not factorise is missing, or weighted, in parts.
 
     Example:
-        >>> check_observed(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
+        >>> check_targets(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
     """
     found = _Range.of(values, missing, "the target")
     likelihood = likelihood_of(decoder)

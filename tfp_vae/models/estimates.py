@@ -13,7 +13,7 @@ from tfp_vae.engine import data
 from tfp_vae.engine.compiler import XLA
 from tfp_vae.engine.progress import LongBar
 from tfp_vae.models.bound import Draws
-from tfp_vae.models.data_checks import as_arrays, check_gaps, check_observed
+from tfp_vae.models.data_checks import as_arrays, check_gaps, check_targets
 from tfp_vae.models.inference import Inference
 from tfp_vae.models.missing import checked_given, marked
 from tfp_vae.models.pieces import ROWS, pieces_of, rows_at_once
@@ -254,7 +254,7 @@ class Estimates(Inference):
             )
         if self.missing is not None:
             check_gaps(target, self.missing, caller)
-        check_observed(target, self.decoder, self.missing)
+        check_targets(target, self.decoder, self.missing)
         if batch_size is None:
             batch_size = rows_at_once(self.decoder, ROWS)
         rows = integer(batch_size, "batch_size", caller)

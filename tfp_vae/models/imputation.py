@@ -15,7 +15,7 @@ from tfp_vae.entries import class_probs
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.latents import center
 from tfp_vae.models.bound import Draws, spread
-from tfp_vae.models.data_checks import check_gaps, check_observed
+from tfp_vae.models.data_checks import check_gaps, check_targets
 from tfp_vae.models.estimates import Estimates, Step, constant_rows
 from tfp_vae.models.missing import absent
 from tfp_vae.summaries import sizes, summary
@@ -126,7 +126,7 @@ class Imputation(Estimates):
             )
         x, y = self._with_own_target(x, y, "impute")
         self._inputs(x, y, "impute")
-        check_observed(self.target_of(x), self.decoder, self.missing)
+        check_targets(self.target_of(x), self.decoder, self.missing)
         return x, y
 
     def _expectations(

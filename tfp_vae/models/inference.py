@@ -15,7 +15,7 @@ from tfp_vae.engine.compiler import FunctionCache
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
 from tfp_vae.models.bound import Bound
 from tfp_vae.models.data_checks import as_arrays, check_finite
-from tfp_vae.models.network_checks import check_inputs, check_rows
+from tfp_vae.models.network_checks import check_conditions, check_inputs
 from tfp_vae.models.pieces import (
     ROWS,
     DistributionInPieces,
@@ -366,7 +366,7 @@ class Inference(Bound):
                 (y,) = data.read((y,), "VAE")
                 check_finite(y, "y")
                 y = data.few(y, data.leaves_of(y)[0].shape[0])
-            check_rows(y, rows)
+            check_conditions(y, rows)
             return y
         expected, advice = (
             ("the condition y", "Give `y=`, one row for each example.")

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import law_of_each_row
+from tfp_vae.checks import check_rows_in_batch
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.objectives import ALL
@@ -40,7 +40,7 @@ def check_distribution(output: Any, network: str, symbol: str) -> None:
             f"{getattr(output, 'shape', None)}. Make a distribution layer, such as "
             "`tv.IndependentNormal`, its last layer."
         )
-    law_of_each_row(output, f"`VAE` with {symbol} from its {network}")
+    check_rows_in_batch(output, f"`VAE` with {symbol} from its {network}")
     batch = output.batch_shape
     if batch.rank != 1:
         raise ValueError(
@@ -199,7 +199,7 @@ def mask_input_error(count: int, conditional: bool) -> ValueError:
     )
 
 
-def check_rows(y: Any, rows: int | None) -> None:
+def check_conditions(y: Any, rows: int | None) -> None:
     """Checks that there is one condition for each example.
 
     Args:
@@ -210,7 +210,7 @@ def check_rows(y: Any, rows: int | None) -> None:
         ValueError: If there are more or fewer.
 
     Example:
-        >>> check_rows(np.zeros([5, 3]), 5)
+        >>> check_conditions(np.zeros([5, 3]), 5)
     """
     for part in [] if y is None else keras.tree.flatten(y):
         shape = tuple(part.shape)

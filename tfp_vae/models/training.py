@@ -18,7 +18,7 @@ from tfp_vae.models.bound import (
     tiled,
     with_place_for_weights,
 )
-from tfp_vae.models.data_checks import check_finite, check_gaps, check_observed
+from tfp_vae.models.data_checks import check_finite, check_gaps, check_targets
 from tfp_vae.models.network_checks import (
     check_draws,
     check_event,
@@ -254,7 +254,7 @@ class Training(Bound, Model):
         gaps = self.parts_with_gaps(x, target)
         for name, part in {"x": x, "y": y, "sample_weight": sample_weight}.items():
             check_finite(part, name, self.missing, gaps, but=target)
-        check_observed(target, self.decoder, self.missing, sample_weight)
+        check_targets(target, self.decoder, self.missing, sample_weight)
         if self.missing is not None:
             # Only vectors are checked for entries that are always missing. A condition
             # y may be informative about them, and layers for images and sequences share
