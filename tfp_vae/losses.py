@@ -278,9 +278,9 @@ def weighted_log_prob(
             weight = tf.cast(tf.convert_to_tensor(weight), _float_dtype(distribution))
             weight = fitted_weight(weight, values, batch_rank, name)
             if weight.shape.rank > batch_rank:
-                inside.append(spread(weight, values.shape.rank))
+                inside.append(expanded_to_rank(weight, values.shape.rank))
             else:
-                outside[name] = spread(weight, batch_rank)
+                outside[name] = expanded_to_rank(weight, batch_rank)
     if inside:
         log_prob = _log_prob_of_elements(
             distribution, values, functools.reduce(tf.multiply, inside)
@@ -457,7 +457,7 @@ def fitted_weight(
     return tf.ensure_shape(weight, leading)
 
 
-def spread(weight: tf.Tensor, rank: int) -> tf.Tensor:
+def expanded_to_rank(weight: tf.Tensor, rank: int) -> tf.Tensor:
     """Appends axes of length 1, so that weights of examples broadcast to elements.
 
     Args:
@@ -468,7 +468,7 @@ def spread(weight: tf.Tensor, rank: int) -> tf.Tensor:
         The tensor with as many axes.
 
     Example:
-        >>> spread(tf.ones([3]), 2).shape
+        >>> expanded_to_rank(tf.ones([3]), 2).shape
         TensorShape([3, 1])
     """
     missing = rank - weight.shape.rank

@@ -200,7 +200,11 @@ class Bound:
         given = weights = tiled(weights, count)
         filled, present = self._filled(values, draws.likelihood)
         if present is not None:
-            weights = present if weights is None else present * spread(weights, present)
+            weights = (
+                present
+                if weights is None
+                else present * expanded_like(weights, present)
+            )
 
         def of(p: Any, values: tf.Tensor, weights: Any) -> tf.Tensor:
             log_prob, _, mask = weighted_log_prob(p, values, weights, draws.mask)
@@ -466,7 +470,7 @@ def split_weights(sample_weight: Any) -> tuple[Any, Any]:
     return (weights, None) if weights.shape.rank == 1 else (None, weights)
 
 
-def spread(weights: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+def expanded_like(weights: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Appends axes of length 1 to weights, up to the rank of a tensor.
 
     Args:
@@ -477,7 +481,7 @@ def spread(weights: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         The weights with its rank and dtype.
 
     Example:
-        >>> spread(tf.ones([5]), tf.ones([5, 3])).shape
+        >>> expanded_like(tf.ones([5]), tf.ones([5, 3])).shape
         TensorShape([5, 1])
     """
     missing = like.shape.rank - weights.shape.rank

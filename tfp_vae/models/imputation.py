@@ -14,7 +14,7 @@ from tfp_vae.engine import data
 from tfp_vae.entries import class_probs
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.latents import center
-from tfp_vae.models.bound import Draws, spread
+from tfp_vae.models.bound import Draws, expanded_like
 from tfp_vae.models.data_checks import check_gaps, check_targets
 from tfp_vae.models.estimates import Estimates, Step, constant_rows
 from tfp_vae.models.missing import absent
@@ -189,8 +189,8 @@ class Imputation(Estimates):
             values = tf.reshape(values, tf.concat([[draws], tf.shape(mean)], axis=0))
             # Before the first weight that is not 0 there is no average.
             level = tf.where(tf.math.is_finite(new), new, tf.zeros_like(new))
-            shares = spread(tf.math.exp(weights - level), values)
-            mean *= spread(tf.math.exp(total - level), mean)
+            shares = expanded_like(tf.math.exp(weights - level), values)
+            mean *= expanded_like(tf.math.exp(total - level), mean)
             values = tf.math.multiply_no_nan(values, shares)
             return new, mean + tf.reduce_sum(values, axis=0)
 

@@ -17,9 +17,9 @@ from tfp_vae.kl.prior import needs_inputs
 from tfp_vae.models.bound import (
     Draws,
     LikelihoodTensor,
+    expanded_like,
     is_place_holder,
     split_weights,
-    spread,
     tiled,
 )
 from tfp_vae.models.data_checks import as_arrays, check_finite
@@ -512,7 +512,7 @@ class SemiSupervised(Estimates, Training):
         total, means = self._of_classes(
             self.averages, inputs, target, seed, num_samples
         )
-        shares = spread(tf.nn.softmax(total, axis=0), means)
+        shares = expanded_like(tf.nn.softmax(total, axis=0), means)
         mean = tf.reduce_sum(tf.math.multiply_no_nan(means, shares), axis=0)
         return tf.reduce_logsumexp(total, axis=0), mean
 

@@ -13,8 +13,8 @@ from tfp_vae.kl.metric import KLMetric
 from tfp_vae.models.bound import (
     Bound,
     Draws,
+    expanded_like,
     split_weights,
-    spread,
     tiled,
     with_place_for_weights,
 )
@@ -211,7 +211,7 @@ class Training(Bound, Model):
             y, present = self._filled(tf.convert_to_tensor(y), draws.likelihood)
             if present is not None:
                 mask = draws.mask
-                mask = 1.0 if mask is None else spread(mask, present)
+                mask = 1.0 if mask is None else expanded_like(mask, present)
                 set_mask(y_pred, tf.cast(present * mask, tf.bool))
         return super().compute_metrics(x, y, y_pred, sample_weight)
 

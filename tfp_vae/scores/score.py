@@ -12,9 +12,9 @@ from tfp_vae.losses import (
     KerasReduction,
     checked_values,
     distribution_of,
+    expanded_to_rank,
     fitted_weight,
     placeholder_loss,
-    spread,
 )
 from tfp_vae.seeds import Seeds
 
@@ -55,7 +55,9 @@ class Score(keras.metrics.Mean):
         )
         weight = None
         for part in weights.values():
-            part = tf.broadcast_to(spread(part, scores.shape.rank), tf.shape(scores))
+            part = tf.broadcast_to(
+                expanded_to_rank(part, scores.shape.rank), tf.shape(scores)
+            )
             weight = part if weight is None else weight * part
             # An entry that does not count may have any score.
             scores = tf.where(part == 0, tf.zeros_like(scores), scores)
@@ -143,11 +145,11 @@ class ScoreOfDraws(Score, keras.losses.Loss):
         whole: dict[str, Any] = {"sample_weight": None, "mask": None}
         for name, weight in weights.items():
             if weight.shape.rank > batch_rank:
-                part = spread(weight, scores.shape.rank)
+                part = expanded_to_rank(weight, scores.shape.rank)
                 # An entry that does not count may have any score.
                 scores = tf.where(part == 0, tf.zeros_like(scores), scores * part)
             else:
-                whole[name] = spread(weight, batch_rank)
+                whole[name] = expanded_to_rank(weight, batch_rank)
         losses = tf.reduce_mean(scores, axis=list(range(batch_rank, scores.shape.rank)))
         weight, mask = (
             part if part is None else tf.broadcast_to(part, tf.shape(losses))
