@@ -476,7 +476,7 @@ def test_a_class_that_cannot_be_counts_nothing():
     assert known["nll"] == 0.0
     # In a step with unknown labels too, which computes all classes.
     labels = tf.constant([1, 1])
-    loss, shown = model._bound_of((x, labels), tf.constant(x), None, False, "all")
+    loss, shown = model._loss_and_terms((x, labels), tf.constant(x), None, False, "all")
     assert np.isfinite(loss)
     np.testing.assert_array_equal(shown["nll"], [0.0, 0.0])
     assert seen(model, x)["nll"] == np.inf

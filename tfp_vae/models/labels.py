@@ -20,7 +20,7 @@ UNKNOWN = -1
 LEARNED = "learned"
 
 
-class Read(NamedTuple):
+class LabelBatch(NamedTuple):
     """The labels of a batch.
 
     Args:
@@ -102,7 +102,7 @@ class Labels:
         q = _checked_posterior(self.classifier(x, training=training))
         return tf.nn.log_softmax(q.logits_parameter(), axis=-1)
 
-    def read(self, y: Any, dtype: Any = "float32") -> Read:
+    def read(self, y: Any, dtype: Any = "float32") -> LabelBatch:
         """Reads the labels of a batch, in a graph too.
 
         Args:
@@ -125,7 +125,9 @@ class Labels:
         is_class = tf.reduce_any(one_hot, axis=-1)
         bad = tf.constant(math.nan, dtype)
         good = tf.cast(one_hot, dtype)
-        return Read(tf.where((is_class | ~is_known)[:, None], good, bad), is_known)
+        return LabelBatch(
+            tf.where((is_class | ~is_known)[:, None], good, bad), is_known
+        )
 
     def checked(self, y: Any, rows: int, caller: str, known: bool = False) -> Any:
         """Checks labels on the host.

@@ -24,12 +24,12 @@ from tfp_vae.models.bound import (
 )
 from tfp_vae.models.data_checks import as_arrays, check_finite
 from tfp_vae.models.estimates import Estimates
-from tfp_vae.models.labels import Labels, Read
+from tfp_vae.models.labels import LabelBatch, Labels
 from tfp_vae.models.network_checks import check_event, check_inputs
 from tfp_vae.models.pieces import ROWS, pieces_of, rows_at_once
 from tfp_vae.models.training import Training
 
-ALL, KNOWN = "all", "known"
+ALL_CLASSES, KNOWN_CLASSES = "all", "known"
 # Folded into the seed of labels that `generate` draws: independent of the latents.
 _OF_LABELS = 1
 
@@ -46,7 +46,7 @@ class DrawsOfClasses(NamedTuple):
 
     draws: Draws
     log_posterior: tf.Tensor
-    labels: Read
+    labels: LabelBatch
     num_classes: int
 
 
@@ -230,9 +230,9 @@ class SemiSupervised(Estimates, Training):
         rows, width = tf.shape(log_q)[0], self._labels.num_classes
         unknown = tf.fill([rows], -1)
         labels = self._labels.read(unknown if y is None else y, log_q.dtype)
-        count = 1 if classes == KNOWN else width
+        count = 1 if classes == KNOWN_CLASSES else width
         each = labels.one_hot
-        if classes == ALL:
+        if classes == ALL_CLASSES:
             eye = tf.eye(width, dtype=log_q.dtype)[:, None]
             each = tf.reshape(tf.tile(eye, [1, rows, 1]), [-1, width])
         q = self.posterior((tiled(x, count), each), training)
@@ -263,11 +263,11 @@ class SemiSupervised(Estimates, Training):
         """
         if self.classifier is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        loss, seen = self._bound_of(x, y, sample_weight, training, ALL)
+        loss, seen = self._loss_and_terms(x, y, sample_weight, training, ALL_CLASSES)
         self._record_labels(seen)
         return loss
 
-    def _bound_of(
+    def _loss_and_terms(
         self, x: Any, target: Any, sample_weight: Any, training: bool, classes: str
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """The loss of a batch, and its terms for each row."""
@@ -336,7 +336,7 @@ class SemiSupervised(Estimates, Training):
 
         def step(classes: str) -> Any:
             with tf.GradientTape() as tape:
-                loss, seen = self._bound_of(x, y, weights, True, classes)
+                loss, seen = self._loss_and_terms(x, y, weights, True, classes)
                 loss = of_all_rows(loss, x)
                 scaled = self.optimizer.scale_loss(loss)
             gradients = tape.gradient(
@@ -357,7 +357,7 @@ class SemiSupervised(Estimates, Training):
         x, y, weights = self._packed(batch)
         p = self._for_metrics(x)
         loss, seen = self._by_labels(
-            x, lambda classes: self._bound_of(x, y, weights, False, classes)
+            x, lambda classes: self._loss_and_terms(x, y, weights, False, classes)
         )
         return self._shown(of_all_rows(loss, x), seen, x, y, p, weights)
 
@@ -374,9 +374,9 @@ class SemiSupervised(Estimates, Training):
         y = _pair(x)[1]
         # Replicas must not wait for each other within a branch that only some take.
         if y is None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            return step(ALL)
+            return step(ALL_CLASSES)
         known = tf.reduce_all(self._labels.read(y).is_known)
-        return tf.cond(known, lambda: step(KNOWN), lambda: step(ALL))
+        return tf.cond(known, lambda: step(KNOWN_CLASSES), lambda: step(ALL_CLASSES))
 
     def _shown(
         self, loss: tf.Tensor, seen: Any, x: Any, y: Any, p: Any, weights: Any
