@@ -423,7 +423,7 @@ def test_weights_and_masks_of_entries_also_weigh_the_model_of_the_mask(rng):
     model.compile("sgd")
     x = rng.normal(size=(12, 2)).astype("float32")
     x[::3, 0] = np.nan
-    z = model.through(model.posterior(tf.constant(x)), None, 1, [1, 2])
+    z = model.draw_and_decode(model.posterior(tf.constant(x)), None, 1, [1, 2])
     once = model.terms(z, x).log_likelihood
     twice = model.terms(z, x, tf.fill([12, 2], 2.0)).log_likelihood
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-5)

@@ -74,7 +74,9 @@ def test_marked_entries_do_not_count(mark, dtype, rng):
     x = rng.integers(0, 5, size=(6, 3)).astype(dtype)
     if mark != "nan":
         x[0, 0] = x[3, 2] = x[4, 1] = mark
-    draws = model.through(model.posterior(tf.constant(x, "float32")), None, 1, [1, 2])
+    draws = model.draw_and_decode(
+        model.posterior(tf.constant(x, "float32")), None, 1, [1, 2]
+    )
     found = model.terms(draws, tf.constant(x)).log_likelihood[0].numpy()
     p = draws.likelihood.distribution
     each = p.log_prob(x.astype("float32")).numpy()
@@ -87,7 +89,9 @@ def test_a_value_that_rounds_to_the_mark_is_missing_on_host_and_device():
     model = linear(missing=0.1)
     x = np.full((4, 3), 0.1 + 1e-12)
     x[:, 2] = 1.0
-    z = model.through(model.posterior(tf.constant(x, "float32")), None, 1, [1, 2])
+    z = model.draw_and_decode(
+        model.posterior(tf.constant(x, "float32")), None, 1, [1, 2]
+    )
     one = z.likelihood.distribution.log_prob(np.float32([[0.0, 0.0, 1.0]]))[:, 2]
     for values in (x, x.astype("float32")):
         terms = model.terms(z, tf.constant(values, "float32"))
@@ -212,7 +216,7 @@ def test_blocks_leave_out_their_own_part(rng):
     model = linear(tv.Blockwise(BLOCKS), width=5, missing="nan")
     x = table(rng)
     gaps = rng.uniform(size=x.shape) < 0.3
-    draws = model.through(model.posterior(tf.constant(x)), None, 1, [1, 2])
+    draws = model.draw_and_decode(model.posterior(tf.constant(x)), None, 1, [1, 2])
     normal, binary, category, count = (
         block.distribution for block in draws.likelihood.distributions
     )

@@ -1,4 +1,4 @@
-"""The bound of a batch: draws, distributions and weights."""
+"""Runs a VAE's networks on a batch: its draws, and the terms of the bound."""
 
 import copyreg
 from typing import Any, NamedTuple
@@ -84,7 +84,7 @@ class LikelihoodTensor(DistributionTensor):
 copyreg.pickle(LikelihoodTensor, reduced)
 
 
-class Bound:
+class Networks:
     """The methods of `tv.VAE` that run its networks on a batch."""
 
     # Attributes of the model that these methods use.
@@ -139,7 +139,7 @@ class Bound:
         check_distribution(p, "decoder", "p(x | z)")
         return p
 
-    def through(
+    def draw_and_decode(
         self, posterior: Any, y: Any, num_samples: Any, seed: Any, training: Any = False
     ) -> Draws:
         """Draws latents and decodes them, with the draws folded into the batch.
@@ -188,7 +188,7 @@ class Bound:
         """Computes the terms of objectives.
 
         Args:
-            draws: The result of `through`.
+            draws: The result of `draw_and_decode`.
             target: Target of the likelihood, of shape `(batch, *event_shape)`.
             weights: Weights of the target's entries, or `None`.
 
@@ -230,7 +230,7 @@ class Bound:
         """Fills the missing entries with draws from p(x | z), the same for one seed.
 
         Args:
-            draws: The result of `through`.
+            draws: The result of `draw_and_decode`.
             target: Target of the likelihood, of shape `(batch, *event_shape)`.
 
         Returns:

@@ -28,7 +28,7 @@ class Step(NamedTuple):
     """k draws of the latents of each example of a batch.
 
     Args:
-        draws: The result of `through`.
+        draws: The result of `draw_and_decode`.
         terms: The result of `terms`.
         number: How many draws are still wanted. In the last step it may be below k; the
             draws from there on are ignored.
@@ -368,7 +368,7 @@ class Estimates(Inference):
         def body(i: tf.Tensor, found: Any) -> tuple[tf.Tensor, Any]:
             key = fold_in(seed, i)
             with weights_drawn_with(key):
-                made = self.through(q, y, draws, key)
+                made = self.draw_and_decode(q, y, draws, key)
                 step = Step(made, self.terms(made, target), num_samples - i * draws)
                 return i + 1, add(found, step)
 

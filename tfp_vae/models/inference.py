@@ -13,7 +13,7 @@ from tfp_vae.draws import fold_in
 from tfp_vae.engine import data
 from tfp_vae.engine.compiler import FunctionCache
 from tfp_vae.latents import center, has_direction, on_the_sphere, path, tempered
-from tfp_vae.models.bound import Bound
+from tfp_vae.models.bound import Networks
 from tfp_vae.models.data_checks import as_arrays, check_finite
 from tfp_vae.models.network_checks import check_conditions, check_inputs
 from tfp_vae.models.pieces import (
@@ -58,7 +58,7 @@ class Predictor(keras.Model):
         return self.vae.statistics_of_batch(batch, self._statistics)
 
 
-class Inference(Bound):
+class Inference(Networks):
     """The methods of `tv.VAE` for inference; those for training are in `training`."""
 
     # Attributes of a Keras model that these methods use.

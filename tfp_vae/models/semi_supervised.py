@@ -236,7 +236,7 @@ class SemiSupervised(Estimates, Training):
             eye = tf.eye(width, dtype=log_q.dtype)[:, None]
             each = tf.reshape(tf.tile(eye, [1, rows, 1]), [-1, width])
         q = self.posterior((tiled(x, count), each), training)
-        draws = self.through(q, each, num_samples, self._seeds.next(), training)
+        draws = self.draw_and_decode(q, each, num_samples, self._seeds.next(), training)
         found = DrawsOfClasses(draws, log_q, labels, count)
         return LikelihoodTensor(draws.likelihood, found)  # type: ignore[arg-type]
 

@@ -11,8 +11,8 @@ from tfp_vae.engine.workers import of_all_rows
 from tfp_vae.keras_internals import set_mask
 from tfp_vae.kl.metric import KLMetric
 from tfp_vae.models.bound import (
-    Bound,
     Draws,
+    Networks,
     expanded_like,
     split_weights,
     tiled,
@@ -29,7 +29,7 @@ from tfp_vae.models.network_checks import (
 from tfp_vae.seeds import Seeds
 
 
-class Training(Bound, Model):
+class Training(Networks, Model):
     """The methods of `tv.VAE` that train and evaluate it, in the engine's `fit`."""
 
     _seeds: Seeds

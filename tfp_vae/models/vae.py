@@ -321,7 +321,7 @@ class VAE(Imputation, SemiSupervised):
         q = self.posterior((x, y) if self.conditional else x, training)
         if training or num_samples:
             seed = self._seeds.next()
-            draws = self.through(q, y, num_samples or 1, seed, training)
+            draws = self.draw_and_decode(q, y, num_samples or 1, seed, training)
             return set_mask(LikelihoodTensor(draws.likelihood, draws), draws.mask)
         p = self.likelihood(center(q), y, training)
         return set_mask(LikelihoodTensor(unwrap(p)), mask_of(p))
