@@ -24,17 +24,17 @@ from tfp_vae.weights.forward_pass import layers_with_random_weights, weights_dra
 _WORK = 2**18
 
 
-class Step(NamedTuple):
+class DrawChunk(NamedTuple):
     """k draws of the latents of each example of a batch.
 
     Args:
         draws: The result of `draw_and_decode`.
         terms: The result of `terms`.
-        number: How many draws are still wanted. In the last step it may be below k; the
+        number: How many draws are still wanted. In the last chunk it may be below k; the
             draws from there on are ignored.
 
     Example:
-        >>> Step._fields
+        >>> DrawChunk._fields
         ('draws', 'terms', 'number')
     """
 
@@ -309,8 +309,8 @@ class Estimates(Inference):
             A tensor of shape `(n,)`.
         """
 
-        def add(total: tf.Tensor, step: Step) -> tf.Tensor:
-            weights = tf.concat([total[None], step.log_weights(total.dtype)], axis=0)
+        def add(total: tf.Tensor, chunk: DrawChunk) -> tf.Tensor:
+            weights = tf.concat([total[None], chunk.log_weights(total.dtype)], axis=0)
             return tf.reduce_logsumexp(weights, axis=0)
 
         start = functools.partial(constant_rows, -np.inf)
@@ -326,8 +326,8 @@ class Estimates(Inference):
     ) -> tf.Tensor:
         """The sum of one-draw ELBOs over `num_samples` draws, one at a time."""
 
-        def add(total: tf.Tensor, step: Step) -> tf.Tensor:
-            terms = step.terms
+        def add(total: tf.Tensor, chunk: DrawChunk) -> tf.Tensor:
+            terms = chunk.terms
             bound = terms.log_likelihood[0] - tf.cast(
                 terms.kl, terms.log_likelihood.dtype
             )
@@ -343,7 +343,7 @@ class Estimates(Inference):
         seed: Any,
         num_samples: Any,
         draws: int,
-        add: Callable[[Any, Step], Any],
+        add: Callable[[Any, DrawChunk], Any],
         start: Callable[[Any], Any],
     ) -> Any:
         """Encodes once, then loops over draws in one graph.
@@ -354,8 +354,8 @@ class Estimates(Inference):
             seed: Tensor of shape `(2,)`.
             num_samples: Scalar, the number of draws.
             draws: Number of draws decoded at once.
-            add: Function from the accumulated value and a `Step` to the new accumulated
-                value.
+            add: Function from the accumulated value and a `DrawChunk` to the new
+                accumulated value.
             start: Function from q(z | x) to the initial value.
 
         Returns:
@@ -369,8 +369,10 @@ class Estimates(Inference):
             key = fold_in(seed, i)
             with weights_drawn_with(key):
                 made = self.draw_and_decode(q, y, draws, key)
-                step = Step(made, self.terms(made, target), num_samples - i * draws)
-                return i + 1, add(found, step)
+                chunk = DrawChunk(
+                    made, self.terms(made, target), num_samples - i * draws
+                )
+                return i + 1, add(found, chunk)
 
         count = (num_samples + draws - 1) // draws
         variables = (tf.constant(0), first)

@@ -16,7 +16,7 @@ from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.latents import center
 from tfp_vae.models.bound import Draws, expanded_like
 from tfp_vae.models.data_checks import check_gaps, check_targets
-from tfp_vae.models.estimates import Estimates, Step, constant_rows
+from tfp_vae.models.estimates import DrawChunk, Estimates, constant_rows
 from tfp_vae.models.missing import absent
 from tfp_vae.summaries import sizes, summary
 from tfp_vae.weights.forward_pass import layers_with_random_weights
@@ -111,7 +111,7 @@ class Imputation(Estimates):
         if draws is None:
             found = self._expectations(x, y, num_samples, options)
         else:
-            found = self._resampled(x, y, num_samples, draws, options)
+            found = self._imputations(x, y, num_samples, draws, options)
         at: Any = (*[slice(None)] * len(front), some)
         filled[at] = np.where(gaps[some], found, filled[at])
         return filled
@@ -181,11 +181,11 @@ class Imputation(Estimates):
                 return moments(made.likelihood)
             return self.completed(made, target)
 
-        def add(found: Any, step: Step) -> Any:
+        def add(found: Any, chunk: DrawChunk) -> Any:
             total, mean = found
-            weights = step.log_weights(total.dtype)
+            weights = chunk.log_weights(total.dtype)
             new = tf.reduce_logsumexp(tf.concat([total[None], weights], 0), axis=0)
-            values = tf.cast(values_of(step.draws), total.dtype)
+            values = tf.cast(values_of(chunk.draws), total.dtype)
             values = tf.reshape(values, tf.concat([[draws], tf.shape(mean)], axis=0))
             # Before the first weight that is not 0 there is no average.
             level = tf.where(tf.math.is_finite(new), new, tf.zeros_like(new))
@@ -204,7 +204,7 @@ class Imputation(Estimates):
 
         return self.over_draws(inputs, target, seed, num_samples, draws, add, start)
 
-    def _resampled(
+    def _imputations(
         self, x: Any, y: Any, num_samples: int, count: int, options: dict[str, Any]
     ) -> np.ndarray:
         """Draws of x given the observed entries, of shape `(count, n, ...)`."""
@@ -268,12 +268,12 @@ class Imputation(Estimates):
             found = self.completed(made, target)
             return tf.reshape(found, [draws, -1, *found.shape[1:]])
 
-        def add(found: Any, step: Step) -> Any:
+        def add(found: Any, chunk: DrawChunk) -> Any:
             total, held = found
-            weights = step.log_weights(total.dtype)
+            weights = chunk.log_weights(total.dtype)
             here = tf.reduce_logsumexp(weights, axis=0)
             new = tf.reduce_logsumexp(tf.stack([total, here]), axis=0)
-            key = fold_in(step.draws.seed, _CHOSEN)
+            key = fold_in(chunk.draws.seed, _CHOSEN)
             both = _uniform([2, *sizes(held)[:2]], key)
             which, whether = tf.unstack(both, num=2)
             shares = tf.math.cumsum(tf.nn.softmax(weights, axis=0), axis=0)
@@ -281,7 +281,7 @@ class Imputation(Estimates):
                 shares[..., None] < tf.cast(which, shares.dtype) * shares[-1, :, None]
             )
             index = tf.reduce_sum(tf.cast(below, tf.int32), axis=0)
-            values = tf.cast(values_of(step.draws), held.dtype)
+            values = tf.cast(values_of(chunk.draws), held.dtype)
             order = [1, 0, *range(2, values.shape.rank)]
             chosen = tf.gather(tf.transpose(values, order), index, axis=1, batch_dims=1)
             taken = tf.cast(whether, new.dtype) < tf.math.exp(here - new)[:, None]
