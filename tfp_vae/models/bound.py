@@ -343,7 +343,7 @@ class Networks:
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         if self.conditional:
             return self._split((x, y)), self.target_of(x), weights
-        given = y is not None and not is_place_holder(y)
+        given = y is not None and not is_placeholder_target(y)
         return x, y if given else self.target_of(x), weights
 
     def target_of(self, x: Any) -> Any:
@@ -384,7 +384,7 @@ def _every_value(posterior: Any) -> tf.Tensor:
     return tf.broadcast_to(values[:, None], shape)
 
 
-def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+def with_placeholder_target(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     """Adds a placeholder for y, without which Keras drops the weights.
 
     Args:
@@ -397,7 +397,7 @@ def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any
 
     Example:
         >>> x = np.zeros([5, 2])
-        >>> with_place_for_weights(x, x, np.ones(5))[1].shape
+        >>> with_placeholder_target(x, x, np.ones(5))[1].shape
         (5, 0)
     """
     y = None if y is x else y
@@ -406,8 +406,8 @@ def with_place_for_weights(x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any
     return x, y, sample_weight
 
 
-def is_place_holder(y: Any) -> bool:
-    """Whether targets are the placeholder of `with_place_for_weights`.
+def is_placeholder_target(y: Any) -> bool:
+    """Whether targets are the placeholder of `with_placeholder_target`.
 
     Args:
         y: Targets, or a structure of them.
@@ -416,8 +416,8 @@ def is_place_holder(y: Any) -> bool:
         True for those.
 
     Example:
-        >>> is_place_holder(np.zeros([5, 0])), is_place_holder(np.zeros([5, 1]))
-        (True, False)
+        >>> [is_placeholder_target(np.zeros([5, width])) for width in (0, 1)]
+        [True, False]
     """
     shape = getattr(y, "shape", None)
     return shape is not None and len(shape) == 2 and shape[1] == 0

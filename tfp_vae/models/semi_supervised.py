@@ -18,7 +18,7 @@ from tfp_vae.models.bound import (
     Draws,
     LikelihoodTensor,
     expanded_like,
-    is_place_holder,
+    is_placeholder_target,
     split_weights,
     tiled,
 )
@@ -139,7 +139,7 @@ class SemiSupervised(Estimates, Training):
         if self.classifier is None:
             return super()._packed(batch)
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        given = y is not None and not is_place_holder(y)
+        given = y is not None and not is_placeholder_target(y)
         return (x, y) if given else x, self.target_of(x), weights
 
     def _inputs(self, x: Any, y: Any, caller: str) -> Any:
@@ -409,7 +409,7 @@ class SemiSupervised(Estimates, Training):
                 shape that does not fit, or labels are no classes.
         """
         if self.classifier is not None:
-            y = None if is_place_holder(y) else y
+            y = None if is_placeholder_target(y) else y
             y = self._labels.checked(y, data.check_rows(x, caller), caller)
         super().check_data(x, y, sample_weight, training, caller, whole)
 

@@ -16,7 +16,7 @@ from tfp_vae.models.bound import (
     expanded_like,
     split_weights,
     tiled,
-    with_place_for_weights,
+    with_placeholder_target,
 )
 from tfp_vae.models.data_checks import check_finite, check_gaps, check_targets
 from tfp_vae.models.network_checks import (
@@ -315,5 +315,5 @@ class Training(Networks, Model):
 
     def _for_keras(self, given: Any, *args: Any, **kwargs: Any) -> Any:
         """Adds a placeholder for y, without which Keras drops weights."""
-        given = with_place_for_weights(*given)
+        given = with_placeholder_target(*given)
         return super()._for_keras(given, *args, **kwargs)
