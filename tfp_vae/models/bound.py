@@ -15,7 +15,7 @@ from tfp_vae.kl.prior import needs_inputs, prior_distribution
 from tfp_vae.kl.without_kl import without_kl
 from tfp_vae.latents import center
 from tfp_vae.losses import weighted_log_prob
-from tfp_vae.models.missing import absent
+from tfp_vae.models.missing import is_missing
 from tfp_vae.models.network_checks import (
     check_distribution,
     check_enumerable,
@@ -120,7 +120,7 @@ class Networks:
     def _given(self, inputs: Any) -> Any:
         """The inputs of the encoder: x, the mask of x if it takes one, and y."""
         x, y = data.mapped(tf.convert_to_tensor, self._split(inputs))
-        given = [x] if self.missing is None else self._without_absent(x)
+        given = [x] if self.missing is None else self._filled_inputs(x)
         given += [y] if self.conditional else []
         return given if len(given) > 1 else given[0]
 
@@ -198,13 +198,11 @@ class Networks:
         count = draws.latents.shape[0]
         values = tiled(tf.convert_to_tensor(target), count)
         given = weights = tiled(weights, count)
-        filled, present = self._filled(values, draws.likelihood)
-        if present is not None:
-            weights = (
-                present
-                if weights is None
-                else present * expanded_like(weights, present)
-            )
+        filled, observed = self._filled(values, draws.likelihood)
+        if observed is not None and weights is not None:
+            weights = observed * expanded_like(weights, observed)
+        elif observed is not None:
+            weights = observed
 
         def of(p: Any, values: tf.Tensor, weights: Any) -> tf.Tensor:
             log_prob, _, mask = weighted_log_prob(p, values, weights, draws.mask)
@@ -213,7 +211,7 @@ class Networks:
         log_prob = of(draws.likelihood, filled, weights)
         if self.missing_model is not None:
             p = self.mask_distribution(self.completed(draws, target))
-            observed = tf.ones_like(filled) if present is None else present
+            observed = tf.ones_like(filled) if observed is None else observed
             log_prob += tf.cast(of(p, observed, given), log_prob.dtype)
         return Terms(
             tf.reshape(log_prob, [count, -1]),
@@ -238,7 +236,7 @@ class Networks:
         """
         values = tiled(tf.convert_to_tensor(target), draws.latents.shape[0])
         found, _ = draw(draws.likelihood, seed=fold_in(draws.seed, _COMPLETED))
-        gaps = self._absent(values)
+        gaps = self._gaps_in(values)
         found = tf.cast(found, data.dtype_of(found))
         if gaps is None:
             return tf.cast(values, found.dtype)
@@ -261,7 +259,7 @@ class Networks:
 
     def _filled(self, values: tf.Tensor, likelihood: Any) -> tuple[tf.Tensor, Any]:
         """Fills missing entries with valid values; their weights are 0, others 1."""
-        gaps = self._absent(values)
+        gaps = self._gaps_in(values)
         if gaps is None:
             return values, None
         stand_in = tf.stop_gradient(center(likelihood))
@@ -293,7 +291,7 @@ class Networks:
             "`vae((x, y))`, or `y=` to the other methods."
         )
 
-    def _without_absent(self, x: Any) -> list[Any]:
+    def _filled_inputs(self, x: Any) -> list[Any]:
         """The inputs of the encoder that come from x, without gaps."""
         array = x if self.target is None else self.target_of(x)
         if isinstance(array, dict | list | tuple):
@@ -303,7 +301,7 @@ class Networks:
                 "of the array with missing entries."
             )
         values = tf.convert_to_tensor(array)
-        gaps = self._absent(values)
+        gaps = self._gaps_in(values)
         if self._fill is not None and not values.dtype.is_floating:
             values = tf.cast(values, self._fill.dtype)
         if gaps is None:
@@ -319,8 +317,8 @@ class Networks:
             return tf.zeros_like(values)
         return tf.cast(tf.convert_to_tensor(self._fill), values.dtype)
 
-    def _absent(self, values: tf.Tensor) -> Any:
-        return None if self.missing is None else absent(values, self.missing)
+    def _gaps_in(self, values: tf.Tensor) -> Any:
+        return None if self.missing is None else is_missing(values, self.missing)
 
     def parts_with_gaps(self, x: Any, target: Any = None) -> list[Any]:
         """The arrays that may have missing entries.

@@ -13,7 +13,7 @@ from tfp_vae.engine import data
 from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
 from tfp_vae.losses import check_whole_blocks
-from tfp_vae.models.missing import NAN, absent, check_mark
+from tfp_vae.models.missing import NAN, check_mark, is_missing
 from tfp_vae.models.network_checks import check_event
 from tfp_vae.values import check_values
 
@@ -95,8 +95,8 @@ def check_targets(values: Any, decoder: Any, missing: Any, weights: Any = None) 
     for block in data.blocks_of(values):
         if missing is not None:
             if isinstance(distribution, tfd.Blockwise):
-                check_whole_blocks(absent(block, missing), distribution)
-            block = np.where(absent(block, missing), possible, block)
+                check_whole_blocks(is_missing(block, missing), distribution)
+            block = np.where(is_missing(block, missing), possible, block)
         check_values(block, likelihood)
 
 
@@ -118,7 +118,7 @@ def check_gaps(values: Any, missing: Any, caller: str, entries: bool = False) ->
     empty = total = 0
     seen = np.zeros(tuple(values.shape[1:]), bool)
     for block in data.blocks_of(values):
-        gaps = absent(block, missing)
+        gaps = is_missing(block, missing)
         empty += int(gaps.reshape(len(block), -1).all(axis=1).sum())
         total += len(block)
         seen |= ~gaps.all(axis=0)
@@ -154,7 +154,7 @@ class _Range:
         check_mark(missing, values.dtype)
         for block in data.blocks_of(values, size=2**18):
             if missing is not None:
-                block = block[~absent(block, missing)]
+                block = block[~is_missing(block, missing)]
             if not block.size:
                 continue
             low, high = block.min(), block.max()

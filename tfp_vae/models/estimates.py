@@ -30,8 +30,8 @@ class DrawChunk(NamedTuple):
     Args:
         draws: The result of `draw_and_decode`.
         terms: The result of `terms`.
-        number: How many draws are still wanted. In the last chunk it may be below k; the
-            draws from there on are ignored.
+        number: How many draws are still wanted. In the last chunk it may be below k;
+            the draws from there on are ignored.
 
     Example:
         >>> DrawChunk._fields
@@ -260,8 +260,8 @@ class Estimates(Inference):
         rows = integer(batch_size, "batch_size", caller)
         # A power of two: data of many lengths need few traces.
         piece = min(rows, 1 << (count - 1).bit_length())
-        # Random weights must be new for each draw, and `_elbo_sum`
-        # cannot leave surplus draws out of `Terms.kl`, a mean over draws.
+        # Random weights must be new for each draw, and `_elbo_sum` cannot leave surplus
+        # draws out of `Terms.kl`, a mean over draws.
         one_at_a_time = layers_with_random_weights(self.decoder) or fn == self._elbo_sum
         draws = 1 if one_at_a_time else max(1, min(rows // piece, num_samples))
         block = max(draws, _WORK // piece)

@@ -13,7 +13,7 @@ from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import draw
 from tfp_vae.latents import center, mean_or_center
 from tfp_vae.models.imputation import from_moments
-from tfp_vae.models.missing import absent
+from tfp_vae.models.missing import is_missing
 from tfp_vae.models.network_checks import mask_input_error
 from tfp_vae.models.statistics import statistics_of
 from tfp_vae.summaries import summary
@@ -111,7 +111,7 @@ def export_endpoints(
         found = from_moments(unwrap(vae(inputs, training=False)), averages)
         found = tf.cast(found, vae.answer_dtype)
         given = tf.cast(target, found.dtype)
-        return tf.where(absent(target, vae.missing), found, given)
+        return tf.where(is_missing(target, vae.missing), found, given)
 
     archive = keras.export.ExportArchive()
     archive.track(vae)
@@ -147,11 +147,11 @@ def _limited(
 def _checked_target(vae: Any, inputs: Any, x: Any) -> tf.Tensor:
     """The decoder's target, after a check at the mean of q(z | x)."""
     p, target = unwrap(vae(inputs, training=False)), vae.target_of(x)
-    lacks = None if vae.missing is None else absent(target, vae.missing)
+    gaps = None if vae.missing is None else is_missing(target, vae.missing)
     values = target
-    if lacks is not None:
+    if gaps is not None:
         possible = tf.cast(p.sample(seed=new_seed()), target.dtype)
-        values = tf.where(lacks, possible, target)
+        values = tf.where(gaps, possible, target)
     with tf.control_dependencies([strict_log_prob(p, values)]):
         return tf.identity(target)
 

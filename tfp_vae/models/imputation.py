@@ -17,7 +17,7 @@ from tfp_vae.latents import center
 from tfp_vae.models.bound import Draws, expanded_like
 from tfp_vae.models.data_checks import check_gaps, check_targets
 from tfp_vae.models.estimates import DrawChunk, Estimates, constant_rows
-from tfp_vae.models.missing import absent
+from tfp_vae.models.missing import is_missing
 from tfp_vae.summaries import sizes, summary
 from tfp_vae.weights.forward_pass import layers_with_random_weights
 
@@ -99,7 +99,7 @@ class Imputation(Estimates):
         draws = None if draws is None else integer(draws, "draws", "impute")
         x, y = self._with_gaps(x, y)
         values = np.asarray(self.target_of(x))
-        gaps = absent(values, self.missing)
+        gaps = is_missing(values, self.missing)
         check_gaps(values, self.missing, "impute")
         front = () if draws is None else (draws,)
         filled = np.broadcast_to(_floating(values), (*front, *values.shape)).copy()

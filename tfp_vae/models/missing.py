@@ -146,7 +146,7 @@ def check_mark(missing: Any, dtype: Any) -> None:
         )
 
 
-def absent(values: Any, missing: Any) -> Any:
+def is_missing(values: Any, missing: Any) -> Any:
     """Finds missing entries.
 
     Args:
@@ -158,7 +158,7 @@ def absent(values: Any, missing: Any) -> Any:
         mark is NaN.
 
     Example:
-        >>> absent(np.array([1.0, np.nan]), "nan")
+        >>> is_missing(np.array([1.0, np.nan]), "nan")
         array([False,  True])
     """
     check_mark(missing, values.dtype)
@@ -219,7 +219,7 @@ def checked_given(given: Any, values: np.ndarray, missing: Any) -> np.ndarray:
             f"{values.shape}, or of one example, {values.shape[1:]}. Received: "
             f"{given.dtype} of shape {given.shape}. True is for entries that are given."
         )
-    observed = ~absent(values, missing)
+    observed = ~is_missing(values, missing)
     rest = (observed & ~given).reshape(len(values), -1).any(axis=1)
     if not rest.all():
         raise ValueError(

@@ -109,7 +109,7 @@ class SemiSupervised(Estimates, Training):
         """
         x = data.mapped(tf.convert_to_tensor, x)
         if self.missing is not None:
-            x = self._without_absent(x)[0]
+            x = self._filled_inputs(x)[0]
         return self._labels.log_posterior(x, training)
 
     # Labels as the second input of the networks.

@@ -208,11 +208,11 @@ class Training(Networks, Model):
         if draws is not None:
             count = draws.latents.shape[0]
             y, sample_weight = tiled(y, count), tiled(sample_weight, count)
-            y, present = self._filled(tf.convert_to_tensor(y), draws.likelihood)
-            if present is not None:
+            y, observed = self._filled(tf.convert_to_tensor(y), draws.likelihood)
+            if observed is not None:
                 mask = draws.mask
-                mask = 1.0 if mask is None else expanded_like(mask, present)
-                set_mask(y_pred, tf.cast(present * mask, tf.bool))
+                mask = 1.0 if mask is None else expanded_like(mask, observed)
+                set_mask(y_pred, tf.cast(observed * mask, tf.bool))
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

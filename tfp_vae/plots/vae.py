@@ -17,7 +17,7 @@ from tfp_vae.evaluation.information import kl_per_dimension
 from tfp_vae.latents import mean_or_center, on_the_sphere
 from tfp_vae.models.data_checks import as_arrays
 from tfp_vae.models.inference import traversal_values
-from tfp_vae.models.missing import NAN, absent
+from tfp_vae.models.missing import NAN, is_missing
 from tfp_vae.plots.figure import BLUE, CLASSES, new_figure
 
 if TYPE_CHECKING:
@@ -454,7 +454,7 @@ def observed(vae: Any, x: Any) -> np.ndarray:
     values = np.asarray(x if vae.target is None else x[vae.target])
     if vae.missing in (None, NAN):
         return values
-    return np.where(absent(values, vae.missing), np.nan, values)
+    return np.where(is_missing(values, vae.missing), np.nan, values)
 
 
 def is_image(event_shape: Any) -> bool:
