@@ -55,8 +55,8 @@ from tfp_vae.layers.statistic import Statistic
 from tfp_vae.layers.unit_interval import IndependentBeta, IndependentKumaraswamy
 from tfp_vae.layers.variable_layer import VariableLayer
 from tfp_vae.layers.variational_gaussian_process import VariationalGaussianProcess
-from tfp_vae.losses import LogLikelihood, NegativeLogLikelihood
-from tfp_vae.metrics import ActiveUnits
+from tfp_vae.losses import NegativeLogLikelihood
+from tfp_vae.metrics import ActiveUnits, LogLikelihood
 from tfp_vae.models.vae import VAE
 from tfp_vae.objectives import ELBO, ImportanceWeightedBound, RenyiBound
 from tfp_vae.prediction.evaluate import evaluate_predictive

@@ -1,4 +1,4 @@
-"""The negative log-likelihood as a Keras loss, and the log-likelihood as a metric."""
+"""The negative log-likelihood as a Keras loss, with weights inside the event."""
 
 import functools
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import boolean, check_rows_in_batch, integer
+from tfp_vae.checks import check_rows_in_batch, integer
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.engine.num_examples import report_terms
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
@@ -95,76 +95,6 @@ class NegativeLogLikelihood(keras.losses.Loss):
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
         return {**super().get_config(), "draw_axes": self.draw_axes}
-
-
-@keras.saving.register_keras_serializable("tfp_vae")
-class LogLikelihood(keras.metrics.Mean):
-    r"""Mean log-likelihood per example, in nats, as a metric for `compile`.
-
-    .. math::
-
-        \mathrm{metric} =
-        \frac{\sum_b \mathrm{weight}_b \log p(y_b \mid x_b)}{\sum_b \mathrm{weight}_b}
-
-    In `weighted_metrics` it uses `sample_weight`. Weights of elements apply inside the
-    event, as in `NegativeLogLikelihood`; all examples then count equally.
-
-    Args:
-        negative: Report the negative log-likelihood, under the name `nll`.
-        name: Name in the history; by default `log_likelihood` or `nll`.
-        dtype: Dtype of the metric's state.
-        draw_axes: As in `NegativeLogLikelihood`.
-
-    Example:
-        >>> metric = LogLikelihood()
-        >>> metric.update_state([0.0, 0.0], tfd.Normal([0.0, 0.0], 1.0))
-        >>> round(float(metric.result()), 4)
-        -0.9189
-    """
-
-    def __init__(
-        self,
-        negative: bool = False,
-        name: str | None = None,
-        dtype: Any = None,
-        draw_axes: int = 0,
-    ) -> None:
-        negative = boolean(negative, "negative", "LogLikelihood")
-        super().__init__(
-            name=name or ("nll" if negative else "log_likelihood"), dtype=dtype
-        )
-        self.negative = negative
-        self.draw_axes = integer(draw_axes, "draw_axes", self.name, minimum=0)
-        # Keras' callbacks with `mode="auto"` read the better direction here.
-        self._direction = "down" if negative else "up"
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Adds a batch.
-
-        Args:
-            y_true: Values, of shape `batch_shape + event_shape`.
-            y_pred: The distribution that a model outputs.
-            sample_weight: As in `NegativeLogLikelihood`.
-        """
-        distribution = distribution_of(y_pred, self.name)
-        if distribution is None:
-            return
-        log_prob, weights, mask = weighted_log_prob(
-            distribution, y_true, sample_weight, mask_of(y_pred), self.draw_axes
-        )
-        if mask is not None:
-            weights = mask if weights is None else weights * mask
-        values = -log_prob if self.negative else log_prob
-        super().update_state(values, sample_weight=weights)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of `__init__`."""
-        return {
-            "negative": self.negative,
-            "name": self.name,
-            "dtype": self.dtype,
-            "draw_axes": self.draw_axes,
-        }
 
 
 class KerasReduction(keras.losses.Loss):
