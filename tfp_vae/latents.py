@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.kl.closed_forms import family_name
-from tfp_vae.summaries import joined, summary
+from tfp_vae.summaries import joined, may_lack_a_mean, summary
 from tfp_vae.supports import is_discrete, support_of
 
 tfd = tfp.distributions
@@ -49,24 +49,6 @@ def has_direction(distribution: Any) -> bool:
     """
     distribution = unwrap(distribution)
     return on_the_sphere(distribution) or isinstance(distribution, DirectionAndNorm)
-
-
-def may_lack_a_mean(distribution: Any) -> bool:
-    """Whether a distribution may have no mean, which TFP then gives as NaN.
-
-    Args:
-        distribution: A `tfd.Distribution`.
-
-    Returns:
-        True for Student's t and Cauchy distributions, and products of them.
-
-    Example:
-        >>> may_lack_a_mean(tfd.Sample(tfd.Cauchy(0.0, 1.0), 3))
-        True
-    """
-    while isinstance(distribution, tfd.Independent | tfd.Sample):
-        distribution = distribution.distribution
-    return isinstance(distribution, tfd.StudentT | tfd.Cauchy)
 
 
 def center(distribution: Any) -> tf.Tensor:

@@ -61,6 +61,24 @@ def _of_blocks(distribution: Any, name: str) -> Any:
     return joined(distribution, parts)
 
 
+def may_lack_a_mean(distribution: Any) -> bool:
+    """Whether a distribution may have no mean, which TFP then gives as NaN.
+
+    Args:
+        distribution: A `tfd.Distribution`.
+
+    Returns:
+        True for Student's t and Cauchy distributions, and products of them.
+
+    Example:
+        >>> may_lack_a_mean(tfd.Sample(tfd.Cauchy(0.0, 1.0), 3))
+        True
+    """
+    while isinstance(distribution, tfd.Independent | tfd.Sample):
+        distribution = distribution.distribution
+    return isinstance(distribution, tfd.StudentT | tfd.Cauchy)
+
+
 def joined(distribution: Any, parts: Any) -> tf.Tensor:
     """Concatenates values of the blocks of a distribution.
 

@@ -10,11 +10,10 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.engine import data
-from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
 from tfp_vae.losses import check_whole_blocks
 from tfp_vae.models.missing import NAN, check_mark, is_missing
-from tfp_vae.models.network_checks import check_event
+from tfp_vae.models.network_checks import check_event, last_distribution_layer
 from tfp_vae.values import check_values
 
 tfd = tfp.distributions
@@ -62,7 +61,7 @@ def check_targets(values: Any, decoder: Any, missing: Any, weights: Any = None) 
         >>> check_targets(np.zeros([5, 3]), tv.IndependentBernoulli(3), None)
     """
     found = _Range.of(values, missing, "the target")
-    likelihood = likelihood_of(decoder)
+    likelihood = last_distribution_layer(decoder)
     if found.low is None or likelihood is None or likelihood.parameters_width is None:
         return
     if isinstance(likelihood, IndependentBernoulli) and found.is_grey():
@@ -197,27 +196,6 @@ def _not_finite(values: Any, missing: Any, name: str) -> ValueError:
         f"A VAE expects finite values. Received: {bad} NaN or infinite of {total} in "
         f"{name}. {advice}"
     )
-
-
-def likelihood_of(decoder: Any) -> DistributionLayer | None:
-    """The distribution layer that a decoder ends with.
-
-    Args:
-        decoder: A layer or a model.
-
-    Returns:
-        The layer, or `None` if the decoder ends otherwise.
-
-    Example:
-        >>> likelihood_of(tv.IndependentNormal(3)).event_shape
-        (3,)
-    """
-    while not isinstance(decoder, DistributionLayer):
-        layers = getattr(decoder, "layers", None)
-        if not layers:
-            return None
-        decoder = layers[-1]
-    return decoder
 
 
 def as_arrays(x: Any, y: Any, caller: str) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from tfp_vae.checks import positive_number, real_number
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.layers.one_hot_categorical import OneHotCategorical
 from tfp_vae.layers.variable_layer import VariableLayer
-from tfp_vae.models.data_checks import likelihood_of
+from tfp_vae.models.network_checks import last_distribution_layer
 
 tfd = tfp.distributions
 
@@ -285,7 +285,7 @@ def check_takes_labels(network: Any, name: str, num_classes: int) -> None:
 
 def _num_classes(classifier: Any) -> int:
     """The number of classes, from the last layer or from a call on zeros."""
-    last = likelihood_of(classifier)
+    last = last_distribution_layer(classifier)
     if isinstance(last, OneHotCategorical):
         number = last.event_size
     else:

@@ -367,6 +367,27 @@ def check_draws(draws: Any, objective: Any) -> None:
     )
 
 
+def last_distribution_layer(network: Any) -> DistributionLayer | None:
+    """The distribution layer that a network ends with.
+
+    Args:
+        network: A layer or a model.
+
+    Returns:
+        The layer, or `None` if the network ends otherwise.
+
+    Example:
+        >>> last_distribution_layer(tv.IndependentNormal(3)).event_shape
+        (3,)
+    """
+    while not isinstance(network, DistributionLayer):
+        layers = getattr(network, "layers", None)
+        if not layers:
+            return None
+        network = layers[-1]
+    return network
+
+
 def warn_of_activation(decoder: Any) -> None:
     """Warns of an activation before the distribution layer.
 

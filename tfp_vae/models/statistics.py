@@ -9,8 +9,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import STATISTICS, TensorConversion, unwrap
-from tfp_vae.latents import center, may_lack_a_mean
-from tfp_vae.summaries import summary
+from tfp_vae.latents import center
+from tfp_vae.summaries import may_lack_a_mean, summary
 
 tfd = tfp.distributions
 
