@@ -171,7 +171,7 @@ def test_draws_whose_density_is_0_count_nothing(piece, tmp_path):
         assert abs(found[row, gap] - z.mean()) < 5 * z.std() / np.sqrt(400)
         assert abs(drawn[:, row, gap].mean() - z.mean()) < 5 * spread / np.sqrt(200)
     impossible = np.float32([[1.5, np.nan], [99.0, np.nan]])
-    with pytest.raises(ValueError, match=r"1 of 2 whose density is 0"):
+    with pytest.raises(ValueError, match=r"1 of 2 with density 0"):
         model.impute(impossible, 50)
     model.export(tmp_path)
     served = tf.saved_model.load(tmp_path)
