@@ -325,7 +325,7 @@ def test_nothing_of_a_program_runs_on_the_host():
 
 def called(function, *args):
     """Calls a function with XLA, if it can."""
-    return function(*args, nothing=tuple(map(tf.zeros_like, args)))
+    return function(*args, warmup_args=tuple(map(tf.zeros_like, args)))
 
 
 def test_xla_compiles_where_it_is_chosen_and_can():
@@ -432,13 +432,13 @@ def test_an_error_of_a_run_is_no_refusal_and_nothing_runs_again():
 
     signature = [tf.TensorSpec([None]), tf.TensorSpec([], tf.int32)]
     function = Compiler("auto").function(step, "a step", signature)
-    nothing = tf.zeros(2), tf.constant(0)
-    function(tf.ones(2), tf.constant(1), nothing=nothing)
+    warmup_args = tf.zeros(2), tf.constant(0)
+    function(tf.ones(2), tf.constant(1), warmup_args=warmup_args)
     assert int(runs) == 1
     with pytest.raises(tf.errors.InvalidArgumentError):
-        function(tf.ones(3), tf.constant(1), nothing=nothing)
+        function(tf.ones(3), tf.constant(1), warmup_args=warmup_args)
     assert int(runs) == 1
-    function(tf.ones(2), tf.constant(1), nothing=nothing)
+    function(tf.ones(2), tf.constant(1), warmup_args=warmup_args)
     assert int(runs) == 2
 
 
