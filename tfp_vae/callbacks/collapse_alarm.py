@@ -92,13 +92,14 @@ class CollapseAlarm(keras.callbacks.Callback):
         if self._epochs_below < self.patience:
             return
         self.epoch = epoch
+        epochs = "an epoch" if self.patience == 1 else f"{self.patience} epochs"
         warnings.warn(
             "`CollapseAlarm`: the posterior has collapsed: z carries no information "
             f"about x. The mutual information is {max(shared, 0.0):.3g} nats, of at "
             f"most log n = {math.log(self._count):.3g}; the KL is {rate:.3g} nats. The "
-            f"smaller was below {self.threshold:g} for {self.patience} epochs. Try KL "
-            "warm-up (`KLWarmup(epochs=...)`), free bits (`ELBO(free_bits=...)`), a "
-            "lower beta or a weaker decoder.",
+            f"smaller was below {self.threshold:g} for {epochs}. Try KL warm-up "
+            "(`KLWarmup(epochs=...)`), free bits (`ELBO(free_bits=...)`), a lower beta "
+            "or a weaker decoder.",
             stacklevel=2,
         )
 
