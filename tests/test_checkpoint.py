@@ -15,6 +15,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import vaes
 
@@ -106,18 +107,20 @@ MODELS = {
 }
 
 
+RESUMED = [
+    ("dropout", {"shuffle": "batch"}, (0, 4)),
+    ("noise", {}, (2, None)),
+    ("vae", {}, (1, 3)),
+    ("dropout", {}, (2, None)),
+    ("dropout", {"steps_per_epoch": 3}, (1, 2)),
+    ("vae", {"steps_per_epoch": 2}, (2, None)),
+    ("learned prior", {"shuffle": False}, (1, 3)),
+    ("XLA", {}, (1, 3)),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "at"),
-    [
-        ("dropout", {}, (2, None)),
-        ("dropout", {"steps_per_epoch": 3}, (1, 2)),
-        ("dropout", {"shuffle": "batch"}, (0, 4)),
-        ("noise", {}, (2, None)),
-        ("vae", {}, (1, 3)),
-        ("vae", {"steps_per_epoch": 2}, (2, None)),
-        ("learned prior", {"shuffle": False}, (1, 3)),
-        ("XLA", {}, (1, 3)),
-    ],
+    ("name", "options", "at"), slow.except_for(RESUMED[:3], RESUMED)
 )
 def test_a_resumed_fit_is_that_of_one_go(name, options, at, tmp_path):
     make, y = MODELS[name]
@@ -155,7 +158,9 @@ def counting():
     ]
 
 
-@pytest.mark.parametrize("at", [(3, None), (3, 1)])
+@pytest.mark.parametrize(
+    "at", [pytest.param((3, None), marks=pytest.mark.slow), (3, 1)]
+)
 def test_other_callbacks_go_on_counting(at, tmp_path):
     def checkpoint():
         freq = "epoch" if at[1] is None else 2

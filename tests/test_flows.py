@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import stats
@@ -219,7 +220,7 @@ def test_a_spline_leaves_alone_what_is_outside():
     np.testing.assert_array_equal(flow.make_bijector().forward(x), x)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow.except_for(("maf", "spline"), KINDS))
 def test_xla_compiles_values_and_gradients_for_any_batch(kind, rng):
     num_transforms = 1 if kind == "spline" else 2  # the slowest to compile
     flow = shaken(Flow(kind, num_transforms, (8,)), 3, "float32")
@@ -305,7 +306,7 @@ FLOWS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", slow.except_for(("maf", "fixed", "transform"), FLOWS))
 def test_a_flow_saves_loads_and_exports(name, tmp_path, rng):
     model = density(FLOWS[name]())
     shaken(model.layers[-1], 2, "float32")

@@ -4,6 +4,7 @@ import keras
 import linear_gaussian
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 import vaes
@@ -90,7 +91,7 @@ def test_draws_have_the_conditional_mean_and_covariance(rng):
         assert (np.abs(found - covariance) / scale < 5 * np.sqrt(2 / (n / 4))).all()
 
 
-@pytest.mark.parametrize("piece", [None, 7, 64])
+@pytest.mark.parametrize("piece", slow.except_for((None, 7), (None, 7, 64)))
 def test_pieces_change_neither_expectations_nor_draws(piece, rng):
     """Few latents at once: parts of the rows and of the draws are merged."""
     x, gaps, holes = with_holes(11, rng)
