@@ -10,6 +10,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -136,7 +137,9 @@ def trains_alike(make, use, **options):
 # The models
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", slow.except_for(("functional", "subclassed", "nested", "normalised"), KINDS)
+)
 def test_every_kind_of_model_trains_as_with_keras(kind):
     trains_alike(KINDS[kind], trained(X, Y), metrics=["mae"])
 
@@ -167,8 +170,10 @@ MAKES = {
 }
 ORDERS = [
     ("functional", "subclassed", "vae", "built"),
-    ("vae", "functional", "subclassed", "functional", "vae"),
-    ("built", "functional", "vae", "subclassed"),
+    pytest.param(
+        ("vae", "functional", "subclassed", "functional", "vae"), marks=pytest.mark.slow
+    ),
+    pytest.param(("built", "functional", "vae", "subclassed"), marks=pytest.mark.slow),
 ]
 
 
@@ -489,7 +494,13 @@ SOURCES = {
 
 
 @pytest.mark.filterwarnings("ignore:.*ran out of data")
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(
+    "source",
+    slow.except_for(
+        ("weighted tf.data", "PyDataset", "generator", "steps and no batch size"),
+        SOURCES,
+    ),
+)
 def test_every_source_of_data_trains_as_with_keras(source):
     def use(model):
         data, options = SOURCES[source]()
@@ -565,7 +576,12 @@ VALIDATION = {
 }
 
 
-@pytest.mark.parametrize("kind", VALIDATION)
+@pytest.mark.parametrize(
+    "kind",
+    slow.except_for(
+        ("share", "weights", "batch size", "steps of a pipeline"), VALIDATION
+    ),
+)
 def test_validation_is_that_of_keras(kind):
     def use(model):
         return trained(X, Y, epochs=4, **VALIDATION[kind]())(model)
@@ -682,7 +698,7 @@ def test_own_compute_loss_and_metrics():
     assert "own" in trains_alike(make, trained(X, Y), metrics=["mae"])
 
 
-@pytest.mark.parametrize("steps", [1, 3, 7, 100])
+@pytest.mark.parametrize("steps", slow.except_for((3, 100), (1, 3, 7, 100)))
 def test_steps_per_execution_do_not_change_the_numbers(steps):
     trains_alike(functional, trained(X, Y), steps_per_execution=steps)
 
@@ -1130,7 +1146,7 @@ def test_a_saved_model_is_loaded_in_safe_mode(kind, tmp_path):
     )
 
 
-@pytest.mark.parametrize("kind", SAVED)
+@pytest.mark.parametrize("kind", slow.except_for(("nested", "subclassed"), SAVED))
 def test_a_loaded_model_goes_on_training_where_it_was(kind, tmp_path):
     model = fitted(SAVED[kind])
     model.save(tmp_path / "m.keras")
@@ -1185,7 +1201,10 @@ def test_settings_of_compile_come_back(kind, tmp_path):
     close(trained(X, Y)(again), trained(X, Y)(model))
 
 
-@pytest.mark.parametrize("kind", ["functional", "built", "nested", "subclassed"])
+@pytest.mark.parametrize(
+    "kind",
+    slow.except_for(("subclassed",), ["functional", "built", "nested", "subclassed"]),
+)
 def test_models_are_copied_deeply(kind):
     model = fitted(SAVED[kind])
     again = copy.deepcopy(model)
@@ -1193,7 +1212,10 @@ def test_models_are_copied_deeply(kind):
     close(trained(X, Y)(again), trained(X, Y)(model))
 
 
-@pytest.mark.parametrize("kind", ["functional", "built", "nested", "subclassed"])
+@pytest.mark.parametrize(
+    "kind",
+    slow.except_for(("nested",), ["functional", "built", "nested", "subclassed"]),
+)
 def test_models_are_pickled(kind):
     model = fitted(SAVED[kind])
     again = pickle.loads(pickle.dumps(model))

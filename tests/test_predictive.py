@@ -11,6 +11,7 @@ import threading
 import keras
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 from families import FAMILIES
@@ -478,7 +479,7 @@ def with_dropout(module, *more):
     )
 
 
-@pytest.mark.parametrize("module", [tv, keras])
+@pytest.mark.parametrize("module", slow.except_for((tv,), (tv, keras)))
 def test_monte_carlo_dropout(module, rng):
     model, x = with_dropout(module), rng.normal(size=(3, 2)).astype("float32")
     before = [v.numpy().copy() for v in model.variables]
@@ -711,7 +712,9 @@ def test_served_draws_are_new_in_each_request(regression, far, tmp_path):
     assert first["quantiles"].shape == (7, 1, 1)
 
 
-@pytest.mark.parametrize("kind", ["classes", "families"])
+@pytest.mark.parametrize(
+    "kind", slow.except_for(("families",), ("classes", "families"))
+)
 def test_ensembles_are_served(kind, tmp_path, rng):
     x = tf.constant(rng.normal(size=(4, 2)), tf.float32)
     if kind == "classes":
