@@ -8,6 +8,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 import vaes
@@ -99,7 +100,7 @@ def stream(bad, n=8, epochs=10, steps=4, shape=(2,), targets=True):
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "conditional", pytest.param("vamp", marks=pytest.mark.slow)]
+    "kind", slow.except_for(("conditional",), ("plain", "conditional", "vamp"))
 )
 def test_training_is_the_same_when_watched(kind, tmp_path):
     x, y = vaes.inputs(kind)

@@ -6,6 +6,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import stats
@@ -121,7 +122,12 @@ def test_a_learned_prior_appears_in_the_summary(name):
     assert f"{count:,}" in row
 
 
-@pytest.mark.parametrize("name", [*LEARNED, *FIXED])
+@pytest.mark.parametrize(
+    "name",
+    slow.except_for(
+        ("layers", "maf", "mixture", "vamp", "student-t"), [*LEARNED, *FIXED]
+    ),
+)
 def test_a_model_comes_back_with_its_prior(name, tmp_path):
     model, *_ = trained_once(name, jit_compile=False)
     model.save(tmp_path / "vae.keras")
@@ -137,7 +143,7 @@ def test_a_model_comes_back_with_its_prior(name, tmp_path):
     np.testing.assert_allclose(before.log_prob(z), after.log_prob(z), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("name", slow.except_for(("mixture", "maf", "vamp"), LEARNED))
 def test_a_model_exports_with_its_prior(name, tmp_path):
     model, *_ = trained_once(name, jit_compile=False)
     model.export(tmp_path / "served", verbose=False)
@@ -145,7 +151,7 @@ def test_a_model_exports_with_its_prior(name, tmp_path):
     np.testing.assert_allclose(served.serve(X[:5]), model(X[:5]), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("name", slow.except_for(("full", "vamp"), LEARNED))
 def test_half_precision_leaves_the_prior_in_float32(name):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model, prior = build(LEARNED[name])
@@ -293,7 +299,7 @@ def sequence_model(teacher_forced, jit_compile=False, **kl):
     return model, prior
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", slow.except_for((False,), (False, True)))
 @pytest.mark.parametrize("teacher_forced", [False, True])
 def test_a_sequence_vae_trains_with_its_prior(teacher_forced, jit_compile, rng):
     model, prior = sequence_model(teacher_forced, jit_compile)
@@ -340,7 +346,7 @@ def test_the_kl_to_a_sequence_prior_is_that_of_the_steps(rng):
     np.testing.assert_allclose(together, by_steps.mean(axis=0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("teacher_forced", [False, True])
+@pytest.mark.parametrize("teacher_forced", slow.except_for((True,), (False, True)))
 def test_a_sequence_vae_saves_and_exports(teacher_forced, tmp_path, rng):
     model, _ = sequence_model(teacher_forced)
     x = rng.normal(size=(16, 4, 6)).astype("float32")
@@ -402,7 +408,10 @@ def test_the_uniform_prior_on_the_sphere(tmp_path):
     assert keras.saving.deserialize_keras_object(config)().event_shape == (4,)
 
 
-@pytest.mark.parametrize("posterior", [tv.PowerSpherical, tv.VonMisesFisher])
+@pytest.mark.parametrize(
+    "posterior",
+    slow.except_for((tv.PowerSpherical,), (tv.PowerSpherical, tv.VonMisesFisher)),
+)
 @pytest.mark.parametrize(
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
 )

@@ -55,6 +55,7 @@ def test_the_default_job_trains_draws_saves_and_checks(tmp_path):
     assert "Warning" not in process.stderr
 
 
+@pytest.mark.slow
 def test_mixed_precision_runs(tmp_path, capsys):
     options = ["--mixed-precision", "--no-jit", "--posterior", "tril"]
     assert re.search(ELBO, main(capsys, tmp_path, *options))
@@ -69,16 +70,19 @@ def test_mixed_precision_runs(tmp_path, capsys):
             ["--posterior", "von-mises-fisher", "--latent-size", "5"],
             marks=pytest.mark.slow,
         ),
-        ["--prior", "mixture", "--components", "5"],
+        pytest.param(
+            ["--prior", "mixture", "--components", "5"], marks=pytest.mark.slow
+        ),
         ["--prior", "vamp", "--components", "5"],
         ["--beta", "2", "--warm-up", "1", "--samples", "0"],
-        ["--iwae", "3"],
+        pytest.param(["--iwae", "3"], marks=pytest.mark.slow),
     ],
 )
 def test_other_posteriors_priors_and_objectives_run(tmp_path, capsys, options):
     assert re.search(ELBO, main(capsys, tmp_path, *options))
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers(tmp_path, capsys):
     def numbers():
         printed = main(capsys, tmp_path, "--no-jit")
@@ -92,7 +96,10 @@ def test_same_seed_same_numbers(tmp_path, capsys):
     "options",
     [
         ["--posterior", "tril", "--prior", "learned", "--likelihood", "normal"],
-        ["--prior", "laplace", "--likelihood", "logistic", "--latent-size", "3"],
+        pytest.param(
+            ["--prior", "laplace", "--likelihood", "logistic", "--latent-size", "3"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["--prior", "flow", "--likelihood", "logistic"], marks=pytest.mark.slow
         ),

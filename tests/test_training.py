@@ -6,6 +6,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -28,9 +29,11 @@ def test_fit_lowers_the_loss_and_shows_its_parts():
 @pytest.mark.parametrize(
     ("posterior", "prior", "jit_compile"),
     [
-        (tv.IndependentNormal, "learned", True),
+        pytest.param(tv.IndependentNormal, "learned", True, marks=pytest.mark.slow),
         (tv.IndependentNormal, "laplace", False),
-        (tv.MultivariateNormalTriL, "standard", False),
+        pytest.param(
+            tv.MultivariateNormalTriL, "standard", False, marks=pytest.mark.slow
+        ),
         (tv.MultivariateNormalTriL, "laplace", True),
     ],
 )
@@ -95,7 +98,7 @@ def test_eager_gives_the_losses_of_the_graph():
         np.testing.assert_allclose(histories[0][name], histories[1][name], rtol=1e-4)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", slow.except_for((False,), (False, True)))
 def test_the_same_seed_gives_the_same_history_bit_for_bit(jit_compile):
     histories = []
     for seed in (5, 5, 6):
