@@ -4,6 +4,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 import vaes
@@ -19,7 +20,7 @@ def last(history):
     return {name: values[-1] for name, values in history.history.items()}
 
 
-@pytest.mark.parametrize("kind", vaes.KINDS)
+@pytest.mark.parametrize("kind", slow.except_for(vaes.OFTEN, vaes.KINDS))
 def test_every_kind_trains_and_shows_its_terms(kind):
     model = vaes.KINDS[kind]()
     x, y = vaes.inputs(kind)

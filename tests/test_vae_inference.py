@@ -5,6 +5,7 @@ import linear_gaussian
 import models
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 import vaes
@@ -21,7 +22,7 @@ tfd = tfp.distributions
 N = 70
 
 
-@pytest.mark.parametrize("kind", vaes.KINDS)
+@pytest.mark.parametrize("kind", slow.except_for(vaes.OFTEN, vaes.KINDS))
 def test_every_kind_answers(kind):
     model = vaes.KINDS[kind]()
     x, y = vaes.inputs(kind, 6)

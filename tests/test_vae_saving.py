@@ -12,6 +12,7 @@ import linear_gaussian
 import models
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import vaes
 from families import FAMILIES
@@ -27,7 +28,7 @@ def trained(kind):
     return model, x, y
 
 
-@pytest.mark.parametrize("kind", vaes.KINDS)
+@pytest.mark.parametrize("kind", slow.except_for(vaes.OFTEN, vaes.KINDS))
 def test_every_kind_comes_back_and_trains_on(kind, tmp_path):
     model, x, y = trained(kind)
     model.save(tmp_path / "vae.keras")
@@ -282,7 +283,11 @@ def test_a_served_log_prob_is_the_evidence(
 
 
 @pytest.mark.parametrize(
-    "kind", ["conditional", "dictionary", "spherical", "vamp", "missing"]
+    "kind",
+    slow.except_for(
+        ("conditional", "missing"),
+        ("conditional", "dictionary", "spherical", "vamp", "missing"),
+    ),
 )
 def test_other_kinds_are_served_too(kind, tmp_path):
     model, x, y = trained(kind)
@@ -432,7 +437,10 @@ def interpreted(content, **inputs):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("endpoint", ["reconstruct", "encode_moments", "decode"])
+@pytest.mark.parametrize(
+    "endpoint",
+    slow.except_for(("reconstruct",), ("reconstruct", "encode_moments", "decode")),
+)
 def test_lite_rt_runs_the_endpoints_that_do_not_draw(endpoint, tmp_path):
     model, x, _ = trained("plain")
     model.export(tmp_path / "served")

@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -228,9 +229,9 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("kind", [keras, tv])
+@pytest.mark.parametrize("kind", slow.except_for((tv,), (keras, tv)))
 @pytest.mark.parametrize("name", MADE)
-@pytest.mark.parametrize("is_subclass", [False, True])
+@pytest.mark.parametrize("is_subclass", slow.except_for((False,), (False, True)))
 def test_a_model_may_be_built_by_fit(kind, name, is_subclass):
     class Subclass(kind.Model):
         def __init__(self, first, last):

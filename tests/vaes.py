@@ -123,6 +123,8 @@ KINDS = {
     "beta": lambda **options: vae(objective=tv.ELBO(beta=4.0), **options),
     "missing": lambda **options: vae(missing="nan", **options),
 }
+# Those whose data, objective, latents and targets differ most; the rest are slow.
+OFTEN = ("conditional", "dictionary", "convolutional iwae", "spherical", "missing")
 
 
 def inputs(kind, n=64):
