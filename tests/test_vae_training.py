@@ -7,8 +7,8 @@ import keras
 import models
 import numpy as np
 import pytest
-import slow
 import sklearn.base
+import slow
 import tensorflow as tf
 import vaes
 
