@@ -117,7 +117,7 @@ def test_a_dimension_is_a_coordinate_of_the_event(prior, rng):
 def test_laws_that_do_not_factorise_have_no_dimensions():
     layer = tv.KLDivergenceAddLoss(tv.StandardNormal(3), free_bits=0.5)
     q = tv.MultivariateNormalTriL(3)(tf.zeros([2, 9]))
-    message = "factorise over the coordinates of the event. Received: MultivariateNormalTriL"
+    message = r"factorise over the coordinates of the event\..*MultivariateNormalTriL"
     with pytest.raises(ValueError, match=message):
         layer(q)
 
