@@ -372,7 +372,7 @@ def test_names_are_given_once(tmp_path):
 def test_the_trainings_of_the_stored_run_are_counted(system, monkeypatch):
     found = {}
 
-    def stop(system, title, args):
+    def stop(system, title, args, trained=None):
         found["args"] = args
         raise Killed
 
