@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import stats
 
-from tfp_vae.draws import _normal, _random_bits, draw, standard_normal
+from tfp_vae.draws import _normal, _random_bits, draw, fold_in, standard_normal
 
 tfd = tfp.distributions
 
@@ -126,12 +126,11 @@ def test_other_laws_dtypes_and_seeds_are_left_to_tfp(law, seed):
     np.testing.assert_array_equal(ours, law.sample(5, seed=seed))
 
 
-@pytest.mark.parametrize("seed", [(1, 2), (2, 1), (5, -6), (-(2**31), 2**31 - 1)])
-def test_bits_are_those_of_philox(seed):
-    # 10 rounds on the counter 0, as in Salmon et al., "Parallel random numbers: as easy
-    # as 1, 2, 3" (2011).
+def philox(seed, words):
+    # 10 rounds, as in Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+    # (2011).
     mask = 2**32 - 1
-    key, words = [number & mask for number in seed], [0, 0, 0, 0]
+    key = [number & mask for number in seed]
     for _ in range(10):
         a, b = 0xD2511F53 * words[0], 0xCD9E8D57 * words[2]
         words = [
@@ -141,8 +140,38 @@ def test_bits_are_those_of_philox(seed):
             a & mask,
         ]
         key = [(key[0] + 0x9E3779B9) & mask, (key[1] + 0xBB67AE85) & mask]
-    for jit_compile in (False, True):
-        bits = tf.function(
-            lambda seed: _random_bits([4], seed, tf.int32), jit_compile=jit_compile
-        )(tf.constant(seed, tf.int32))
-        np.testing.assert_array_equal(bits.numpy().astype("uint32"), words)
+    return words
+
+
+SEEDS = [(1, 2), (2, 1), (5, -6), (-(2**31), 2**31 - 1)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_bits_are_those_of_philox(seed, jit_compile):
+    bits = tf.function(
+        lambda seed: _random_bits([4], seed, tf.int32), jit_compile=jit_compile
+    )(tf.constant(seed, tf.int32))
+    np.testing.assert_array_equal(
+        bits.numpy().astype("uint32"), philox(seed, [0, 0, 0, 0])
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_number_is_folded_in_by_the_counter_of_philox(seed, jit_compile):
+    compiled = tf.function(fold_in, jit_compile=jit_compile)
+    for number in (0, 1, 7, 2**31 - 1):
+        expected = philox(seed, [0, 0, number, 1])[:2]
+        for folded in (fold_in(seed, number), compiled(seed, tf.constant(number))):
+            np.testing.assert_array_equal(folded.numpy().astype("uint32"), expected)
+
+
+def test_seeds_that_are_folded_in_are_unlike_the_draws_of_their_seed():
+    bits = _random_bits([4000], (1, 2), tf.int32).numpy().reshape(-1, 2)
+    seeds = np.array([fold_in((1, 2), i) for i in range(1000)])
+    assert len({*map(tuple, np.concatenate([bits, seeds]).tolist())}) == 3000
+    # Numbers of neighbours are uncorrelated, 4 standard errors.
+    uniform = (seeds / 2.0**31).ravel()
+    assert abs(np.corrcoef(uniform[:-1], uniform[1:])[0, 1]) < 4 / np.sqrt(2000)
+    assert stats.kstest(uniform, "uniform", (-1, 2)).pvalue > 1e-3

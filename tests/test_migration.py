@@ -8,6 +8,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -113,7 +114,7 @@ def test_the_factor_of_the_page_gives_the_old_loss(kind, draws, axis, k, weight,
         assert total(new, x) == pytest.approx(total(old, x), rel=2e-5)
 
 
-@pytest.mark.parametrize("use_exact_kl", [None, False])
+@pytest.mark.parametrize("use_exact_kl", slow.except_for([None], [None, False]))
 @pytest.mark.parametrize(ARGUMENTS, WITH_AXIS)
 def test_messages_give_the_factor_of_the_page(
     kind, draws, axis, k, weight, use_exact_kl

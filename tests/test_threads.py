@@ -6,6 +6,7 @@ import threading
 import keras
 import numpy as np
 import pytest
+import slow
 import tensorflow as tf
 from models import renewing
 from seeding import seed_python
@@ -390,8 +391,14 @@ def l2(penalty):
     return keras.regularizers.L2(penalty) if penalty else None
 
 
-@pytest.mark.parametrize("options", [{}, {"jit_compile": True}], ids=str)
-@pytest.mark.parametrize("meanwhile", MEANWHILE)
+WITH_XLA = [(name, {"jit_compile": True}) for name in MEANWHILE]
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "options"),
+    [(name, {}) for name in MEANWHILE] + slow.except_for(WITH_XLA[:1], WITH_XLA),
+    ids=str,
+)
 @pytest.mark.parametrize("kl", [False, True])
 def test_an_answer_in_the_middle_of_a_first_step_leaves_it_whole(
     kl, meanwhile, options

@@ -55,27 +55,33 @@ def split_event(params: Any, event_shape: Shape, parts: int, caller: str) -> lis
     event = canonical_event_shape(event_shape, caller)
     params = tf.convert_to_tensor(params)
     check_width(params.shape, parts * math.prod(event), caller)
-    shape = [*batch_axes(params), *event]
     pieces = tf.split(params, parts, axis=-1) if parts > 1 else [params]
+    if len(event) == 1 and params.shape[-1] is not None:
+        return pieces
+    shape = [*batch_axes(params), *event]
     return [tf.reshape(piece, shape) for piece in pieces]
 
 
 def batch_axes(params: tf.Tensor, last: int = 1) -> list[Any]:
-    """Sizes of all axes but the last: integers if known, otherwise scalar tensors.
+    """Sizes of all axes but the last for a `tf.reshape`: integers if it can infer them.
 
     Args:
         params: Tensor of shape `(..., width)`.
         last: How many axes to leave out.
 
     Returns:
-        A list for the shape of a `tf.reshape`, which then keeps known sizes static, and
-        fails if the last axis has an unexpected width.
+        A list with which `tf.reshape` keeps known sizes static: the known sizes, -1 if
+        one is unknown, otherwise scalar tensors. These also replace -1 if the axes that
+        are left out have unknown sizes: an unexpected width must fail.
 
     Example:
         >>> batch_axes(tf.zeros([5, 2, 12]))
         [5, 2]
     """
     known = params.shape[:-last].as_list()
+    width = params.shape[-last:]
+    if known.count(None) == 1 and 0 not in known and width.is_fully_defined():
+        return [-1 if size is None else size for size in known]
     dynamic = tf.shape(params)
     return [dynamic[i] if size is None else size for i, size in enumerate(known)]
 
