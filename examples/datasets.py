@@ -37,6 +37,19 @@ class Images:
     train_labels: np.ndarray | None = None
     valid: np.ndarray | None = None
 
+    def classes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The classes of the training and of the test images.
+
+        Raises:
+            ValueError: If the set has none.
+        """
+        if self.train_labels is None or self.test_labels is None:
+            raise ValueError(
+                f"The classes of {self.name} were expected. Received: images without "
+                "any. Use MNIST."
+            )
+        return self.train_labels, self.test_labels
+
 
 def load(name: str, data_dir: Path | None = None, seed: int = 0) -> Images:
     """Loads a data set by name.

@@ -27,7 +27,7 @@ import tensorflow as tf
 import datasets
 import reproduction
 import tfp_vae as tv
-from m1_knn import balanced
+from few_labels import balanced
 
 CLASSES, LATENT, HIDDEN, BATCH, ALPHA = 10, 50, 500, 200, 46.0
 EPOCHS = {reproduction.QUICK: 20, reproduction.FULL: 50}
@@ -53,13 +53,11 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
         images = datasets.few(images, 2000, 500)
-    if images.train_labels is None or images.test_labels is None:
-        raise ValueError("M2 expects labelled images. Received: none. Use MNIST.")
+    classes, of_test = (part.astype("int32") for part in images.classes())
     x, test = (part.astype("float32") / 255 for part in (images.train, images.test))
-    classes = images.train_labels.astype("int32")
     last = len(x) - len(x) // VALIDATION
     x, valid = x[:last], (x[last:], classes[last:])
-    answers = test, images.test_labels.astype("int32")
+    answers = test, of_test
 
     def trained(count: int) -> None:
         rng = np.random.default_rng(args.seed)

@@ -26,7 +26,6 @@ FEW = datasets.few
 NARROW = {
     "conv_vae": {"FILTERS": 4},
     "disentangled": {"FILTERS": 4, "UNITS": 16, "STATIC": 8},
-    "m1_knn": {"LABELS": (20, 50, 100)},
     "neural_editor": {"UNITS": 16},
     "uci_regression": {"MEMBERS": 2, "NOISES": (0.1, 0.3)},
     "variational_decoder": {"HIDDEN": 50},

@@ -103,7 +103,6 @@ MARGINS = {
         200.0,
     ),
     "iwae": ("-log p(x), k = 50", "untrained -log p(x)", -50.0),
-    "m1_knn": ("accuracy, %, d = 5, normal, 100", "untrained %, normal, 100", 5.0),
     "disentangled": (
         "test ELBO without the constant, full",
         "untrained ELBO without the constant, full",

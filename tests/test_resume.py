@@ -33,7 +33,6 @@ KILLS = {
     "hyperspherical_vae": (["--epochs", "3"], "d = 2, von Mises-Fisher", 2),
     "iwae": (["--epochs", "4"], "k = 5", 2),
     "lstm_forecaster": (["--epochs", "4"], "eeg, random weights", 2),
-    "m1_knn": (["--epochs", "2"], "d = 5, von Mises-Fisher", 1),
     "miwae": (["--epochs", "4"], "seed 0", 2),
     "neural_editor": (["--epochs", "3"], "with z", 1),
     "not_miwae": (["--epochs", "4"], "not-MIWAE", 2),
@@ -41,7 +40,7 @@ KILLS = {
     "other_priors": (["--epochs", "3"], "Beta(2, 1)", 1),
     "plain_vae": (["--epochs", "5"], "training", 2),
     "ss_vae": (["--epochs", "3", "--labels", "20", "50"], "50 labels", 1),
-    "uci_regression": (["--epochs", "2"], "concrete, variational, split 2", None),
+    "uci_regression": (["--epochs", "2"], "concrete, variational, split 1", None),
     "vamp_prior": (["--epochs", "5"], "VampPrior", 2),
     "variational_decoder": (
         ["--epochs", "9"],

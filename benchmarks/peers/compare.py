@@ -29,7 +29,6 @@ SHORT = {
     "conv_vae": "--budget quick --epochs 5",
     "hyperspherical_vae": "--budget quick --epochs 10 --dimensions 5",
     "iwae": "--budget quick --epochs 6",
-    "m1_knn": "--budget quick --epochs 10",
     "disentangled": "--budget quick --epochs 5",
 }
 # Figures that training does not change, and those that repeat others.
