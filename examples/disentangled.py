@@ -30,8 +30,8 @@ A classifier trained on the labels judges what is generated. If f and z come fro
 sequences, the attributes should be those of the first, action and direction those of
 the second; by chance 17 and 11 percent are. The same holds where only one of the two is
 of a sequence, and the other is drawn from its prior. The judge's errors on real
-sequences are part of these figures. For sequences drawn from the priors, the inception score
-exp(H(y) - H(y | x)) is at most the number of (action, direction) pairs, 9.
+sequences are part of these figures. For sequences drawn from the priors, the inception
+score exp(H(y) - H(y | x)) is at most the number of (action, direction) pairs, 9.
 """
 
 import argparse
