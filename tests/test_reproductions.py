@@ -91,7 +91,7 @@ MARGINS = {
         "untrained log p(x), d = 2, von",
         200.0,
     ),
-    "iwae": ("-log p(x), k = 50", "untrained -log p(x)", -50.0),
+    "iwae": ("-log p(x), k = 50", "untrained -log p(x)", -40.0),
     "lstm_forecaster": (
         "CRPS, seasonal, 10 steps, random",
         "untrained CRPS, seasonal, random",

@@ -40,7 +40,7 @@ KILLS = {
     "other_priors": (["--epochs", "3"], "Beta(2, 1)", 1),
     "plain_vae": (["--epochs", "5"], "training", 2),
     "ss_vae": (["--epochs", "3", "--labels", "20", "50"], "50 labels", 1),
-    "uci_regression": (["--epochs", "2"], "concrete, variational, split 1", None),
+    "uci_regression": (["--epochs", "2"], "concrete, variational, split 2", None),
     "vamp_prior": (["--epochs", "5"], "VampPrior", 2),
     "variational_decoder": (
         ["--epochs", "9"],
