@@ -1,6 +1,5 @@
 """The weight of the KL as a function of the optimizer's steps, inside the graph."""
 
-import math
 from typing import Any
 
 import keras
@@ -112,7 +111,7 @@ class KLSchedule(keras.layers.Layer):
         length = tf.maximum(self.steps / self.cycles, 1e-6)
         position = tf.math.floormod(step, length) / (self.ratio * length)
         rise = tf.where(step < self.steps, tf.minimum(position, 1.0), 1.0)
-        low, high = 1 / (1 + math.exp(_STEEPNESS)), 1 / (1 + math.exp(-_STEEPNESS))
+        low, high = tf.sigmoid(-_STEEPNESS), tf.sigmoid(_STEEPNESS)
         bent = (tf.sigmoid(_STEEPNESS * (2.0 * rise - 1.0)) - low) / (high - low)
         rise = tf.where(self.sigmoid > 0, bent, rise)
         return self.start + (1.0 - self.start) * rise
