@@ -82,6 +82,21 @@ def test_the_axis_may_be_any_of_the_event(row, rng):
     )
 
 
+@pytest.mark.parametrize("axis", [-3, -1])
+def test_xla_reads_batches_of_unknown_size(axis, rng):
+    layer = tv.IndependentNormal((4, 3, 2), parameters_axis=axis)
+    shape = [4, 3, 2]
+    shape[axis] *= 2
+    x = rng.normal(size=(5, *shape)).astype("float32")
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *shape])], jit_compile=True)
+    def mean(x):
+        return layer(x).tensor_distribution.mean()
+
+    # All means come before all scales.
+    np.testing.assert_allclose(mean(x), np.split(x, 2, axis)[0], rtol=1e-6)
+
+
 def test_a_normal_image_is_that_of_scipy(rng):
     inputs = rng.normal(size=(5, 4, 3, 4)).astype("float32")
     x = rng.normal(size=(5, 4, 3, 2)).astype("float32")

@@ -153,7 +153,11 @@ class IndependentLayer(DistributionLayer):
         # Unknown sizes are checked when the graph runs.
         inputs = tf.ensure_shape(inputs, [*[None] * batch, *sizes])
         # The numbers of a part that belong to one coordinate become the last axis.
-        sizes[axis : axis + 1 or None] = [self.event_shape[axis], -1]
+        coordinates = self.event_shape[axis]
+        sizes[axis : axis + 1 or None] = [
+            coordinates,
+            sizes[axis] // (parts * coordinates),
+        ]
         own = batch + len(self.event_shape) + axis + 1
         order = [i for i in range(batch + len(sizes)) if i != own]
         first = batch_axes(inputs, len(self.event_shape))
