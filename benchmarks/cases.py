@@ -23,6 +23,7 @@ class Case:
         latent: Dimensions of z.
         hidden: Units of the hidden layers of the MLP.
         filters: Channels of the convolutions, in the order of the encoder.
+        dropout: Rate of dropout after the hidden layers of the MLP.
         draws: 1 for the ELBO with its closed KL, k for the importance-weighted bound.
         examples: Number of images in an epoch, unless the command line sets it.
         learning_rate: Learning rate of Adam.
@@ -34,6 +35,7 @@ class Case:
     latent: int = 20
     hidden: int = 400
     filters: tuple[int, int] = (32, 64)
+    dropout: float = 0.0
     draws: int = 1
     examples: int = 20_000
     learning_rate: float = 1e-3
@@ -62,6 +64,8 @@ class Case:
             if self.network == "mlp"
             else f"convolutions of {filters} filters, z of {self.latent}"
         )
+        if self.dropout:
+            inner += f", dropout of {self.dropout}"
         bound = "ELBO" if self.draws == 1 else f"IWAE of {self.draws} draws"
         return f"{inner}, {bound}, batch {self.batch}"
 
@@ -71,6 +75,7 @@ CASES = {
     for case in (
         Case("mlp"),
         Case("mlp-1024", batch=1024),
+        Case("dropout", dropout=0.2),
         Case("conv", network="conv", latent=16, examples=2_000),
         Case("iwae", draws=5),
     )

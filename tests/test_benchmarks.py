@@ -48,7 +48,20 @@ def make(name, case):
 
 @pytest.mark.parametrize("name", SIDES)
 def test_side_trains_evaluates_and_encodes(name):
-    case = case_of("mlp")
+    side_learns(name, case_of("mlp"))
+
+
+@pytest.mark.parametrize("name", ["tfp_vae", "keras"])
+def test_side_drops_units_in_training_only(name):
+    case = case_of("dropout")
+    side_learns(name, case)
+    x = Data(EXAMPLES).load(case)
+    nothing = sides.build(name, dataclasses.replace(case, dropout=0.99), x)
+    assert nothing.train(8) > 500
+    np.testing.assert_array_equal(nothing.encode(), nothing.encode())
+
+
+def side_learns(name, case):
     side = make(name, case)
     first, last = side.train(1), side.train(8)
     assert last < first - 5  # nats; one fair coin for each pixel costs 543

@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfp_vae as tv
 from tfp_vae.engine import compiler, data
 from tfp_vae.engine.batches import ArrayBatches, Epochs, PipelineBatches
-from tfp_vae.engine.compiler import (
-    EAGER,
-    GRAPH,
-    XLA,
-    Compiler,
-    FunctionCache,
-    operations,
-)
+from tfp_vae.engine.compiler import EAGER, GRAPH, XLA, Compiler, FunctionCache
+from tfp_vae.engine.graphs import numbers_from_kept_seeds, operations
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import EarlyBar, with_bar
 from tfp_vae.engine.run import default_steps
@@ -359,6 +354,70 @@ def test_draws_that_follow_the_seed_are_left_to_tensorflow():
         tf.random.set_seed(1)
         found.append(called(noisy, tf.ones(3)).numpy())
     np.testing.assert_array_equal(*found)
+
+
+def noisy_graph(layer, units):
+    """A graph that calls a layer of Keras on a batch of any size, for training."""
+    x = tf.TensorSpec([None, units])
+    graph = tf.function(lambda x: layer(x, training=True)).get_concrete_function(x)
+    return graph.graph.as_graph_def(add_shapes=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "numbers"),
+    [
+        (keras.layers.Dropout(0.5), 5 * 7),
+        (keras.layers.Dropout(0.5, noise_shape=(None, 1)), 5),
+        (keras.layers.GaussianNoise(0.5), 5 * 7),
+        (keras.layers.Dense(7), 0),
+        # Its seed is drawn from the one that it keeps.
+        (tv.IndependentNormal(7), 0),
+    ],
+)
+def test_numbers_drawn_with_a_kept_seed_are_counted(layer, numbers):
+    width = 14 if isinstance(layer, tv.IndependentNormal) else 7
+    graph = noisy_graph(layer, width)
+    is_random = any("Random" in name for name in operations(graph))
+    assert is_random != isinstance(layer, keras.layers.Dense)
+    assert numbers_from_kept_seeds(graph, 5) == numbers
+    assert numbers_from_kept_seeds(graph) == (np.inf if numbers else 0)
+
+
+def test_a_known_number_and_those_of_an_inner_function_are_counted():
+    draw = tf.function(lambda seed: tf.random.stateless_uniform([3, 4], seed))
+
+    def draws(seed):
+        other = tf.random.stateless_uniform([2], seed, None, None, tf.int32)
+        return draw(seed), tf.random.stateless_normal([9], other)
+
+    graph = tf.function(draws).get_concrete_function(tf.TensorSpec([2], tf.int32))
+    found = graph.graph.as_graph_def(add_shapes=True)
+    # 12, and 2 to seed the last draw.
+    assert numbers_from_kept_seeds(found) == 14
+
+
+@pytest.mark.parametrize(
+    ("rate", "units", "uses_xla"), [(0.5, 1, True), (0.5, 500, False), (0.0, 500, True)]
+)
+def test_steps_with_much_noise_run_without_xla_on_a_cpu(rate, units, uses_xla):
+    if tf.config.list_logical_devices("GPU"):
+        pytest.skip("XLA draws noise well on a GPU")
+    layer = keras.layers.Dropout(rate)
+    batches = ArrayBatches(np.ones([16, units], "float32"), range(16), 4)
+    stack = batches.take(4, 4)
+
+    def can(asked):
+        program = Program(
+            lambda x: {"sum": tf.reduce_sum(layer(x, training=True))},
+            "sums",
+            Compiler(asked),
+        )
+        program(stack, XLA)
+        (function,) = program._functions.values()
+        return function.can_use_xla()
+
+    assert can("auto") is uses_xla
+    assert can(True)
 
 
 @pytest.mark.parametrize("asked", ["auto", True])

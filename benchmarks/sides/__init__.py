@@ -53,10 +53,13 @@ class Entry:
         gone = [name for name in self.packages if not importlib.util.find_spec(name)]
         if gone:
             return f"missing: {', '.join(gone)}"
-        return self.without.get("iwae") if case.draws > 1 else None
+        asked = {"iwae": case.draws > 1, "dropout": case.dropout > 0}
+        reasons = (self.without.get(name) for name, is_in in asked.items() if is_in)
+        return next(filter(None, reasons), None)
 
 
 _NO_IWAE = {"iwae": "-: layers have one draw, no importance-weighted bound"}
+_NO_DROPOUT = {"dropout": "-: the networks of this side have no dropout"}
 
 SIDES = {
     REFERENCE: Entry("tfp_vae, `VAE.fit`", "tfp_vae_model"),
@@ -68,8 +71,8 @@ SIDES = {
     ),
     "keras": Entry("Keras by hand", "keras_by_hand"),
     "pytorch": Entry("PyTorch eager", "pytorch", ("torch",)),
-    "jax": Entry("JAX + optax", "jax_optax", ("jax", "optax")),
-    "numpyro": Entry("NumPyro, SVI", "numpyro_svi", ("jax", "numpyro")),
+    "jax": Entry("JAX + optax", "jax_optax", ("jax", "optax"), _NO_DROPOUT),
+    "numpyro": Entry("NumPyro, SVI", "numpyro_svi", ("jax", "numpyro"), _NO_DROPOUT),
 }
 
 

@@ -21,7 +21,7 @@ def encoder_layers(
     """
     made = _Layers(keras, linear)
     if case.network == "mlp":
-        return [made.dense(case.hidden), made.dense(width, last=True)]
+        return [*made.hidden(case), made.dense(width, last=True)]
     first, second = case.filters
     return [
         made.conv("Conv2D", first),
@@ -44,7 +44,7 @@ def decoder_layers(keras: Any, case: Case, linear: bool = False) -> list[Any]:
     """
     made = _Layers(keras, linear)
     if case.network == "mlp":
-        return [made.dense(case.hidden), made.dense(case.pixels, last=True)]
+        return [*made.hidden(case), made.dense(case.pixels, last=True)]
     height, width, channels = case.small
     first, second = case.filters
     return [
@@ -61,6 +61,11 @@ class _Layers:
     def __init__(self, keras: Any, linear: bool) -> None:
         self._layers = keras.layers
         self._linear = linear
+
+    def hidden(self, case: Case) -> list[Any]:
+        dropout = case.dropout and not self._linear
+        dropped = [self._layers.Dropout(case.dropout)] if dropout else []
+        return [self.dense(case.hidden), *dropped]
 
     def dense(self, units: int, last: bool = False) -> Any:
         return self._layers.Dense(units, **self._options(last))

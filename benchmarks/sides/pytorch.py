@@ -26,11 +26,13 @@ def networks(case: Case) -> tuple[nn.Module, nn.Module]:
             nn.Sequential(
                 nn.Linear(case.pixels, case.hidden),
                 nn.ReLU(),
+                nn.Dropout(case.dropout),
                 nn.Linear(case.hidden, width),
             ),
             nn.Sequential(
                 nn.Linear(case.latent, case.hidden),
                 nn.ReLU(),
+                nn.Dropout(case.dropout),
                 nn.Linear(case.hidden, case.pixels),
             ),
         )
@@ -68,7 +70,8 @@ class Trainer:
 
     def __init__(self, case: Case) -> None:
         self._encoder, self._decoder = networks(case)
-        parameters = [*self._encoder.parameters(), *self._decoder.parameters()]
+        self._networks = nn.ModuleList([self._encoder, self._decoder])
+        parameters = self._networks.parameters()
         self._adam = torch.optim.Adam(parameters, lr=case.learning_rate, fused=True)
         self._case = case
 
@@ -94,6 +97,7 @@ class Trainer:
         Returns:
             The mean loss.
         """
+        self._networks.train()
         total = torch.zeros(())
         for rows in torch.randperm(len(x)).split(self._case.batch):
             self._adam.zero_grad(set_to_none=True)
@@ -113,6 +117,7 @@ class Trainer:
         Returns:
             The mean loss.
         """
+        self._networks.eval()
         total = torch.zeros(())
         for batch in x.split(self._case.batch):
             total += self._loss(batch) * len(batch)
@@ -128,6 +133,7 @@ class Trainer:
         Returns:
             The means of q(z|x).
         """
+        self._networks.eval()
         return self._encoder(x)[:, : self._case.latent].numpy()
 
     def _loss(self, x: torch.Tensor) -> torch.Tensor:

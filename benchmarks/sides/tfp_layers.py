@@ -42,7 +42,7 @@ class LegacyLayers:
         self._model.compile(
             tf_keras.optimizers.Adam(case.learning_rate),
             loss=lambda x, p: -p.log_prob(x),
-            jit_compile=True,
+            jit_compile=not case.dropout,
             steps_per_execution=STEPS_PER_EXECUTION,
         )
         self.examples = len(x)

@@ -44,7 +44,7 @@ def networks(case: Case) -> tuple[Any, Any]:
 
 
 def jit_compile(case: Case) -> bool | str:
-    """XLA, except for convolutions, whose loops it computes slowly on a CPU.
+    """XLA, except for convolutions and dropout, which it computes slowly on a CPU.
 
     Args:
         case: The model.
@@ -52,7 +52,7 @@ def jit_compile(case: Case) -> bool | str:
     Returns:
         The argument for `compile`.
     """
-    return True if case.network == "mlp" else "auto"
+    return True if case.network == "mlp" and not case.dropout else "auto"
 
 
 def model(case: Case, together: int = 1) -> Any:

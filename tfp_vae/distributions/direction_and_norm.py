@@ -135,7 +135,9 @@ class DirectionAndNorm(tfd.Distribution):
     def _sample_n(self, n: Any, seed: Any = None) -> tf.Tensor:
         seeds = tfp.random.split_seed(seed, 2, salt="direction_and_norm")
         shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
-        share = tf.random.stateless_uniform(shape, seeds[0], dtype=self.dtype)
+        share = tf.random.stateless_uniform(
+            shape, seeds[0], dtype=self.dtype, alg="philox"
+        )
         norm = self.low + self.width * share
         direction = tfd.BatchBroadcast(self.direction, self.batch_shape_tensor())
         return direction.sample(n, seed=seeds[1]) * norm[..., tf.newaxis]

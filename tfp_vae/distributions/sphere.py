@@ -188,12 +188,16 @@ def around_the_pole(
 
     def propose(angle: Any, tangent: Any, pending: Any, seed: Any) -> Any:
         seed, normal_seed, uniform_seed = tf.unstack(tfp.random.split_seed(seed, 3))
-        normal = tf.random.stateless_normal(shape, normal_seed, dtype=tf.float64)
+        normal = tf.random.stateless_normal(
+            shape, normal_seed, dtype=tf.float64, alg="philox"
+        )
         new = tf.math.l2_normalize(normal[..., 1:], axis=-1)
         uniform = tf.atan2(tf.norm(normal[..., 1:], axis=-1), normal[..., 0]) / 2
         half = tf.atan2(tf.sqrt(spread) * tf.sin(uniform), tf.cos(uniform))
         log_uniform = tf.math.log1p(
-            -tf.random.stateless_uniform(shape[:-1], uniform_seed, dtype=tf.float64)
+            -tf.random.stateless_uniform(
+                shape[:-1], uniform_seed, dtype=tf.float64, alg="philox"
+            )
         )
         rejected = tf.stop_gradient(log_accept(half, uniform)) < log_uniform
         tangent = tf.where(pending[..., tf.newaxis], new, tangent)

@@ -160,7 +160,9 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         loc, scale, low, high = self._double_parameters()
         shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
         seed = tfp.random.sanitize_seed(seed, salt="truncated_normal")
-        uniform = tf.random.stateless_uniform(shape, seed, dtype=tf.float64)
+        uniform = tf.random.stateless_uniform(
+            shape, seed, dtype=tf.float64, alg="philox"
+        )
         x = loc + scale * _standard((low - loc) / scale, (high - loc) / scale, uniform)
         margin = 1e-7 * (high - low)
         return tf.cast(bounded(x, low + margin, high - margin), self.dtype)

@@ -49,7 +49,9 @@ class Kumaraswamy(tfp.distributions.Kumaraswamy):
         shape = tf.concat([[n], self.batch_shape_tensor()], axis=0)
         seed = tfp.random.sanitize_seed(seed, salt="kumaraswamy")
         half = np.finfo(self.dtype.as_numpy_dtype).epsneg / 2
-        v = tf.random.stateless_uniform(shape, seed, half, 1.0 - half, self.dtype)
+        v = tf.random.stateless_uniform(
+            shape, seed, half, 1.0 - half, self.dtype, alg="philox"
+        )
         inner = tf.math.log(-tf.math.expm1(tf.math.log(v) / self.concentration0))
         return _inside(tf.exp(inner / self.concentration1))
 

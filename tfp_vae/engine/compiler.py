@@ -2,12 +2,15 @@
 
 import collections
 import functools
+import math
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+
+from tfp_vae.engine.graphs import numbers_from_kept_seeds, operations
 
 EAGER, GRAPH, XLA = "eager", "graph", "XLA"
 # Tracing a step takes about as long as 4 eager steps; compiling it with XLA takes about
@@ -52,7 +55,11 @@ class Compiler:
         self._said = False
 
     def function(
-        self, fn: Callable[..., Any], name: str, input_signature: Any = None
+        self,
+        fn: Callable[..., Any],
+        name: str,
+        input_signature: Any = None,
+        batch_size: float = math.inf,
     ) -> "Function":
         """Wraps a function for compilation.
 
@@ -60,11 +67,13 @@ class Compiler:
             fn: Function of tensors, and structures of them.
             name: What it does, for the message.
             input_signature: As in `tf.function`.
+            batch_size: What to take for axes whose size the signature leaves open, to
+                see whether XLA pays.
 
         Returns:
             A callable, traced and compiled at its first call.
         """
-        return Function(fn, name, self, input_signature)
+        return Function(fn, name, self, input_signature, batch_size)
 
     def gave_up(self, name: str, why: str) -> None:
         """Warns, once, that a function runs without XLA."""
@@ -85,13 +94,16 @@ class Function:
     about 50 times slower with XLA, so functions with convolutions run without it, and
     so do gradients of recurrent layers, which XLA refuses. With `jit_compile="auto"`,
     functions with `tf.random` operations run without it too, since XLA ignores their
-    seeds.
+    seeds, and on a CPU those with much noise from the layers of Keras, such as
+    `Dropout`: XLA makes the key of its generator anew for each number, which takes as
+    long as XLA saves in one operation.
 
     Args:
         fn: Function of tensors, and structures of them.
         name: What it does, for messages.
         compiler: The `Compiler` that made it.
         input_signature: As in `tf.function`.
+        batch_size: As in `Compiler.function`.
 
     Example:
         >>> int(Compiler(False).function(lambda x: x + 1, "a sum")(tf.constant(1)))
@@ -104,8 +116,9 @@ class Function:
         name: str,
         compiler: Compiler,
         input_signature: Any = None,
+        batch_size: float = math.inf,
     ) -> None:
-        self.name, self._compiler = name, compiler
+        self.name, self._compiler, self._batch_size = name, compiler, batch_size
         # TensorFlow rejects `reduce_retracing` with a signature.
         self._options: dict[str, Any] = {"autograph": False, "reduce_retracing": True}
         if input_signature is not None:
@@ -156,7 +169,7 @@ class Function:
 
         Returns:
             False for convolutions on a CPU, for gradients of recurrent layers and,
-            with `"auto"`, for `tf.random`.
+            with `"auto"`, for `tf.random` and for noise from the layers of Keras.
         """
         if self._can is None:
             with self._compiler.lock:
@@ -168,8 +181,10 @@ class Function:
         if not asked:
             return False
         given = () if self._is_fixed else args
-        graph = self._traced.get_concrete_function(*given).graph.as_graph_def()
-        found = set(operations(graph))
+        traced = self._traced.get_concrete_function(*given)
+        graph = traced.graph.as_graph_def(add_shapes=True)
+        names = list(operations(graph))
+        found = set(names)
         if asked == "auto" and found & {*_RANDOM, _BACKWARD_LOOP}:
             return False
         if _BACKWARD_LOOP in found:
@@ -177,7 +192,12 @@ class Function:
                 self.name, "the gradient of a recurrent layer, in a loop over steps."
             )
             return False
-        if _on_a_gpu() or not any("Conv" in operation for operation in found):
+        if _on_a_gpu():
+            return True
+        numbers = numbers_from_kept_seeds(graph, self._batch_size)
+        if asked == "auto" and numbers > len(names):
+            return False
+        if not any("Conv" in operation for operation in found):
             return True
         if asked != "auto":
             self._compiler.gave_up(
@@ -220,25 +240,6 @@ class Function:
 
 def _on_a_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
-
-
-def operations(graph: Any) -> Iterator[str]:
-    """Names of the operations of a graph and of its functions.
-
-    Args:
-        graph: A `GraphDef`.
-
-    Yields:
-        A name for each node.
-
-    Example:
-        >>> "Mul" in operations(tf.function(lambda x: x * x).get_concrete_function(
-        ...     tf.TensorSpec([])).graph.as_graph_def())
-        True
-    """
-    for nodes in (graph.node, *(part.node_def for part in graph.library.function)):
-        for node in nodes:
-            yield node.op
 
 
 class FunctionCache:

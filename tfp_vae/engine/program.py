@@ -98,6 +98,7 @@ class Program:
             lambda tensors, count: self._run(key, structure, tensors, count),
             self._name,
             signature,
+            stack.tensors[0].shape[1],
         )
 
     def _run(self, key: str, structure: Any, tensors: Any, count: tf.Tensor) -> Any:
