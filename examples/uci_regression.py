@@ -182,18 +182,12 @@ class Trainer:
     Args:
         build: Function that makes the model.
         rate: Learning rate of Adam.
-        jit_compile: As in `compile`.
     """
 
-    def __init__(
-        self, build: Callable[[], Any], rate: Any, jit_compile: Any = "auto"
-    ) -> None:
+    def __init__(self, build: Callable[[], Any], rate: Any) -> None:
         self._build, self.model = build, build()
-        self.model.compile(
-            keras.optimizers.Adam(rate),
-            loss=tv.NegativeLogLikelihood(),
-            jit_compile=jit_compile,
-        )
+        loss = tv.NegativeLogLikelihood()
+        self.model.compile(keras.optimizers.Adam(rate), loss)
         self.model.optimizer.build(self.model.trainable_variables)
         self._state = [v.numpy() for v in self.model.optimizer.variables]
 
@@ -329,8 +323,7 @@ def by_dropout(
     @functools.cache
     def made(rate: float) -> Trainer:
         build = functools.partial(network_with_dropout, x.shape[1], rate)
-        # On a CPU, XLA makes steps with `Dropout` several times slower.
-        return Trainer(build, decay(x, epochs), jit_compile=False)
+        return Trainer(build, decay(x, epochs))
 
     def chosen() -> tuple[float, float]:
         tried = []
