@@ -384,6 +384,53 @@ def counted(batch=8, weights=False):
     return found, opened, given
 
 
+def test_a_dataset_is_not_tuned_unless_its_options_ask_for_it():
+    options = tf.data.Options()
+    options.deterministic = False
+    plain = tf.data.Dataset.range(9).map(lambda x: x, tf.data.AUTOTUNE)
+    found = data.untuned(plain.with_options(options))
+    assert found.options().autotune.enabled is False
+    assert found.options().deterministic is False
+    assert plain.options().autotune.enabled is None
+    assert [int(x) for x in data.untuned(plain)] == list(range(9))
+    options.autotune.enabled = True
+    asked = plain.with_options(options)
+    for given in (asked, np.ones(3), iter([1])):
+        assert data.untuned(given) is given
+
+
+def test_no_call_iterates_a_tuned_dataset(monkeypatch):
+    tuned = []
+    iterate = tf.data.Dataset.__iter__
+
+    def recorded(self):
+        tuned.append(self.options().autotune.enabled)
+        return iterate(self)
+
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", recorded)
+    x = np.ones([8, 2], "float32")
+    pairs = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).batch(4)
+    model = tv.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    model.fit(pairs, validation_data=pairs, epochs=2, verbose=0)
+    model.evaluate(pairs, verbose=0)
+    model.predict(pairs, verbose=0)
+    model.run_eagerly = True
+    model.fit(pairs, validation_data=pairs, verbose=0)
+    latents = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(4), tv.IndependentNormal(2)]
+    )
+    pixels = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(2), tv.IndependentBernoulli(2)]
+    )
+    vae = tv.VAE(latents, pixels, tv.StandardNormal(2))
+    alone = pairs.map(lambda x, y: x)
+    vae.elbo(alone)
+    vae.encode(alone)
+    assert tuned == [False] * len(tuned)
+    assert len(tuned) >= 9
+
+
 def test_fit_opens_a_pipeline_once_in_each_pass():
     pipeline, opened, given = counted()
     held, seen, _ = counted()

@@ -696,7 +696,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 f"type {type(x).__name__}. Let the pipeline yield tuples "
                 "(x, y, sample_weight)."
             )
-        return given
+        return data.untuned(x), y, sample_weight
 
     def _makes_programs(
         self, given: Any, validation: Any = None, class_weight: Any = None

@@ -219,7 +219,9 @@ def as_arrays(x: Any, y: Any, caller: str) -> tuple[Any, Any]:
         ((10, 2), (10,))
     """
     if isinstance(x, tf.data.Dataset):
-        batches = [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in x]
+        batches = [
+            keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in data.untuned(x)
+        ]
         if not batches:
             raise data.no_examples(caller, "a dataset that yields no batch")
         parts = list(zip(*batches, strict=True))
