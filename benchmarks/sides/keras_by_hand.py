@@ -65,13 +65,15 @@ class HandWrittenVAE(keras.Model):
         """The mean of q(z|x)."""
         return self.encoder(x)[:, : self._case.latent]
 
-    def losses_of(self, x: Any) -> Any:
+    def losses_of(self, x: Any, training: bool) -> Any:
         """Minus the bound of each example."""
-        mean, log_variance = tf.split(self.encoder(x), 2, axis=-1)
+        parameters = self.encoder(x, training=training)
+        mean, log_variance = tf.split(parameters, 2, axis=-1)
         z = self.sampling([mean, log_variance])
         latent, k = self._case.latent, self._case.draws
         size = self._case.pixels
-        logits = tf.reshape(self.decoder(tf.reshape(z, [-1, latent])), [k, -1, size])
+        logits = self.decoder(tf.reshape(z, [-1, latent]), training=training)
+        logits = tf.reshape(logits, [k, -1, size])
         pixels = tf.broadcast_to(tf.reshape(x, [1, -1, size]), tf.shape(logits))
         entropies = tf.nn.sigmoid_cross_entropy_with_logits(pixels, logits)
         nll = tf.reduce_sum(entropies, axis=-1)
@@ -85,7 +87,7 @@ class HandWrittenVAE(keras.Model):
     def train_step(self, x: Any) -> dict[str, Any]:
         """A step of Adam."""
         with tf.GradientTape() as tape:
-            losses = self.losses_of(x)
+            losses = self.losses_of(x, training=True)
             loss = tf.reduce_mean(losses)
         gradients = tape.gradient(loss, self.trainable_weights)
         self.optimizer.apply_gradients(
@@ -96,7 +98,7 @@ class HandWrittenVAE(keras.Model):
 
     def test_step(self, x: Any) -> dict[str, Any]:
         """The loss alone."""
-        self.loss_tracker.update_state(self.losses_of(x))
+        self.loss_tracker.update_state(self.losses_of(x, training=False))
         return {"loss": self.loss_tracker.result()}
 
 
