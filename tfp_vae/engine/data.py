@@ -53,9 +53,9 @@ def untuned(pipeline: Any) -> Any:
     """Leaves out TensorFlow's tuning of a dataset, unless its options ask for it.
 
     An iterator's end can wait for the thread that tunes it, which sleeps as long as the
-    iterator has existed, up to a minute, and no other Python code runs meanwhile: with
-    TensorFlow 2.21 an epoch of 6 seconds takes 10. Without tuning `tf.data.AUTOTUNE` is
-    a parallel call for each core, up to 16, and a buffer that grows as it empties.
+    iterator has existed, up to a minute: with TensorFlow 2.21 an epoch of 6 seconds
+    took 10. Without tuning `tf.data.AUTOTUNE` is a parallel call for each core, up to
+    16, and a buffer that grows as it empties.
 
     Args:
         pipeline: A dataset, or anything else.
