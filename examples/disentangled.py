@@ -153,7 +153,7 @@ def trainings(args: argparse.Namespace) -> dict[str, int]:
 
 def frames(data: sprites.Sprites, labels: np.ndarray, seed: int | None = None) -> Any:
     """Batches of sequences that are both inputs and targets."""
-    return data.batches(labels, BATCH, seed).map(lambda x, _: (x, x))
+    return data.batches(labels, BATCH, seed).map(lambda x, _: (x, x), 2)
 
 
 def build(shape: tuple[int, ...], kind: str, weight: Any) -> Autoencoder:

@@ -38,7 +38,8 @@ def trained(
     judge = keras.Model(x, heads)
     judge.compile("adam", dict.fromkeys(heads, "sparse_categorical_crossentropy"))
     train = data.batches(data.train, BATCH, seed).map(
-        lambda x, labels: (x, {name: labels[:, i] for i, name in enumerate(heads)})
+        lambda x, labels: (x, {name: labels[:, i] for i, name in enumerate(heads)}),
+        num_parallel_calls=2,
     )
     report.fit(NAME, judge, train, epochs=epochs, shuffle=False, verbose=2)
     return judge

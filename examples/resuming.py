@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import random
@@ -175,7 +174,7 @@ class Progress:
             took = self.end_epoch(name, epoch + 1, epochs, model.stop_training)
             steps = (watch.params or {}).get("steps")
             if saved is not None and steps:
-                saved.save_freq = steps * max(1, math.ceil(LOST / took))
+                saved.save_freq = steps * max(1, int(LOST / took))
 
         watch = keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
         given = [*callbacks, watch] if saved is None else [saved, *callbacks, watch]

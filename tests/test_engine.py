@@ -370,7 +370,7 @@ def noisy_graph(layer, units):
         (keras.layers.Dropout(0.5, noise_shape=(None, 1)), 5),
         (keras.layers.GaussianNoise(0.5), 5 * 7),
         (keras.layers.Dense(7), 0),
-        # Its seed is drawn from the one that it keeps.
+        # Its key is the seed itself.
         (tv.IndependentNormal(7), 0),
     ],
 )
@@ -414,10 +414,30 @@ def test_steps_with_much_noise_run_without_xla_on_a_cpu(rate, units, uses_xla):
         )
         program(stack, XLA)
         (function,) = program._functions.values()
-        return function.can_use_xla()
+        return function.can_use_xla(batch_size=4)
 
     assert can("auto") is uses_xla
     assert can(True)
+
+
+@pytest.mark.parametrize("sizes", [(2, 400), (400, 2)])
+def test_the_noise_of_each_batch_size_decides(sizes):
+    if tf.config.list_logical_devices("GPU"):
+        pytest.skip("XLA draws noise well on a GPU")
+    layer = keras.layers.Dropout(0.5)
+    program = Program(
+        lambda x: {"sum": tf.reduce_sum(layer(x, training=True))},
+        "sums",
+        Compiler("auto"),
+    )
+    compiled = {}
+    for size in sizes:
+        batches = ArrayBatches(np.ones([800, 1], "float32"), range(800), size)
+        (before,) = [len(f._ready) for f in program._functions.values()] or [0]
+        program(batches.take(2, 2), XLA)
+        (function,) = program._functions.values()
+        compiled[size] = len(function._ready) - before
+    assert compiled == {2: 1, 400: 0}
 
 
 @pytest.mark.parametrize("asked", ["auto", True])

@@ -34,7 +34,7 @@ def batches(x: np.ndarray, batch: int, shuffle: bool, pairs: bool) -> Any:
 
     rows = tf.data.Dataset.range(len(x))
     rows = rows.shuffle(len(x)) if shuffle else rows
-    found = rows.batch(batch).map(gathered).prefetch(tf.data.AUTOTUNE)
+    found = rows.batch(batch).map(gathered, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
     options = tf.data.Options()
     options.autotune.enabled = False  # The thread that tunes delays an epoch's end.
     return found.with_options(options)

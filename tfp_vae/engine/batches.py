@@ -249,7 +249,6 @@ def source_of(
     pipeline, count = given[0], None
     if isinstance(pipeline, tf.data.Dataset):
         count = int(pipeline.cardinality())
-        pipeline = pipeline.prefetch(tf.data.AUTOTUNE)
     return PipelineBatches(pipeline, count if count and count > 0 else None, caller)
 
 

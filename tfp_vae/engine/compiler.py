@@ -59,7 +59,6 @@ class Compiler:
         fn: Callable[..., Any],
         name: str,
         input_signature: Any = None,
-        batch_size: float = math.inf,
     ) -> "Function":
         """Wraps a function for compilation.
 
@@ -67,13 +66,11 @@ class Compiler:
             fn: Function of tensors, and structures of them.
             name: What it does, for the message.
             input_signature: As in `tf.function`.
-            batch_size: What to take for axes whose size the signature leaves open, to
-                see whether XLA pays.
 
         Returns:
             A callable, traced and compiled at its first call.
         """
-        return Function(fn, name, self, input_signature, batch_size)
+        return Function(fn, name, self, input_signature)
 
     def gave_up(self, name: str, why: str) -> None:
         """Warns, once, that a function runs without XLA."""
@@ -103,7 +100,6 @@ class Function:
         name: What it does, for messages.
         compiler: The `Compiler` that made it.
         input_signature: As in `tf.function`.
-        batch_size: As in `Compiler.function`.
 
     Example:
         >>> int(Compiler(False).function(lambda x: x + 1, "a sum")(tf.constant(1)))
@@ -116,9 +112,8 @@ class Function:
         name: str,
         compiler: Compiler,
         input_signature: Any = None,
-        batch_size: float = math.inf,
     ) -> None:
-        self.name, self._compiler, self._batch_size = name, compiler, batch_size
+        self.name, self._compiler = name, compiler
         # TensorFlow rejects `reduce_retracing` with a signature.
         self._options: dict[str, Any] = {"autograph": False, "reduce_retracing": True}
         if input_signature is not None:
@@ -129,21 +124,25 @@ class Function:
         self._is_fixed = input_signature is not None
         self._plain: Any = None
         self._compiled: Any = None
-        self._can: bool | None = None
+        self._can: dict[float, bool] = {}
+        self._refused = False
         self._ready: set[str] = set()
 
-    def __call__(self, *args: Any, warmup_args: Any = None) -> Any:
+    def __call__(
+        self, *args: Any, warmup_args: Any = None, batch_size: float = math.inf
+    ) -> Any:
         """Calls the compiled function.
 
         Args:
             *args: Arguments of the function.
             warmup_args: Arguments of the same shapes that cause no work, with which
                 `"auto"` first tries XLA; `None` to run without XLA.
+            batch_size: As in `can_use_xla`.
 
         Returns:
             What the function returns.
         """
-        if warmup_args is not None and self.can_use_xla(*args):
+        if warmup_args is not None and self.can_use_xla(*args, batch_size=batch_size):
             compiled = self._xla(warmup_args)
             if compiled is not None:
                 return compiled(*args)
@@ -161,22 +160,26 @@ class Function:
                 # There is only one trace; calls need not look it up.
                 self._plain = self._traced.get_concrete_function()
 
-    def can_use_xla(self, *args: Any) -> bool:
+    def can_use_xla(self, *args: Any, batch_size: float = math.inf) -> bool:
         """Whether XLA can compile the function without making it slower.
 
         Args:
             *args: Arguments of a call.
+            batch_size: Size of the axes whose size the input signature leaves open.
 
         Returns:
             False for convolutions on a CPU, for gradients of recurrent layers and,
-            with `"auto"`, for `tf.random` and for noise from the layers of Keras.
+            with `"auto"`, for `tf.random` and, on a CPU, for much noise from the layers
+            of Keras.
         """
-        if self._can is None:
+        if self._refused:
+            return False
+        if batch_size not in self._can:
             with self._compiler.lock:
-                self._can = self._judged(args)
-        return self._can
+                self._can[batch_size] = self._judged(args, batch_size)
+        return self._can[batch_size]
 
-    def _judged(self, args: Any) -> bool:
+    def _judged(self, args: Any, batch_size: float) -> bool:
         asked = self._compiler.jit_compile
         if not asked:
             return False
@@ -194,7 +197,7 @@ class Function:
             return False
         if _on_a_gpu():
             return True
-        numbers = numbers_from_kept_seeds(graph, self._batch_size)
+        numbers = numbers_from_kept_seeds(graph, batch_size)
         if asked == "auto" and numbers > len(names):
             return False
         if not any("Conv" in operation for operation in found):
@@ -228,7 +231,7 @@ class Function:
                 self._compiled(*warmup_args)
                 self._ready.add(shapes)
             except _REFUSALS as error:
-                self._can = False
+                self._refused = True
                 lines = map(
                     str.strip, str(getattr(error, "message", error)).split("\n")
                 )

@@ -50,18 +50,22 @@ def is_pipeline(x: Any) -> bool:
 
 
 def untuned(pipeline: Any) -> Any:
-    """Leaves out TensorFlow's tuning of a dataset, unless its options ask for it.
+    """Leaves out TensorFlow's tuning of a dataset that does not need it.
 
     An iterator's end can wait for the thread that tunes it, which sleeps as long as the
     iterator has existed, up to a minute: with TensorFlow 2.21 an epoch of 6 seconds
     took 10. Without tuning `tf.data.AUTOTUNE` is a parallel call for each core, up to
     16, and a buffer that grows as it empties.
 
+    A dataset stays as it is if its options enable or disable the tuning, or if it has a
+    `map` without `num_parallel_calls`: only its tuning makes that parallel.
+
     Args:
         pipeline: A dataset, or anything else.
 
     Returns:
-        The dataset with the option, or the other pipeline.
+        The dataset with the option and with `prefetch`, which TensorFlow adds only if
+        it tunes; or the same object.
 
     Example:
         >>> untuned(tf.data.Dataset.range(5)).options().autotune.enabled
@@ -70,9 +74,23 @@ def untuned(pipeline: Any) -> Any:
     is_dataset = isinstance(pipeline, tf.data.Dataset)
     if not is_dataset or pipeline.options().autotune.enabled is not None:
         return pipeline
+    if any(type(each).__name__ == "_MapDataset" for each in _stages(pipeline)):
+        return pipeline
     options = tf.data.Options()
     options.autotune.enabled = False
-    return pipeline.with_options(options)
+    return pipeline.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _stages(dataset: Any) -> Iterator[Any]:
+    """A dataset, and those from which it was made."""
+    left, seen = [dataset], set()
+    while left:
+        stage = left.pop()
+        if id(stage) not in seen:
+            seen.add(id(stage))
+            yield stage
+            # There is no public way to the inputs of a dataset, or to their kinds.
+            left += stage._inputs()
 
 
 def is_arrays(x: Any) -> bool:

@@ -34,10 +34,11 @@ def operations(graph: Any) -> Iterator[str]:
 
 
 def numbers_from_kept_seeds(graph: Any, unknown: float = math.inf) -> float:
-    """How many random numbers a graph draws with seeds that it has not drawn.
+    """How many random numbers a graph draws with keys made from a seed that it keeps.
 
-    The layers of Keras keep a seed in a variable and draw with it. The samplers of TFP,
-    and those of this package, first draw other seeds with it.
+    The layers of Keras keep a seed in a variable, and `tf.random` makes a key from it
+    for each draw. A key made from a seed that was itself drawn does not count, nor do
+    the draws of this package's layers, whose key is the seed.
 
     Args:
         graph: A `GraphDef` with shapes.

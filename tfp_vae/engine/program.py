@@ -54,12 +54,17 @@ class Program:
         key, function = self._function_for(stack)
         given = stack.tensors, tf.constant(stack.number, tf.int32)
         warmup_args = stack.tensors, tf.constant(0, tf.int32)
-        use_xla = mode == XLA and stack.is_full and function.can_use_xla(*given)
+        use_xla = mode == XLA and stack.is_full
         if use_xla and self._compiler.jit_compile == "auto":
+            function.trace()
             # Otherwise the last step runs after the loop, even for 0 steps: the call
             # that is only to compile would train.
             use_xla = self._carries[key]
-        return function(*given, warmup_args=warmup_args if use_xla else None)
+        return function(
+            *given,
+            warmup_args=warmup_args if use_xla else None,
+            batch_size=stack.tensors[0].shape[1],
+        )
 
     def trace(self, stack: Stack) -> None:
         """Traces the step, which makes its variables, and runs nothing.
@@ -98,7 +103,6 @@ class Program:
             lambda tensors, count: self._run(key, structure, tensors, count),
             self._name,
             signature,
-            stack.tensors[0].shape[1],
         )
 
     def _run(self, key: str, structure: Any, tensors: Any, count: tf.Tensor) -> Any:
