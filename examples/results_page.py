@@ -35,20 +35,13 @@ TEXTS = ("system", "options", "figure", "source", THEIRS)
 def table(directory: pathlib.Path = RESULTS) -> str:
     """The figures of all files, and why some differ, as Markdown."""
     lines, reasons = head(COLUMNS), []
-    unfinished = [
-        path
-        for path in directory.glob("unfinished/*/*.json")
-        if path.name != "run.json"
-    ]
-    # The sort is stable: an unfinished run follows the finished one of its system.
-    for path in sorted([*directory.glob("*.json"), *unfinished], key=lambda p: p.name):
+    for path in sorted(directory.glob("*.json")):
         run = json.loads(path.read_text())
         peer = peers(path)
         script = f"[{run['title']}](../examples/{run['system']}.py)"
         figures = [Result(**values) for values in run["figures"]]
         for number, figure in enumerate(figures):
-            state = ", unfinished" if path in unfinished else ""
-            name = "" if number else f"{script}, {training(run)}{state}"
+            name = "" if number else f"{script}, {training(run)}"
             lines.append(row(name, figure, peer))
         given = dict.fromkeys(figure.reason for figure in figures if figure.reason)
         reasons += [f"- {run['title']}: {reason}." for reason in given]

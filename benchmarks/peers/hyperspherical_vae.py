@@ -33,7 +33,7 @@ from benchmarks.peers.training import (
 from benchmarks.peers.vae import VAE, dense, normal, standard_normal
 
 HIDDEN, BATCH, DRAWS = [256, 128], 64, 500
-EPOCHS = {reproduction.QUICK: 4, reproduction.FULL: 15}
+EPOCHS = {reproduction.QUICK: 4, reproduction.FULL: 250}
 WARM_UP, PATIENCE = 0.2, 50
 NORMAL, FISHER, POWER = "normal", "von Mises-Fisher", "power spherical"
 KINDS = (NORMAL, FISHER, POWER)
