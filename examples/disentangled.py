@@ -153,7 +153,8 @@ def trainings(args: argparse.Namespace) -> dict[str, int]:
 
 def frames(data: sprites.Sprites, labels: np.ndarray, seed: int | None = None) -> Any:
     """Batches of sequences that are both inputs and targets."""
-    return data.batches(labels, BATCH, seed).map(lambda x, _: (x, x), 2)
+    pairs = data.batches(labels, BATCH, seed)
+    return pairs.map(lambda x, _: (x, x), num_parallel_calls=2)
 
 
 def build(shape: tuple[int, ...], kind: str, weight: Any) -> Autoencoder:

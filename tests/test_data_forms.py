@@ -384,7 +384,7 @@ def counted(batch=8, weights=False):
     return found, opened, given
 
 
-def test_a_dataset_is_not_tuned_unless_its_options_ask_for_it():
+def test_a_dataset_that_needs_no_tuning_is_not_tuned():
     options = tf.data.Options()
     options.deterministic = False
     plain = tf.data.Dataset.range(9).map(lambda x: x, tf.data.AUTOTUNE)
@@ -399,6 +399,9 @@ def test_a_dataset_is_not_tuned_unless_its_options_ask_for_it():
     serial = tf.data.Dataset.zip(plain.map(lambda x: x).batch(2), plain)
     for given in (asked, serial, np.ones(3), iter([1])):
         assert data.untuned(given) is given
+    options.autotune.enabled = False
+    refused = data.untuned(serial.with_options(options))
+    assert refused.options().autotune.enabled is False
 
 
 def test_a_call_iterates_a_given_dataset_without_tuning(monkeypatch):

@@ -57,8 +57,8 @@ def untuned(pipeline: Any) -> Any:
     took 10. Without tuning `tf.data.AUTOTUNE` is a parallel call for each core, up to
     16, and a buffer that grows as it empties.
 
-    A dataset stays as it is if its options enable or disable the tuning, or if it has a
-    `map` without `num_parallel_calls`: only its tuning makes that parallel.
+    A dataset stays as it is if its options enable the tuning, or if they do not disable
+    it and a `map` has no `num_parallel_calls`: only the tuning makes that parallel.
 
     Args:
         pipeline: A dataset, or anything else.
@@ -71,10 +71,13 @@ def untuned(pipeline: Any) -> Any:
         >>> untuned(tf.data.Dataset.range(5)).options().autotune.enabled
         False
     """
-    is_dataset = isinstance(pipeline, tf.data.Dataset)
-    if not is_dataset or pipeline.options().autotune.enabled is not None:
+    if not isinstance(pipeline, tf.data.Dataset):
         return pipeline
-    if any(type(each).__name__ == "_MapDataset" for each in _stages(pipeline)):
+    asked = pipeline.options().autotune.enabled
+    if asked is None:
+        kinds = {type(stage).__name__ for stage in _stages(pipeline)}
+        asked = "_MapDataset" in kinds
+    if asked:
         return pipeline
     options = tf.data.Options()
     options.autotune.enabled = False
