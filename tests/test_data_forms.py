@@ -399,6 +399,7 @@ def test_a_dataset_that_needs_no_tuning_is_not_tuned():
     serial = tf.data.Dataset.zip(plain.map(lambda x: x).batch(2), plain)
     for given in (asked, serial, np.ones(3), iter([1])):
         assert data.untuned(given) is given
+    options = tf.data.Options()
     options.autotune.enabled = False
     refused = data.untuned(serial.with_options(options))
     assert refused.options().autotune.enabled is False
