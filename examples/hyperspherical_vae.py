@@ -182,7 +182,7 @@ def classify(
             found,
             published[i] if published else None,
             OF_ACCURACIES if published else "",
-            tolerance=1.0,
+            tolerance=2.0,
             reason=OF_NEIGHBOURS if published else "",
             budget="not stated" if published else "",
         )

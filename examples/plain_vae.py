@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         reason="" if args.quick else WORSE,
         budget="500 epochs",
     )
-    report.add("-ELBO, nats", -vae.elbo(test, 10).mean(), higher_is_better=False)
+    found = -vae.elbo(test, 10).mean()
+    report.add("-ELBO, nats", found, tolerance=0.3, higher_is_better=False)
     report.picture("samples", tv.plots.plot_samples(vae, 100, seed=0))
     report.write()
     return report

@@ -67,7 +67,8 @@ class Result:
         value: The number.
         reference: The value to compare it with, or `None`.
         source: Where the reference was published, or how it was measured.
-        tolerance: How much worse the number may be without a `reason`.
+        tolerance: How much worse the number may be than the reference without a
+            `reason`, and than a peer of the same budget in any case.
         higher_is_better: Whether higher numbers are better.
         reason: Why the number is worse, or has another budget or split.
         budget: Training of the reference, such as "3,280 epochs".
@@ -85,11 +86,16 @@ class Result:
     @property
     def is_explained(self) -> bool:
         """Whether the number is within the tolerance, or has a reason why not."""
-        if self.reference is None:
-            return True
-        worse = self.reference - self.value
-        worse = worse if self.higher_is_better else -worse
-        return worse <= self.tolerance or bool(self.reason)
+        return (
+            self.reference is None
+            or self.is_within_tolerance(self.reference)
+            or bool(self.reason)
+        )
+
+    def is_within_tolerance(self, other: float) -> bool:
+        """Whether the number is at most `tolerance` worse than another."""
+        worse = other - self.value if self.higher_is_better else self.value - other
+        return worse <= self.tolerance
 
     def __str__(self) -> str:
         """The number in a line."""

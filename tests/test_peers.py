@@ -81,6 +81,20 @@ def test_all_figures_of_a_peer_are_shown():
         assert set(results_page.peers(reproduction.RESULTS / path.name)) == names
 
 
+def test_no_figure_is_worse_than_that_of_its_peer():
+    """Whatever its reason: the peer has the same budget and the same test data."""
+    judged = []
+    for path in reproduction.PEERS.glob("*.json"):
+        stored = reproduction.RESULTS / path.name
+        peer = results_page.peers(stored)
+        for values in json.loads(stored.read_text())["figures"]:
+            figure = reproduction.Result(**values)
+            if figure.what in peer and figure.tolerance:
+                judged.append(figure.what)
+                assert figure.is_within_tolerance(peer[figure.what]), figure
+    assert judged
+
+
 def test_a_peer_is_shown_at_the_same_budget_alone(tmp_path, monkeypatch):
     run = {"budget": "full", "epochs": 3, "seed": 0}
     run["figures"] = [{"what": "x", "value": 2.0}]

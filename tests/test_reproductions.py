@@ -259,6 +259,9 @@ def test_a_worse_figure_needs_a_reason():
     assert figure(10.5, higher_is_better=False).is_explained
     assert not figure(11.5, higher_is_better=False).is_explained
     assert reproduction.Result("x", 1.0).is_explained
+    assert not figure(8.9, reason="half the epochs").is_within_tolerance(10.0)
+    assert figure(8.9, higher_is_better=False).is_within_tolerance(8.0)
+    assert not figure(9.1, higher_is_better=False).is_within_tolerance(8.0)
 
 
 def test_few_labels_are_enough_where_classes_are_apart(rng):
