@@ -17,6 +17,7 @@ FLOORS = {
     "draws": 0,
     "environment": 0,
     "files": 0,
+    "incomplete_gamma": 0,
     "keras_internals": 0,
     "summaries": 0,
     "supports": 0,

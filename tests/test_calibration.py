@@ -212,6 +212,43 @@ def test_columns_are_vectors():
     assert tv.evaluation.coverage(layer, y, 0.9) == pytest.approx(2 / 3)
 
 
+def test_transforms_at_a_jump_are_uniform_beside_continuous_parts():
+    """All targets are 0: below it there is no probability."""
+    zeros = np.zeros(N)
+    gamma = tfd.Gamma(np.full(N, 2.0), 1.0)
+    with pytest.warns(UserWarning, match="Inflated"):
+        inflated = tfd.Inflated(gamma, inflated_loc_probs=np.full(N, 0.5))
+    u = tv.evaluation.pit(inflated, zeros, seed=0)
+    assert stats.kstest(u, stats.uniform(0, 0.5).cdf).pvalue > 1e-3
+    blocks = tfd.Blockwise(
+        [
+            tfd.Sample(tfd.Normal(tf.zeros(N), 1.0), 1),
+            tfd.Sample(tfd.Poisson(tf.fill([N], 0.1)), 1),
+        ]
+    )
+    u = tv.evaluation.pit(blocks, np.stack([zeros, zeros], 1), seed=0)
+    assert (u[:, 0] == 0.5).all()
+    assert stats.kstest(u[:, 1], stats.uniform(0, np.exp(-0.1)).cdf).pvalue > 1e-3
+
+
+def test_unknown_predictions_have_no_calibration():
+    normal = tfd.Normal([np.nan, 0.0], 1.0)
+    assert np.isnan(tv.evaluation.coverage(normal, [0.0, 0.0]))
+    for p in (normal, tfd.Categorical(logits=[[np.nan, 0.0], [0.0, 0.0]])):
+        for function in ("reliability", "expected_calibration_error"):
+            with pytest.raises(ValueError, match="without NaN. Received: .* 1 of 2"):
+                getattr(tv.evaluation, function)(p, [0, 0])
+
+
+@pytest.mark.parametrize("df", [0.9, 1.5])
+def test_scaled_intervals_need_a_standard_deviation(df):
+    p, y = tfd.StudentT(np.full(9, df), 0.0, 1.0), np.arange(-4.0, 5.0)
+    with pytest.raises(ValueError, match="finite standard deviations. Received: Stu"):
+        tv.evaluation.conformal_intervals(p, y, p, 0.8, "scaled")
+    low, high = tv.evaluation.conformal_intervals(p, y, p, 0.8)
+    assert np.isfinite(high - low).all()
+
+
 def test_mistakes_are_explained():
     e = tv.evaluation
     p, y = exact("normal", n=4)

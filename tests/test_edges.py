@@ -15,6 +15,7 @@ from tfp_vae.distributions import (
     Poisson,
     TruncatedNormal,
 )
+from tfp_vae.entries import quantile_of_entries
 
 INF, NAN = float("inf"), float("nan")
 
@@ -66,6 +67,55 @@ def test_a_truncated_normal_of_any_scale(loc, scale):
     np.testing.assert_allclose(p.variance(), variance, rtol=1e-4)
     draws = p.sample(20_000, seed=(1, 2)).numpy()
     assert abs(draws.mean() - mean) < 5 * np.sqrt(variance / 20_000)
+
+
+@pytest.mark.parametrize("loc", [-0.3, -1.4, 0.4, 1.3, 2.4])
+@pytest.mark.parametrize("scale", [0.05, 0.2, 1.0, 1e2])
+def test_probabilities_of_a_truncated_normal_are_those_of_scipy(loc, scale):
+    p = TruncatedNormal(np.float32(loc), np.float32(scale), 0.0, 1.0)
+    loc, scale = np.float64(p.loc), np.float64(p.scale)
+    law = stats.truncnorm(-loc / scale, (1 - loc) / scale, loc, scale)
+    levels = np.array([0.001, 0.1, 0.5, 0.9, 0.999], "float32")
+    x = law.ppf(levels.astype("float64")).astype("float32")
+    np.testing.assert_allclose(p.quantile(levels), x, rtol=1e-5)
+    x = np.array([-1.0, 0.0, *x, 1.0, 2.0], "float32")
+    for name, theirs in {
+        "cdf": law.cdf,
+        "survival_function": law.sf,
+        "log_cdf": law.logcdf,
+        "log_survival_function": law.logsf,
+    }.items():
+        found, want = getattr(p, name)(x), theirs(x.astype("float64"))
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("level", [1e-3, 0.5, 0.999])
+def test_quantiles_of_a_beta_are_those_of_scipy(level):
+    """TFP's may be far off at a level of exactly 1/2."""
+    a, b = np.exp(np.random.default_rng(0).uniform(-1, 5, (2, 300))).astype("float32")
+    want = stats.beta(a.astype("float64"), b).ppf(np.float64(np.float32(level)))
+    np.testing.assert_allclose(Beta(a, b).quantile(level), want, rtol=1e-5)
+    found = quantile_of_entries(tfp.distributions.Beta(a, b), level)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.7])
+@pytest.mark.parametrize("loc", [-0.3, 0.4, 1.3])
+def test_the_gradient_of_a_quantile_is_that_of_finite_differences(loc, level):
+    def quantile(loc, scale, level):
+        return TruncatedNormal(loc, scale, np.float64(0.0), np.float64(1.0)).quantile(
+            level
+        )
+
+    point = [tf.constant(v, tf.float64) for v in (loc, 0.2, level)]
+    found = tfp.math.value_and_gradient(quantile, point)[1]
+    for i, gradient in enumerate(found):
+        step = [1e-6 * (i == j) for j in range(3)]
+        up, down = (
+            quantile(*[v + sign * s for v, s in zip(point, step, strict=True)])
+            for sign in (1, -1)
+        )
+        np.testing.assert_allclose(gradient, (up - down) / 2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("loc", [-1e4, 50.0, 3e3])

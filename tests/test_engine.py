@@ -287,6 +287,25 @@ def test_logs_of_the_length_of_the_batch_are_those_of_the_last(most):
     assert int(total) == expected
 
 
+@pytest.mark.parametrize("number", [2, 5])
+def test_a_step_is_traced_twice_for_sequences_of_every_length(number):
+    traced = []
+
+    def step(x):
+        traced.append(x.shape)
+        return {"sum": tf.reduce_sum(x)}
+
+    program = Program(step, "sums", Compiler(False))
+    for length in range(3, 3 + number):
+        x = np.arange(4 * length, dtype="float32").reshape(4, length)
+        batches = ArrayBatches(tf.constant(x), range(4), 2)
+        batches.begin(0)
+        found = [float(program(batches.take(1, 1))["sum"]) for _ in range(2)]
+        assert sum(found) == x.sum()
+    assert len(traced) == 2
+    assert [shape[1] for shape in traced] == [3, None]
+
+
 def test_a_program_whose_first_trace_failed_can_make_variables_later():
     made, fails = [], [True]
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 import tfp_vae as tv
 from tfp_vae.entries import cdf_of_entries, quantile_of_entries, survival_of_entries
+from tfp_vae.incomplete_gamma import incomplete_gamma, quantile_of_gamma
 
 tfd = tfp.distributions
 tfb = tfp.bijectors
@@ -240,6 +241,74 @@ def test_counts_are_those_of_scipy(name):
             np.testing.assert_allclose(
                 cdf_of_entries(ours, x), theirs.cdf(x), rtol=1e-3, atol=1e-5
             )
+
+
+LARGE = {
+    "gamma": (tfd.Gamma(1e5, 2.0), stats.gamma(1e5, scale=0.5)),
+    "larger gamma": (tfd.Gamma(1e6, 2.0), stats.gamma(1e6, scale=0.5)),
+    "inverse gamma": (tfd.InverseGamma(1e6, 3.0), stats.invgamma(1e6, scale=3.0)),
+    "beta": (tfd.Beta(1e5, 2e5), stats.beta(1e5, 2e5)),
+    "poisson": (tfd.Poisson(1e5), stats.poisson(1e5)),
+    "larger poisson": (tfd.Poisson(1e7), stats.poisson(1e7)),
+    "binomial": (tfd.Binomial(1e6, probs=0.25), stats.binom(1e6, 0.25)),
+    "counts": (
+        tfd.NegativeBinomial(1.0, logits=np.float32(np.log(1e6))),
+        stats.nbinom(1, 1 / (1 + 1e6)),
+    ),
+    "student": (tfd.StudentT(1e5, 3.0, 2.0), stats.t(1e5, 3.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_parameters_keep_their_digits(name):
+    ours, theirs = LARGE[name]
+    for level in LEVELS:
+        at = theirs.ppf(level).astype("float32")
+        np.testing.assert_allclose(quantile_of_entries(ours, level), at, rtol=1e-5)
+        exact = theirs.cdf(at.astype("float64"))
+        np.testing.assert_allclose(cdf_of_entries(ours, at), exact, rtol=1e-4)
+        survival = survival_of_entries(ours, at)
+        np.testing.assert_allclose(survival, 1 - exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [2.0, 50.0, 990.0, 1e3 + 1, 1e5, 1e7])
+def test_incomplete_gamma_functions_and_their_gradients_are_those_of_scipy(alpha):
+    x = np.maximum(alpha + np.sqrt(alpha) * np.linspace(-4.0, 4.0, 9), 0.1)
+    a, x = tf.fill([9], tf.constant(alpha, tf.float64)), tf.constant(x)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([a, x])
+        found = incomplete_gamma(a, x)
+    for part, exact in zip(found, (special.gammainc, special.gammaincc), strict=True):
+        np.testing.assert_allclose(part, exact(alpha, x), rtol=1e-8)
+        step = 1e-3 * np.sqrt(alpha)
+        moved = [exact(alpha + step, x), exact(alpha - step, x)]
+        slope = (moved[0] - moved[1]) / (2 * step)
+        size = 1 / np.sqrt(alpha)
+        np.testing.assert_allclose(tape.gradient(part, a), slope, atol=1e-5 * size)
+        moved = [exact(alpha, x + step), exact(alpha, x - step)]
+        slope = (moved[0] - moved[1]) / (2 * step)
+        np.testing.assert_allclose(tape.gradient(part, x), slope, atol=1e-5 * size)
+    levels = np.array([0.01, 0.5, 0.99])
+    exact = special.gammaincinv(alpha, levels)
+    np.testing.assert_allclose(quantile_of_gamma(alpha, levels), exact, rtol=1e-8)
+
+
+def test_incomplete_gamma_functions_at_the_ends():
+    for alpha in (5.0, 1e6):
+        for x, expected in ((0.0, (0, 1)), (np.inf, (1, 0))):
+            assert tuple(map(float, incomplete_gamma(alpha, x))) == expected
+        assert np.isnan(incomplete_gamma(alpha, np.nan)).all()
+    assert np.isnan(incomplete_gamma(np.nan, 1.0)).all()
+
+
+def test_logarithms_are_accurate_in_the_tails():
+    p = tfd.MixtureSameFamily(
+        tfd.Categorical(probs=[0.5, 0.5]), tfd.Normal([0.0, 0.0], [1.0, 0.5])
+    )
+    want = np.log(0.5) + stats.norm.logcdf(-30.0)  # the other is far below
+    np.testing.assert_allclose(cdf_of_entries(p, -30.0, log=True), want, rtol=1e-5)
+    found = survival_of_entries(p, 30.0, log=True)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
 def test_categories_are_ordered_numbers():

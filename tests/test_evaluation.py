@@ -68,10 +68,26 @@ def test_active_units_of_directions():
     assert active_units(tv.distributions.PowerSpherical(mu, 0.01)) == 0  # all uniform
 
 
+@pytest.mark.parametrize("concentration", [0.1, 50.0])
+def test_the_metric_of_active_units_counts_as_the_function(concentration, rng):
+    x = (rng.uniform(size=(200, 16)) > 0.5).astype("float32")
+    q = [
+        keras.Input((16,)),
+        keras.layers.Dense(10),
+        tv.VonMisesFisher(10, concentration=concentration),
+    ]
+    p = [keras.Input((10,)), keras.layers.Dense(16), tv.IndependentBernoulli(16)]
+    parts = keras.Sequential(q), keras.Sequential(p), tv.SphericalUniform(10)
+    model = tv.VAE(*parts)
+    model.compile("sgd", metrics=[tv.ActiveUnits()])
+    found = model.evaluate(x, return_dict=True, verbose=0)["active_units"]
+    assert found == active_units(model.encode(x)) == (0 if concentration < 1 else 10)
+
+
 def test_active_units_without_a_mean_is_an_error():
     flow = tfd.TransformedDistribution(normals(LOC, SCALE), tfp.bijectors.Sinh())
     with pytest.raises(
-        ValueError, match="mean has a closed form. Received: Transformed.*Use `mutual"
+        ValueError, match="mean has a closed form. Received: Transformed.*mutual_info"
     ):
         active_units(flow)
 

@@ -127,8 +127,19 @@ def test_quantized_logistic_in_float32(loc, scale):
     np.testing.assert_allclose(p.prob(x.astype("float32")), probs, rtol=3e-5, atol=1e-7)
     total = tf.reduce_sum(p.prob(x.astype("float32")))
     np.testing.assert_allclose(total, 1.0, rtol=1e-5)
-    np.testing.assert_allclose(p.mean(), (x * probs).sum(), rtol=1e-5, atol=1e-4)
+    mean = (x * probs).sum()
+    np.testing.assert_allclose(p.mean(), mean, rtol=1e-5, atol=1e-4)
+    variance = ((x - mean) ** 2 * probs).sum()
+    np.testing.assert_allclose(p.variance(), variance, rtol=1e-3, atol=1e-12)
     assert p.prob(-1.0) == p.prob(256.0) == 0.0
+
+
+def test_quantized_logistics_of_many_levels_have_a_variance():
+    p = QuantizedLogistic(np.linspace(3e4, 6e4, 50, dtype="float32"), 10.0, high=65535)
+    np.testing.assert_allclose(p.variance(), np.pi**2 / 3 * 100 + 1 / 12, rtol=1e-5)
+    narrow = QuantizedLogistic(np.linspace(200.2, 200.8, 999, dtype="float32"), 0.02)
+    above = stats.logistic(narrow.loc.numpy().astype("float64"), 0.02).sf(200.5)
+    np.testing.assert_allclose(narrow.variance(), above * (1 - above), rtol=0.01)
 
 
 def test_quantized_logistic_draws_what_it_says():

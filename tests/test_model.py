@@ -374,6 +374,27 @@ def test_weights_of_classes_do_not_weigh_validation():
     trains_alike(classifier, how, **CROSS_ENTROPY)
 
 
+@pytest.mark.parametrize("kind", ["eager", "large"])
+def test_weights_of_classes_do_not_weigh_validation_in_the_loop_of_keras(
+    kind, monkeypatch
+):
+    if kind == "large":
+        monkeypatch.setattr(tv.engine.data, "is_streamed", lambda given: True)
+    how = trained(X, CLASSES, class_weight={1: 9.0}, validation_split=0.3)
+    trains_alike(classifier, how, **CROSS_ENTROPY, run_eagerly=True)
+
+
+def test_weights_of_smoothed_classes():
+    y = np.where(CLASSES == 1, 0.9, 0.1).astype("float32")[:, None]
+
+    def binary(module):
+        return module.Sequential([keras.Input(X.shape[1:]), keras.layers.Dense(1)])
+
+    how = trained(X, y, class_weight={0: 1.0, 1: 9.0})
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    trains_alike(binary, how, loss=loss)
+
+
 def test_weights_of_classes_beside_validation_data():
     how = trained(X, CLASSES, class_weight={1: 9.0}, validation_data=(X, CLASSES))
     trains_alike(classifier, how, **CROSS_ENTROPY)
@@ -986,6 +1007,53 @@ def test_checkpoints_of_weights_between_batches(tmp_path):
         return history
 
     trains_alike(functional, use)
+
+
+@pytest.mark.parametrize("save_freq", [1, 2, 5])
+def test_as_many_checkpoints_of_weights_as_in_keras(save_freq, tmp_path):
+    counts = []
+    for module in (keras, tv):
+        path = tmp_path / module.__name__
+        path.mkdir()
+        save = keras.callbacks.ModelCheckpoint(
+            path / "{epoch}-{batch}.weights.h5",
+            save_weights_only=True,
+            save_freq=save_freq,
+        )
+        model = functional(module)
+        model.compile("sgd", "mse")
+        model.fit(X, Y, batch_size=len(X) // 10, verbose=0, callbacks=[save])
+        counts.append(len(list(path.iterdir())))
+    assert counts[0] == counts[1] > 1
+
+
+def test_a_single_checkpoint_saves_as_often_as_one_in_a_list(tmp_path):
+    saves = []
+
+    class Counting(tv.Checkpoint):
+        def _save(self, *given):
+            saves[-1] += 1
+            super()._save(*given)
+
+    for several in (True, False):
+        saves.append(0)
+        callback = Counting(tmp_path / f"{several}.weights.h5", save_freq=2)
+        model = functional(tv)
+        model.compile("sgd", "mse")
+        callbacks = [callback] if several else callback
+        model.fit(X, Y, batch_size=len(X) // 10, verbose=0, callbacks=callbacks)
+    assert saves[0] == saves[1] > 3
+
+
+def test_a_generator_that_validates_once_warns_of_it():
+    def batches():
+        yield X, Y
+
+    model = functional(tv)
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="evaluation has no results: its pipeline"):
+        history = model.fit(X, Y, epochs=2, validation_data=batches(), verbose=0)
+    assert len(history.history["val_loss"]) == 1
 
 
 def test_training_stops_in_the_middle_of_an_epoch():

@@ -821,6 +821,29 @@ def test_the_mixture_is_scored_with_the_compiled_loss_and_metrics():
         tv.evaluate_predictive(model, x, y)
 
 
+@pytest.mark.parametrize("loss", [tv.CRPS, tv.EnergyScore])
+def test_a_score_as_the_loss_is_reduced_and_weighted_as_one(loss):
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(2, 12, 1)).astype("float32")
+    model = tv.Sequential(
+        [keras.Input((1,)), tv.DenseFlipout(2), tv.IndependentNormal(1)]
+    )
+
+    def found(reduction="sum_over_batch_size", weights=None):
+        model.compile("adam", loss(reduction=reduction, num_samples=4000))
+        given = {"num_samples": 20, "seed": 1, "sample_weight": weights}
+        return tv.evaluate_predictive(model, x, y, **given)["loss"]
+
+    weights = np.linspace(0.5, 3.0, 12)
+    truth = [
+        tv.evaluation.crps(tv.predictive(model, x[i : i + 1], 20, seed=1), y[i : i + 1])
+        for i in range(12)
+    ]
+    assert found() == pytest.approx(np.mean(truth), rel=0.05)
+    assert found("sum") == pytest.approx(np.sum(truth), rel=0.05)
+    assert found(weights=weights) == pytest.approx(np.mean(weights * truth), rel=0.05)
+
+
 @pytest.mark.parametrize("kind", [keras, tv])
 @pytest.mark.parametrize("loss", ["mse", "lambda", "energy"])
 def test_the_mixture_is_scored_with_every_kind_of_loss(kind, loss):

@@ -101,8 +101,79 @@ def test_scaled_versions_have_scaled_scores():
     np.testing.assert_allclose(found, want, rtol=2e-5)
 
 
-def test_no_mean_no_score():
-    assert np.isinf(crps_of_entries(tfd.StudentT(1.0, 0.0, 1.0), tf.constant(0.0)))
+@pytest.mark.parametrize("df", [0.6, 0.9, 1.0, 1 + 1e-5, 1.1])
+def test_a_score_without_a_mean_is_the_integral(df):
+    y, law = 0.7, stats.t(df)
+    want = integrate.quad(lambda x: law.cdf(x) ** 2, -np.inf, y, limit=200)[0]
+    want += integrate.quad(lambda x: law.sf(x) ** 2, y, np.inf, limit=200)[0]
+    found = crps_of_entries(tfd.StudentT(df, 0.0, 1.0), tf.constant(y))
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_where_the_integral_is_infinite_the_score_is():
+    p = tfd.StudentT([0.5, np.nan], 0.0, 1.0)
+    found = tf.function(crps_of_entries, autograph=False)(p, tf.zeros(2))
+    assert np.isinf(found[0])
+    assert np.isnan(found[1])
+
+
+@pytest.mark.parametrize("concentration", [1e3, 1e4, 1e5, 1e6, 1e7])
+def test_large_concentrations_keep_their_digits(concentration):
+    spread = np.sqrt(concentration)
+    y = concentration + spread * np.array([-2.0, 0.0, 3.0])
+    law = stats.gamma(concentration)
+    low, high = law.ppf([1e-14, 1 - 1e-14])
+
+    def truth(y):
+        below = integrate.quad(lambda x: law.cdf(x) ** 2, low, y, epsabs=1e-9)[0]
+        return below + integrate.quad(lambda x: law.sf(x) ** 2, y, high, epsabs=1e-9)[0]
+
+    found = crps_of_entries(tfd.Gamma(concentration, 1.0), tf.constant(y, tf.float32))
+    want = [truth(float(np.float32(value))) for value in y]
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [1e-2, 1e-3, 1e-4])
+def test_counts_that_are_mostly_zero(count):
+    odds = 10 / count  # the mean is 10
+    p = tfd.NegativeBinomial(
+        np.float32(count),
+        logits=np.float32(np.log(odds)),
+        require_integer_total_count=False,
+    )
+    above = stats.nbinom(count, 1 / (1 + odds)).sf(np.arange(int(30 * odds)))
+    found = crps_of_entries(p, tf.constant(0.0))
+    np.testing.assert_allclose(found, np.sum(above**2), rtol=1e-4)
+
+
+def test_entries_of_a_mixture_that_is_repeated():
+    logistic = tfd.Logistic([[0.0, 1.0], [0.0, 1.0]], 1.0)
+    mixture = tfd.MixtureSameFamily(tfd.Categorical(probs=[[0.5, 0.5]] * 2), logistic)
+    y = tf.constant([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])  # alike by symmetry
+    found = crps_of_entries(tfd.Sample(mixture, 3), y, 20_000, lambda: (1, 2))
+    law = Mixture([0.5, 0.5], [stats.logistic(0.0), stats.logistic(1.0)])
+    np.testing.assert_allclose(found, np.full((2, 3), integrated(law, 0.0)), atol=0.02)
+
+
+@pytest.mark.parametrize("score", [tv.EnergyScore, tv.Coverage, tv.IntervalScore])
+def test_unknown_predictions_and_targets_have_no_score(score):
+    unknown = tfd.Independent(tfd.Normal([[np.nan, 0.0], [0.0, 0.0]], 1.0), 1)
+    known = tfd.Independent(tfd.Normal(tf.zeros([2, 2]), 1.0), 1)
+    metric = score()
+    metric.update_state(np.zeros((2, 2)), unknown)
+    assert np.isnan(float(metric.result()))
+    metric = score()
+    update = tf.function(lambda y: metric.update_state(y, known), autograph=False)
+    update(tf.constant([[0.0, np.nan], [0.0, 0.0]]))
+    assert np.isnan(float(metric.result()))
+
+
+def test_a_loss_of_unknown_values_is_unknown():
+    p = tfd.Independent(tfd.Normal([[np.nan, 0.0], [0.0, 0.0]], 1.0), 1)
+    loss = tv.EnergyScore(reduction=None)
+    found = tf.function(lambda y: loss(y, p))(tf.zeros([2, 2])).numpy()
+    assert np.isnan(found[0])
+    assert found[1] > 0
 
 
 TABLE = np.array([0.1, 0.0, 0.6, 0.3])

@@ -12,6 +12,7 @@ from models import renewing
 from seeding import seed_python
 
 import tfp_vae as tv
+from tfp_vae.seeds import Seeds
 
 RNG = np.random.default_rng(4)
 X = (RNG.uniform(size=(96, 8)) > 0.5).astype("float32")
@@ -168,6 +169,21 @@ def test_an_answer_beside_training_is_the_one_alone(trained, name):
     equal(answers, alone[name])
     assert int(model.optimizer.iterations) - before == 8 * 6
     assert len(history.history["loss"]) == 8
+
+
+def test_no_two_threads_get_the_same_seed():
+    seeds, found = Seeds(3), []
+
+    def take():
+        for _ in range(200):
+            found.append(tuple(seeds.next().numpy()))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == len(found) == 1600
 
 
 def test_statistics_beside_others_are_not_mixed_up(trained):

@@ -1,5 +1,7 @@
 """What a VAE answers: shapes, identities, seeds, and errors."""
 
+import functools
+
 import keras
 import linear_gaussian
 import models
@@ -47,6 +49,44 @@ def test_every_kind_answers(kind):
     moved = model.traverse(halves[0], dimensions=[0, 2], values=[-0.5, 0.5], y=some)
     assert moved.shape == (3, 2, 2, *models.PIXELS)
     assert model.decode(model.encode(x, y), y).batch_shape == (6,)
+
+
+def one_prior_for_all_conditions():
+    shapes = ((8,), (vaes.CLASSES,), (2,))
+    x, y, z = (keras.Input(shape) for shape in shapes)
+    both, given = (keras.layers.Concatenate()([a, y]) for a in (x, z))
+    q = keras.Model([x, y], tv.IndependentNormal(2)(keras.layers.Dense(4)(both)))
+    p = keras.Model([z, y], tv.IndependentBernoulli(8)(keras.layers.Dense(8)(given)))
+    return tv.VAE(q, p, tv.StandardNormal(2), conditional=True)
+
+
+@pytest.mark.parametrize("make", [one_prior_for_all_conditions, vaes.conditional])
+def test_traversals_of_several_conditions_from_the_center_of_the_prior(make):
+    model, conditions = make(), vaes.labels(3)
+    found = model.traverse(y=conditions, values=[-1.0, 1.0])
+    assert found.shape[0] == 3
+    for i in range(3):
+        alone = model.traverse(y=conditions[i : i + 1], values=[-1.0, 1.0])
+        np.testing.assert_allclose(found[i : i + 1], alone, atol=1e-6)
+    assert abs(found[0] - found[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["elbo", "log_prob"])
+@pytest.mark.parametrize("layer", [tv.MultivariateNormalTriL, tv.IndependentGamma])
+def test_a_seed_gives_the_same_draws_when_many_steps_pay_for_xla(method, layer, rng):
+    prior: object = tv.MixturePrior(2, num_components=2)
+    if layer is tv.IndependentGamma:
+        prior = tfd.Independent(tfd.Gamma([2.0, 2.0], 1.0), 1)
+    q = keras.Sequential([keras.Input((4,)), keras.layers.Dense(layer.params_size(2))])
+    q.add(layer(2))
+    p = [keras.Input((2,)), keras.layers.Dense(4), tv.IndependentBernoulli(4)]
+    model = tv.VAE(q, keras.Sequential(p), prior)
+    x = (rng.uniform(size=(8, 4)) > 0.5).astype("float32")
+    ask = functools.partial(getattr(model, method), x, 300, batch_size=8, verbose=0)
+    first, second, third = (ask(seed=0) for _ in range(3))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first, third)
+    assert abs(ask() - ask()).max() > 0
 
 
 def test_log_prob_of_pieces_is_that_of_the_whole(rng):
@@ -367,6 +407,18 @@ def test_a_temperature_multiplies_the_scale(prior):
 
 def test_a_temperature_of_mixtures_and_flows_is_that_of_their_parts():
     mixture = tv.MixturePrior(2, num_components=3)()
+    factor = tf.constant([[1.0, 0.9], [0.9, 1.0]])
+    for part in (
+        tfd.MultivariateNormalLinearOperator(
+            [1.0, 2.0], tf.linalg.LinearOperatorFullMatrix(factor)
+        ),
+        tfd.MultivariateNormalDiagPlusLowRank([1.0, 2.0], [1.0, 1.0], [[1.0], [1.0]]),
+        tfd.MultivariateNormalTriL([1.0, 2.0], tf.linalg.cholesky(factor)),
+    ):
+        found = tempered(part, 0.5)
+        np.testing.assert_allclose(found.mean(), [1.0, 2.0])
+        exact = 0.25 * part.covariance()
+        np.testing.assert_allclose(found.covariance(), exact, rtol=1e-5)
     cool = tempered(mixture, 1e-4).sample(100, seed=1)
     centers = mixture.components_distribution.mean().numpy()
     away = np.linalg.norm(cool.numpy()[:, None] - centers, axis=-1).min(1)

@@ -99,9 +99,8 @@ def _normal_draw(distribution: Any, sample_shape: Any, seed: Any) -> tf.Tensor:
     loc = tf.convert_to_tensor(distribution.loc)
     scale = tf.convert_to_tensor(distribution.scale)
     static = distribution.batch_shape
-    if static.is_fully_defined():
-        batch: Any = static.as_list()
-    else:
+    batch: Any = static.as_list() if static.is_fully_defined() else None
+    if batch is None:
         batch = tf.broadcast_dynamic_shape(tf.shape(loc), tf.shape(scale))
     first, last = _sizes(sample_shape), _sizes(batch)
     if first is None or last is None:

@@ -12,6 +12,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.distributions.unit_interval import quantile_of_beta
+from tfp_vae.incomplete_gamma import incomplete_gamma, quantile_of_gamma
 from tfp_vae.summaries import first_above, root, summary
 from tfp_vae.supports import REALS, support_of
 
@@ -21,9 +23,20 @@ _MIXTURES = tfd.MixtureSameFamily | tfd.Mixture
 # Discrete distributions whose values need not be integers.
 _ANY_POINTS = tfd.Deterministic | tfd.FiniteDiscrete | tfd.Empirical
 _LARGEST_INTEGER = 2.0**30
+# Those with incomplete gamma and beta functions, which lose their digits in float32 if
+# the parameters are large.
+_OF_A_GAMMA = tfd.Gamma | tfd.InverseGamma | tfd.Chi2
+_IN_DOUBLE = (
+    _OF_A_GAMMA
+    | tfd.Poisson
+    | tfd.NegativeBinomial
+    | tfd.Binomial
+    | tfd.Beta
+    | tfd.StudentT
+)
 
 
-def cdf_of_entries(distribution: Any, values: Any) -> tf.Tensor:
+def cdf_of_entries(distribution: Any, values: Any, log: bool = False) -> tf.Tensor:
     """The distribution function of each entry, F_i(x_i) = P(X_i <= x_i).
 
     Args:
@@ -32,6 +45,7 @@ def cdf_of_entries(distribution: Any, values: Any) -> tf.Tensor:
             and mixtures of all.
         values: A number, or values of shape `batch_shape + event_shape`, with any axes
             in front.
+        log: Whether to return logarithms, which are accurate in the tail.
 
     Returns:
         Probabilities of the shape of `values`; of `batch_shape + event_shape` for a
@@ -46,15 +60,17 @@ def cdf_of_entries(distribution: Any, values: Any) -> tf.Tensor:
         >>> cdf_of_entries(p, [[0.0, 1.0]]).numpy()  # `p.cdf` is their product
         array([[0.5, 0.5]], dtype=float32)
     """
-    return _of_values(distribution, "cdf", values, "cdf_of_entries")
+    name = "log_cdf" if log else "cdf"
+    return _of_values(distribution, name, values, "cdf_of_entries")
 
 
-def survival_of_entries(distribution: Any, values: Any) -> tf.Tensor:
+def survival_of_entries(distribution: Any, values: Any, log: bool = False) -> tf.Tensor:
     """The survival function of each entry, 1 - F_i(x_i), accurate in the upper tail.
 
     Args:
         distribution: As in `cdf_of_entries`.
         values: As in `cdf_of_entries`.
+        log: As in `cdf_of_entries`.
 
     Returns:
         Probabilities of the shape of `values`.
@@ -66,7 +82,8 @@ def survival_of_entries(distribution: Any, values: Any) -> tf.Tensor:
         >>> float(survival_of_entries(tfd.Normal(0.0, 1.0), 8.0)) > 0
         True
     """
-    return _of_values(distribution, "survival_function", values, "survival_of_entries")
+    name = "log_survival_function" if log else "survival_function"
+    return _of_values(distribution, name, values, "survival_of_entries")
 
 
 def quantile_of_entries(distribution: Any, level: Any) -> tf.Tensor:
@@ -348,7 +365,14 @@ def _of_components(mixture: Any, name: str, value: tf.Tensor) -> tf.Tensor:
 
 
 def _of_scalar(distribution: Any, name: str, value: tf.Tensor) -> tf.Tensor:
+    if isinstance(distribution, _IN_DOUBLE) and value.dtype != tf.float64:
+        found = _of_scalar(_in_double(distribution), name, tf.cast(value, tf.float64))
+        return tf.cast(found, value.dtype)
     if name == "quantile":
+        if isinstance(distribution, tfd.Beta):
+            return tf.cast(quantile_of_beta(distribution, value), value.dtype)
+        if isinstance(distribution, _OF_A_GAMMA):
+            return _quantile_of_gamma(distribution, value)
         if isinstance(distribution, tfd.Deterministic):
             at = tf.cast(tf.convert_to_tensor(distribution.loc), value.dtype)
             return tf.broadcast_to(at, tf.shape(value))
@@ -366,7 +390,51 @@ def _of_scalar(distribution: Any, name: str, value: tf.Tensor) -> tf.Tensor:
             value = tf.cast(value, distribution.dtype)
     else:
         value = tf.clip_by_value(value, *_ends(distribution))
+    if isinstance(distribution, _OF_A_GAMMA | tfd.Poisson):
+        return _tail_of_gamma(distribution, name, value)
     return summary(distribution, name, value)
+
+
+def _tail_of_gamma(p: Any, name: str, value: tf.Tensor) -> tf.Tensor:
+    """Probabilities below or above a value, by the incomplete gamma functions."""
+    if isinstance(p, tfd.Poisson):
+        above, below = incomplete_gamma(tf.maximum(value, 0) + 1, p.rate_parameter())
+        below = tf.where(value < 0, tf.zeros_like(below), below)
+        above = tf.where(value < 0, tf.ones_like(above), above)
+    elif isinstance(p, tfd.InverseGamma):
+        above, below = incomplete_gamma(p.concentration, p.scale / value)
+    else:
+        concentration, rate = _concentration_and_rate(p)
+        below, above = incomplete_gamma(concentration, rate * value)
+    found = above if name.endswith("survival_function") else below
+    return tf.math.log(found) if name.startswith("log_") else found
+
+
+def _quantile_of_gamma(p: Any, level: tf.Tensor) -> tf.Tensor:
+    if isinstance(p, tfd.InverseGamma):
+        return p.scale / quantile_of_gamma(p.concentration, 1 - level)
+    concentration, rate = _concentration_and_rate(p)
+    return quantile_of_gamma(concentration, level) / rate
+
+
+def _concentration_and_rate(p: Any) -> tuple[Any, Any]:
+    if isinstance(p, tfd.Chi2):
+        return p.df / 2, 0.5
+    rate = p.rate if p.rate is not None else tf.exp(p.log_rate)
+    return p.concentration, rate
+
+
+def _in_double(distribution: Any) -> Any:
+    """The distribution with parameters of float64."""
+    given = distribution.parameters
+    names = type(distribution).parameter_properties()
+    return distribution.copy(
+        **{
+            name: tf.cast(tf.convert_to_tensor(given[name]), tf.float64)
+            for name in names
+            if given.get(name) is not None
+        }
+    )
 
 
 def _search(distribution: Any, level: Any, low: Any, high: Any) -> tf.Tensor:

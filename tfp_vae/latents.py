@@ -126,6 +126,34 @@ def mean_or_center(distribution: Any) -> tf.Tensor:
     return center(distribution)
 
 
+def mean_of(posterior: Any, caller: str) -> tf.Tensor:
+    """The mean, also where it lies outside of the support, as inside of a sphere.
+
+    Args:
+        posterior: A `tfd.Distribution`.
+        caller: Name of the caller, for the message.
+
+    Returns:
+        A tensor of shape `batch_shape + event_shape`.
+
+    Raises:
+        ValueError: If the mean has no closed form.
+
+    Example:
+        >>> mean_of(tfd.SphericalUniform(3), "a test").numpy()
+        array([0., 0., 0.], dtype=float32)
+    """
+    posterior = unwrap(posterior)
+    try:
+        return summary(posterior, "mean")
+    except NotImplementedError as error:
+        raise ValueError(
+            f"`{caller}` expects a posterior whose mean has a closed form. Received:"
+            f" {family_name(posterior)}. Use `tv.evaluation.mutual_information`, which "
+            "needs only draws and densities."
+        ) from error
+
+
 def tempered(prior: Any, temperature: float) -> Any:
     """Multiplies the spread of a distribution around its location by a temperature.
 
@@ -154,8 +182,11 @@ def tempered(prior: Any, temperature: float) -> Any:
     if isinstance(prior, tfd.Independent | tfd.Sample):
         return prior.copy(distribution=tempered(prior.distribution, temperature))
     if isinstance(prior, tfd.MultivariateNormalLinearOperator):
-        factor = temperature * prior.scale.to_dense()
-        return tfd.MultivariateNormalTriL(prior.loc, factor)
+        # Not always a triangle, which `MultivariateNormalTriL` would cut out.
+        factor = tf.linalg.LinearOperatorFullMatrix(
+            temperature * prior.scale.to_dense(), is_non_singular=True
+        )
+        return tfd.MultivariateNormalLinearOperator(prior.loc, factor)
     if isinstance(prior, tfd.MixtureSameFamily):
         components = tempered(prior.components_distribution, temperature)
         return prior.copy(components_distribution=components)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tfp_vae.checks import boolean, integer, positive_number
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of
-from tfp_vae.latents import mean_or_center
+from tfp_vae.latents import mean_of
 from tfp_vae.losses import distribution_of, weighted_log_prob
 
 
@@ -101,7 +101,8 @@ class ActiveUnits(keras.metrics.Metric):
         dtype: Ignored; the sums are float64.
 
     Raises:
-        ValueError: If `threshold` is not positive, or the model is not a `tv.VAE`.
+        ValueError: If `threshold` is not positive, the model is not a `tv.VAE`, or the
+            mean of its posterior has no closed form.
 
     Example:
         >>> ActiveUnits().name
@@ -133,7 +134,7 @@ class ActiveUnits(keras.metrics.Metric):
                 "`tv.evaluation.active_units(encoder(x))` instead."
             )
         # In float64: the variance is a small difference of sums.
-        means = tf.cast(mean_or_center(draws.posterior), tf.float64)
+        means = tf.cast(mean_of(draws.posterior, "ActiveUnits"), tf.float64)
         if self._sums is None:
             shapes = {"total": means.shape[1:], "squares": means.shape[1:], "count": ()}
             self._sums = [

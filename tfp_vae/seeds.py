@@ -1,5 +1,6 @@
 """Seeds for TFP's stateless samplers, from Keras' generators and saved with a model."""
 
+import threading
 from typing import Any
 
 import keras
@@ -7,6 +8,8 @@ import tensorflow as tf
 
 from tfp_vae.draws import fold_in
 from tfp_vae.keras_internals import in_training
+
+_LOCK = threading.Lock()
 
 
 class Seeds(keras.layers.Layer):
@@ -35,9 +38,16 @@ class Seeds(keras.layers.Layer):
         self.built = True
 
     def next(self) -> tf.Tensor:
-        """The next seed: an int32 tensor of shape `(2,)`, different on each replica."""
+        """The next seed: an int32 tensor of shape `(2,)`, different on each replica.
+
+        Two threads do not get the same.
+        """
         generator = self.generator if in_training() else self.outside_training
-        seed = tf.cast(generator.next(), tf.int32)
+        if tf.distribute.has_strategy():  # Replicas are threads that wait for another.
+            seed = tf.cast(generator.next(), tf.int32)
+        else:
+            with _LOCK:  # It reads the state, then writes it.
+                seed = tf.cast(generator.next(), tf.int32)
         replica = tf.distribute.get_replica_context()
         if replica is None or replica.num_replicas_in_sync == 1:
             return seed

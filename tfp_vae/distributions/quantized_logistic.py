@@ -111,19 +111,36 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
         return tf.where((y < low) | (y > high), impossible, log_prob)
 
     def _mean(self) -> Any:
-        low, high = self._ends
-        steps = tf.range(low, high, dtype=self.dtype) + 0.5
-        loc, scale = self.loc[..., tf.newaxis], self.scale[..., tf.newaxis]
-        return low + tf.reduce_sum(tf.sigmoid((loc - steps) / scale), axis=-1)
+        center, first, _ = self._moments()
+        return center + first
 
     def _variance(self) -> Any:
-        """From E[(x - low)^2] = sum_i (2 i + 1) P(x - low > i)."""
+        _, first, second = self._moments()
+        return second - tf.square(first)
+
+    def _moments(self) -> Any:
+        """An integer c near the mean, E[x - c] and E[(x - c)^2].
+
+        With i from `low` to `high - 1` they are sums over the two tails,
+
+            E[x - c] = sum_(i >= c) P(x > i) - sum_(i < c) P(x <= i)
+            E[(x - c)^2] = sum_(i >= c) (2 (i - c) + 1) P(x > i)
+                         + sum_(i < c) (2 (c - i) - 1) P(x <= i)
+
+        and so lose no digits where c is large and the scale small.
+        """
         low, high = self._ends
         steps = tf.range(low, high, dtype=self.dtype)
         loc, scale = self.loc[..., tf.newaxis], self.scale[..., tf.newaxis]
-        above = tf.sigmoid((loc - steps - 0.5) / scale)
-        square = tf.reduce_sum((2 * (steps - low) + 1) * above, axis=-1)
-        return square - tf.square(tf.reduce_sum(above, axis=-1))
+        nearest = tf.clip_by_value(tf.round(loc), float(low), float(high))
+        center = tf.stop_gradient(nearest)
+        standard = (loc - steps - 0.5) / scale
+        above = steps >= center
+        tail = tf.sigmoid(tf.where(above, standard, -standard))
+        signed = tf.where(above, tail, -tail)
+        first = tf.reduce_sum(signed, axis=-1)
+        second = tf.reduce_sum((2 * (steps - center) + 1) * signed, axis=-1)
+        return center[..., 0], first, second
 
     def _mode(self) -> Any:
         """The integer at the peak, or an end, which holds all that lies beyond it."""

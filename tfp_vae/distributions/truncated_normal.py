@@ -45,11 +45,13 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
 
     where phi and Phi are density and distribution function of the standard normal, and
     F is that of z. Draws stay 1e-7 of the interval's length away from its ends, which
-    the support of other distributions may exclude. Mean, variance, entropy and
-    log-density are computed in float64 too. TFP's class computes them in the dtype of
-    its parameters, and in float32 they are not finite for a scale of 1e8. Draws and
-    entropy, and the moments on an interval longer than a scale, need an interval at
-    most 35 scales from `loc`: a few scales farther out, Phi underflows to 0.
+    the support of other distributions may exclude. Mean, variance, entropy,
+    log-density, distribution function and quantiles are computed in float64 too. TFP's
+    class computes them in the dtype of its parameters. In float32 moments are then not
+    finite for a scale of 1e8, nor quantiles for an interval 6 scales above `loc`.
+    Draws, quantiles and entropy, and the moments on an interval longer than a scale,
+    need an interval at most 35 scales from `loc`: a few scales farther out, Phi
+    underflows to 0.
 
     Reference:
         Figurnov et al., Implicit Reparameterization Gradients, 2018.
@@ -103,6 +105,36 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         impossible = tf.constant(float("-inf"), tf.float64)
         log_prob = tf.where(inside | tf.math.is_nan(log_prob), log_prob, impossible)
         return tf.cast(log_prob, self.dtype)
+
+    def _log_cdf(self, x: Any) -> tf.Tensor:
+        """In float64: log P(low < X < x)."""
+        a, x, b = self._standardised(x)
+        return tf.cast(_log_ratio(a, x, a, b), self.dtype)
+
+    def _log_survival_function(self, x: Any) -> tf.Tensor:
+        """In float64: log P(x < X < high)."""
+        a, x, b = self._standardised(x)
+        return tf.cast(_log_ratio(x, b, a, b), self.dtype)
+
+    def _cdf(self, x: Any) -> tf.Tensor:
+        return tf.exp(self._log_cdf(x))
+
+    def _survival_function(self, x: Any) -> tf.Tensor:
+        return tf.exp(self._log_survival_function(x))
+
+    def _quantile(self, p: Any) -> tf.Tensor:
+        loc, scale, low, high = self._double_parameters()
+        a, b = (low - loc) / scale, (high - loc) / scale
+        level = tf.cast(p, tf.float64)
+        upper = _lower_half(a, b)[2]
+        z = _standard(a, b, tf.where(upper, 1 - level, level))
+        return tf.cast(tf.clip_by_value(loc + scale * z, low, high), self.dtype)
+
+    def _standardised(self, x: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The ends and a value, which is moved into the interval, in scales."""
+        loc, scale, low, high = self._double_parameters()
+        x = tf.clip_by_value(tf.cast(x, tf.float64), low, high)
+        return (low - loc) / scale, (x - loc) / scale, (high - loc) / scale
 
     def _entropy(self) -> tf.Tensor:
         """In float64: log(scale Z) + (log(2 pi e) + (a phi(a) - b phi(b)) / Z) / 2."""
@@ -169,19 +201,26 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
 
 
 def _standard(a: tf.Tensor, b: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-    """Draws of a standard normal on [a, b], differentiable in a and b."""
+    """Draws of a standard normal on [a, b], differentiable in a and b.
+
+    They are the quantiles of level `uniform` where [a, b] is nearer to the lower tail,
+    and of `1 - uniform` elsewhere; the gradient in `uniform` is theirs too.
+    """
     a, b, upper = _lower_half(a, b)
     left, right = (tf.stop_gradient(end) for end in (a, b))
     mass = _cdf(right) - _cdf(left)
-    x = _quantile(_cdf(left) + uniform * mass)
+    level = tf.stop_gradient(uniform)
+    x = _quantile(_cdf(left) + level * mass)
     x = tf.stop_gradient(tf.clip_by_value(x, left, right))
     above = _cdf(right) - _cdf(x)
     below = _cdf(x) - _cdf(left)
     slope_a = tf.exp((tf.square(x) - tf.square(left)) / 2) * above / mass
     slope_b = tf.exp((tf.square(x) - tf.square(right)) / 2) * below / mass
+    slope = tf.stop_gradient(mass / _density(x))
     x += tf.stop_gradient(slope_a) * (a - left) + tf.stop_gradient(slope_b) * (
         b - right
     )
+    x += slope * (uniform - level)
     return tf.where(upper, -x, x)
 
 
@@ -206,6 +245,15 @@ def _log_tail(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     inner = tf.math.log(_cdf(right) - _cdf(left))
     signed = tf.where(upper, near, -near)
     return signed, tf.where(beside, outer, inner)
+
+
+def _log_ratio(
+    left: tf.Tensor, right: tf.Tensor, a: tf.Tensor, b: tf.Tensor
+) -> tf.Tensor:
+    """log((Phi(right) - Phi(left)) / (Phi(b) - Phi(a)))."""
+    near, log_part = _log_tail(left, right)
+    nearest, log_whole = _log_tail(a, b)
+    return log_part - log_whole + (nearest - near) * (nearest + near) / 2
 
 
 def _density(x: tf.Tensor) -> tf.Tensor:

@@ -295,7 +295,11 @@ class FunctionCache:
         return self._made[key]
 
     def choose_mode(
-        self, key: Any, steps: int | None, may_be_eager: bool = True
+        self,
+        key: Any,
+        steps: int | None,
+        may_be_eager: bool = True,
+        adds_up: bool = True,
     ) -> str:
         """Adds the steps of a call to those so far, and chooses how to run them.
 
@@ -308,6 +312,7 @@ class FunctionCache:
             may_be_eager: Whether eager steps compute the same as graph steps. Keras
                 weights the losses of several outputs by the batch size, but only if
                 that is known when the step is traced.
+            adds_up: Whether the steps of earlier calls count, too.
 
         Returns:
             `"eager"` for a few steps, `"XLA"` for hundreds, if `jit_compile` allows it,
@@ -318,8 +323,10 @@ class FunctionCache:
             >>> [functions.choose_mode("steps", n) for n in (3, 400, None, 200)]
             ['eager', 'graph', 'graph', 'XLA']
         """
-        self._steps[key] += steps or 0
-        asked, made = self.compiler.jit_compile, self._steps[key]
+        if adds_up:
+            self._steps[key] += steps or 0
+        made = self._steps[key] if adds_up else steps or 0
+        asked = self.compiler.jit_compile
         if asked and (asked != "auto" or made >= _STEPS_THAT_PAY):
             return XLA
         few = steps is not None and made <= _EAGER_STEPS

@@ -444,6 +444,7 @@ def class_weights(y: Any, class_weight: dict[int, float], caller: str) -> np.nda
 
     Args:
         y: Classes of shape `(n,)` or `(n, 1)`, or one-hot of shape `(n, classes)`.
+            Smoothed ones count as the nearest class, as in Keras.
         class_weight: Weights by class; other classes have weight 1.
         caller: Name of the caller, for the message.
 
@@ -465,7 +466,7 @@ def class_weights(y: Any, class_weight: dict[int, float], caller: str) -> np.nda
         )
     y = np.asarray(y)
     one_hot = y.ndim == 2 and y.shape[1] > 1
-    classes = y.argmax(axis=1) if one_hot else y.reshape(-1)
+    classes = y.argmax(axis=1) if one_hot else np.round(y.reshape(-1))
     weights = np.ones(len(classes), keras.config.floatx())
     for number, weight in class_weight.items():
         weights[classes == number] = weight

@@ -27,7 +27,7 @@ from tfp_vae.engine.num_examples import (
 )
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import with_bar
-from tfp_vae.engine.run import AUTO, Run, steps_in_program
+from tfp_vae.engine.run import AUTO, Run, callbacks_in, steps_in_program
 from tfp_vae.engine.saving import AtomicFiles
 from tfp_vae.engine.strategies import check_strategy, has_workers
 from tfp_vae.engine.workers import MultiWorkerTrainer
@@ -306,6 +306,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         if not self._makes_programs(given, validation, class_weight):
             return self._fit_in_keras_loop(
                 given,
+                unweighted,
                 validation,
                 batch_size=batch_size,
                 epochs=epochs,
@@ -484,7 +485,9 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             )
         return None
 
-    def _fit_in_keras_loop(self, given: Any, validation: Any, **options: Any) -> Any:
+    def _fit_in_keras_loop(
+        self, given: Any, unweighted: Any, validation: Any, **options: Any
+    ) -> Any:
         """Checks the data, then calls `keras.Model.fit`."""
         self._check_given(given, True, "fit")
         if validation is not None:
@@ -500,6 +503,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             options["validation_split"],
             validation,
             options["validation_batch_size"],
+            unweighted,
         )
         # Several workers have a rule of their own, in `MultiWorkerTrainer.fit`.
         if not is_sequence and not has_workers(self.distribute_strategy):
@@ -651,6 +655,12 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             return self.stop_evaluating
 
         found = run.steps(0, callbacks.on_test_batch_begin, ended)
+        if found is None:
+            warnings.warn(
+                "The evaluation has no results: its pipeline has no more data. Give "
+                "one that can be iterated again.",
+                stacklevel=4,
+            )
         logs = _numbers(self._results(found))
         callbacks.on_test_end(logs)
         return logs
@@ -729,14 +739,29 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         validation_split: float = 0.0,
         validation: Any = None,
         validation_batch_size: int | None = None,
+        unweighted: Any = None,
     ) -> Any:
-        """Data for Keras' own loops, which would copy large and sparse arrays."""
+        """Data for Keras' own loops, which would copy large and sparse arrays.
+
+        They would also weigh the validation loss with `class_weight`: `unweighted` are
+        the data without it.
+        """
         validation_batch_size = validation_batch_size or batch_size
         if validation is not None:
             validation = _as_tuple(
                 self._for_keras(validation, validation_batch_size)[0]
             )
-        if data.is_pipeline(given[0]) or not data.is_streamed(given):
+        if data.is_pipeline(given[0]):
+            return given, validation_split, validation
+        is_split = bool(validation_split) and validation is None
+        if not data.is_streamed(given):
+            if is_split:
+                parts = data.split(data.check_rows(given, "fit"), validation_split)
+                given, validation = (
+                    data.mapped(lambda a, rows=rows: a[rows.start : rows.stop], part)
+                    for part, rows in zip((given, unweighted), parts, strict=True)
+                )
+                validation, validation_split = _as_tuple(validation), 0.0
             return given, validation_split, validation
         if has_workers(self.distribute_strategy):
             raise ValueError(
@@ -747,9 +772,10 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             )
         count, size = data.check_rows(given, "fit"), batch_size or 32
         rows: Any = range(count)
-        if validation_split and validation is None:
+        if is_split:
             rows, last = data.split(count, validation_split)
-            validation = data.Rows(_as_tuple(given), validation_batch_size or 32, last)
+            size_of_last = validation_batch_size or 32
+            validation = data.Rows(_as_tuple(unweighted), size_of_last, last)
             validation_split = 0.0
         batches = data.Rows(_as_tuple(given), size, rows, bool(shuffle))
         return (batches, None, None), validation_split, validation
@@ -835,13 +861,15 @@ def _compiled(run: Run, what: str) -> str | None:
 
 def _checkpoints_first(callbacks: Any) -> list[Any]:
     """The callbacks, with those first that save what the others have counted."""
-    given = keras.tree.flatten([] if callbacks is None else callbacks)
-    return sorted(given, key=lambda callback: not isinstance(callback, Checkpoint))
+    return sorted(
+        callbacks_in(callbacks),
+        key=lambda callback: not isinstance(callback, Checkpoint),
+    )
 
 
 def _inform(callbacks: Any, epochs: Epochs | None) -> None:
     """Gives a checkpoint what Keras does not: the callbacks and the data."""
-    given = getattr(callbacks, "callbacks", callbacks)
+    given = callbacks_in(callbacks)
     found = [callback for callback in given if isinstance(callback, Checkpoint)]
     if len(found) > 1:
         raise ValueError(

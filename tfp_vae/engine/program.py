@@ -36,6 +36,7 @@ class Program:
     ) -> None:
         self._step, self._name, self._compiler = step, name, compiler
         self._functions: dict[str, Function] = {}
+        self._specs: dict[str, list[list[tf.TensorSpec]]] = {}
         self._traced: dict[str, Any] = {}
         self._carries: dict[str, bool] = {}
 
@@ -76,17 +77,37 @@ class Program:
 
     def _function_for(self, stack: Stack) -> tuple[str, Function]:
         """The function for batches of these shapes, and its key."""
-        specs = [
-            tf.TensorSpec(
-                [None, stack.static_batch_size, *tensor.shape[2:]], tensor.dtype
-            )
-            for tensor in stack.tensors
-        ]
+        specs = self._specs_of(stack)
         key = str((stack.structure, specs))
         if key not in self._functions:
             with self._compiler.lock:
                 self._functions.setdefault(key, self._function(key, stack, specs))
         return key, self._functions[key]
+
+    def _specs_of(self, stack: Stack) -> list[tf.TensorSpec]:
+        """Shapes and dtypes to trace for: those of the stack, or more general ones.
+
+        An axis whose length has differed between two stacks has none in the trace, so
+        that sentences of 100 lengths need two traces and not 100.
+        """
+        size = stack.static_batch_size
+        found = [
+            tf.TensorSpec([None, size, *tensor.shape[2:]], tensor.dtype)
+            for tensor in stack.tensors
+        ]
+        kinds = [(spec.dtype.name, spec.shape.rank) for spec in found]
+        family = str((stack.structure, size, kinds))
+        with self._compiler.lock:
+            known = self._specs.setdefault(family, [])
+            for specs in known:
+                pairs = zip(specs, found, strict=True)
+                if all(spec.is_compatible_with(other) for spec, other in pairs):
+                    return specs
+            for specs in known[-1:]:
+                pairs = zip(specs, found, strict=True)
+                found = [spec.most_specific_common_supertype([x]) for spec, x in pairs]
+            known.append(found)
+            return found
 
     def _run_eagerly(self, stack: Stack) -> Any:
         logs = None

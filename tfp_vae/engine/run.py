@@ -92,11 +92,28 @@ def steps_in_program(asked: Any, count: int | None, size: int, callbacks: Any) -
         >>> steps_in_program("auto", 100, 2**10, [seen])
         1
     """
-    callbacks = getattr(callbacks, "callbacks", callbacks)
-    allowed = map(steps_between, keras.tree.flatten(callbacks or []))
+    allowed = map(steps_between, callbacks_in(callbacks))
     most = default_steps(count, size) if asked == AUTO else int(asked)
     most = most if count is None else min(most, count)
     return max(1, min([most, *(int(steps) for steps in allowed if steps)]))
+
+
+def callbacks_in(callbacks: Any) -> list[Any]:
+    """The callbacks that an argument of `fit` has: one, several or a `CallbackList`.
+
+    Args:
+        callbacks: The argument.
+
+    Returns:
+        A list.
+
+    Example:
+        >>> callbacks_in(None), len(callbacks_in(keras.callbacks.EarlyStopping()))
+        ([], 1)
+    """
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
+    return keras.tree.flatten([] if callbacks is None else callbacks)
 
 
 def default_steps(num_batches: int | None, size: int) -> int:
@@ -138,9 +155,15 @@ def steps_between(callback: Any) -> int | None:
     Example:
         >>> steps_between(keras.callbacks.EarlyStopping()) is None
         True
+        >>> steps_between(keras.callbacks.ModelCheckpoint("w.keras", save_freq=5))
+        5
     """
     if hasattr(callback, "steps_per_execution"):
         return callback.steps_per_execution
     methods = (getattr(callback, name, None) for name in _BATCH_METHODS)
     modules = (getattr(method, "__module__", None) or "" for method in methods)
-    return None if all(name.split(".")[0] == "keras" for name in modules) else 1
+    if not all(name.split(".")[0] == "keras" for name in modules):
+        return 1
+    # `ModelCheckpoint` and `BackupAndRestore` save between programs.
+    save_freq = getattr(callback, "save_freq", None)
+    return save_freq if isinstance(save_freq, int) else None

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_vae.engine import data
+from tfp_vae.engine.run import callbacks_in
 from tfp_vae.engine.strategies import (
     check_strategy,
     from_chief,
@@ -178,7 +179,7 @@ class MultiWorkerTrainer:
 
     def _callbacks_here(self, callbacks: Any) -> list[Any]:
         """The callbacks of this worker, and one that copies the chief's state."""
-        given = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks) or [])
+        given = callbacks_in(callbacks)
         if not is_chief(self.distribute_strategy):
             given = [callback for callback in given if type(callback) not in _WRITERS]
         # Comes last: another callback may restore the chief from a backup.

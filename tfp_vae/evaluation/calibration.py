@@ -10,7 +10,7 @@ from tfp_vae.checks import integer, optional_seed, probability
 from tfp_vae.entries import cdf_has_jumps, cdf_of_entries, class_probs, is_integer
 from tfp_vae.evaluation.checks import checked_prediction
 from tfp_vae.kl.closed_forms import family_name
-from tfp_vae.scores.intervals import central_interval
+from tfp_vae.scores.intervals import central_interval, is_inside
 
 tfd: Any = tfp.distributions
 
@@ -47,8 +47,8 @@ def coverage(p: Any, y: Any, level: float = 0.9) -> float:
     """
     level = probability(level, "level", "coverage")
     p, values = checked_prediction(p, y, "coverage")
-    low, high = central_interval(p, level)
-    return float(np.mean((low <= values) & (values <= high)))
+    inside = is_inside(*central_interval(p, level), values)
+    return float(np.mean(np.asarray(inside, "float64")))
 
 
 def pit(p: Any, y: Any, seed: int | None = None) -> np.ndarray:
@@ -92,12 +92,19 @@ def pit(p: Any, y: Any, seed: int | None = None) -> np.ndarray:
     above = np.asarray(cdf_of_entries(p, values))
     if not cdf_has_jumps(p):
         return above
-    # The largest number below, of integers the one before.
-    before = values - 1 if is_integer(p) else np.nextafter(values, -np.inf)
-    below = np.asarray(cdf_of_entries(p, before))
+    below = np.asarray(cdf_of_entries(p, _before(p, np.asarray(values))))
     rng = np.random.default_rng(seed)
     uniform = np.asarray(rng.uniform(size=above.shape), above.dtype)
     return below + uniform * (above - below)
+
+
+def _before(p: Any, values: np.ndarray) -> np.ndarray:
+    """The largest number below each value, or the integer before."""
+    if is_integer(p):
+        return values - 1
+    # TensorFlow may take the number below 0, which is subnormal, for 0.
+    tiny = np.finfo(values.dtype).tiny
+    return np.where(values == 0, -tiny, np.nextafter(values, -np.inf))
 
 
 class Reliability(NamedTuple):
@@ -152,7 +159,8 @@ def reliability(p: Any, y: Any, bins: int = 10, seed: int | None = None) -> Reli
         Predicted and observed probabilities, and numbers of predictions.
 
     Raises:
-        ValueError: As in `pit`, or if `bins` is no integer of at least 2.
+        ValueError: As in `pit`, if `bins` is no integer of at least 2, or a predicted
+            probability is NaN.
 
     Example:
         >>> p = tfd.Categorical(probs=[[0.75, 0.25], [0.5, 0.5]])
@@ -164,10 +172,12 @@ def reliability(p: Any, y: Any, bins: int = 10, seed: int | None = None) -> Reli
     p, values = checked_prediction(p, y, "reliability")
     if _classes(p) is None:
         u = np.sort(np.ravel(pit(p, values, seed)))
+        _check_known(u, p)
         levels = np.arange(1, bins) / bins
         observed = np.searchsorted(u, levels, side="right") / len(u)
         return Reliability(levels, observed, np.full(len(levels), len(u)))
     confidence, right = _confidence(p, values)
+    _check_known(confidence, p)
     # Bins (0, 1/bins], ..., as in the reference.
     index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(index, minlength=bins)
@@ -220,6 +230,16 @@ def expected_calibration_error(
     found = reliability(p, y, bins, seed)
     gaps = abs(found.observed - found.predicted)
     return float(np.average(gaps, weights=found.counts))
+
+
+def _check_known(probabilities: np.ndarray, p: Any) -> None:
+    unknown = int(np.count_nonzero(np.isnan(probabilities)))
+    if unknown:
+        raise ValueError(
+            "`reliability` expects predictions without NaN. Received: "
+            f"{family_name(p)}, of which {unknown} of {probabilities.size} "
+            "probabilities are NaN. Look for NaN in the model's weights and inputs."
+        )
 
 
 def is_of_classes(p: Any) -> bool:

@@ -62,7 +62,8 @@ def conformal_intervals(
     Raises:
         ValueError: If one is not a distribution of such a batch shape with entries of a
             known distribution function, the shape of the targets does not fit, `level`
-            is not between 0 and 1, or the method is unknown.
+            is not between 0 and 1, the method is unknown, or a standard deviation that
+            it needs is 0, infinite or NaN.
 
     Example:
         >>> p = tfd.Normal(tf.zeros(9), 0.1)  # much too narrow
@@ -111,4 +112,11 @@ def _median(p: Any) -> np.ndarray:
 
 def _spread(p: Any) -> np.ndarray:
     spread = np.asarray(summary(p, "stddev"))
+    if not np.all((spread > 0) & np.isfinite(spread)):
+        raise ValueError(
+            "`conformal_intervals` with method='scaled' expects positive, finite "
+            f"standard deviations. Received: {family_name(p)}, with one of "
+            f"{spread[~((spread > 0) & np.isfinite(spread))][0]}. Use "
+            "method='quantile'."
+        )
     return np.broadcast_to(spread, tuple(p.batch_shape) + tuple(p.event_shape))

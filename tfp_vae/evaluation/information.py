@@ -18,6 +18,7 @@ from tfp_vae.draws import draw
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.kl.prior import prior_distribution
+from tfp_vae.latents import mean_of
 from tfp_vae.seeds import Seeds
 
 tfd = tfp.distributions
@@ -55,14 +56,7 @@ def active_units(posterior: Any, threshold: float = 0.01) -> int:
         1
     """
     posterior = _posterior(posterior, "active_units", fewest=2)
-    try:
-        mean = np.asarray(posterior.mean(), "float64")
-    except NotImplementedError as error:
-        raise ValueError(
-            "`active_units` expects a posterior whose mean has a closed form. Received:"
-            f" {family_name(posterior)}. Use `mutual_information`, which needs only "
-            "draws and densities."
-        ) from error
+    mean = np.asarray(mean_of(posterior, "active_units"), "float64")
     return int(np.count_nonzero(np.var(mean, axis=0) > threshold))
 
 

@@ -270,9 +270,12 @@ class Estimates(Inference):
         )
         starts = range(0, num_samples, block)
         pieces = -(-count // piece)
-        # Decoding one piece counts as one step of training.
+        # Decoding one piece counts as one step of training. With XLA the draws of some
+        # families are others, so that calls with a seed do not depend on earlier ones.
         mode = self._functions.choose_mode(
-            (caller, piece), pieces * -(-num_samples // draws)
+            (caller, piece),
+            pieces * -(-num_samples // draws),
+            adds_up=seed is None,
         )
         bar = LongBar(pieces * len(starts), verbose)
         base, results = self._seed(seed), []

@@ -346,6 +346,10 @@ class Inference(Networks):
         sphere = on_the_sphere(distribution)
         z = center(distribution)
         z = z[None] if z.shape.rank == distribution.event_shape.rank else z
+        if x is None and y is not None:
+            y = self._condition(y)
+            rows = data.leaves_of(y)[0].shape[0]
+            z = tf.repeat(z, rows, axis=0) if len(z) == 1 else z
         moved = _moved(z, dimensions, values, sphere)
         return self._grid(moved, 3, y, statistics, "traverse")
 

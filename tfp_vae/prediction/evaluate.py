@@ -10,6 +10,7 @@ from tfp_vae.engine import data
 from tfp_vae.engine.loss import FunctionLoss
 from tfp_vae.kl.metric import KLMetric
 from tfp_vae.prediction.predictive import predictive
+from tfp_vae.scores.score import LossAndMetric
 from tfp_vae.weights.metric import WeightsKL
 
 
@@ -88,11 +89,10 @@ def evaluate_predictive(
 
 
 def _loss_of(loss: Any, y: tf.Tensor, p: DistributionTensor, weight: Any) -> tf.Tensor:
-    if isinstance(loss, keras.metrics.Metric):
-        # A score: as a metric it needs no gradient of the draws.
+    if isinstance(loss, LossAndMetric):
+        # Its seeds are the training's. Nobody asks for a gradient.
         score = type(loss).from_config(loss.get_config())
-        score.update_state(y, p, weight)
-        return score.result()
+        return score.loss(y, p, weight, differentiable=False)
     if isinstance(loss, keras.losses.Loss):
         return loss(y, p, weight)
     fn = keras.losses.get(loss)

@@ -131,7 +131,7 @@ class PredictiveDistribution:
 
     def log_cdf(self, value: Any, name: str = "log_cdf") -> tf.Tensor:
         """The logarithm of `cdf`."""
-        return tf.math.log(self.cdf(value))
+        return cdf_of_entries(self, value, log=True)
 
     def survival_function(self, value: Any, name: str = "survival") -> tf.Tensor:
         """P(y > value) of each entry.
@@ -147,7 +147,7 @@ class PredictiveDistribution:
 
     def log_survival_function(self, value: Any, name: str = "survival") -> tf.Tensor:
         """The logarithm of `survival_function`."""
-        return tf.math.log(self.survival_function(value))
+        return survival_of_entries(self, value, log=True)
 
     def quantile(self, value: Any, name: str = "quantile") -> tf.Tensor:
         """The quantiles of each entry.

@@ -17,6 +17,7 @@ import tensorflow_probability as tfp
 
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
 from tfp_vae.entries import cdf_of_entries, log_weights
+from tfp_vae.incomplete_gamma import incomplete_gamma
 
 tfd: Any = tfp.distributions
 
@@ -142,11 +143,12 @@ def _laplace(p: Any, y: tf.Tensor) -> tf.Tensor:
 
 
 def _student(p: Any, y: tf.Tensor) -> tf.Tensor:
-    """Infinite without a mean, df <= 1."""
-    z, scale = _standard(p, y)
-    df = tf.convert_to_tensor(p.df)
-    has_mean = df > 1
-    df = tf.where(has_mean, df, 2)
+    """Infinite for df <= 1/2; at df = 1 the form has a limit, which a step avoids."""
+    z, scale = (tf.cast(part, tf.float64) for part in _standard(p, y))
+    df = tf.cast(p.df, tf.float64)
+    is_infinite = df <= 0.5
+    df = tf.where(is_infinite, tf.constant(2, df.dtype), df)
+    df = tf.where(abs(df - 1) < 1e-6, df + 2e-6, df)
     standard = tfd.StudentT(df, tf.zeros([], df.dtype), tf.ones([], df.dtype))
     # By symmetry, from the smaller tail; the distance has no gradient at 0.
     size = abs(z)
@@ -158,7 +160,8 @@ def _student(p: Any, y: tf.Tensor) -> tf.Tensor:
     )
     crps = size * (1 - 2 * above) + 2 * density * (df + size**2) / (df - 1)
     crps = scale * (crps - 2 * tf.sqrt(df) / (df - 1) * spread)
-    return tf.where(has_mean, crps, tf.constant(np.inf, crps.dtype))
+    crps = tf.where(is_infinite, tf.constant(np.inf, crps.dtype), crps)
+    return tf.cast(crps, y.dtype)
 
 
 def _log_normal(p: Any, y: tf.Tensor) -> tf.Tensor:
@@ -172,9 +175,10 @@ def _log_normal(p: Any, y: tf.Tensor) -> tf.Tensor:
 
 
 def _gamma(p: Any, y: tf.Tensor) -> tf.Tensor:
-    alpha = tf.convert_to_tensor(p.concentration)
+    """In float64: log x^alpha has lost its digits in float32 at an alpha of 1e5."""
     rate = p.rate if p.rate is not None else tf.exp(p.log_rate)
-    return _of_gamma(alpha, tf.convert_to_tensor(rate), y)
+    given = (tf.cast(part, tf.float64) for part in (p.concentration, rate, y))
+    return tf.cast(_of_gamma(*given), y.dtype)
 
 
 def _of_gamma(alpha: tf.Tensor, rate: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -182,7 +186,7 @@ def _of_gamma(alpha: tf.Tensor, rate: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     x = tf.where(positive, y, 1) * rate
     shape = tf.broadcast_dynamic_shape(tf.shape(alpha), tf.shape(x))
     alpha, x = tf.broadcast_to(alpha, shape), tf.broadcast_to(x, shape)
-    below = tf.math.igamma(alpha, x)
+    below = incomplete_gamma(alpha, x)[0]
     # P(alpha + 1, x) = P(alpha, x) - x^alpha exp(-x) / Gamma(alpha + 1)
     step = tf.exp(alpha * tf.math.log(x) - x - tf.math.lgamma(alpha + 1))
     cdf = tf.where(positive, below, 0)
@@ -222,7 +226,7 @@ def _poisson_parts(p: Any, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tenso
     counts = _Counts(y, rate)
     shape = tf.broadcast_dynamic_shape(tf.shape(rate), tf.shape(counts.whole))
     rate, k = tf.broadcast_to(rate, shape), tf.broadcast_to(counts.whole, shape)
-    cdf = tf.math.igammac(k + 1, rate)
+    cdf = incomplete_gamma(k + 1, rate)[1]
     at = tf.exp(tf.math.xlogy(k, rate) - rate - tf.math.lgamma(k + 1))
     bessel = tf.math.bessel_i0e(2 * rate) + tf.math.bessel_i1e(2 * rate)
     return counts.distance(cdf, rate * (cdf - at)), 2 * rate * bessel, rate
@@ -251,10 +255,10 @@ def _mean_difference(number: tf.Tensor, odds: tf.Tensor) -> tf.Tensor:
         |f(t)|^2 = (1 + a (1 - cos t))^-number,   a = 2 odds (1 + odds)
 
     with t = width sinh(s), which resolves the peak at 0, of
-    width = 1 / sqrt(1 + number a).
+    width = 1 / sqrt(1 + a max(number, 1)).
     """
     a = 2 * odds * (1 + odds)
-    width = 1 / tf.sqrt(1 + number * a)
+    width = 1 / tf.sqrt(1 + a * tf.maximum(number, 1))
     width, a, number = (x[..., tf.newaxis] for x in (width, a, number))
     longest = tf.asinh(np.pi / width)
     s = 0.5 * longest * tf.constant(_NODES + 1)

@@ -166,7 +166,8 @@ def _from_draws(part: Any, y: tf.Tensor, number: int, next_seed: Any) -> tf.Tens
     if isinstance(part, _MIXTURES):
         return _mixture_from_draws(part, y, number, next_seed)
     # Relative to y, so that sums of many draws keep their digits.
-    draws = _draws(part, y.dtype, number, next_seed, y) - y
+    draws = _draws(part, y.dtype, number, next_seed)
+    draws = _with_axes_in_front(draws, y.shape.rank + 1) - y
     distance = tf.reduce_mean(abs(draws), axis=0)
     # sum_st |x_s - x_t| = 2 sum_s (2 s - S - 1) x_(s) with draws in order.
     ranks = 2 * tf.range(1, number + 1, dtype=y.dtype) - number - 1
@@ -190,6 +191,7 @@ def _mixture_from_draws(
     else:
         each = [_draws(part, y.dtype, number, next_seed) for part in mixture.components]
         draws = tf.stack(each, axis=-1)
+    draws = _with_axes_in_front(draws, y.shape.rank + 2)
     distance = tf.reduce_sum(weights * abs(draws - y[..., tf.newaxis]), axis=-1)
     others = tf.roll(draws, 1, axis=0)
     size = abs(draws[..., :, tf.newaxis] - others[..., tf.newaxis, :])
@@ -198,14 +200,13 @@ def _mixture_from_draws(
     return tf.reduce_mean(distance - 0.5 * pairs, axis=0)
 
 
-def _draws(
-    distribution: Any, dtype: Any, number: int, next_seed: Any, y: Any = None
-) -> tf.Tensor:
-    """Draws, with axes of length 1 for those that `y` has in front of the batch."""
-    draws = tf.cast(draw(distribution, number, seed=next_seed())[0], dtype)
-    if y is None:
-        return draws
-    front = y.shape.rank - (draws.shape.rank - 1)
+def _draws(distribution: Any, dtype: Any, number: int, next_seed: Any) -> tf.Tensor:
+    return tf.cast(draw(distribution, number, seed=next_seed())[0], dtype)
+
+
+def _with_axes_in_front(draws: tf.Tensor, rank: int) -> tf.Tensor:
+    """Adds axes of length 1 for those that y has in front of the batch."""
+    front = rank - draws.shape.rank
     shape = tf.shape(draws)
     return tf.reshape(draws, tf.concat([shape[:1], [1] * front, shape[1:]], axis=0))
 

@@ -73,8 +73,8 @@ def _norm(x: tf.Tensor, axes: list[int]) -> tf.Tensor:
     largest = tf.stop_gradient(tf.reduce_max(abs(x), axis=axes, keepdims=True))
     scale = tf.where((largest > 0) & tf.math.is_finite(largest), largest, 1)
     square = tf.reduce_sum(tf.square(x / scale), axis=axes)
-    positive = square > 0
-    root = tf.where(positive, tf.sqrt(tf.where(positive, square, 1)), 0)
+    zero = square == 0
+    root = tf.where(zero, square, tf.sqrt(tf.where(zero, 1.0, square)))
     return root * tf.squeeze(scale, axes) if axes else root * scale
 
 

@@ -37,6 +37,27 @@ def central_interval(distribution: Any, level: float) -> tuple[tf.Tensor, tf.Ten
     return low, high
 
 
+def is_inside(low: tf.Tensor, high: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """1 for values inside of their intervals, 0 for others, NaN for what is unknown.
+
+    Args:
+        low: Lower ends.
+        high: Upper ends.
+        y: Values.
+
+    Returns:
+        A tensor of the dtype of `y`.
+
+    Example:
+        >>> y = tf.constant([0.5, 2.0, np.nan])
+        >>> is_inside(tf.zeros(3), tf.ones(3), y).numpy()
+        array([ 1.,  0., nan], dtype=float32)
+    """
+    unknown = tf.math.is_nan(low) | tf.math.is_nan(high) | tf.math.is_nan(y)
+    inside = tf.cast((low <= y) & (y <= high), y.dtype)
+    return tf.where(unknown, tf.constant(float("nan"), y.dtype), inside)
+
+
 def score_of_interval(
     low: tf.Tensor, high: tf.Tensor, y: tf.Tensor, level: float
 ) -> tf.Tensor:
@@ -113,9 +134,8 @@ class Coverage(_OfAnInterval):
         super().__init__(level, name, dtype)
 
     def score(self, distribution: Any, y: tf.Tensor, differentiable: bool) -> tf.Tensor:
-        """1 for entries inside of the interval."""
-        low, high = central_interval(distribution, self.level)
-        return tf.cast((low <= y) & (y <= high), y.dtype)
+        """1 for entries inside of the interval, 0 for others."""
+        return is_inside(*central_interval(distribution, self.level), y)
 
 
 @keras.saving.register_keras_serializable("tfp_vae")

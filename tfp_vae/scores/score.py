@@ -135,11 +135,28 @@ class LossAndMetric(Score, keras.losses.Loss):
         self, y_true: Any, y_pred: Any, sample_weight: Any = None
     ) -> tf.Tensor:
         """The weighted and reduced loss of a batch."""
+        return self.loss(y_true, y_pred, sample_weight, differentiable=True)
+
+    def loss(
+        self, y_true: Any, y_pred: Any, sample_weight: Any, differentiable: bool
+    ) -> tf.Tensor:
+        """The weighted and reduced loss of a batch.
+
+        Args:
+            y_true: Values, of shape `batch_shape + event_shape`.
+            y_pred: The distribution that a model outputs.
+            sample_weight: Numbers with the shape of leading axes of the values, or
+                `None`.
+            differentiable: Whether there must be a gradient.
+
+        Returns:
+            A scalar; a tensor of the batch shape if `reduction` is `None`.
+        """
         distribution = distribution_of(y_pred, self.name)
         if distribution is None:
             return placeholder_loss(y_pred, self.reduction)
         scores, weights = self._scores(
-            distribution, y_true, sample_weight, mask_of(y_pred), differentiable=True
+            distribution, y_true, sample_weight, mask_of(y_pred), differentiable
         )
         batch_rank = distribution.batch_shape.rank
         whole: dict[str, Any] = {"sample_weight": None, "mask": None}
