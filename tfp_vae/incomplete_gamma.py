@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-# TensorFlow sums a fixed number of terms: too few above 1e5, and in gradients above 1e4.
+# TensorFlow sums a fixed number of terms: too few above 1e5, for gradients above 1e4.
 _LARGE = 1e3
 
 
