@@ -58,7 +58,7 @@ class VonMisesFisher(tfp.distributions.VonMisesFisher):
 
     Example:
         >>> q = VonMisesFisher([0.6, 0.8], 50.0)
-        >>> float(tf.norm(q.sample(seed=1))), q.mean().numpy().round(3)
+        >>> round(float(tf.norm(q.sample(seed=1))), 5), q.mean().numpy().round(3)
         (1.0, array([0.594, 0.792], dtype=float32))
         >>> f"{tfd.kl_divergence(q, tfd.SphericalUniform(2)):.2f}"
         '2.37'
