@@ -405,8 +405,7 @@ def test_a_temperature_multiplies_the_scale(prior):
     assert tempered(law, 1.0) is law
 
 
-def test_a_temperature_of_mixtures_and_flows_is_that_of_their_parts():
-    mixture = tv.MixturePrior(2, num_components=3)()
+def test_a_temperature_of_any_normal_multiplies_its_covariance():
     factor = tf.constant([[1.0, 0.9], [0.9, 1.0]])
     for part in (
         tfd.MultivariateNormalLinearOperator(
@@ -419,6 +418,10 @@ def test_a_temperature_of_mixtures_and_flows_is_that_of_their_parts():
         np.testing.assert_allclose(found.mean(), [1.0, 2.0])
         exact = 0.25 * part.covariance()
         np.testing.assert_allclose(found.covariance(), exact, rtol=1e-5)
+
+
+def test_a_temperature_of_mixtures_and_flows_is_that_of_their_parts():
+    mixture = tv.MixturePrior(2, num_components=3)()
     cool = tempered(mixture, 1e-4).sample(100, seed=1)
     centers = mixture.components_distribution.mean().numpy()
     away = np.linalg.norm(cool.numpy()[:, None] - centers, axis=-1).min(1)

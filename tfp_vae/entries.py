@@ -235,6 +235,24 @@ def log_weights(mixture: Any, event_axes: int) -> tf.Tensor:
     return tf.reshape(weights, tf.concat([tf.shape(weights), [1] * event_axes], axis=0))
 
 
+def concentration_and_rate(p: Any) -> tuple[Any, Any]:
+    """The parameters of a distribution as those of a gamma distribution.
+
+    Args:
+        p: A `tfd.Gamma` or `tfd.Chi2`.
+
+    Returns:
+        Two tensors or numbers.
+
+    Example:
+        >>> [float(part) for part in concentration_and_rate(tfd.Chi2(6.0))]
+        [3.0, 0.5]
+    """
+    if isinstance(p, tfd.Chi2):
+        return p.df / 2, 0.5
+    return p.concentration, p.rate if p.rate is not None else tf.exp(p.log_rate)
+
+
 def class_probs(distribution: Any) -> tf.Tensor:
     """The probabilities of the classes of each entry.
 
@@ -404,7 +422,7 @@ def _tail_of_gamma(p: Any, name: str, value: tf.Tensor) -> tf.Tensor:
     elif isinstance(p, tfd.InverseGamma):
         above, below = incomplete_gamma(p.concentration, p.scale / value)
     else:
-        concentration, rate = _concentration_and_rate(p)
+        concentration, rate = concentration_and_rate(p)
         below, above = incomplete_gamma(concentration, rate * value)
     found = above if name.endswith("survival_function") else below
     return tf.math.log(found) if name.startswith("log_") else found
@@ -413,15 +431,8 @@ def _tail_of_gamma(p: Any, name: str, value: tf.Tensor) -> tf.Tensor:
 def _quantile_of_gamma(p: Any, level: tf.Tensor) -> tf.Tensor:
     if isinstance(p, tfd.InverseGamma):
         return p.scale / quantile_of_gamma(p.concentration, 1 - level)
-    concentration, rate = _concentration_and_rate(p)
+    concentration, rate = concentration_and_rate(p)
     return quantile_of_gamma(concentration, level) / rate
-
-
-def _concentration_and_rate(p: Any) -> tuple[Any, Any]:
-    if isinstance(p, tfd.Chi2):
-        return p.df / 2, 0.5
-    rate = p.rate if p.rate is not None else tf.exp(p.log_rate)
-    return p.concentration, rate
 
 
 def _in_double(distribution: Any) -> Any:

@@ -43,7 +43,7 @@ class Seeds(keras.layers.Layer):
         Two threads do not get the same.
         """
         generator = self.generator if in_training() else self.outside_training
-        if tf.distribute.has_strategy():  # Replicas are threads that wait for another.
+        if tf.distribute.has_strategy():  # Replicas wait for each other.
             seed = tf.cast(generator.next(), tf.int32)
         else:
             with _LOCK:  # It reads the state, then writes it.

@@ -103,8 +103,8 @@ class Program:
                 pairs = zip(specs, found, strict=True)
                 if all(spec.is_compatible_with(other) for spec, other in pairs):
                     return specs
-            for specs in known[-1:]:
-                pairs = zip(specs, found, strict=True)
+            if known:  # The last is the most general.
+                pairs = zip(known[-1], found, strict=True)
                 found = [spec.most_specific_common_supertype([x]) for spec, x in pairs]
             known.append(found)
             return found

@@ -90,7 +90,7 @@ def evaluate_predictive(
 
 def _loss_of(loss: Any, y: tf.Tensor, p: DistributionTensor, weight: Any) -> tf.Tensor:
     if isinstance(loss, LossAndMetric):
-        # Its seeds are the training's. Nobody asks for a gradient.
+        # A copy, since the seeds of the loss belong to training.
         score = type(loss).from_config(loss.get_config())
         return score.loss(y, p, weight, differentiable=False)
     if isinstance(loss, keras.losses.Loss):

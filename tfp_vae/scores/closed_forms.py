@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
-from tfp_vae.entries import cdf_of_entries, log_weights
+from tfp_vae.entries import cdf_of_entries, concentration_and_rate, log_weights
 from tfp_vae.incomplete_gamma import incomplete_gamma
 
 tfd: Any = tfp.distributions
@@ -143,7 +143,7 @@ def _laplace(p: Any, y: tf.Tensor) -> tf.Tensor:
 
 
 def _student(p: Any, y: tf.Tensor) -> tf.Tensor:
-    """Infinite for df <= 1/2; at df = 1 the form has a limit, which a step avoids."""
+    """Infinite for df <= 1/2. At df = 1 the form is 0 / 0, so df is moved by 2e-6."""
     z, scale = (tf.cast(part, tf.float64) for part in _standard(p, y))
     df = tf.cast(p.df, tf.float64)
     is_infinite = df <= 0.5
@@ -176,8 +176,7 @@ def _log_normal(p: Any, y: tf.Tensor) -> tf.Tensor:
 
 def _gamma(p: Any, y: tf.Tensor) -> tf.Tensor:
     """In float64: log x^alpha has lost its digits in float32 at an alpha of 1e5."""
-    rate = p.rate if p.rate is not None else tf.exp(p.log_rate)
-    given = (tf.cast(part, tf.float64) for part in (p.concentration, rate, y))
+    given = (tf.cast(part, tf.float64) for part in (*concentration_and_rate(p), y))
     return tf.cast(_of_gamma(*given), y.dtype)
 
 
