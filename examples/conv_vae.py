@@ -23,7 +23,7 @@ import reproduction
 import tfp_vae as tv
 
 LATENT, FILTERS, BATCH = 16, 32, 32
-EPOCHS = {reproduction.QUICK: 2, reproduction.FULL: 10}
+EPOCHS = {reproduction.QUICK: 2, reproduction.FULL: 32}
 SOURCE, THEIRS = "vae_mnist_advi.ipynb", "50,000 steps"
 BUDGET = (
     "here {steps:,} steps, with Adam's learning rate lowered from 1e-3 to 0 by a "

@@ -608,7 +608,7 @@ def _not_numbers(caller: str, found: str) -> ValueError:
     return ValueError(
         f"`{caller}` expects arrays of real numbers. Received: {found}. Give a NumPy "
         "array, a tensor, a table of numbers, a SciPy sparse matrix, or a pipeline of "
-        "batches."
+        "batches; strings for a layer that reads them as `tf.constant(strings)`."
     )
 
 
