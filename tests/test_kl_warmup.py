@@ -1,5 +1,7 @@
 """The weight of the KL: its curve, in the graph, saved and resumed."""
 
+import fractions
+
 import keras
 import models
 import numpy as np
@@ -32,6 +34,16 @@ def test_cycles_begin_anew_and_end_at_one():
     cyclical = curve(20, schedule="cyclical", cycles=2, ratio=0.5)
     rise = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 1.0, 1.0, 1.0]
     np.testing.assert_allclose(cyclical, rise * 2 + [1.0] * 3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "cycles"), [(2, 6), (3, 9), (7, 3), (10, 4), (97, 12), (99, 11)]
+)
+def test_cycles_of_any_length_begin_at_the_start(steps, cycles):
+    found = curve(steps, schedule="cyclical", cycles=cycles, ratio=0.5)[:steps]
+    length = fractions.Fraction(steps, cycles)
+    exact = [min(1, t % length / (length / 2)) for t in range(steps)]
+    np.testing.assert_allclose(found, np.array(exact, float), atol=1e-6)
 
 
 def weights(model, epochs, callback, x=None, **options):
@@ -87,12 +99,50 @@ def test_a_resumed_training_goes_on_with_the_schedule(tmp_path):
     np.testing.assert_allclose(found, [5.5 / 16, 9.5 / 16, 13.5 / 16, 1], atol=1e-6)
 
 
-def test_loaded_weights_bring_the_place_in_the_schedule(tmp_path):
-    trained, new, x = vaes.vae(), vaes.vae(), models.digits(32)
-    trained.fit(x, verbose=0, callbacks=[tv.KLWarmup(epochs=1)])
-    trained.save_weights(tmp_path / "w.weights.h5")
-    new.load_weights(tmp_path / "w.weights.h5")
-    assert new.evaluate(x, verbose=0, return_dict=True)["kl_weight"] == 1.0
+def loaded_without_optimizer(model, path):
+    model.save(path / "vae.keras")
+    return keras.models.load_model(path / "vae.keras", compile=False)
+
+
+def with_weights_file(model, path):
+    model.save_weights(path / "w.weights.h5")
+    new = vaes.vae(compiled=False)
+    new.load_weights(path / "w.weights.h5")
+    return new
+
+
+def into_a_clone(model, path):
+    new = keras.models.clone_model(model)
+    new.set_weights(model.get_weights())
+    return new
+
+
+MOVES = [loaded_without_optimizer, with_weights_file, into_a_clone]
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_weights_bring_the_place_in_the_schedule(move, tmp_path):
+    model, x = vaes.vae(), models.digits(40)
+    with pytest.warns(UserWarning, match="never reaches 1"):
+        weights(model, 1, tv.KLWarmup(epochs=4))
+    new = move(model, tmp_path)
+    if not new.compiled:
+        new.compile("adam")
+    found = new.evaluate(x, verbose=0, return_dict=True)["kl_weight"]
+    assert found == pytest.approx(4 / 16)
+    np.testing.assert_allclose(weights(new, 2, None), [5.5 / 16, 9.5 / 16], atol=1e-6)
+
+
+def test_a_step_that_computes_the_loss_twice_counts_once():
+    class Twice(tv.VAE):
+        def compute_loss(self, *args, **kwargs):
+            super().compute_loss(*args, **kwargs)
+            return super().compute_loss(*args, **kwargs)
+
+    model = Twice(vaes.encoder(), models.decoder(), tv.StandardNormal(vaes.LATENT))
+    model.compile("adam")
+    found = weights(model, 3, tv.KLWarmup(epochs=2))
+    np.testing.assert_allclose(found, [1.5 / 8, 5.5 / 8, 1], atol=1e-6)
 
 
 def test_a_new_optimizer_goes_on_with_the_schedule(tmp_path):

@@ -102,7 +102,8 @@ class KLWarmup(keras.callbacks.Callback):
                 "`KLDivergenceAddLoss(weight=...)` a variable, and assign to it."
             )
         steps = self._length(self._steps_per_epoch())
-        schedule.set(steps=steps, now=self._done(), **self._rest)
+        now = float(tf.convert_to_tensor(self.model.optimizer.iterations))
+        schedule.set(steps=steps, now=now, **self._rest)
         self._unchecked = steps
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -111,8 +112,7 @@ class KLWarmup(keras.callbacks.Callback):
         self._unchecked = None
         if steps is None or per_epoch is None:
             return
-        schedule = self.model.kl_schedule
-        done = self._done() - float(tf.convert_to_tensor(schedule.begin))
+        done = float(self.model.kl_schedule.time(self.model.optimizer.iterations))
         total = done + per_epoch * (self.params["epochs"] - epoch)
         if total < steps:
             warnings.warn(
@@ -121,11 +121,6 @@ class KLWarmup(keras.callbacks.Callback):
                 "not a bound on log p(x). Longer training or a shorter warm-up helps.",
                 stacklevel=2,
             )
-
-    def _done(self) -> float:
-        """Steps of the model, including those of earlier optimizers."""
-        numbers = self.model.optimizer.iterations, self.model.kl_schedule.passed
-        return sum(float(tf.convert_to_tensor(number)) for number in numbers)
 
     def _length(self, per_epoch: float | None) -> int:
         if self.steps is not None:

@@ -22,10 +22,9 @@ class KLSchedule(keras.layers.Layer):
         r = min(1, (t mod L) / (ratio L))            cyclical, L = steps / cycles
 
     t counts steps of the optimizer from the step at which the schedule was set,
-    including those of earlier optimizers if the model was compiled again. The schedule
-    is stored in variables: setting it between two calls of `fit` needs no new trace,
-    and a loaded model continues it at the optimizer's step. Until it is set, the weight
-    is 1.
+    including those of earlier optimizers. The schedule and t are stored in variables:
+    setting it between two calls of `fit` needs no new trace, and a model that is loaded
+    continues it, with the optimizer or without. Until it is set, the weight is 1.
 
     Example:
         >>> schedule = KLSchedule()
@@ -39,6 +38,7 @@ class KLSchedule(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"name": "kl_schedule", **kwargs, "dtype": "float32"})
         self.steps = self._number("steps", 0)
+        # t was `passed` at the optimizer's step `begin`.
         self.begin = self._number("begin", 0)
         self.passed = self._number("passed", 0)
         self.start = self._number("start", 0)
@@ -51,7 +51,11 @@ class KLSchedule(keras.layers.Layer):
     def _number(self, name: str, value: float) -> Any:
         initializer = keras.initializers.Constant(value)
         return self.add_weight(
-            shape=(), initializer=initializer, trainable=False, name=name
+            shape=(),
+            initializer=initializer,
+            trainable=False,
+            aggregation="only_first_replica",
+            name=name,
         )
 
     def load_own_variables(self, store: Any) -> None:
@@ -80,7 +84,7 @@ class KLSchedule(keras.layers.Layer):
             start: Weight at the first step.
             cycles: Number of cycles, if cyclical.
             ratio: Fraction of a cycle in which the weight rises, if cyclical.
-            now: The step at which a schedule with other numbers begins.
+            now: The optimizer's step, at which a schedule with other numbers begins.
             weights: Whether it also multiplies the KL of random weights.
         """
         cyclical = schedule == "cyclical"
@@ -95,21 +99,48 @@ class KLSchedule(keras.layers.Layer):
         old = {name: _value(getattr(self, name)) for name in numbers}
         if any(np.float32(numbers[name]) != old[name] for name in numbers):
             self.begin.assign(now)
+            self.passed.assign(0)
         for name, number in numbers.items():
             getattr(self, name).assign(number)
 
-    def weight(self, step: Any) -> tf.Tensor:
-        """The weight at a step, a scalar float32.
+    def time(self, step: Any) -> tf.Tensor:
+        """The t of a step of the optimizer.
 
         Args:
-            step: Number of steps of the current optimizer.
+            step: The optimizer's step. If it is before the last that `follow` was
+                given, the optimizer is a new one.
 
         Returns:
-            A scalar.
+            A scalar float32.
         """
-        step = tf.cast(step, tf.float32) + self.passed - self.begin
-        length = tf.maximum(self.steps / self.cycles, 1e-6)
-        position = tf.math.floormod(step, length) / (self.ratio * length)
+        step = tf.cast(step, tf.float32)
+        since = step - self.begin
+        # The step that `follow` was given has been made: a new optimizer is one ahead.
+        return self.passed + tf.where(since < 0, step + 1.0, since)
+
+    def follow(self, step: Any) -> None:
+        """Stores t in a training step, for optimizers to come.
+
+        Args:
+            step: The optimizer's step.
+        """
+        time = self.time(step)
+        self.passed.assign(time)
+        self.begin.assign(tf.cast(step, tf.float32))
+
+    def weight(self, step: Any) -> tf.Tensor:
+        """The weight at a step of the optimizer.
+
+        Args:
+            step: As in `time`.
+
+        Returns:
+            A scalar float32.
+        """
+        step = self.time(step)
+        steps = tf.maximum(self.steps, 1.0)
+        # Of whole numbers the remainder is exact, and 0 where a cycle begins.
+        position = tf.math.floormod(step * self.cycles, steps) / (self.ratio * steps)
         rise = tf.where(step < self.steps, tf.minimum(position, 1.0), 1.0)
         low, high = tf.sigmoid(-_STEEPNESS), tf.sigmoid(_STEEPNESS)
         bent = (tf.sigmoid(_STEEPNESS * (2.0 * rise - 1.0)) - low) / (high - low)

@@ -72,16 +72,11 @@ class Training(Networks, Model):
                 "for cross-entropy or `IndependentNormal` for squared errors, and the "
                 "rest by `VAE(objective=...)`."
             )
-        previous = getattr(self, "optimizer", None)
         super().compile(optimizer, None, **kwargs)
         # Keras' wrappers for scikit-learn refuse a model without a loss.
         self.loss = type(self.objective).__name__
         given = (kwargs.get("metrics"), kwargs.get("weighted_metrics"))
         self._has_metrics = any(map(bool, given))
-        if previous is not None and previous is not self.optimizer:
-            # A new optimizer counts its steps from 0; the schedule goes on.
-            steps = tf.convert_to_tensor(previous.iterations)
-            self.kl_schedule.passed.assign_add(float(steps))
 
     @property
     def metrics(self) -> list[Any]:
@@ -150,6 +145,8 @@ class Training(Networks, Model):
         terms = self.terms(draws, y, inside)
         if training:
             self._check_gradients(draws)
+            if self.optimizer is not None:
+                self.kl_schedule.follow(self.optimizer.iterations)
         kl_weight = self._kl_weight()
         whole = tf.ones_like(terms.kl) if whole is None else tf.cast(whole, "float32")
         losses = self.objective.losses(terms, kl_weight, whole)
