@@ -1,5 +1,6 @@
 """Callbacks find what is really there, and leave training as it is."""
 
+import contextlib
 import math
 import pathlib
 import sys
@@ -316,6 +317,64 @@ def test_a_distribution_layer_that_overflows_is_found():
     with pytest.warns(RuntimeWarning, match="all weights finite, but not the output"):
         vae.fit(models.digits(16), callbacks=[guard], verbose=0)
     assert guard.layer_name == vae.encoder.layers[-1].name
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras
+@pytest.mark.parametrize("lib", [keras, tv])
+def test_weights_that_a_callback_loads_are_those_given_back(lib, tmp_path):
+    x, y = next(stream(None, n=16))
+
+    def fitted(x, *callbacks):
+        model = lib.Sequential([keras.Input((x.shape[1],)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        with contextlib.suppress(KeyboardInterrupt):
+            model.fit(x, y, epochs=4, callbacks=[*callbacks, backup], verbose=0)
+        return model
+
+    killed = fitted(x, RaiseAfter(1))
+    with pytest.warns(RuntimeWarning, match="of the beginning of training"):
+        again = fitted(x * np.nan, NaNGuard())
+    assert_same(again.get_weights(), killed.get_weights())
+    assert all_finite([v.numpy() for v in again.optimizer.variables])
+
+
+class RaiseAfter(keras.callbacks.Callback):
+    """Interrupts training at the beginning of an epoch."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.last = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch > self.last:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("lib", [keras, tv])
+def test_variables_made_in_the_first_step_are_given_back_or_named(lib):
+    x, y = next(stream(None, n=16))
+    x[8] = np.nan
+
+    def warned(*layers, **options):
+        model = lib.Sequential([*layers, keras.layers.Dense(1)])
+        model.compile(keras.optimizers.Adam(0.1), "mse", **options)
+        with pytest.warns(RuntimeWarning) as caught:
+            model.fit(
+                x, y, batch_size=4, shuffle=False, callbacks=[NaNGuard()], verbose=0
+            )
+        found = [*model.weights, *model.optimizer.variables]
+        return str(caught[-1].message), all_finite([v.numpy() for v in found])
+
+    assert warned(keras.Input((x.shape[1],)))[1]
+    message, finite = warned(steps_per_execution=1)
+    assert finite
+    assert "weights of batch 0 of epoch 0;" in message
+    x[0] = np.nan
+    message, finite = warned(steps_per_execution=1)
+    assert not finite
+    assert "but for " in message
+    assert "`keras.Input` lets them be made before" in message
 
 
 def test_weights_that_are_bad_from_the_start_are_an_error():

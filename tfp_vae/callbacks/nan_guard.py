@@ -65,6 +65,7 @@ class NaNGuard(keras.callbacks.Callback):
         self._good: list[tuple[Any, np.ndarray]] = []
         self._kept_at = ""
         self._current = self._next = 0
+        self._is_first_batch = False
 
     @property
     def steps_per_execution(self) -> int | None:
@@ -72,19 +73,29 @@ class NaNGuard(keras.callbacks.Callback):
         return self.every
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Keeps the initial weights."""
+        """Forgets what an earlier training left."""
         self.layer_name = self.epoch = None
+        self._good = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Resets the count of batches; keeps the weights with which training begins."""
+        self._current, self._next = epoch, self.every or 0
+        if not self._good:  # Not before: other callbacks load weights `on_train_begin`.
+            self._begin()
+
+    def _begin(self) -> None:
         found = _first_bad_weight(self.model)
         if found is not None:
             raise ValueError(
                 "`NaNGuard` expects finite weights when training begins. Received: NaN "
                 f"or infinity in {found[1]}. Load finite weights."
             )
+        optimizer = self.model.optimizer
+        if self.model.built and not optimizer.built:
+            with self.model.distribute_strategy.scope():
+                optimizer.build(self.model.trainable_variables)
         self._keep("the beginning of training")
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Resets the count of batches."""
-        self._current, self._next = epoch, self.every or 0
+        self._is_first_batch = True
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
@@ -94,8 +105,13 @@ class NaNGuard(keras.callbacks.Callback):
             return
         if not np.isfinite((logs or {}).get("loss", 0.0)):
             self._stop(f"by batch {batch} of epoch {self._current}", logs or {})
-        elif self.every is not None and batch + 1 >= self._next:
-            self._next = batch + 1 + self.every
+            return
+        is_due = self.every is not None and batch + 1 >= self._next
+        if self._is_first_batch:
+            self._is_first_batch = False
+            is_due = is_due or self._num_lost() > 0  # A step made variables.
+        if is_due:
+            self._next = batch + 1 + (self.every or 0)
             self._keep_if_good(f"batch {batch} of epoch {self._current}", logs or {})
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -114,9 +130,15 @@ class NaNGuard(keras.callbacks.Callback):
             self._stop(f"by {when}", logs)
 
     def _keep(self, when: str) -> None:
-        variables = [*self.model.weights, *self.model.optimizer.variables]
-        self._good = [(variable, variable.numpy()) for variable in variables]
+        self._good = [(variable, variable.numpy()) for variable in self._variables()]
         self._kept_at = when
+
+    def _variables(self) -> list[Any]:
+        return [*self.model.weights, *self.model.optimizer.variables]
+
+    def _num_lost(self) -> int:
+        """The number of variables that were made after the last copy."""
+        return len(self._variables()) - len(self._good)
 
     def _stop(self, when: str, logs: dict[str, Any]) -> None:
         self.epoch = self._current
@@ -124,12 +146,19 @@ class NaNGuard(keras.callbacks.Callback):
         self.layer_name, where = self._diagnosis()
         for variable, value in self._good:
             variable.assign(value)
+        lost = ""
+        if self._num_lost():
+            lost = (
+                f", but for {self._num_lost()} variables that the model and the "
+                "optimizer made in the first step (`keras.Input` lets them be made "
+                "before)"
+            )
         numbers = [f"{k}={v:g}" for k, v in logs.items() if not np.isfinite(v)]
         found = ", ".join([*numbers, where])
         warnings.warn(
             f"`NaNGuard` found a NaN or infinity {when}: {found}. Training stops, with "
-            f"the weights of {self._kept_at}; a lower learning rate, clipped gradients "
-            "(`clipnorm=1.0` of the optimizer) or a check of the data help.",
+            f"the weights of {self._kept_at}{lost}; a lower learning rate, clipped "
+            "gradients (`clipnorm=1.0` of the optimizer) or a check of the data help.",
             RuntimeWarning,
             stacklevel=2,
         )
