@@ -88,11 +88,57 @@ def test_without_data_init_the_layer_computes_what_it_did(rng):
     assert wrapped.v is layer.kernel
 
 
-def test_a_batch_of_one_row_leaves_g(rng):
-    wrapped = tv.WeightNorm(keras.layers.Dense(4))
-    y = wrapped(inputs((1, 5), rng))
-    np.testing.assert_allclose(wrapped.g, np.ones(4))
-    np.testing.assert_allclose(y, np.zeros((1, 4)), atol=1e-5)
+WITHOUT_VARIATION = {
+    "one row": lambda row: row,
+    "equal rows": lambda row: np.repeat(255 * row, 1000, axis=0),
+    "zeros": np.zeros_like,
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_VARIATION)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_batch_in_which_no_unit_varies_changes_nothing(name, compiled, rng):
+    wrapped = tv.WeightNorm(keras.layers.Dense(4, bias_initializer="ones"))
+    batch = WITHOUT_VARIATION[name](inputs((1, 5), rng))
+    y = (tf.function(wrapped) if compiled else wrapped)(batch)
+    np.testing.assert_array_equal(wrapped.g, np.ones(4))
+    expected = batch @ normalised(wrapped.v, np.ones(4), -1) + 1
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(wrapped(inputs((64, 5), rng)).numpy().std(0), 1, 1e-5)
+
+
+def test_constant_images_are_no_first_batch():
+    wrapped = tv.WeightNorm(keras.layers.Conv2D(3, 3))
+    wrapped(np.full((4, 28, 28, 1), 255.0, "float32"))
+    np.testing.assert_array_equal(wrapped.g, np.ones(3))
+
+
+def test_a_unit_that_does_not_vary_keeps_g_beside_others_that_do(rng):
+    wrapped = tv.WeightNorm(keras.layers.Dense(2))
+    wrapped.build((None, 2))
+    wrapped.v.assign(np.eye(2))
+    x = np.stack([rng.normal(scale=1e-6, size=100), np.full(100, 200.0)], axis=1)
+    y = wrapped(x.astype("float32")).numpy()
+    np.testing.assert_allclose(wrapped.g, [1 / x[:, 0].std(), 1], rtol=1e-5)
+    np.testing.assert_allclose(y.std(axis=0), [1, 0], atol=1e-4)
+    np.testing.assert_allclose(y[:, 1], np.zeros(100), atol=1e-4)
+
+
+def test_networks_that_are_built_on_zeros_wait_for_the_first_batch(rng):
+    first, prior = (tv.WeightNorm(keras.layers.Dense(4)) for _ in range(2))
+    encoder = keras.Sequential([first, tv.IndependentNormal(2)])
+    decoder = keras.Sequential([keras.layers.Dense(12), tv.IndependentNormal(6)])
+    vae = tv.VAE(encoder, decoder, tv.StandardNormal(2))
+    vae.compile(keras.optimizers.SGD(0.0))
+    x = 3 + 5 * rng.normal(size=(64, 6)).astype("float32")
+    vae.fit(x, batch_size=64, verbose=0)
+    t = x @ normalised(first.v, np.ones(4), -1)
+    np.testing.assert_allclose(first.g, 1 / t.std(0), rtol=1e-4)
+
+    network = keras.Sequential([keras.Input((3,)), prior, tv.IndependentNormal(2)])
+    q = tv.IndependentNormal(2)(keras.Input((4,)))
+    tv.KLDivergenceAddLoss(network)(q, prior_inputs=keras.Input((3,)))
+    assert not prior.initialized.numpy()
 
 
 def test_gradients_reach_g_v_and_the_bias(rng):

@@ -1,8 +1,10 @@
 """Weight normalisation: the length of a layer's weights apart from their direction."""
 
+import math
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfp_vae.checks import boolean, checked_config
@@ -19,8 +21,6 @@ _TRANSPOSED = (
     keras.layers.Conv3DTranspose,
 )
 _KNOWN = (keras.layers.Dense, *_CONVOLUTIONS, *_TRANSPOSED)
-# Of constant outputs, such as those of one row, the variance is only rounding.
-_CONSTANT = 1e-10
 
 
 @keras.saving.register_keras_serializable("tfp_vae")
@@ -30,9 +30,9 @@ class WeightNorm(keras.layers.Wrapper):
     .. math:: w = g \, \frac{v}{\|v\|}
 
     with one g for each output unit, and the norm over all weights of the unit. v is the
-    kernel of the wrapped layer. With `data_init` the first batch that the layer is
-    called with, in training or not, sets g and the bias, so that before the activation
-    each unit has mean 0 and variance 1:
+    kernel of the wrapped layer. With `data_init` the first batch in which a unit
+    varies, in training or not, sets g and the bias, so that before the activation each
+    unit has mean 0 and variance 1:
 
     .. math::
 
@@ -40,9 +40,10 @@ class WeightNorm(keras.layers.Wrapper):
         g = \frac{1}{\sqrt{\mathrm{Var}[t]}}, \quad
         \mathrm{bias} = -\frac{\mathrm{E}[t]}{\sqrt{\mathrm{Var}[t]}}
 
-    A unit with the same t in the whole batch, as in a `Dense` called on one row, keeps
-    g = 1, and its bias becomes -t. Without `data_init` g starts as ||v||, so the layer
-    computes what it did before.
+    A unit with the same t in the whole batch, up to rounding, keeps g = 1, and its bias
+    becomes -t. If no unit varies, as in a `Dense` called on one row or on zeros,
+    nothing changes. Without `data_init` g starts as ||v||, so the layer computes what
+    it did before.
 
     Reference:
         Salimans and Kingma, Weight normalization, 2016.
@@ -144,14 +145,17 @@ class WeightNorm(keras.layers.Wrapper):
         bias = getattr(self.layer, "bias", None)
         variables = [self.g] if bias is None else [self.g, bias]
 
-        def assign(values: Any) -> tf.Tensor:
+        def assign(values: Any, varies: Any) -> tf.Tensor:
             for variable, value in zip(variables, values, strict=True):
-                variable.assign(tf.cast(value, variable.dtype))
-            self.initialized.assign(True)
+                before = tf.convert_to_tensor(variable.value)
+                value = tf.cast(value, variable.dtype)
+                variable.assign(tf.where(varies, value, before))
+            self.initialized.assign(varies)
             return tf.constant(True)
 
-        def found() -> list[tf.Tensor]:
-            return self._of_mean_0_and_variance_1(inputs)[: len(variables)]
+        def found() -> tuple[list[tf.Tensor], tf.Tensor]:
+            values, varies = self._of_mean_0_and_variance_1(inputs)
+            return values[: len(variables)], varies
 
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
@@ -159,10 +163,12 @@ class WeightNorm(keras.layers.Wrapper):
             return
         before = tf.convert_to_tensor(self.initialized)
         if in_stateless_scope():  # It would keep a tensor of one branch of a `cond`.
-            pairs = zip(variables, found(), strict=True)
-            assign([tf.where(before, tf.cast(v.value, n.dtype), n) for v, n in pairs])
+            values, varies = found()
+            pairs = zip(variables, values, strict=True)
+            values = [tf.where(before, tf.cast(v.value, n.dtype), n) for v, n in pairs]
+            assign(values, before | varies)
         else:
-            tf.cond(before, lambda: tf.constant(True), lambda: assign(found()))
+            tf.cond(before, lambda: tf.constant(True), lambda: assign(*found()))
 
     def _refuse_a_first_batch_in_parts(self) -> None:
         """Each replica would set its own g and bias, and keep them."""
@@ -175,18 +181,23 @@ class WeightNorm(keras.layers.Wrapper):
                 "replicas. Call the model before `fit`, `model(x[:100])`."
             )
 
-    def _of_mean_0_and_variance_1(self, inputs: Any) -> list[tf.Tensor]:
+    def _of_mean_0_and_variance_1(self, inputs: Any) -> tuple[list[tf.Tensor], Any]:
+        """G and the bias, and whether a unit varies."""
         ones = tf.ones(self.g.shape, self.compute_dtype)
-        x = tf.cast(inputs, self.compute_dtype)
-        units = tf.stop_gradient(_linear(self.layer, x, self._kernel(ones)))
+        x, kernel = tf.cast(inputs, self.compute_dtype), self._kernel(ones)
+        units = tf.stop_gradient(_linear(self.layer, x, kernel))
         first = getattr(self.layer, "data_format", None) == "channels_first"
         axis = 1 if first else units.shape.rank - 1
-        mean, variance = tf.nn.moments(
-            units, [i for i in range(units.shape.rank) if i != axis]
-        )
-        varies = variance > _CONSTANT
-        scale = tf.where(varies, tf.math.rsqrt(variance + _CONSTANT), ones)
-        return [scale, -mean * scale]
+        axes = [i for i in range(units.shape.rank) if i != axis]
+        moments = tf.nn.moments(tf.cast(units, tf.float64), axes)
+        mean, variance = (tf.cast(moment, self.compute_dtype) for moment in moments)
+        # The sum of the sizes of what t is the sum of, with the rounding of a long sum.
+        sizes = tf.reduce_max(_linear(self.layer, tf.abs(x), tf.abs(kernel)), axes)
+        terms = math.prod(kernel.shape) / kernel.shape[self._axis]
+        rounding = np.finfo(self.compute_dtype).eps * math.sqrt(terms) * sizes
+        varies = tf.sqrt(variance) > tf.stop_gradient(rounding)
+        scale = tf.where(varies, tf.math.rsqrt(tf.where(varies, variance, ones)), ones)
+        return [scale, -mean * scale], tf.reduce_any(varies)
 
     def _kernel(self, g: Any) -> tf.Tensor:
         """The kernel w with this g."""
