@@ -87,6 +87,62 @@ def test_normal_draws_are_loc_and_scale_times_noise(sample_shape):
     np.testing.assert_allclose(of_scale, np.sum(noise, tuple(axes)), rtol=1e-4)
 
 
+def multivariate(kind, rows):
+    raw = np.random.default_rng(5).normal(size=(rows, 3, 4)).astype("float32")
+    if kind == "diagonal":
+        return tfd.MultivariateNormalDiag(raw[:, 0], abs(raw[:, 1]))
+    if kind == "one scale":
+        return tfd.MultivariateNormalDiag(raw[:, 0], abs(raw[0, 1]))
+    factor = np.tril(np.random.default_rng(6).normal(size=(rows, 4, 4)), -1)
+    factor = (factor + np.eye(4) * abs(raw[:, 1:2])).astype("float32")
+    loc = None if kind == "without a loc" else raw[:, 0]
+    return tfd.MultivariateNormalTriL(loc, factor)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "one scale", "triangle", "without a loc"])
+@pytest.mark.parametrize("sample_shape", [(), 3, [2, 3]])
+def test_multivariate_draws_are_loc_and_scale_times_noise(kind, sample_shape):
+    law = multivariate(kind, 5)
+    z, log_q = draw(law, sample_shape, seed=(1, 2))
+    noise = standard_normal(z.shape, (1, 2)).numpy()
+    assert z.shape == law.sample(sample_shape).shape
+    factor = law.scale.to_dense().numpy()
+    expected = law.mean() + np.einsum("...ij,...j->...i", factor, noise)
+    np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+    means = np.broadcast_to(law.mean(), [5, 4])
+    factors = np.broadcast_to(factor, [5, 4, 4])
+    flat = z.numpy().reshape(-1, 5, 4), log_q.numpy().reshape(-1, 5)
+    for row, (mean, factor) in enumerate(zip(means, factors, strict=True)):
+        covariance = factor.astype("float64") @ factor.T
+        scipy = stats.multivariate_normal(mean, covariance, allow_singular=True)
+        found = flat[1][:, row]
+        np.testing.assert_allclose(found, np.ravel(scipy.logpdf(flat[0][:, row])), 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "triangle"])
+@pytest.mark.parametrize("sample_shape", [(), 2])
+def test_multivariate_draws_of_an_empty_batch_have_gradients(kind, sample_shape):
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, 4]), tf.TensorSpec([None, 4, 4])]
+    )
+    def gradients(loc, factor):
+        with tf.GradientTape() as tape:
+            tape.watch([loc, factor])
+            law = tfd.MultivariateNormalTriL(loc, factor)
+            if kind == "diagonal":
+                law = tfd.MultivariateNormalDiag(loc, tf.linalg.diag_part(factor))
+            z, log_q = draw(law, sample_shape, seed=(1, 2))
+            assert z.shape[-2:].as_list() == [None, 4]
+            loss = tf.reduce_sum(z) + tf.reduce_sum(log_q)
+        return tape.gradient(loss, [loc, factor])
+
+    for rows in (0, 3):
+        of_loc, of_factor = gradients(tf.ones([rows, 4]), tf.eye(4, batch_shape=[rows]))
+        np.testing.assert_array_equal(of_loc, np.full([rows, 4], sample_shape or 1))
+        assert of_factor.shape == [rows, 4, 4]
+        assert np.isfinite(of_factor).all()
+
+
 def test_shapes_known_when_traced_stay_known():
     @tf.function(input_signature=[tf.TensorSpec([None, 5])])
     def drawn(loc):

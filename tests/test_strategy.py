@@ -67,9 +67,13 @@ def test_two_replicas_take_the_gradient_steps_of_one(strategy):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
 
 
-def test_training_with_an_empty_replica_stays_finite(strategy):
+@pytest.mark.parametrize(
+    "layer",
+    [tv.IndependentNormal, tv.MultivariateNormalDiag, tv.MultivariateNormalTriL],
+)
+def test_training_with_an_empty_replica_stays_finite(layer, strategy):
     with strategy.scope():
-        model = models.vae(prior=models.learned_prior())
+        model = models.vae(posterior=layer, prior=models.learned_prior())
     history = model.fit(X, X, batch_size=64, epochs=2, verbose=0).history
     assert all(np.isfinite(values).all() for values in history.values())
     assert model.predict(X, verbose=0).shape == X.shape

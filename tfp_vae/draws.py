@@ -1,6 +1,7 @@
 """Draws z from a distribution, with its log-density if drawing gives it."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
 
     A transformed distribution computes it in the forward map. That avoids the inverse,
     which is slow for some flows and impossible for a saturated sigmoid, and the cache
-    of TFP's bijectors, which has no gradient. Normal distributions in float32, given a
-    seed of two integers, use the noise of `standard_normal`, not of `sample`.
+    of TFP's bijectors, which has no gradient. Normal distributions in float32, of one
+    variable or several, given a seed of two integers, use the noise of
+    `standard_normal`, not of `sample`, which fails for some with an empty batch.
 
     Args:
         distribution: A plain `tfd.Distribution`.
@@ -36,9 +38,11 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
     inner = distribution
     while isinstance(inner, tfd.Independent):
         inner = inner.distribution
-    plain = type(inner) is tfd.Normal and not inner.validate_args
-    if plain and _is_stateless(seed) and inner.dtype == tf.float32:
+    own = _is_stateless(seed) and inner.dtype == tf.float32 and not inner.validate_args
+    if own and type(inner) is tfd.Normal:
         return _normal_draw(inner, sample_shape, seed), None
+    if own and type(inner) in (tfd.MultivariateNormalDiag, tfd.MultivariateNormalTriL):
+        return _multivariate_draw(inner, sample_shape, seed)
     seed = seed_for_tfp(seed)
     # TFP makes two classes of `TransformedDistribution`, of which one has no name.
     if isinstance(getattr(inner, "bijector", None), tfp.bijectors.Bijector):
@@ -98,20 +102,43 @@ def _normal_draw(distribution: Any, sample_shape: Any, seed: Any) -> tf.Tensor:
     """Draws loc + scale * noise."""
     loc = tf.convert_to_tensor(distribution.loc)
     scale = tf.convert_to_tensor(distribution.scale)
-    static = distribution.batch_shape
-    batch: Any = static.as_list() if static.is_fully_defined() else None
-    if batch is None:
-        batch = tf.broadcast_dynamic_shape(tf.shape(loc), tf.shape(scale))
+
+    def shape() -> tf.Tensor:
+        return tf.broadcast_dynamic_shape(tf.shape(loc), tf.shape(scale))
+
+    return loc + scale * _noise(sample_shape, distribution.batch_shape, shape, seed)
+
+
+def _multivariate_draw(distribution: Any, sample_shape: Any, seed: Any) -> Any:
+    """Draws loc + scale @ noise, with the log-density."""
+
+    def shape() -> tf.Tensor:
+        parts = distribution.batch_shape_tensor(), distribution.event_shape_tensor()
+        return tf.concat(parts, axis=0)
+
+    static = distribution.batch_shape + distribution.event_shape
+    noise = _noise(sample_shape, static, shape, seed)
+    scale = distribution.scale
+    z = scale.matvec(noise)
+    if distribution.loc is not None:
+        z += distribution.loc
+    log_noise = tf.reduce_sum(tfd.Normal(0.0, 1.0).log_prob(noise), axis=-1)
+    return z, log_noise - scale.log_abs_determinant()
+
+
+def _noise(
+    sample_shape: Any, static: tf.TensorShape, dynamic: Callable[[], Any], seed: Any
+) -> tf.Tensor:
+    """Standard normal draws of a shape that is known only in part."""
+    batch: Any = static.as_list() if static.is_fully_defined() else dynamic()
     first, last = _sizes(sample_shape), _sizes(batch)
     if first is None or last is None:
         leading = tf.reshape(tf.cast(sample_shape, tf.int32), [-1])
-        shape = tf.concat([leading, batch], axis=0)
-        return loc + scale * standard_normal(shape, seed)
+        return standard_normal(tf.concat([leading, batch], axis=0), seed)
     known = zip(static, last, strict=True)
-    last = [tensor if size is None else size for size, tensor in known]
-    sizes = [*first, *last]
-    draws = loc + scale * standard_normal(sizes, seed)
-    return tf.ensure_shape(draws, [None if tf.is_tensor(n) else n for n in sizes])
+    sizes = [*first, *(tensor if size is None else size for size, tensor in known)]
+    noise = standard_normal(sizes, seed)
+    return tf.ensure_shape(noise, [None if tf.is_tensor(n) else n for n in sizes])
 
 
 def _sizes(shape: Any) -> list[Any] | None:
