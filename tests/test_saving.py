@@ -174,6 +174,28 @@ def test_a_shared_prior_comes_back_as_one(tmp_path):
     assert again.evaluate(X, X, verbose=0) == model.evaluate(X, X, verbose=0)
 
 
+@pytest.mark.parametrize("cls", [keras.Variable, tf.Variable])
+def test_a_shared_temperature_and_weight_come_back_as_one_each(cls, tmp_path):
+    temperature, weight = (cls(value, trainable=False) for value in (0.5, 0.25))
+    relaxed = [tv.IndependentRelaxedBernoulli(3, temperature) for _ in range(2)]
+    inputs = keras.Input((3,))
+    z = [
+        tv.KLDivergenceAddLoss(tfd.Sample(tfd.Logistic(0.0, 1.0), 3), weight=weight)(q)
+        for q in [layer(inputs) for layer in relaxed]
+    ]
+    p = tv.IndependentNormal(3)(keras.layers.Dense(6)(keras.layers.Concatenate()(z)))
+    again = reload(keras.Model(inputs, p), tmp_path / "model.keras")
+    for cls, name in (
+        (tv.IndependentRelaxedBernoulli, "temperature"),
+        (tv.KLDivergenceAddLoss, "weight"),
+    ):
+        first, second = (
+            getattr(layer, name) for layer in again.layers if isinstance(layer, cls)
+        )
+        assert first is second
+    assert float(again.layers[1].temperature.numpy()) == 0.5
+
+
 def test_the_default_of_tfp_layers_for_test_points_saves(tmp_path):
     model = models.vae(use_exact_kl=False, test_points_fn=tf.convert_to_tensor)
     model.fit(X, X, verbose=0)

@@ -98,12 +98,14 @@ def serialize(value: Any) -> Any:
         A value for JSON, from which `revive` restores a variable.
 
     Example:
-        >>> serialize(keras.Variable(0.5, trainable=False))
-        {'keras.Variable': 0.5}
+        >>> config = serialize(keras.Variable(0.5, trainable=False))
+        >>> config["keras.Variable"]
+        0.5
     """
     for kind, cls in _VARIABLES.items():
         if isinstance(value, cls):
-            return {kind: float(value.numpy())}
+            # Keras' key for one object in several places of a model.
+            return {kind: float(value.numpy()), "shared_object_id": id(value)}
     return keras.saving.serialize_keras_object(value) if callable(value) else value
 
 
@@ -115,13 +117,35 @@ def revive(config: Any, name: str) -> Any:
         name: Name for the variable.
 
     Returns:
-        A non-trainable variable, or `config`.
+        A non-trainable variable, or `config`. Layers of a loaded model that shared a
+        variable share one.
 
     Example:
         >>> float(revive({"tf.Variable": 0.5}, "weight").numpy()), revive(2.0, "weight")
         (0.5, 2.0)
     """
-    for kind, cls in _VARIABLES.items():
+    for kind in _VARIABLES:
         if isinstance(config, dict) and kind in config:
-            return cls(config[kind], trainable=False, name=name)
+            whole: dict[str, Any] = {
+                "module": None,
+                "class_name": "tfp_vae>Annealed",
+                "registered_name": "tfp_vae>Annealed",
+                "config": {"kind": kind, "value": config[kind], "name": name},
+            }
+            if "shared_object_id" in config:
+                whole["shared_object_id"] = config["shared_object_id"]
+            return keras.saving.deserialize_keras_object(whole)
     return config
+
+
+@keras.saving.register_keras_serializable("tfp_vae", "Annealed")
+class _Annealed:
+    """Makes a variable; a class, because Keras shares what it makes from one."""
+
+    def get_config(self) -> dict[str, Any]:  # Keras registers no class without it.
+        return {}
+
+    @staticmethod
+    def from_config(config: dict[str, Any]) -> Any:
+        cls = _VARIABLES[config["kind"]]
+        return cls(config["value"], trainable=False, name=config["name"])

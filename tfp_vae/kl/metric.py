@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_vae.keras_internals import called_model, in_predict
+from tfp_vae.keras_internals import called_model, held_in_this_call, in_predict
 
 
 class KLMetric(keras.metrics.Mean):
@@ -55,14 +55,14 @@ class KLMetric(keras.metrics.Mean):
         model = called_model(layer)
         if getattr(model, "compiled", False):
             _share_total(model)
-        weights = layer.trainable_weights
-        of_weights = sum(v.regularizer is not None for v in weights)
-        if len(layer.losses) == of_weights:
-            self.update_state(kl, sample_weight=sample_weight)
-        else:  # a second call in one step adds KL, but no examples
+        held = held_in_this_call()
+        if (id(self), "record") in held:  # A second call adds KL, but no examples.
             self.total.assign_add(
                 tf.cast(tf.reduce_sum(kl * sample_weight), self.dtype)
             )
+        else:
+            held[id(self), "record"] = True
+            self.update_state(kl, sample_weight=sample_weight)
 
 
 def _share_total(model: keras.Model) -> None:
