@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 import vaes
-from scipy import special, stats
+from scipy import integrate, special, stats
 
 import tfp_vae as tv
 from tfp_vae.latents import has_direction, path
@@ -80,6 +80,22 @@ def test_draws_have_the_laws_of_norm_and_direction():
     assert np.isfinite(log_prob).all()
     entropy, error = -log_prob.mean(), log_prob.std() / np.sqrt(n)
     assert abs(float(q.entropy()) - entropy) < 5 * error
+
+
+@pytest.mark.parametrize("m", [3, 128])
+@pytest.mark.parametrize("k", [100.0, 1e4])
+@pytest.mark.parametrize(("low", "width"), [(13.9, 0.1), (10.0, 1e-3), (0.0, 2.0)])
+def test_deviations_and_entropy_keep_their_digits(m, k, low, width):
+    q = law(m=m, k=k, low=low, width=width)
+    low, width = np.float64(q.low), np.float64(q.width)
+    norms = stats.uniform(low, width)
+    mean = np.array([resultant(m, k), 0.0])
+    squares = np.array([1 - (m - 1) * mean[0] / k, mean[0] / k])
+    variance = norms.var() * squares + norms.mean() ** 2 * (squares - mean**2)
+    np.testing.assert_allclose(q.stddev()[:2], np.sqrt(variance), rtol=1e-4)
+    log_norm = integrate.quad(np.log, low, low + width)[0] / width
+    entropy = float(q.direction.entropy()) + np.log(width) + (m - 1) * log_norm
+    np.testing.assert_allclose(q.entropy(), entropy, rtol=3e-7, atol=1e-6)
 
 
 def test_the_kl_is_the_mean_log_ratio():

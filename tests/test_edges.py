@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 import tfp_vae as tv
 from tfp_vae.constraints import bounded
 from tfp_vae.distributions import (
     Beta,
+    DirichletMultinomial,
     Kumaraswamy,
     NegativeBinomial,
     Poisson,
@@ -99,23 +100,90 @@ def test_quantiles_of_a_beta_are_those_of_scipy(level):
     np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("level", [0.1, 0.7])
-@pytest.mark.parametrize("loc", [-0.3, 0.4, 1.3])
-def test_the_gradient_of_a_quantile_is_that_of_finite_differences(loc, level):
-    def quantile(loc, scale, level):
-        return TruncatedNormal(loc, scale, np.float64(0.0), np.float64(1.0)).quantile(
-            level
-        )
+ENDS = [(0.0, 1.0), (0.0, INF), (-INF, 0.5), (-INF, INF)]
+OF_A_TRUNCATED_NORMAL = {
+    "quantile": lambda p, level: p.quantile(level),
+    "mean": lambda p, _: p.mean(),
+    "variance": lambda p, _: p.variance(),
+    "entropy": lambda p, _: p.entropy(),
+    "log_prob": lambda p, x: p.log_prob(x),
+    "log_cdf": lambda p, x: p.log_cdf(x),
+}
 
-    point = [tf.constant(v, tf.float64) for v in (loc, 0.2, level)]
-    found = tfp.math.value_and_gradient(quantile, point)[1]
+
+@pytest.mark.parametrize("name", OF_A_TRUNCATED_NORMAL)
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("loc", [-0.3, 0.4, 1.3])
+def test_the_gradients_of_a_truncated_normal_are_finite_differences(loc, ends, name):
+    def value(loc, scale, x):
+        p = TruncatedNormal(loc, scale, *np.float64(ends))
+        return OF_A_TRUNCATED_NORMAL[name](p, x)
+
+    point = [tf.constant(v, tf.float64) for v in (loc, 0.2, 0.3)]
+    found = tfp.math.value_and_gradient(value, point)[1]
     for i, gradient in enumerate(found):
         step = [1e-6 * (i == j) for j in range(3)]
         up, down = (
-            quantile(*[v + sign * s for v, s in zip(point, step, strict=True)])
+            value(*[v + sign * s for v, s in zip(point, step, strict=True)])
             for sign in (1, -1)
         )
-        np.testing.assert_allclose(gradient, (up - down) / 2e-6, rtol=1e-5)
+        want = (up - down) / 2e-6
+        found_here = 0.0 if gradient is None else gradient
+        np.testing.assert_allclose(found_here, want, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize(("loc", "scale"), [(0.0, 1.0), (3.0, 0.5), (-2.0, 0.1)])
+def test_a_truncated_normal_may_have_an_infinite_end(loc, scale, ends):
+    p = TruncatedNormal(np.float32(loc), np.float32(scale), *np.float32(ends))
+    scale = np.float64(np.float32(scale))
+    law = stats.truncnorm(*((np.array(ends) - loc) / scale), loc, scale)
+    levels = np.array([0.0, 0.01, 0.5, 0.99, 1.0])
+    x = law.ppf(levels)
+    np.testing.assert_allclose(p.quantile(levels), x, rtol=1e-5, atol=1e-7)
+    near = law.ppf([1e-9, 0.2, 0.8]).astype("float32")
+    for name, theirs in {"log_prob": law.logpdf, "log_cdf": law.logcdf}.items():
+        np.testing.assert_allclose(
+            getattr(p, name)(near), theirs(np.float64(near)), rtol=1e-3, atol=1e-5
+        )
+    np.testing.assert_allclose(p.mean(), law.mean(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(p.stddev(), law.std(), rtol=1e-4)
+    inner = law.ppf((np.arange(20_000) + 0.5) / 20_000)
+    np.testing.assert_allclose(p.entropy(), -law.logpdf(inner).mean(), rtol=1e-3)
+    draws = p.sample(20_000, seed=(1, 2)).numpy().astype("float64")
+    assert stats.kstest(draws, law.cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("loc", "scale", "low", "high", "jit"),
+    [
+        (0.0, 1.0, 0.0, 1e8, False),
+        (0.0, 1.0, -1e8, 0.0, True),
+        (-3e-4, 1e-5, 0.0, 1.0, False),
+        (1000.5, 100.0, 1000.0, 1001.0, False),
+        (0.0, 2e-38, -1.0, 0.0, False),
+        (0.0, 2e-38, 0.0, 1.0, True),
+    ],
+)
+def test_draws_from_a_long_interval_are_inside(loc, scale, low, high, jit):
+    """In float32; those that would be rounded to an end are the numbers next to it."""
+
+    def draw(loc):
+        with tf.GradientTape() as tape:
+            tape.watch(loc)
+            p = TruncatedNormal(loc, np.float32(scale), low, high)
+            x = p.sample(20_000, seed=tf.constant([1, 2]))
+        return x, p.log_prob(x), tape.gradient(x, loc)
+
+    draw = tf.function(draw, jit_compile=True) if jit else draw
+    x, log_prob, gradient = draw(tf.constant(loc))
+    assert ((x > low) & (x < high)).numpy().all()
+    assert np.isfinite(log_prob).all()
+    assert np.isfinite(gradient)
+    if scale > 1e-30 and abs(low) < 1000.0:  # else some are moved, or rounded much
+        loc, scale = np.float64(np.float32([loc, scale]))
+        law = stats.truncnorm((low - loc) / scale, (high - loc) / scale, loc, scale)
+        assert stats.kstest(np.float64(x), law.cdf).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("loc", [-1e4, 50.0, 3e3])
@@ -125,6 +193,30 @@ def test_the_density_far_from_a_truncated_normal(loc):
     x = np.linspace(0.0, 1.0, 5)
     expected = stats.truncnorm(-loc, 1.0 - loc, loc, 1.0).logpdf(x)
     np.testing.assert_allclose(p.log_prob(x), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 10.0, 30.0, 1e3, 1e5, 1e8, 1e15])
+def test_a_dirichlet_multinomial_of_any_concentration(size):
+    """Against Gamma(a + x) / Gamma(a) = a (a + 1) ... (a + x - 1)."""
+    a = np.array([[0.2, 0.3, 0.5]], "float32") * np.float32(size)
+    x = np.array([[1, 2, 3], [0, 0, 6]])
+
+    def of_factors(f):
+        parts = [[sum(f(ai + j) for j in range(xi)) for ai, xi in row] for row in rows]
+        whole = sum(f(np.float64(a).sum() + j) for j in range(6))
+        return np.array(parts), whole
+
+    rows = [list(zip(np.float64(a[0]), counts, strict=True)) for counts in x]
+    parts, whole = of_factors(np.log)
+    ways = special.gammaln(7) - special.gammaln(x + 1).sum(-1)
+    variable = tf.Variable(a)
+    with tf.GradientTape() as tape:
+        log_prob = DirichletMultinomial(6.0, variable).log_prob(x.astype("float32"))
+    np.testing.assert_allclose(log_prob, ways + parts.sum(-1) - whole, rtol=3e-5)
+    slopes, slope = of_factors(lambda factor: 1 / factor)
+    found = tape.gradient(log_prob, variable)[0]
+    tolerance = 1e-6 * abs(slopes).max()
+    np.testing.assert_allclose(found, (slopes - slope).sum(0), 1e-5, tolerance)
 
 
 @pytest.mark.parametrize("law", [Beta, Kumaraswamy])
@@ -153,6 +245,50 @@ def test_kumaraswamy_draws_have_their_distribution(a, b):
     np.testing.assert_allclose(p.log_prob(x), density, rtol=1e-6, atol=1e-6)
     drawn, log_prob = p.experimental_sample_and_log_prob(100, seed=(7, 8))
     np.testing.assert_allclose(log_prob, p.log_prob(drawn), rtol=1e-12)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_probabilities_and_deviations_of_a_kumaraswamy(jit_compile):
+    a = np.float32([0.5, 1.0, 2.0, 30.0, 300.0, 1e4, 3e4, 1e6, 1.0, 2.0, 1e4])
+    b = np.float32([0.3, 0.25, 3.0, 5.0, 5.0, 5.0, 0.5, 2.0, 1e8, 1e6, 1e4])
+    levels = np.float32([[1e-6], [0.05], [0.5], [0.95]])
+
+    @tf.function(jit_compile=jit_compile)
+    def found(a, b, x):
+        p = Kumaraswamy(a, b)
+        names = ("survival_function", "log_survival_function", "cdf", "log_cdf")
+        probabilities = [getattr(p, name)(x) for name in (*names, "log_prob")]
+        return p.stddev(), p.quantile(levels), probabilities
+
+    x = -np.expm1(np.log1p(-np.float64(levels)) / b)
+    x = (x ** (1 / np.float64(a))).astype("float32")
+    stddev, quantiles, probabilities = found(a, b, x)
+    np.testing.assert_allclose(quantiles, x, rtol=1e-5)
+    a, b, x = np.float64(a), np.float64(b), np.float64(x)
+    log_above = np.log(-np.expm1(a * np.log(x)))
+    log_above = np.where(x**a < 0.5, np.log1p(-(x**a)), log_above)
+    log_sf = b * log_above
+    truths = [np.exp(log_sf), log_sf, -np.expm1(log_sf), np.log(-np.expm1(log_sf))]
+    truths += [np.log(a * b) + (a - 1) * np.log(x) + (b - 1) * log_above]
+    for ours, truth in zip(probabilities, truths, strict=True):
+        np.testing.assert_allclose(ours, truth, rtol=2e-5, atol=1e-30)
+    for sd, a_i, b_i in zip(stddev.numpy(), a, b, strict=True):
+        # x - 1, which has the same deviation and does not lose digits.
+        def of(u, a=a_i, b=b_i):
+            return np.expm1(np.log(-np.expm1(np.log1p(-u) / b)) / a)
+
+        mean = integrate.quad(of, 0, 1, epsabs=0)[0]
+        variance = integrate.quad(lambda u, m=mean: (of(u) - m) ** 2, 0, 1, epsabs=0)
+        np.testing.assert_allclose(sd, np.sqrt(variance[0]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("x", [1e-6, 0.3, 0.99, 1.0 - 2.0**-24])
+def test_gradients_of_kumaraswamy_probabilities_are_finite(x):
+    for a in (0.5, 1.0, 5.0):
+        for name in ("log_prob", "log_cdf", "log_survival_function", "quantile"):
+            fn = lambda *v, name=name: getattr(Kumaraswamy(*v[:2]), name)(v[2])  # noqa: E731
+            values = tfp.math.value_and_gradient(fn, [a, 3.0, x])
+            assert np.isfinite(tf.nest.flatten(values)).all(), name
 
 
 def test_a_kumaraswamy_at_its_ends():

@@ -12,7 +12,12 @@ import tensorflow_probability as tfp
 
 import tfp_vae as tv
 from tfp_vae import DistributionTensor
-from tfp_vae.distributions import PowerSpherical, QuantizedLogistic, VonMisesFisher
+from tfp_vae.distributions import (
+    DirichletMultinomial,
+    PowerSpherical,
+    QuantizedLogistic,
+    VonMisesFisher,
+)
 from tfp_vae.serialization import (
     deserialize_distribution,
     is_distribution_config,
@@ -49,6 +54,7 @@ LAWS = {
     "ours, quantized": lambda: tfd.Independent(
         QuantizedLogistic([1.0, 2.0], 3.0, low=0, high=7), 1
     ),
+    "ours, of TFP's name": lambda: DirichletMultinomial(6.0, [2e7, 3e7]),
     "nan and inf": lambda: tfd.TruncatedNormal(0.0, 1.0, -1.0, float("inf")),
 }
 

@@ -19,7 +19,11 @@ from tfp_vae.checks import checked_function
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.distributions.bernoulli import Bernoulli
 from tfp_vae.distributions.continuous_bernoulli import ContinuousBernoulli
-from tfp_vae.distributions.counts import NegativeBinomial, Poisson
+from tfp_vae.distributions.counts import (
+    DirichletMultinomial,
+    NegativeBinomial,
+    Poisson,
+)
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
@@ -33,6 +37,7 @@ _OURS = types.SimpleNamespace(
     Beta=Beta,
     ContinuousBernoulli=ContinuousBernoulli,
     DirectionAndNorm=DirectionAndNorm,
+    DirichletMultinomial=DirichletMultinomial,
     Kumaraswamy=Kumaraswamy,
     NegativeBinomial=NegativeBinomial,
     Poisson=Poisson,

@@ -2,7 +2,11 @@
 
 from tfp_vae.distributions.bernoulli import Bernoulli
 from tfp_vae.distributions.continuous_bernoulli import ContinuousBernoulli
-from tfp_vae.distributions.counts import NegativeBinomial, Poisson
+from tfp_vae.distributions.counts import (
+    DirichletMultinomial,
+    NegativeBinomial,
+    Poisson,
+)
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.distributions.power_spherical import PowerSpherical
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
@@ -19,6 +23,7 @@ __all__ = [
     "Beta",
     "ContinuousBernoulli",
     "DirectionAndNorm",
+    "DirichletMultinomial",
     "Kumaraswamy",
     "NegativeBinomial",
     "Poisson",

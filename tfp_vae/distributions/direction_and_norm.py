@@ -167,17 +167,20 @@ class DirectionAndNorm(tfd.Distribution):
         return self.direction.mean() * middle[..., tf.newaxis]
 
     def _variance(self) -> tf.Tensor:
-        """E[r^2] E[u^2] - (E[r] E[u])^2 for each coordinate."""
-        mean = self.direction.mean()
-        square = self.direction.variance() + tf.square(mean)
-        of_norm = self.low**2 + self.low * self.width + self.width**2 / 3
-        return square * of_norm[..., tf.newaxis] - tf.square(self._mean())
+        """Var[r] E[u^2] + E[r]^2 Var[u] for each coordinate."""
+        spread = self.direction.variance()
+        square = spread + tf.square(self.direction.mean())
+        middle, of_norm = self.low + self.width / 2, tf.square(self.width) / 12
+        of_direction = spread * tf.square(middle)[..., tf.newaxis]
+        return square * of_norm[..., tf.newaxis] + of_direction
 
     def _entropy(self) -> tf.Tensor:
-        high = self.low + self.width
         freedom = tf.cast(self.event_shape_tensor()[-1] - 1, self.dtype)
-        area = tf.math.xlogy(high, high) - tf.math.xlogy(self.low, self.low)
-        mean_log_norm = area / self.width - 1
+        middle = self.low + self.width / 2
+        # E[log(r / middle)], with r / middle uniform on [1 - h, 1 + h].
+        h = self.width / (2 * middle)
+        area = tf.math.xlog1py(1 + h, h) - tf.math.xlog1py(1 - h, -h)
+        mean_log_norm = tf.math.log(middle) + area / (2 * h) - 1
         of_norm = tf.math.log(self.width) + freedom * mean_log_norm
         return self.direction.entropy() + of_norm
 

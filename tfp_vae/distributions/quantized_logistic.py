@@ -86,6 +86,16 @@ class QuantizedLogistic(tfd.QuantizedDistribution):
         return tfd.Logistic.parameter_properties(dtype=dtype)
 
     @property
+    def low(self) -> int:
+        """The smallest value; no tensor, also as an argument of a `tf.function`."""
+        return self._ends[0]
+
+    @property
+    def high(self) -> int:
+        """The largest value; no tensor either."""
+        return self._ends[1]
+
+    @property
     def loc(self) -> Any:
         """Location of the logistic."""
         return self.distribution.distribution.loc

@@ -16,6 +16,8 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 _NODES = (_NODES + 1) / 2
 # With intervals of fewer scales the closed forms subtract almost equal numbers.
 _NARROW = 1.0
+# An end at infinity is put that many scales away: Phi is 0, and squares are finite.
+_FAR = 1e6
 
 
 class TruncatedNormal(tfp.distributions.TruncatedNormal):
@@ -44,8 +46,8 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         \frac{dz}{db} = \frac{\phi(b)}{\phi(z)} F(z)
 
     where phi and Phi are density and distribution function of the standard normal, and
-    F is that of z. Draws stay 1e-7 of the interval's length away from its ends, which
-    the support of other distributions may exclude. Mean, variance, entropy,
+    F is that of z. A draw that would be rounded to an end, which the support of other
+    distributions may exclude, becomes the number next to it. Mean, variance, entropy,
     log-density, distribution function and quantiles are computed in float64 too. TFP's
     class computes them in the dtype of its parameters. In float32 moments are then not
     finite for a scale of 1e8, nor quantiles for an interval 6 scales above `loc`.
@@ -60,8 +62,8 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
     Args:
         loc: Location of the normal.
         scale: Scale of the normal, positive.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
+        low: Lower end of the interval; it may be `-inf`.
+        high: Upper end of the interval; it may be `inf`.
         validate_args: Whether parameters and values are checked at run time.
         allow_nan_stats: See `tfd.Distribution`.
         name: Name of the distribution.
@@ -101,7 +103,7 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         # The tail has a factor exp(-near^2 / 2), which cancels most of exp(-z^2 / 2).
         log_prob = (near - z) * (near + z) / 2 - log_tail
         log_prob -= tf.math.log(scale) + math.log(2 * math.pi) / 2
-        inside = (value >= low) & (value <= high)
+        inside = (x >= self.low) & (x <= self.high)
         impossible = tf.constant(float("-inf"), tf.float64)
         log_prob = tf.where(inside | tf.math.is_nan(log_prob), log_prob, impossible)
         return tf.cast(log_prob, self.dtype)
@@ -128,7 +130,9 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         level = tf.cast(p, tf.float64)
         upper = _lower_half(a, b)[2]
         z = _standard(a, b, tf.where(upper, 1 - level, level))
-        return tf.cast(tf.clip_by_value(loc + scale * z, low, high), self.dtype)
+        x = tf.cast(tf.clip_by_value(loc + scale * z, low, high), self.dtype)
+        x = tf.where(level == 0, self.low, x)
+        return tf.where(level == 1, self.high, x)
 
     def _standardised(self, x: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The ends and a value, which is moved into the interval, in scales."""
@@ -185,8 +189,13 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
         return tf.cast(tf.broadcast_to(x, self.batch_shape_tensor()), self.dtype)
 
     def _double_parameters(self) -> list[tf.Tensor]:
+        """In float64, and with ends that are finite."""
         parameters = (self.loc, self.scale, self.low, self.high)
-        return [tf.cast(x, tf.float64) for x in parameters]
+        loc, scale, low, high = (tf.cast(x, tf.float64) for x in parameters)
+        lowest = tf.stop_gradient(tf.minimum(loc, high) - _FAR * scale)
+        highest = tf.stop_gradient(tf.maximum(loc, low) + _FAR * scale)
+        low = tf.where(tf.math.is_inf(low), lowest, low)
+        return [loc, scale, low, tf.where(tf.math.is_inf(high), highest, high)]
 
     def _sample_n(self, n: Any, seed: Any = None) -> tf.Tensor:
         loc, scale, low, high = self._double_parameters()
@@ -196,8 +205,17 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
             shape, seed, dtype=tf.float64, alg="philox"
         )
         x = loc + scale * _standard((low - loc) / scale, (high - loc) / scale, uniform)
-        margin = 1e-7 * (high - low)
-        return tf.cast(bounded(x, low + margin, high - margin), self.dtype)
+        lowest, highest = _next(self.low, self.high), _next(self.high, self.low)
+        return tf.cast(bounded(x, lowest, highest), self.dtype)
+
+
+def _next(end: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """The number beside an end; beside 0 it is normal, since TensorFlow flushes."""
+    wide = tf.float64 if end.dtype == tf.float64 else tf.float32
+    end, other = tf.cast(end, wide), tf.cast(other, wide)
+    beside = tf.math.nextafter(end, other)
+    tiny = np.finfo(wide.as_numpy_dtype).tiny
+    return tf.cast(tf.where(end == 0, tf.sign(other) * tiny, beside), tf.float64)
 
 
 def _standard(a: tf.Tensor, b: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
@@ -266,8 +284,9 @@ def _cdf(x: tf.Tensor) -> tf.Tensor:
 
 
 def _quantile(p: tf.Tensor) -> tf.Tensor:
-    """The inverse of `_cdf`, down to 1e-200; that of XLA ends at 1e-16."""
-    tail = -tf.sqrt(-2 * tf.math.log(tf.maximum(p, 1e-300)))
+    """The inverse of `_cdf`, down to 1e-300; that of XLA ends at 1e-16."""
+    p = tf.maximum(p, 1e-300)
+    tail = -tf.sqrt(-2 * tf.math.log(p))
     x = tf.where(p < 1e-6, tail, tf.math.ndtri(tf.maximum(p, 1e-6)))
     for _ in range(5):  # Newton's method for log Phi, which is concave
         below = _cdf(x)

@@ -8,6 +8,9 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import check_width, integer
 from tfp_vae.constraints import positive
+from tfp_vae.distributions.counts import (
+    DirichletMultinomial as DirichletMultinomialDistribution,
+)
 from tfp_vae.layers.vector_layer import VectorLayer
 
 tfd: Any = tfp.distributions
@@ -19,9 +22,10 @@ class SharedTotalLayer(VectorLayer):
     """Counts of d categories with a given total.
 
     The total is one number, or `"input"`. With `"input"` the inputs have one more
-    column, the last, with the total of each example. Append it to the others::
+    column, the last, with the total of each example. Append it to the others, in
+    float32 also under a policy of half precision, which rounds totals above 256::
 
-        Concatenate()([Dense(params_size(d))(h), total])
+        Concatenate(dtype="float32")([Dense(params_size(d))(h), total])
 
     A subclass defines `from_total`.
 
@@ -42,8 +46,8 @@ class SharedTotalLayer(VectorLayer):
         A distribution with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If the last axis of the inputs has another width, or the total is
-            not positive.
+        ValueError: If the last axis of the inputs has another width, the total is not
+            positive, or inputs with totals are in half precision.
 
     Example:
         >>> p = Multinomial(3, total_count="input")(tf.constant([[0.0, 0.0, 0.0, 6.0]]))
@@ -65,6 +69,17 @@ class SharedTotalLayer(VectorLayer):
         self.total_count: Any = INPUT
         if not isinstance(total_count, str) or total_count != INPUT:
             self.total_count = integer(total_count, "total_count", caller)
+
+    def __call__(self, inputs: Any, *others: Any, **kwargs: Any) -> Any:
+        """Calls the layer; Keras would cast totals that have already been rounded."""
+        dtype = tf.as_dtype(getattr(inputs, "dtype", tf.float32))
+        if self.total_count == INPUT and dtype in (tf.float16, tf.bfloat16):
+            raise ValueError(
+                f"`{self.description}` expects inputs in float32 or float64. Received: "
+                f"inputs.dtype={dtype.name}, which rounds large totals. Append the "
+                'total by `Concatenate(dtype="float32")`.'
+            )
+        return super().__call__(inputs, *others, **kwargs)
 
     @property
     def parameters_width(self) -> int:
@@ -158,7 +173,7 @@ class DirichletMultinomial(SharedTotalLayer):
     with B the multivariate beta function. It is a multinomial with more variance.
 
     Reference:
-        `tfp.distributions.DirichletMultinomial`.
+        `tfp_vae.distributions.DirichletMultinomial`.
 
     Args:
         event_size: The number of categories d.
@@ -185,6 +200,6 @@ class DirichletMultinomial(SharedTotalLayer):
 
     def from_total(self, total_count: Any, raw: tf.Tensor) -> Any:
         """A Dirichlet-multinomial from raw concentrations."""
-        return tfd.DirichletMultinomial(
+        return DirichletMultinomialDistribution(
             total_count, positive(raw), validate_args=self.validate_args
         )
