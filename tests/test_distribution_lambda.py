@@ -281,6 +281,72 @@ def test_a_conversion_trains_what_it_reads(rng):
     assert any(v is shift for v in model.trainable_variables)
 
 
+@keras.saving.register_keras_serializable("test_distribution_lambda")
+class WidthOfTwo(tv.DistributionLambda):
+    @staticmethod
+    def params_size():
+        return 2
+
+
+@keras.saving.register_keras_serializable("test_distribution_lambda")
+def shifted_draw(p, seed):
+    return p.sample(seed=seed) + SHARED
+
+
+LAYERS_WITH_LAYERS = {
+    "mixture": lambda: tv.MixtureSameFamily(
+        2, tv.DistributionLambda(normal_of_a_shared_scale)
+    ),
+    "block beside a variable": lambda: tv.Blockwise(
+        [tv.IndependentNormal(4, scale="shared"), WidthOfTwo(normal_of_a_shared_scale)]
+    ),
+    "mixture in a block": lambda: tv.Blockwise(
+        [tv.MixtureSameFamily(2, WidthOfTwo(normal_of_a_shared_scale))]
+    ),
+    "conversion beside a variable": lambda: tv.IndependentNormal(
+        6, shifted_draw, scale="shared"
+    ),
+    "conversion of a flow": lambda: keras.Sequential(
+        [
+            tv.IndependentNormal(3),
+            tv.AutoregressiveTransform(
+                tv.AutoregressiveNetwork(2), convert_to_tensor_fn=shifted_draw
+            ),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS_WITH_LAYERS)
+def test_what_functions_deeper_inside_read_is_trained_and_saved(name, tmp_path, rng):
+    layer, plain = LAYERS_WITH_LAYERS[name](), "conversion" in name
+    end = [keras.layers.Dense(1)] if plain else []
+    model = keras.Sequential([keras.Input((6,)), layer, *end])
+    assert sum(v is SHARED for v in model.trainable_variables) == 1
+    model.compile("sgd", loss="mse" if plain else tv.NegativeLogLikelihood())
+    x = rng.normal(size=(8, 6)).astype("float32")
+    y = np.full((8, *model.output_shape[1:]), 3.0, "float32")
+    try:
+        SHARED.assign(0.5)
+        model.fit(x, y, verbose=0)
+        trained = SHARED.numpy()
+        assert trained != np.float32(0.5)
+        model.save(tmp_path / "m.keras")
+        SHARED.assign(0.5)
+        again = keras.models.load_model(tmp_path / "m.keras")
+        assert SHARED.numpy() == trained
+        assert len(again.variables) == len(model.variables)
+    finally:
+        SHARED.assign(0.5)
+
+
+def test_a_mixture_refuses_what_its_component_cannot_train():
+    held = tf.Variable(1.0)
+    component = tv.DistributionLambda(lambda x: tfd.Normal(x[..., 0], held))
+    with pytest.raises(ValueError, match=r"expects.*Received.*keras\.Variable"):
+        tv.MixtureSameFamily(2, component)(tf.zeros([2, 4]))
+
+
 INPUTS = {
     "list": lambda a, b: [a, b],
     "tuple": lambda a, b: (a, b),

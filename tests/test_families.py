@@ -81,6 +81,43 @@ def test_a_shared_scale_inside_a_mixture_and_a_block(tmp_path):
         np.testing.assert_array_equal(again(x).log_prob(y), model(x).log_prob(y))
 
 
+def mixture(layer, **options):
+    return tv.MixtureSameFamily(2, layer, **options)
+
+
+def block(layer, **options):
+    return tv.Blockwise([layer], **options)
+
+
+OUTER = [mixture, block]
+OF_THE_OUTER = [
+    {"activity_regularizer": "l2"},
+    {"seed": 3},
+    {"convert_to_tensor_fn": "mean"},
+    {"convert_to_tensor_fn": tfd.Distribution.stddev},
+    {"convert_to_tensor_fn": lambda p: p.mean()},
+    {"dtype": "float64"},
+]
+
+
+@pytest.mark.parametrize("outer", OUTER)
+@pytest.mark.parametrize("given", OF_THE_OUTER)
+def test_an_argument_that_the_outer_layer_ignores_is_an_error(given, outer):
+    (name,) = given
+    with pytest.raises(ValueError, match=f"expects.*`{name}`.*Received.*Give `{name}`"):
+        outer(tv.IndependentNormal(2, **given))
+    outer(tv.IndependentNormal(2), **given)
+
+
+@pytest.mark.parametrize("outer", OUTER)
+def test_layers_inside_compute_in_the_dtype_of_the_outer(outer):
+    layer = outer(tv.IndependentNormal(2, scale="shared"), dtype="float64")
+    y = np.ones((1, 2))
+    found = layer(np.zeros((1, layer.parameters_width or 2))).log_prob(y).numpy()
+    np.testing.assert_allclose(found, stats.norm.logpdf(y).sum(-1), rtol=1e-7)
+    assert found.dtype == np.float64
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, "common", float("nan"), True, np.ones(3)])
 def test_a_bad_scale_is_an_error(scale):
     with pytest.raises(ValueError, match="finite number above 0. Received: scale="):
@@ -112,6 +149,31 @@ def test_a_usable_covariance_is_left_alone(rng):
     np.testing.assert_allclose(lower_triangular(raw), expected, rtol=1e-6)
 
 
+def test_float64_leaves_alone_what_float32_cannot_invert(rng):
+    d = 64
+    raw = 0.7 * rng.normal(size=(20, d * (d + 1) // 2))
+    factor = tfp.bijectors.FillScaleTriL(diag_shift=np.float64(1e-5))(raw).numpy()
+    assert (abs(np.linalg.inv(factor)).max((1, 2)) > 1e8).any()
+    np.testing.assert_allclose(lower_triangular(tf.constant(raw)), factor, rtol=1e-12)
+    p = tv.MultivariateNormalTriL(d, dtype="float64")(np.pad(raw, [(0, 0), (d, 0)]))
+    z = rng.normal(size=(20, d))
+    volume = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(-1)
+    expected = stats.norm.logpdf(z).sum(-1) - volume
+    found = p.log_prob((factor @ z[..., None])[..., 0])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_singular_covariance_has_finite_densities_in_its_dtype(dtype, rng):
+    d = 8
+    for raw in extremes(d * (d + 1) // 2).values():
+        for size in (1e-3, 1e-2, 1.0):
+            layer = tv.MultivariateNormalTriL(d, dtype=dtype)
+            p = layer(np.pad(size * raw, [(0, 0), (d, 0)]).astype(dtype))
+            draws = p.sample(3, seed=(1, 2))
+            assert np.isfinite(p.log_prob(tf.identity(draws))).all()
+
+
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 30.0, 1e4])
 @pytest.mark.parametrize("loc", [-50.0, 3.2, 127.0, 255.0, 400.0])
 def test_quantized_logistic_in_float32(loc, scale):
@@ -140,6 +202,15 @@ def test_quantized_logistics_of_many_levels_have_a_variance():
     narrow = QuantizedLogistic(np.linspace(200.2, 200.8, 999, dtype="float32"), 0.02)
     above = stats.logistic(narrow.loc.numpy().astype("float64"), 0.02).sf(200.5)
     np.testing.assert_allclose(narrow.variance(), above * (1 - above), rtol=0.01)
+
+
+@pytest.mark.parametrize("wrap", [lambda p: p, lambda p: tfd.Independent(p, 1)])
+def test_a_quantized_logistic_may_be_an_argument_of_a_graph(wrap):
+    p = wrap(QuantizedLogistic([1.0, 4.5], [0.7, 3.0], low=0, high=7))
+    x = np.array([0.0, 6.0], "float32")
+    graph = tf.function(lambda q: (q.log_prob(x), q.mean()))
+    for found, expected in zip(graph(p), (p.log_prob(x), p.mean()), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_quantized_logistic_draws_what_it_says():
@@ -174,6 +245,25 @@ def test_the_mean_of_numbered_categories():
     assert p.sample().dtype == tf.float32
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_values_between_and_beyond_the_categories_have_probability_0(jit_compile):
+    probs = np.array([0.1, 0.2, 0.7], "float32")
+    p = tv.IndependentCategorical(1, num_categories=3)(np.log(probs)[None])
+    x = np.array([0, 1, 2, 0.4, 1.7, -0.5, -1, 3, 1e9, np.inf, -np.inf, np.nan])
+    found = {
+        name: tf.function(getattr(p.distribution, name), jit_compile=jit_compile)(
+            x[:, None].astype("float32")
+        ).numpy()[:, 0]
+        for name in ("log_prob", "prob", "cdf")
+    }
+    law = stats.rv_discrete(values=(range(3), probs.astype("float64")))
+    expected = np.where(np.isnan(x), np.nan, law.pmf(x))
+    np.testing.assert_allclose(found["prob"], expected, rtol=1e-6)
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(found["log_prob"], np.log(expected), rtol=1e-6)
+    np.testing.assert_allclose(found["cdf"], law.cdf(x), rtol=1e-6)
+
+
 def test_the_continuous_bernoulli_has_the_constant_that_cross_entropy_lacks():
     logits = 1.3
     entropy = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
@@ -203,6 +293,24 @@ def test_a_total_from_the_inputs(layer, rng):
     for total in (0, 2.5, "inputs"):
         with pytest.raises(ValueError, match="at least 1. Received: total_count="):
             layer(3, total_count=total)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("layer", [tv.Multinomial, tv.DirichletMultinomial])
+def test_totals_are_exact_under_any_policy(layer, policy):
+    totals = np.array([[257.0], [4097.0], [70_001.0]], "float32")
+    keras.config.set_dtype_policy(policy)
+    x, total = keras.Input((2,)), keras.Input((1,))
+    joined = [keras.layers.Dense(3)(x), total]
+    last = layer(3, "mean", total_count="input")
+    p = last(keras.layers.Concatenate(dtype="float32")(joined))
+    model = tv.Model([x, total], p)
+    data = [np.ones((3, 2), "float32"), totals]
+    np.testing.assert_array_equal(model(data).total_count, totals[:, 0])
+    np.testing.assert_allclose(model.predict(data).sum(1), totals[:, 0], rtol=1e-6)
+    if policy != "float32":
+        with pytest.raises(ValueError, match="float32 or float64. Received: inputs"):
+            last(keras.layers.Concatenate()(joined))
 
 
 @pytest.mark.parametrize(

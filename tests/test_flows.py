@@ -107,6 +107,41 @@ def test_a_network_saves_with_its_random_masks(tmp_path, rng):
     np.testing.assert_array_equal(again(x), model(x))
 
 
+@pytest.mark.parametrize(
+    ("order", "degrees"),
+    [("random", "equal"), ("left-to-right", "random"), ("random", "random")],
+)
+def test_weights_bring_their_random_masks(order, degrees, tmp_path, rng):
+    x = rng.normal(size=(3, 6)).astype("float32")
+
+    def new():
+        made = AutoregressiveNetwork(
+            2, None, (8,), order, degrees, "gelu", kernel_initializer="ones"
+        )
+        return tv.Sequential([keras.Input((6,)), made])
+
+    model, loaded, given = new(), new(), new()
+    expected = model.predict(x, verbose=0)
+    assert not np.allclose(loaded.predict(x, verbose=0), expected)
+    model.save_weights(tmp_path / "m.weights.h5")
+    loaded.load_weights(tmp_path / "m.weights.h5")
+    given.set_weights(model.get_weights())
+    for again in (loaded, given):
+        np.testing.assert_array_equal(again.predict(x, verbose=0), expected)
+        assert len(again.trainable_variables) == 4
+
+
+def test_weights_without_random_masks_leave_those_of_the_network(rng):
+    """Models saved before the degrees were."""
+    made, other = (AutoregressiveNetwork(2, 6, (8,), "random", seed=3) for _ in "ab")
+    x = rng.normal(size=(3, 6)).astype("float32")
+    y = made(x)
+    assert not np.allclose(other(x), y)
+    trained = made.trainable_variables
+    other.load_own_variables({f"{i}": v.numpy() for i, v in enumerate(trained)})
+    np.testing.assert_array_equal(other(x), y)
+
+
 @pytest.mark.parametrize("d", [2, 3, 5])
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_prob_is_the_base_and_the_numerical_jacobian(kind, d, rng):

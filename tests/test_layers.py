@@ -1,5 +1,6 @@
 """One contract for every layer that outputs a distribution."""
 
+import contextlib
 import inspect
 
 import keras
@@ -344,6 +345,13 @@ def test_float64(family, parameters, values):
     assert actual.dtype == tf.float64
     expected = family.log_prob(parameters, values, family.event)
     np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+    found = {"value": tf.convert_to_tensor(p), "sample": p.sample(2)}
+    for name in ("mean", "variance", "stddev", "mode", "covariance", "entropy"):
+        with contextlib.suppress(NotImplementedError):
+            found[name] = getattr(p, name)()
+    assert {name: value.dtype for name, value in found.items()} == dict.fromkeys(
+        found, tf.float64
+    )
 
 
 def test_unknown_batch_size_keeps_the_event_static(family):

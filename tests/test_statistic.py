@@ -56,6 +56,19 @@ def test_a_mean_of_integers_is_real():
     np.testing.assert_allclose(model(tf.zeros([2, 3])), 0.5)
 
 
+@pytest.mark.parametrize("statistic", ["sample", "mode", "mean", "stddev"])
+@pytest.mark.parametrize("conversion", ["sample", "mode", "mean", lambda p: p.mean()])
+@pytest.mark.parametrize("dtype", ["int32", "float64", None])
+def test_the_dtype_is_known_before_the_model_runs(dtype, conversion, statistic):
+    x = keras.Input((3,))
+    p = tv.IndependentBernoulli(3, conversion, sample_dtype=dtype)(x)
+    found = tv.Statistic(statistic)(p)
+    model = keras.Model(x, keras.layers.Dense(2)(found))
+    value = keras.Model(x, found)(np.ones((2, 3)))
+    assert value.dtype.name == found.dtype
+    assert model(np.ones((2, 3))).dtype.name == "float32"
+
+
 def test_draws_follow_the_seed():
     data = tf.zeros([2, 4])
 

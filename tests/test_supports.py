@@ -21,6 +21,27 @@ def simplex():
     return tfd.RelaxedOneHotCategorical(0.5, logits=[0.0, 0.0])
 
 
+def mixture(of=tfd.Normal, *rest):
+    return tfd.MixtureSameFamily(tfd.Categorical([0.0, 0.0]), of([0.0, 1.0], *rest))
+
+
+def several(components):
+    return tfd.Mixture(tfd.Categorical([0.0, 0.0]), components)
+
+
+def chain(first):
+    return tfd.MarkovChain(first, lambda _, state: first, num_steps=3)
+
+
+def model_of_states(observed):
+    ones = tf.zeros([2]), tf.zeros([2, 2])
+    return tfd.HiddenMarkovModel(*(tfd.Categorical(one) for one in ones), observed, 3)
+
+
+def autoregressive(law, sample0=None):
+    return tfd.Autoregressive(lambda *_: law, sample0, num_steps=2)
+
+
 LAWS = {
     "real numbers": [
         tfd.Normal(0.0, 1.0),
@@ -36,9 +57,25 @@ LAWS = {
         flow("iaf"),
         flow("realnvp"),
         flow("spline"),
-        tfd.MixtureSameFamily(tfd.Categorical([0.0, 0.0]), tfd.Normal([0.0, 1.0], 1.0)),
+        mixture(tfd.Normal, 1.0),
+        tfb.Shift(2.0)(mixture(tfd.Normal, 1.0)),
+        tv.Flow("maf").transform_distribution(tfd.Sample(mixture(tfd.Normal, 1.0), 2)),
+        mixture(lambda loc: tfd.BatchBroadcast(flow("maf"), [len(loc)])),
+        tfd.BatchReshape(tfd.Sample(flow("maf"), 2), [1]),
+        tfd.BatchReshape(mixture(tfd.Normal, 1.0), [1]),
+        tfd.Masked(mixture(tfd.Normal, 1.0), True),
+        model_of_states(tfd.Normal([0.0, 1.0], 1.0)),
+        model_of_states(
+            tfd.MixtureSameFamily(
+                tfd.Categorical(tf.zeros([2, 2])), tfd.Normal(tf.zeros([2, 2]), 1.0)
+            )
+        ),
+        autoregressive(tfd.Independent(tfd.Normal([0.0], 1.0), 1)),
+        autoregressive(tfd.Sample(mixture(tfd.Normal, 1.0), 2), tf.zeros([2])),
     ],
     "real numbers from 0 to inf": [
+        tfb.Exp()(mixture(tfd.Normal, 1.0)),
+        tfd.BatchReshape(tfb.Softplus()(mixture(tfd.Normal, 1.0)), [1]),
         tfd.Gamma(1.0, 1.0),
         tfd.LogNormal(0.0, 1.0),
         tfd.Exponential(1.0),
@@ -50,6 +87,7 @@ LAWS = {
     "real numbers from 1 to inf": [
         tfd.Pareto(1.0, 1.0),
         tfb.Shift(1.0)(tfd.Gamma(1.0, 1.0)),
+        tfb.Shift(1.0)(mixture(tfd.Gamma, 1.0)),
     ],
     "real numbers from 0 to 1": [
         tfd.Beta(1.0, 1.0),
@@ -79,12 +117,23 @@ LAWS = {
         tfd.NegativeBinomial(1.0, 0.0),
         tfd.Multinomial(2.0, [0.0, 0.0]),
         tv.distributions.QuantizedLogistic(0.0, 1.0),
+        mixture(tfd.Poisson),
+        tfb.Shift(1.0)(mixture(tfd.Poisson)),
+        tfb.Exp()(tfd.Poisson(1.0)),
+        tfd.BatchReshape(tfd.Poisson(1.0), [1]),
+        tfd.Masked(tfd.Poisson(1.0), True),
+        model_of_states(tfd.Poisson([1.0, 2.0])),
+        autoregressive(tfd.Independent(tfd.Bernoulli([0.0]), 1)),
     ],
     "None": [
         tfb.Softsign()(tfd.Normal(0.0, 1.0)),
         tfd.Blockwise([tfd.Normal(0.0, 1.0), tfd.Beta(1.0, 1.0)]),
         tfd.JointDistributionSequential([tfd.Normal(0.0, 1.0)]),
-        tfd.Mixture(tfd.Categorical([0.0]), [tfd.Normal(0.0, 1.0)]),
+        several([tfd.Normal(0.0, 1.0), tfd.Normal(0.0, 2.0)]),
+        tfb.Exp()(several([tfd.Normal(0.0, 1.0), tfd.Normal(0.0, 2.0)])),
+        tfd.Masked(several([tfd.Poisson(1.0), tfd.Gamma(1.0, 1.0)]), True),
+        several([flow("maf"), flow("maf")]),
+        chain(mixture(tfd.Normal, 1.0)),
     ],
 }
 CASES = [(expected, law) for expected, laws in LAWS.items() for law in laws]

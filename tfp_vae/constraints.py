@@ -3,12 +3,14 @@
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 SCALE_FLOOR = 1e-5
 LOG_LIMIT = 40.0
-_INVERSE_LIMIT = 1e8
+# Times 1 / eps: 1e8 in float32, 5e16 in float64.
+_INVERSE_LIMIT = 1e8 * np.finfo(np.float32).eps
 
 
 def float_policy(dtype: Any = None) -> Any:
@@ -95,8 +97,9 @@ def lower_triangular(raw: tf.Tensor, floor: float = SCALE_FLOOR) -> tf.Tensor:
 
     where `fill` is `tfp.math.fill_triangular`. The result is that of
     `tfp.bijectors.FillScaleTriL`, whose gradient XLA cannot compile for an unknown
-    batch size. If an entry of the inverse reaches 1e8, too large for float32, the
-    entries below the diagonal shrink until the diagonal dominates its row.
+    batch size. If an entry of the inverse reaches 1e8 in float32, or 5e16 in float64,
+    rounding would change it altogether: then the entries below the diagonal shrink
+    until the diagonal dominates its row.
 
     Args:
         raw: Real tensor of shape `(..., d * (d + 1) / 2)`.
@@ -125,7 +128,8 @@ def _shrinkage(below: tf.Tensor, diagonal: tf.Tensor) -> tf.Tensor:
     eye = tf.eye(below.shape[-1], batch_shape=tf.shape(below)[:-2], dtype=below.dtype)
     inverse = tf.linalg.triangular_solve(below + diagonal, eye)
     # Infinity and NaN fail this comparison too.
-    usable = tf.reduce_all(tf.abs(inverse) < _INVERSE_LIMIT, axis=[-2, -1])
+    limit = _INVERSE_LIMIT / np.finfo(below.dtype.as_numpy_dtype).eps
+    usable = tf.reduce_all(tf.abs(inverse) < limit, axis=[-2, -1])
     largest = tf.reduce_max(tf.abs(below), axis=-1, keepdims=True)
     pivot = tf.reduce_sum(diagonal, axis=-1, keepdims=True)
     dominated = pivot / tf.maximum(below.shape[-1] * largest, pivot)

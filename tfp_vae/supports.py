@@ -20,7 +20,7 @@ _BY_CLASS = {
     "logarithms on the simplex": (tfd.ExpRelaxedOneHotCategorical,),
 }
 # The parts of these distributions may have different supports.
-_SEVERAL = tfd.Mixture | tfd.Blockwise | tfd.JointDistribution
+_SEVERAL = {"Blockwise", "JointDistribution", "Mixture"}
 # Bijectors that map the real numbers onto themselves, including those of flows.
 _ONTO_THE_REALS = {
     "Identity",
@@ -35,10 +35,17 @@ _ONTO_THE_REALS = {
     "Sinh",
     "SinhArcsinh",
 }
-_INSIDE = (
-    ("components_distribution", tfd.MixtureSameFamily),
-    ("distribution", tfd.Independent | tfd.Sample | tfd.BatchBroadcast),
-)
+_INSIDE = {
+    "components_distribution": {"MixtureSameFamily"},
+    "distribution": {
+        "BatchBroadcast",
+        "BatchReshape",
+        "Independent",
+        "Masked",
+        "Sample",
+    },
+    "observation_distribution": {"HiddenMarkovModel"},
+}
 
 
 class Support(NamedTuple):
@@ -83,20 +90,24 @@ def support_of(distribution: Any) -> Support | None:
         >>> str(support_of(tfd.Sample(tfd.Beta(2.0, 1.0), 3)))
         'real numbers from 0 to 1'
     """
-    for attribute, wrapper in _INSIDE:
-        if isinstance(distribution, wrapper):
+    for attribute, wrappers in _INSIDE.items():
+        if _is(distribution, wrappers):
             return support_of(getattr(distribution, attribute))
     for kind, classes in _BY_CLASS.items():
         if isinstance(distribution, classes):
             return Support(kind)
-    if isinstance(distribution, _SEVERAL):
+    if _is(distribution, _SEVERAL):
         return None
+    if isinstance(distribution, tfd.Autoregressive):
+        first = () if distribution.sample0 is None else (distribution.sample0,)
+        return support_of(distribution.distribution_fn(*first))
     try:
         default = distribution.experimental_default_event_space_bijector()
-    except (TypeError, NotImplementedError):
+    except (TypeError, NotImplementedError, AttributeError):
         default = None
     else:
-        if default is None:
+        # TFP gives none for discrete distributions, nor for transformed mixtures.
+        if default is None and not _is(distribution, {"TransformedDistribution"}):
             return Support(DISCRETE)
     known = _image(default, Support(REALS))
     bijector = getattr(distribution, "bijector", None)
@@ -227,6 +238,8 @@ def _combinations(counts: list[int]) -> np.ndarray:
 
 def _image(bijector: Any, support: Support | None) -> Support | None:
     """The image of a set under a bijector; `None` if unknown."""
+    if support == Support(DISCRETE):
+        return support
     if support is None or support.kind != REALS:
         return None
     if _is(bijector, {"Chain"}):
@@ -257,12 +270,12 @@ def _image_of_an_interval(bijector: Any, support: Support) -> Support | None:
     return support if same or inverse else None
 
 
-def _is(bijector: Any, names: set[str]) -> bool:
-    """Whether the class of a bijector has one of these public names.
+def _is(part: Any, names: set[str]) -> bool:
+    """Whether the class of a distribution or bijector has one of these public names.
 
-    Some bijectors of TFP have a second class that is private, such as `_Invert`.
+    Some have a second class in TFP that is private, such as `_Invert` and `_Sample`.
     """
-    classes = {cls.__name__.lstrip("_") for cls in type(bijector).__mro__}
+    classes = {cls.__name__.lstrip("_") for cls in type(part).__mro__}
     return bool(classes & names)
 
 

@@ -36,7 +36,8 @@ class AutoregressiveNetwork(keras.layers.Layer):
     .. math:: \mathrm{output}_i = f_i(x_j \text{ for all } j \text{ before } i)
 
     Each unit has a degree: the place of the last input that it may depend on. Each
-    kernel is multiplied by a mask of the connections that the degrees allow.
+    kernel is multiplied by a mask of the connections that the degrees allow. Random
+    degrees are saved with the weights.
 
     Reference:
         Germain, Gregor, Murray, Larochelle, "MADE: Masked Autoencoder for Distribution
@@ -112,11 +113,11 @@ class AutoregressiveNetwork(keras.layers.Layer):
             keras.initializers.get, output_initializer, "output_initializer", caller
         )
         given = optional_seed(seed, caller)
-        # Saved in the config, so that a loaded network has the same masks.
+        # Saved in the config, so that a copy has the same masks.
         self.seed = random.getrandbits(31) if given is None else given
 
     def build(self, input_shape: Any) -> None:
-        """Makes the masks, kernels and biases."""
+        """Makes the degrees, kernels and biases."""
         size = input_shape[-1] if len(input_shape) else None
         if not size or self.event_shape not in (None, (size,)):
             raise ValueError(
@@ -134,12 +135,15 @@ class AutoregressiveNetwork(keras.layers.Layer):
                     f"{self.params}, with a kernel of shape ({inputs}, {outputs}). "
                     "Give smaller numbers."
                 )
-        self._masks = self._make_masks(size)
+        degrees = self._make_degrees(size)
         self.kernels, self.biases = [], []
-        for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-            self.kernels.append(self._add_kernel(i, inputs, outputs))
+        for i, (below, above) in enumerate(itertools.pairwise(degrees)):
+            self.kernels.append(self._add_kernel(i, below[:, None] <= above))
             if self.use_bias:
-                self.biases.append(self._add_bias(i, outputs))
+                self.biases.append(self._add_bias(i, len(above)))
+        if self._random:
+            degrees = [self._add_degrees(i, found) for i, found in enumerate(degrees)]
+        self._degrees = degrees
         self.built = True
 
     def call(self, inputs: Any) -> tf.Tensor:
@@ -147,9 +151,11 @@ class AutoregressiveNetwork(keras.layers.Layer):
         inputs = tf.convert_to_tensor(inputs)
         size = self.kernels[0].shape[0]
         x = tf.reshape(inputs, [-1, size])
+        degrees = [tf.convert_to_tensor(degree) for degree in self._degrees]
         for i, kernel in enumerate(self.kernels):
             x = x if i == 0 else self.activation(x)
-            x = tf.matmul(x, kernel * tf.constant(self._masks[i], x.dtype))
+            mask = degrees[i][:, tf.newaxis] <= degrees[i + 1]
+            x = tf.matmul(x, kernel * tf.cast(mask, x.dtype))
             x = x + self.biases[i] if self.use_bias else x
         return tf.reshape(x, [*batch_axes(inputs), size, self.params])
 
@@ -180,15 +186,28 @@ class AutoregressiveNetwork(keras.layers.Layer):
         """Restores functions before calling `__init__`."""
         return cls(**revive_arguments(config))
 
-    def _add_kernel(self, index: int, inputs: int, outputs: int) -> Any:
+    def load_own_variables(self, store: Any) -> None:
+        """Reads the variables; older models did not save random degrees."""
+        found = len(store.keys())
+        if self.built and self._random and found == len(self.kernels + self.biases):
+            for i, variable in enumerate(self.weights[:found]):
+                variable.assign(store[f"{i}"])
+        else:
+            super().load_own_variables(store)
+
+    @property
+    def _random(self) -> bool:
+        """Whether the seed decides the degrees."""
+        return "random" in (self.input_order, self.hidden_degrees)
+
+    def _add_kernel(self, index: int, mask: np.ndarray) -> Any:
         last = index == len(self.hidden_units)
         initializer = (last and self.output_initializer) or self.kernel_initializer
         # A copy: an initializer without a seed repeats its values if it is used again.
         draw = keras.initializers.get(keras.initializers.serialize(initializer))
-        mask = self._masks[index]
         return self.add_weight(
             name=f"kernel_{index}",
-            shape=(inputs, outputs),
+            shape=mask.shape,
             initializer=lambda shape, dtype: (
                 tf.constant(mask, dtype) * draw(shape, dtype=dtype)
             ),
@@ -199,7 +218,17 @@ class AutoregressiveNetwork(keras.layers.Layer):
             name=f"bias_{index}", shape=(outputs,), initializer="zeros"
         )
 
-    def _make_masks(self, size: int) -> tuple[np.ndarray, ...]:
+    def _add_degrees(self, index: int, degrees: np.ndarray) -> Any:
+        # Not integers, which TensorFlow keeps off a GPU.
+        return self.add_weight(
+            name=f"degrees_{index}",
+            shape=degrees.shape,
+            initializer=lambda shape, dtype: tf.constant(degrees, dtype, shape),
+            trainable=False,
+        )
+
+    def _make_degrees(self, size: int) -> list[np.ndarray]:
+        """Those of the inputs, of each layer's units, and of the outputs."""
         rng = np.random.default_rng(self.seed)
         order = _order(self.input_order, size, rng)
         degrees = [order]
@@ -210,11 +239,8 @@ class AutoregressiveNetwork(keras.layers.Layer):
             else:
                 shares = np.arange(1, units + 1) * (size - 1) / (units + 1)
                 degrees.append(np.maximum(lowest, np.ceil(shares)))
-        hidden = [
-            below[:, None] <= above for below, above in itertools.pairwise(degrees)
-        ]
-        last = np.repeat(degrees[-1][:, None] < order, self.params, axis=1)
-        return (*hidden, last)
+        degrees.append(np.repeat(order - 1, self.params))
+        return [np.asarray(found, self.variable_dtype) for found in degrees]
 
 
 def checked_hidden_units(hidden_units: Any, caller: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from tfp_vae.checks import checked_config
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.layers.distribution_layer import (
     DistributionLayer,
-    check_vector_of_parameters,
+    check_inner_layer,
 )
 
 tfd = tfp.distributions
@@ -37,7 +37,8 @@ class Blockwise(DistributionLayer):
 
     Args:
         layers: Distribution layers, such as
-            `[IndependentNormal(3), VonMisesFisher(5)]`.
+            `[IndependentNormal(3), VonMisesFisher(5)]`. The conversion, seed, dtype and
+            regularizer are arguments of this layer.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         **kwargs: Passed to `DistributionLayer`.
@@ -50,7 +51,8 @@ class Blockwise(DistributionLayer):
 
     Raises:
         ValueError: If `layers` are not distribution layers with a known number of
-            parameters, or the last axis of the inputs is not the sum of these.
+            parameters, one has an argument that belongs to this layer, or the last axis
+            of the inputs is not the sum of the numbers.
 
     Example:
         >>> blocks = [tv.IndependentNormal(3), tv.IndependentLaplace(2)]
@@ -72,6 +74,8 @@ class Blockwise(DistributionLayer):
             **kwargs,
         )
         self.layers = _checked_layers(layers)
+        for layer in self.layers:
+            check_inner_layer(layer, self)
 
     @staticmethod
     def params_size(
@@ -132,8 +136,6 @@ def _checked_layers(layers: Any) -> list[DistributionLayer]:
             f"parameters. Received: {layers!r}. Give instances such as "
             "`[IndependentNormal(3), VonMisesFisher(5)]`."
         )
-    for layer in layers:
-        check_vector_of_parameters(layer, "Blockwise")
     return layers
 
 

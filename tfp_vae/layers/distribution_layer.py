@@ -23,7 +23,7 @@ from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
 from tfp_vae.draws import seed_for_tfp
 from tfp_vae.environment import refuse_keras_2
-from tfp_vae.keras_internals import in_predict, set_mask
+from tfp_vae.keras_internals import in_predict, nested_layers, set_mask
 from tfp_vae.kl.layer import KLDivergenceRegularizer, track_kl
 from tfp_vae.layers.closures import variables_read
 from tfp_vae.seeds import Seeds
@@ -97,6 +97,7 @@ class DistributionLayer(keras.layers.Layer):
         self.supports_masking = True
         self._conversion = TensorConversion(convert_to_tensor_fn, caller)
         self._seeds = Seeds(self.seed)
+        self._first_inputs: Callable[[], Any] | None = None
         if isinstance(self.activity_regularizer, KLDivergenceRegularizer):
             track_kl(self, self.activity_regularizer)
 
@@ -169,7 +170,10 @@ class DistributionLayer(keras.layers.Layer):
         return self.make_distribution(zeros)
 
     def build(self, input_shape: Any) -> None:
-        """Checks the width, and builds the prior of a KL regularizer."""
+        """Checks the width, and finds the variables that the functions read.
+
+        A subclass calls it after making its own variables.
+        """
         width = self.parameters_width
         if (
             width is not None
@@ -180,25 +184,30 @@ class DistributionLayer(keras.layers.Layer):
         regularizer = self.activity_regularizer
         if isinstance(regularizer, KLDivergenceRegularizer):
             regularizer.build()
+        first, self._first_inputs = self._first_inputs, None
+        if first is not None:
+            read = variables_read(
+                self._with_value,
+                first(),
+                [*self._functions(), self],
+                type(self).__name__,
+                self.compute_dtype,
+            )
+            own = {id(variable) for variable in self.variables}
+            # Keras tracks the variables in attributes of a layer that is not built.
+            self._variables_read = [v for v in read if id(v) not in own]
         self.built = True
 
     def __call__(self, inputs: Any, *others: Any, **kwargs: Any) -> Any:
-        """Calls the layer; before it is built, finds what its functions read."""
+        """Calls the layer; the first call finds what its functions read."""
         if others:
             raise ValueError(
                 f"`{self.description}` expects its inputs in one list or dictionary. "
                 f"Received: {1 + len(others)} arguments. Call it with `[a, b]`."
             )
-        functions = self._functions()
-        if functions and not self.built:
-            # Keras tracks the variables in attributes of a layer that is not built.
-            self._variables_read = variables_read(
-                self._with_value,
-                inputs,
-                [*functions, self],
-                type(self).__name__,
-                self.compute_dtype,
-            )
+        if not self.built and self._functions():
+            # A function, since Keras would track a list or a dictionary.
+            self._first_inputs = lambda: inputs
         return super().__call__(inputs, **kwargs)
 
     def get_build_config(self) -> dict[str, Any] | None:
@@ -206,8 +215,11 @@ class DistributionLayer(keras.layers.Layer):
         return None if self._functions() else super().get_build_config()
 
     def _functions(self) -> list[Any]:
-        """The user's functions that the layer calls."""
-        return [] if self._conversion.name else [self._conversion.fn]
+        """The user's functions that the layer, or one inside it, calls."""
+        own = [] if self._conversion.name else [self._conversion.fn]
+        inner = nested_layers(self)[1:]
+        layers = [layer for layer in inner if isinstance(layer, DistributionLayer)]
+        return [*own, *itertools.chain(*(layer._functions() for layer in layers))]
 
     def _with_value(self, inputs: Any) -> Any:
         """The distribution, after its value was made."""
@@ -346,19 +358,24 @@ def _map_shapes(fn: Any, shapes: Any) -> Any:
     return fn(shapes)
 
 
-def check_vector_of_parameters(layer: DistributionLayer, caller: str) -> None:
-    """Checks that a layer inside another reads its parameters from one vector.
+def check_inner_layer(layer: DistributionLayer, outer: DistributionLayer) -> None:
+    """Checks that a layer inside another has no argument that the outer one ignores.
+
+    The outer layer calls only `make_distribution` of the inner one, on a vector.
 
     Args:
         layer: The inner layer.
-        caller: Name of the outer one, for the message.
+        outer: The outer layer.
 
     Raises:
-        ValueError: If it has a `parameters_axis`.
+        ValueError: If the inner layer has a `parameters_axis`, a regularizer, a seed, a
+            conversion other than `"sample"`, or a dtype wider than that of the outer.
 
     Example:
-        >>> check_vector_of_parameters(tv.IndependentNormal(3), "Blockwise")
+        >>> inner = tv.IndependentNormal(3)
+        >>> check_inner_layer(inner, tv.MixtureSameFamily(2, inner))
     """
+    caller = type(outer).__name__
     axis = getattr(layer, "parameters_axis", None)
     if axis is not None:
         raise ValueError(
@@ -366,3 +383,19 @@ def check_vector_of_parameters(layer: DistributionLayer, caller: str) -> None:
             f"{layer.description} with parameters_axis={axis}. Make it without "
             "`parameters_axis`."
         )
+    own, of_outer = tf.as_dtype(layer.compute_dtype), tf.as_dtype(outer.compute_dtype)
+    ignored = {
+        "activity_regularizer": layer.activity_regularizer,
+        "seed": layer.seed,
+        "convert_to_tensor_fn": (
+            None if layer._conversion.name == "sample" else layer.convert_to_tensor_fn
+        ),
+        "dtype": own.name if own.size > of_outer.size else None,
+    }
+    for name, value in ignored.items():
+        if value is not None:
+            raise ValueError(
+                f"`{caller}` expects layers that leave `{name}` to it. Received: "
+                f"{layer.description} with {name}={value!r}. Give `{name}` to "
+                f"`{caller}`."
+            )

@@ -124,7 +124,7 @@ class FlowLayer(DistributionLayer):
                 that of the layer.
         """
         base = self._checked_base(base)
-        if not self.built:
+        if self._size is None:
             self.build((None, *base.event_shape.as_list()))
         if base.event_shape[0] != self._size:
             raise ValueError(
@@ -146,16 +146,18 @@ class FlowLayer(DistributionLayer):
             return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if not self.built:
             self.build(inputs.shape)
-        # Keras passes only a shape here: use a normal distribution of that shape.
+        # Keras passes only a shape here.
         stand_in = DistributionLambda(
-            lambda loc: self.transform_distribution(
-                tfd.MultivariateNormalDiag(loc, tf.ones_like(loc))
-            ),
+            lambda loc: self.transform_distribution(_stand_in(loc)),
             self.convert_to_tensor_fn,
             name=self.name,
             dtype=self.dtype_policy,
         )
         return stand_in.compute_output_spec(inputs)
+
+    def _with_value(self, inputs: Any) -> Any:
+        # A trace passes only a tensor here.
+        return super()._with_value(_stand_in(inputs))
 
     def _checked_base(self, base: Any) -> Any:
         if not isinstance(base, tfd.Distribution):
@@ -186,6 +188,11 @@ class FlowLayer(DistributionLayer):
                 "`dtype` of the distribution, which must be a float."
             )
         return base
+
+
+def _stand_in(loc: tf.Tensor) -> Any:
+    """Some distribution of vectors of that shape."""
+    return tfd.MultivariateNormalDiag(loc, tf.ones_like(loc))
 
 
 def masked_autoregressive(network: Callable[[tf.Tensor], tf.Tensor]) -> Any:

@@ -25,7 +25,7 @@ class IndependentCategorical(IndependentLayer):
     The inputs are the K logits of the first coordinate, then those of the second, and
     so on. With `parameters_axis=-1` they are K channels for each colour of a pixel.
     Values and draws are category numbers in the dtype of the parameters; the mean is
-    the mean of these numbers.
+    the mean of these numbers. Any other value has probability 0.
 
     Reference:
         van den Oord et al., Pixel recurrent neural networks, 2016;
@@ -101,12 +101,25 @@ class _NumberedCategorical(tfd.Categorical):
     ) -> None:
         parameters = dict(locals())
         self._check_values = validate_args
-        super().__init__(logits=logits, dtype=logits.dtype, name=name)
+        super().__init__(
+            logits=logits,
+            dtype=logits.dtype,
+            force_probs_to_zero_outside_support=True,
+            name=name,
+        )
         self._parameters = parameters
 
     @classmethod
     def _parameter_properties(cls, dtype: Any, num_classes: Any = None) -> Any:
         return {"logits": super()._parameter_properties(dtype, num_classes)["logits"]}
+
+    def _log_prob(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.math.is_nan(x), x, super()._log_prob(x))
+
+    def _cdf(self, x: tf.Tensor) -> tf.Tensor:
+        last = tf.cast(self._num_categories(), x.dtype) - 1
+        below = tf.clip_by_value(tf.floor(x), -1, last)
+        return tf.where(tf.math.is_nan(x), x, super()._cdf(below))
 
     def _mean(self) -> tf.Tensor:
         probs = self.probs_parameter()

@@ -56,4 +56,6 @@ class IndependentContinuousBernoulli(IndependentLayer):
     def coordinates(self, *raw: tf.Tensor) -> Any:
         """Continuous Bernoullis from logits."""
         (logits,) = raw
-        return ContinuousBernoulli(logits=logits, validate_args=self.validate_args)
+        return ContinuousBernoulli(
+            logits=logits, dtype=logits.dtype, validate_args=self.validate_args
+        )

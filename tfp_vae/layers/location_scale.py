@@ -117,7 +117,8 @@ class LocationScaleLayer(IndependentLayer):
         """Makes the distribution from the inputs."""
         scale = self.scale
         if scale == SHARED:
-            raw = tf.convert_to_tensor(self.raw_scale)
+            # An outer layer may compute in a wider dtype.
+            raw = tf.cast(tf.convert_to_tensor(self.raw_scale), parameters.dtype)
             scale = positive(raw, self.scale_floor)
         return self.new(
             parameters,

@@ -18,7 +18,7 @@ from tfp_vae.constraints import SCALE_FLOOR
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.layers.distribution_layer import (
     DistributionLayer,
-    check_vector_of_parameters,
+    check_inner_layer,
 )
 from tfp_vae.layers.events import batch_axes
 from tfp_vae.layers.location_scale import (
@@ -46,7 +46,8 @@ class MixtureSameFamily(DistributionLayer):
 
     Args:
         num_components: The number of components K.
-        component_layer: A distribution layer such as `IndependentNormal(3)`.
+        component_layer: A distribution layer such as `IndependentNormal(3)`. The
+            conversion, seed, dtype and regularizer are arguments of the mixture.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         reparameterize: Whether draws have gradients, as a posterior needs. They are the
@@ -61,8 +62,9 @@ class MixtureSameFamily(DistributionLayer):
         A `tfd.MixtureSameFamily` with `batch_shape == inputs.shape[:-1]`.
 
     Raises:
-        ValueError: If `component_layer` is not a distribution layer, or the last axis
-            of the inputs is not `params_size`.
+        ValueError: If `component_layer` is not a distribution layer or has an argument
+            that belongs to the mixture, or the last axis of the inputs is not
+            `params_size`.
 
     Example:
         >>> layer = MixtureSameFamily(5, IndependentNormal(3))
@@ -94,7 +96,7 @@ class MixtureSameFamily(DistributionLayer):
                 f"Received: component_layer={component_layer!r}. Give an instance such "
                 "as `IndependentNormal(3)`."
             )
-        check_vector_of_parameters(component_layer, caller)
+        check_inner_layer(component_layer, self)
         self.component_layer = component_layer
 
     @staticmethod

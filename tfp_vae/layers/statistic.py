@@ -33,7 +33,8 @@ class Statistic(keras.layers.Layer):
         distribution: The output of a distribution layer.
 
     Returns:
-        A tensor of the shape of a draw.
+        A tensor of the shape of a draw, in the dtype of the input; in `dtype` if that
+        is an integer and the statistic is not.
 
     Raises:
         ValueError: If `statistic` is none of these, or the input is no distribution.
@@ -80,19 +81,24 @@ class Statistic(keras.layers.Layer):
             )
         seed = self._seeds.next() if self.statistic == "sample" else None
         convert = TensorConversion(self.statistic)
-        return tf.convert_to_tensor(convert(unwrap(distribution), seed))
+        value = convert(unwrap(distribution), seed)
+        return tf.cast(value, self._dtype_of_value(distribution))
 
     def compute_output_spec(self, distribution: Any) -> keras.KerasTensor:
         """The shape of a draw; a mean of integers is a real number."""
-        dtype = distribution.dtype
-        real = keras.backend.is_float_dtype(dtype)
-        if self.statistic not in ("sample", "mode") and not real:
-            dtype = self.compute_dtype
+        dtype = self._dtype_of_value(distribution)
         return keras.KerasTensor(distribution.shape, dtype=dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The input's shape."""
         return input_shape
+
+    def _dtype_of_value(self, distribution: Any) -> str:
+        # A symbolic input has the dtype of its value, not that of draws.
+        dtype = keras.backend.standardize_dtype(distribution.dtype)
+        integers = not keras.backend.is_float_dtype(dtype)
+        real = self.statistic not in ("sample", "mode")
+        return self.compute_dtype if integers and real else dtype
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
