@@ -262,6 +262,25 @@ def test_a_uniform_prior_that_does_not_reach_is_infinitely_far():
     assert tfd.kl_divergence(q, tfd.Uniform(-1.0, 1.0)) > 0
 
 
+def events_of(*shape):
+    yield tfd.Independent(tfd.Normal(tf.zeros(shape), 1.0), len(shape))
+    yield tfd.Sample(tfd.Normal(0.0, 1.0), shape)
+    if len(shape) == 1:
+        yield tfd.MultivariateNormalDiag(tf.zeros(shape))
+        yield tfd.MultivariateNormalTriL(tf.zeros(shape), tf.eye(*shape))
+
+
+@pytest.mark.parametrize("shapes", [(3, 1), (1, 3), (3, 2), ((3, 2), 2), (2, (3, 2))])
+def test_other_event_shapes_are_refused_and_not_broadcast(shapes):
+    left, right = (events_of(*np.atleast_1d(shape)) for shape in shapes)
+    for q, p in itertools.product(left, right):
+        normals = [isinstance(x, tfd.MultivariateNormalLinearOperator) for x in (q, p)]
+        if type(q) is type(p) or all(normals):
+            continue  # TFP's own
+        with pytest.raises(ValueError, match="of one event shape"):
+            tfd.kl_divergence(q, p)
+
+
 def test_samples_of_batches_keep_their_monte_carlo():
     """Of a `Sample` with a batch only the normal is known how to write out."""
     q = tfd.Independent(tfd.Laplace(tf.zeros([2, 3]), 1.0), 1)

@@ -453,6 +453,36 @@ def test_imputation_knows_why_an_entry_is_missing():
     assert mean > plain + 0.2
 
 
+@pytest.mark.parametrize("rows", [3, 4])
+def test_a_numbered_category_is_filled_with_the_most_probable_given_the_mask(rows):
+    """p(x = j | missing) is in proportion to p[j] sigmoid(2 j - 2), largest at 2."""
+    p = np.array([0.5, 0.3, 0.2])
+    assert np.argmax(p / (1 + np.exp(2 - 2 * np.arange(3)))) == 2
+    likelihood = tv.Blockwise(
+        [tv.IndependentCategorical(2, num_categories=3), tv.IndependentNormal(1)]
+    )
+    decoder = keras.Sequential([keras.Input((1,)), keras.layers.Dense(8), likelihood])
+    bias = np.concatenate([np.log(p), np.log(p), [0.7, 0.0]])
+    decoder.layers[0].set_weights([np.zeros((1, 8)), bias])
+    mask = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(3), tv.IndependentBernoulli(3)]
+    )
+    mask.layers[0].set_weights([np.diag([-2.0, -2.0, 0.0]), np.array([2.0, 2.0, 0.0])])
+    model = tv.VAE(
+        constant_encoder(3, 1),
+        decoder,
+        tv.StandardNormal(1),
+        missing="nan",
+        missing_model=mask,
+    )
+    x = np.float32([[0, 1, 0.2]] * rows)
+    x[0, 0] = x[1, 2] = x[-1, 1] = np.nan
+    found = model.impute(x, 5000, seed=1)
+    assert found[0, 0] == found[-1, 1] == 2.0
+    assert found[1, 2] == pytest.approx(0.7, abs=5 * np.log(2) / np.sqrt(5000))
+    np.testing.assert_array_equal(found[~np.isnan(x)], x[~np.isnan(x)])
+
+
 def test_a_model_of_the_mask_is_trained_and_saved(tmp_path, rng):
     """A trained logit of the mask finds the parameters that made it."""
     model = self_masking()

@@ -364,6 +364,22 @@ def test_a_kl_layer_called_twice_in_a_step_shows_what_it_adds():
         assert logs["loss"] == pytest.approx(logs["nll"] + logs["kl"], rel=1e-5)
 
 
+def test_losses_of_the_priors_network_leave_the_kl_alone(rng):
+    y = rng.normal(size=(len(X), 3)).astype("float32")
+    regularized = keras.layers.Dense(6, activity_regularizer=keras.regularizers.L2(1.0))
+    prior = keras.Sequential([keras.Input((3,)), regularized, tv.IndependentNormal(3)])
+    x, c = keras.Input(models.PIXELS), keras.Input((3,))
+    h = keras.layers.Dense(6)(keras.layers.Flatten()(x))
+    encoder = keras.Model(x, tv.IndependentNormal(3)(h))
+    z = tv.KLDivergenceAddLoss(prior)(encoder(x), prior_inputs=c)
+    output = tv.IndependentBernoulli(models.PIXELS)(keras.layers.Dense(64)(z))
+    model = keras.Model([x, c], output)
+    model.compile("sgd", loss=tv.NegativeLogLikelihood())
+    logs = model.evaluate([X, y], X, batch_size=8, verbose=0, return_dict=True)
+    expected = float(tf.reduce_mean(encoder(X).kl_divergence(prior(y))))
+    assert logs["kl"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_predict_inside_an_epoch_leaves_the_history_alone():
     model = deterministic = models.vae(conversion="mean")
     meddle = keras.callbacks.LambdaCallback(
@@ -406,8 +422,16 @@ def test_variables_that_keras_cannot_train_are_an_error(kind, rng):
     def of_keras():
         return tfd.Independent(tfd.Normal(keras.Variable([0.0] * 3), 1.0), 1)
 
-    with pytest.raises(ValueError, match="Keras can train. Received"):
-        posterior_with(kind(of_tf))(parameters(rng))
+    loc = keras.Variable([0.0] * 3)
+
+    def of_closure():
+        return tfd.Independent(tfd.Normal(loc, 1.0), 1)
+
+    for function in (of_tf, of_keras, of_closure):
+        with pytest.raises(ValueError, match="Keras can train. Received"):
+            posterior_with(kind(function))(parameters(rng))
+    loc.trainable = False  # as of a schedule
+    assert np.isfinite(posterior_with(kind(of_closure))(parameters(rng))).all()
     for prior in (of_tf(), of_keras()):
         with pytest.raises(ValueError, match="Keras can train. Received"):
             kind(prior)
@@ -506,3 +530,23 @@ def test_a_conditional_prior_is_built_with_the_layer():
     x, y = keras.Input((4,)), keras.Input((3,))
     q = tv.KLDivergenceAddLoss(prior)(tv.IndependentNormal(2)(x), prior_inputs=y)
     assert len(keras.Model([x, y], q).trainable_variables) == 2
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_a_conditional_prior_of_sequences_of_any_length(built, rng):
+    inputs = [keras.Input((None, 3))] if built else []
+    # A window of 5 fits no example of one step.
+    window = [keras.layers.Conv1D(4, 5)] if built else []
+    last = [keras.layers.LSTM(4), keras.layers.Dense(4), tv.IndependentNormal(2)]
+    prior = keras.Sequential([*inputs, *window, *last])
+    x, y = keras.Input((4,)), keras.Input((None, 3))
+    q = tv.IndependentNormal(2)(x)
+    z = tv.KLDivergenceAddLoss(prior)(q, prior_inputs=y)
+    model = keras.Model([x, y], [z, q])
+    model.compile("sgd")
+    params, given = rng.normal(size=(8, 4)), rng.normal(size=(8, 7, 3))
+    found = model.evaluate([params, given], verbose=0, return_dict=True)["kl"]
+    q, p = tv.IndependentNormal(2)(params), prior(given)
+    ratio = p.stddev() / q.stddev()
+    kl = np.log(ratio) + 0.5 * (ratio**-2 + ((q.mean() - p.mean()) / p.stddev()) ** 2)
+    np.testing.assert_allclose(found, np.sum(kl - 0.5, axis=1).mean(), rtol=1e-4)

@@ -153,6 +153,19 @@ def test_numbers_beyond_a_dtype_are_kept():
     np.testing.assert_allclose(found, [3e4, 18e4])
 
 
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint64", "Int64"])
+@pytest.mark.parametrize("kind", ["count", "numeric"])
+def test_integers_beyond_int64_are_floating_numbers(dtype, kind):
+    given = pd.DataFrame({"a": np.array([0, 3, 1, 500])}).astype(dtype)
+    table = tv.Table(given, {"a": kind})
+    mean, scale = (0.0, 1.0) if kind == "count" else (126.0, np.std(given["a"]))
+    for large in (1e19, 1e25, 2.0**63):
+        found = table.to_frame(np.array([[large], [np.nan], [2.0]]))["a"]
+        assert found.dtype == "float64"
+        expected = mean + scale * np.array([large, np.nan, 2.0])
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_expectations_become_values():
     given = pd.DataFrame(
         {

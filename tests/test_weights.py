@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -205,6 +206,63 @@ def test_kl_weight_multiplies_the_kl_in_the_loss_and_not_in_the_history():
     assert found["weights_kl"] == pytest.approx([kl], rel=1e-4)
     layer(X)
     assert float(layer.losses[0]) == pytest.approx(0.1 * kl, rel=1e-4)
+
+
+def student_prior(dtype, shape, *_):
+    return tfd.Independent(tfd.StudentT(3.0, tf.zeros(shape, dtype), 1.0), len(shape))
+
+
+def held_as_mean(kernel_size, bias_size, dtype=None):
+    return keras.Sequential([tv.VariableLayer(2), tv.IndependentNormal(1, "mean")])
+
+
+def converted(cls, fn):
+    return lambda: cls(
+        1,
+        kernel_posterior_tensor_fn=fn,
+        kernel_prior_fn=student_prior,
+        bias_posterior_fn=None,
+        seed=5,
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tv.DenseVariational(
+            1,
+            held_as_mean,
+            lambda *_: lambda x: student_prior(tf.float32, [1]),
+            use_bias=False,
+            seed=5,
+        ),
+        converted(tv.DenseReparameterization, "mean"),
+        converted(tv.DenseFlipout, lambda d: d.sample()),
+    ],
+)
+def test_a_kl_without_a_closed_form_is_that_of_draws(make):
+    """The KL of N(0.5, 2^2) and Student's t, by quadrature."""
+    kls = []
+    for _ in range(2):
+        layer = make()
+        layer.build((None, 1))
+        values = [0.5, np.log(np.expm1(2.0))]
+        for variable in layer.trainable_variables:
+            some = [values.pop(0) for _ in range(tf.size(variable))]
+            variable.assign(np.reshape(some, variable.shape))
+
+        def kl(_, layer=layer):
+            layer(tf.ones([1, 1]))
+            return layer.losses[0]
+
+        calls = tf.function(lambda kl=kl: tf.map_fn(kl, tf.zeros([1000])))
+        kls.append(calls().numpy())
+    np.testing.assert_array_equal(*kls)
+    q = scipy.stats.norm(0.5, 2.0)
+    exact = q.expect(lambda w: q.logpdf(w) - scipy.stats.t(3.0).logpdf(w))
+    error = kls[0].std() / np.sqrt(len(kls[0]))
+    assert 0.0 < error < 0.05
+    assert abs(kls[0].mean() - exact) < 4.5 * error
 
 
 def test_a_plain_keras_model_warns_once_that_the_kl_is_whole():
@@ -428,6 +486,39 @@ def test_a_part_with_its_own_function_leaves_the_other_divided():
     assert found == pytest.approx([expected], rel=1e-5)
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_function_of_ones_own_beside_a_divided_kl(apart, tmp_path):
+    """Of two parts of a layer, or of two layers."""
+
+    def model_with(**options):
+        both = {
+            "bias_posterior_fn": tv.default_mean_field_normal_fn(),
+            "bias_prior_fn": tv.default_multivariate_normal_fn,
+        }
+        own = tv.DenseReparameterization(
+            1, kernel_divergence_fn=tenth_of_the_kl, **({} if apart else both)
+        )
+        return model_of(own, *[tv.DenseFlipout(1)] * apart, **options)
+
+    pipeline = tf.data.Dataset.from_tensor_slices((X, Y)).batch(32)
+    with pytest.raises(ValueError, match=r"compile\(num_examples=...\)"):
+        model_with().fit(pipeline, verbose=0)
+    model = model_with(num_examples=ROWS)
+    assert np.isfinite(model.fit(pipeline, verbose=0).history["loss"]).all()
+    model.save(tmp_path / "model.keras")
+    assert keras.models.load_model(tmp_path / "model.keras").num_examples == ROWS
+    model.compile("sgd", tv.NegativeLogLikelihood(reduction="sum"))
+    with pytest.raises(ValueError, match="reduction='sum'"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_without_a_divided_kl_no_number_of_examples_is_asked_for():
+    pipeline = tf.data.Dataset.from_tensor_slices((X, Y)).batch(32)
+    without = tv.DenseFlipout(1, kernel_prior_fn=None)
+    own = tv.DenseFlipout(1, kernel_divergence_fn=tenth_of_the_kl)
+    assert "loss" in model_of(without, own).fit(pipeline, verbose=0).history
+
+
 def test_a_pipeline_after_arrays_asks_too():
     model = model_of(tv.DenseReparameterization(1))
     model.fit(X[:8], Y[:8], verbose=0)
@@ -613,6 +704,21 @@ def test_a_causal_convolution_is_that_of_keras(data_format):
     np.testing.assert_allclose(mine(x), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize(("cls", "rank"), CONVOLUTIONS)
+def test_other_channels_than_those_of_the_kernel_are_refused(cls, rank, data_format):
+    def shape(channels):
+        room = [8] * rank
+        last = data_format == "channels_last"
+        return (2, *room, channels) if last else (2, channels, *room)
+
+    for make in (cls, cls.deterministic):
+        layer = make(4, 3, data_format=data_format)
+        layer.build(shape(3))
+        with pytest.raises(ValueError, match="to have value 3, but received"):
+            layer(np.ones(shape(6), "float32"))
+
+
 # The estimators.
 
 
@@ -649,6 +755,28 @@ def test_the_gradient_is_that_of_the_expected_loss(cls):
     assert (error / np.abs(exact)).min() < 0.03
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tv.DenseFlipout(4),
+        lambda: tv.DenseLocalReparameterization(4),
+        lambda: tv.DenseVariational(4, mean_field, unit_normal),
+        lambda: tv.Convolution1DFlipout(4, 2),
+    ],
+)
+def test_integers_are_the_floating_numbers_that_they_are(make, dtype):
+    x = np.array([[[70_000], [250], [3]]] * 2).astype(dtype)
+    layer = make()
+    found = []
+    for inputs in (x, x.astype("float32")):
+        with weights_drawn_with((1, 2)):
+            layer(inputs)  # of one draw
+        layer._seeds.outside_training.state.assign([1, 0])
+        found.append(layer(inputs))  # of signs or outputs for each example
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("cls", DENSE)
 def test_a_row_of_zeros_has_a_finite_gradient(cls):
     layer = cls(2)
@@ -657,6 +785,30 @@ def test_a_row_of_zeros_has_a_finite_gradient(cls):
         loss = tf.reduce_sum(layer(tf.zeros([1, FEATURES])) ** 2)
     gradients = tape.gradient(loss, [v.value for v in layer.trainable_variables])
     assert all(np.isfinite(g).all() for g in gradients if g is not None)
+
+
+@pytest.mark.parametrize("shapes", [((3, 2), ()), ((), (3, 2)), ((1, 2), (3, 1))])
+@pytest.mark.parametrize("cls", [*DENSE[1:], tv.Convolution1DFlipout])
+def test_loc_and_scale_of_a_posterior_may_broadcast(cls, shapes):
+    def posterior(dtype, shape, name, trainable, add_variable_fn):
+        front = [1] * (len(shape) - 2)
+        loc, scale = (
+            tf.reshape(
+                add_variable_fn(name=f"{name}_{i}", shape=some, initializer="ones"),
+                [*front, *some] if some else [],
+            )
+            for i, some in enumerate(shapes)
+        )
+        return tfd.Independent(tfd.Normal(loc + 0.5, scale + 1.0), len(shape))
+
+    kernel = [1] if cls is tv.Convolution1DFlipout else []
+    layer = cls(2, *kernel, kernel_posterior_fn=posterior, bias_posterior_fn=None)
+    x = np.tile(np.float32([1.0, -0.5, 2.0]), [4, *kernel, 1])
+    calls = tf.function(lambda: layer(x))
+    found = np.concatenate([calls().numpy().reshape(4, 2) for _ in range(500)])
+    error = 2.0 * np.sqrt(5.25 / 500)
+    np.testing.assert_allclose(found.mean(axis=0), [3.75] * 2, atol=4.5 * error)
+    np.testing.assert_allclose(found.std(axis=0), [2 * np.sqrt(5.25)] * 2, rtol=0.15)
 
 
 @pytest.mark.parametrize(("cls", "rank"), CONVOLUTIONS)
@@ -804,6 +956,19 @@ def test_the_divergence_is_the_closed_form(posterior):
     loc = np.concatenate([v.numpy().ravel() for v in layer.layer.weights])
     kl = np.log(2.0 / 0.3) + (0.3**2 + (loc - 0.5) ** 2) / (2 * 4.0) - 0.5
     assert float(layer.losses[0]) == pytest.approx(kl.sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("posterior", ["normal", "multivariate_normal_tril"])
+@pytest.mark.parametrize("scale", [1e-36, 1e-8, 1.0, 700.0, 1000.0, 1e15])
+def test_the_initial_scale_may_be_tiny_or_large(posterior, scale):
+    dense = keras.layers.Dense(2, kernel_initializer="zeros")
+    layer = tv.Variational(dense, posterior, initial_scale=scale)
+    layer(X)
+    q = layer._posterior()
+    found = q.stddev() if posterior == "normal" else q.scale.diag_part()
+    np.testing.assert_allclose(found, np.full(8, scale), rtol=1e-4)
+    kl = 8 * ((scale**2 - 1.0) / 2.0 - np.log(scale))
+    assert float(layer.losses[0]) == pytest.approx(kl, rel=1e-4, abs=1e-4)
 
 
 def test_a_learned_prior_scale_is_one_for_each_tensor():
@@ -992,6 +1157,21 @@ def test_a_posterior_without_variables_is_refused():
         layer(X)
 
 
+def test_a_posterior_or_prior_for_each_example_is_refused():
+    def of_inputs(kernel_size, bias_size, dtype=None):
+        size = kernel_size + bias_size
+        return keras.Sequential(
+            [keras.layers.Dense(2 * size), tv.IndependentNormal(size)]
+        )
+
+    for fns, role in (
+        ((of_inputs, unit_normal), "posterior"),
+        ((mean_field, of_inputs), "prior"),
+    ):
+        with pytest.raises(ValueError, match=f"its {role} to have 8 .* all examples"):
+            tv.DenseVariational(2, *fns)(X)
+
+
 def test_estimators_need_a_normal_posterior():
     def student(dtype, shape, name, trainable, add_variable_fn):
         loc = add_variable_fn(name=name, shape=shape, initializer="zeros", dtype=dtype)
@@ -1021,6 +1201,8 @@ def test_estimators_need_a_normal_posterior():
         ),
         (lambda: tv.Variational(keras.layers.Dense(2), "gamma"), "posterior"),
         (lambda: tv.Variational(keras.layers.Dense(2), initial_scale=0), "initial_sc"),
+        (lambda: tv.Variational(keras.layers.Dense(2), initial_scale=1e-50), "holds"),
+        (lambda: tv.Variational(keras.layers.Dense(2), initial_scale=1e39), "holds"),
         (lambda: tv.DenseFlipout(0), "units"),
         (lambda: tv.DenseFlipout(2, kernel_posterior_fn=3), "to be a function"),
         (lambda: tv.DenseFlipout(2, activation="no such"), "activation"),

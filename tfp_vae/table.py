@@ -651,7 +651,10 @@ def _as_numbers(numbers: np.ndarray, dtype: str) -> Any:
         finite = np.isfinite(np.asarray(found, "float64"))
         return found if finite[~np.isnan(numbers)].all() else numbers
     missing = np.isnan(numbers)
-    whole = np.rint(np.where(missing, 0, numbers)).astype("int64")
+    rounded = np.rint(np.where(missing, 0, numbers))
+    if (np.abs(rounded) >= 2.0**63).any():  # beyond int64
+        return numbers
+    whole = rounded.astype("int64")
     integers = pd.arrays.IntegerArray(whole, missing)
     try:
         found = integers.astype(dtype)

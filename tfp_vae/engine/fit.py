@@ -100,13 +100,13 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: If `num_examples` is not a positive integer, or a layer has its
-                own factor of the KL.
+            ValueError: If `num_examples` is not a positive integer, or all layers with
+                random weights have their own factor of the KL.
         """
         if num_examples is not None:
             num_examples = integer(num_examples, "num_examples", "compile")
             own = layers_with_kl(self, divided=False)
-            if own:
+            if own and not layers_with_kl(self):
                 raise ValueError(
                     "`compile` expects `num_examples` only if layers divide the KL of "
                     f"their weights by it. Received: num_examples={num_examples}, and "
@@ -411,8 +411,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         if self._asked_examples is not None:
             check_examples(self._asked_examples, rows, "fit")
             rows = self._asked_examples
-        own = layers_with_kl(self, divided=False)
-        if (layers or own) and rows != self.num_examples:
+        if layers and rows != self.num_examples:
             self._forget_functions()
         self.num_examples = rows
 

@@ -31,8 +31,8 @@ def layers_with_kl(model: Any, divided: bool = True) -> list[Any]:
 
     Args:
         model: A Keras model.
-        divided: True for layers whose KL is divided by the number of examples, False
-            for those with a factor or a function of the user.
+        divided: True for layers whose KL, or a part of it, is divided by the number of
+            examples, False for those with a factor or a function of the user for all.
 
     Returns:
         A list.

@@ -100,11 +100,21 @@ def _as_multivariate_normal(distribution: Any) -> Any:
     return tfd.MultivariateNormalDiag(normal.mean(), normal.stddev())
 
 
+def _check_events(a: Any, b: Any) -> None:
+    if not a.event_shape.is_compatible_with(b.event_shape):
+        raise ValueError(
+            "`tfd.kl_divergence` expects two distributions of one event shape. "
+            f"Received: {family_name(a)} of shape {a.event_shape}, {family_name(b)} of "
+            f"shape {b.event_shape}. Repeat a scalar p with `tfd.Sample(p, shape)`."
+        )
+
+
 @tfd.RegisterKL(tfd.Independent, tfd.MultivariateNormalLinearOperator)
 @tfd.RegisterKL(tfd.MultivariateNormalLinearOperator, tfd.Independent)
 @tfd.RegisterKL(tfd.Sample, tfd.MultivariateNormalLinearOperator)
 @tfd.RegisterKL(tfd.MultivariateNormalLinearOperator, tfd.Sample)
 def _kl_multivariate_normals(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
+    _check_events(a, b)
     return tfd.kl_divergence(
         _as_multivariate_normal(a), _as_multivariate_normal(b), name=name
     )
@@ -113,6 +123,7 @@ def _kl_multivariate_normals(a: Any, b: Any, name: str | None = None) -> tf.Tens
 @tfd.RegisterKL(tfd.Independent, tfd.Sample)
 @tfd.RegisterKL(tfd.Sample, tfd.Independent)
 def _kl_of_coordinates(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
+    _check_events(a, b)
     first, second = as_independent(a), as_independent(b)
     if first is None or second is None:
         return _kl_of_copies(a, b, name)

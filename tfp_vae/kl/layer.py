@@ -370,8 +370,9 @@ class KLDivergenceAddLoss(keras.layers.Layer):
         """Calls the layer; a conditional prior is built on its first inputs."""
         if prior_inputs is None:  # A subclass may have a `call` of one argument.
             return super().__call__(distribution_a, **kwargs)
-        if not self.built:
-            self._kl.build(tf.zeros([1, *prior_inputs.shape[1:]]))
+        if not self.built and not getattr(self.prior, "built", True):
+            sides = [side or 1 for side in prior_inputs.shape[1:]]
+            self._kl.build(tf.zeros([1, *sides]))
         return super().__call__(distribution_a, prior_inputs, **kwargs)
 
     def build(self, distribution_a_shape: Any) -> None:

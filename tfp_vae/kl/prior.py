@@ -60,7 +60,8 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
             "`VariableLayer`."
         )
     if callable(prior) and not isinstance(prior, keras.layers.Layer):
-        _refuse(distribution, distribution.trainable_variables)
+        found = [v for v in _keras_variables(distribution) if v.trainable]
+        _refuse(distribution, [*distribution.trainable_variables, *found])
     return distribution
 
 

@@ -179,7 +179,7 @@ class Imputation(Estimates):
         def values_of(made: Draws) -> tf.Tensor:
             if self.missing_model is None:
                 return moments(made.likelihood)
-            return self.completed(made, target)
+            return moments_of_values(made.likelihood, self.completed(made, target))
 
         def add(found: Any, chunk: DrawChunk) -> Any:
             total, mean = found
@@ -195,10 +195,7 @@ class Imputation(Estimates):
             return new, mean + tf.reduce_sum(values, axis=0)
 
         def start(posterior: Any) -> Any:
-            if self.missing_model is None:
-                like = moments(unwrap(self.likelihood(center(posterior), y)))
-            else:
-                like = tf.convert_to_tensor(target)
+            like = moments(unwrap(self.likelihood(center(posterior), y)))
             total = constant_rows(-np.inf, posterior)
             return total, tf.zeros_like(like, total.dtype)
 
@@ -327,6 +324,36 @@ def moments(likelihood: Any) -> tf.Tensor:
             "`impute` expects a likelihood with a mean, or of categories. Received: "
             f"{family_name(likelihood)}. Give `draws=20` for draws instead."
         ) from error
+
+
+def moments_of_values(likelihood: Any, values: tf.Tensor) -> tf.Tensor:
+    """The `moments` of single values, whose average estimates those of p(x | z).
+
+    Args:
+        likelihood: p(x | z), as for `moments`.
+        values: Values of x, of shape `(n, *event_shape)`.
+
+    Returns:
+        A tensor of the shape of `moments`: the values, or for categories that are
+        numbers their one-hot vectors.
+
+    Example:
+        >>> p = tfd.Categorical(probs=[[0.25, 0.75]])
+        >>> moments_of_values(p, tf.constant([1.0])).numpy()
+        array([[0., 1.]], dtype=float32)
+    """
+    if isinstance(likelihood, tfd.Blockwise):
+        blocks, rows = likelihood.distributions, sizes(values)[0]
+        widths = [block.event_shape.num_elements() for block in blocks]
+        found = []
+        for block, part in zip(blocks, tf.split(values, widths, axis=-1), strict=True):
+            part = tf.reshape(part, [rows, *block.event_shape])
+            found.append(tf.reshape(moments_of_values(block, part), [rows, -1]))
+        return tf.concat(found, axis=-1)
+    if _is_numbered(likelihood):
+        depth = class_probs(likelihood).shape[-1]
+        return tf.one_hot(tf.cast(values, tf.int32), depth, dtype=values.dtype)
+    return values
 
 
 def from_moments(likelihood: Any, averages: tf.Tensor) -> tf.Tensor:

@@ -127,13 +127,17 @@ class ConvolutionWithRandomWeights(LinearWithRandomWeights):
 
     def kernel_shape(self, input_shape: Any) -> tuple[int, ...]:
         """(*kernel_size, channels, filters)."""
-        channels = input_shape[self._axis(len(input_shape))]
+        axis = self._axis(len(input_shape))
+        channels = input_shape[axis]
         if channels is None:
             raise ValueError(
                 f"`{type(self).__name__}` expects inputs with a known number of "
                 f"channels. Received: shape {tuple(input_shape)}. Give it to "
                 "`keras.Input`."
             )
+        self.input_spec = keras.layers.InputSpec(
+            min_ndim=len(self.kernel_size) + 2, axes={axis: channels}
+        )
         return (*self.kernel_size, channels, self.filters)
 
     def _axis(self, rank: int) -> int:

@@ -35,6 +35,7 @@ class DenseVariational(RandomWeights):
     .. math:: y_n = \mathrm{activation}(x_n K + b), \quad (K, b) \sim q
 
     The KL is that of one draw, log q(K, b) - log p(K, b), unless `kl_use_exact=True`.
+    If q is converted by a statistic such as "mean", the draw is a new one.
 
     Reference:
         `tfp.layers.DenseVariational`, which adds the whole KL in every step.
@@ -43,7 +44,7 @@ class DenseVariational(RandomWeights):
         units: Number of outputs.
         make_posterior_fn: Function of the kernel's size, the bias' size and the dtype.
             It returns a function of the inputs that returns q, of event shape
-            `(kernel size + bias size,)`: a Keras model such as
+            `(kernel size + bias size,)`, one for all examples: a Keras model such as
             `Sequential([VariableLayer(...), DistributionLambda(...)])`.
         make_prior_fn: As `make_posterior_fn`, for the prior.
         kl_weight: Factor of the KL; by default 1/N for N training examples, see
@@ -145,11 +146,12 @@ class DenseVariational(RandomWeights):
                 f"`make_{role}_fn` returns with a distribution layer."
             )
         one = made.batch_shape.concatenate(made.event_shape)
-        if one[-1:] != [size]:
+        if not one.is_compatible_with([size]):
             raise ValueError(
-                f"`{type(self).__name__}` expects its {role} to have {size} numbers on "
-                f"the last axis, for kernel and bias. Received: {unwrap(made)}. Give "
-                f"it the sum of the two sizes that `make_{role}_fn` receives."
+                f"`{type(self).__name__}` expects its {role} to have {size} numbers, "
+                "for kernel and bias, the same for all examples. Received: "
+                f"{unwrap(made)}. Give it the sum of the two sizes that "
+                f"`make_{role}_fn` receives; begin a model with a `VariableLayer`."
             )
 
     def _weights(self, inputs: tf.Tensor) -> DistributionTensor:
@@ -157,11 +159,10 @@ class DenseVariational(RandomWeights):
 
         def made() -> DistributionTensor:
             q = self.posterior(inputs)
+            conversion = self._sample
             if isinstance(q, DistributionTensor) and not holds_draws(q):
-                return q
-            return DistributionTensor(
-                unwrap(q), self._sample, self.next_seed("weights")
-            )
+                conversion = q._dt_conversion
+            return DistributionTensor(unwrap(q), conversion, self.next_seed("weights"))
 
         return once(self, "weights", made)
 

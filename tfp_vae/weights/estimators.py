@@ -36,7 +36,7 @@ class Flipout(LinearWithRandomWeights):
     def outputs_of_kernel(self, inputs: tf.Tensor) -> tf.Tensor:
         """The outputs without bias and activation."""
         normal = unwrap(self._value("kernel")).distribution
-        loc = tf.convert_to_tensor(normal.loc)
+        loc = normal.mean()  # of the whole shape, also if loc or scale broadcasts
         conversion = self._conversions["kernel"]
 
         def noise() -> DistributionTensor:
@@ -79,9 +79,8 @@ class LocalReparameterization(LinearWithRandomWeights):
     def outputs_of_kernel(self, inputs: tf.Tensor) -> tf.Tensor:
         """The outputs without bias and activation."""
         normal = unwrap(self._value("kernel")).distribution
-        loc = self.apply_kernel(inputs, tf.convert_to_tensor(normal.loc))
-        variances = tf.square(tf.convert_to_tensor(normal.scale))
-        variance = self.apply_kernel(tf.square(inputs), variances)
+        loc = self.apply_kernel(inputs, normal.mean())
+        variance = self.apply_kernel(tf.square(inputs), tf.square(normal.stddev()))
         # A row of zeros has variance 0, where the root has an infinite gradient.
         varies = variance > 0
         scale = tf.where(varies, tf.sqrt(tf.where(varies, variance, 1.0)), 0.0)

@@ -5,7 +5,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfp_vae.distribution_tensor import held_draw, holds_draws
+import tfp_vae.draws as draws
+from tfp_vae.distribution_tensor import (
+    DistributionTensor,
+    held_draw,
+    holds_draws,
+    unwrap,
+)
 from tfp_vae.kl.divergence import kl_divergence
 
 
@@ -20,7 +26,9 @@ def weights_kl(
     Args:
         posterior: q(w), a `DistributionTensor`.
         prior: p(w).
-        draw: The draw of the weights, if the posterior holds none.
+        draw: The draw of the weights, if the posterior holds none; `None` for a new
+            one. If the posterior holds its mean or another statistic, the draw is new
+            too: log q - log p at a statistic is no estimate of the KL.
         use_exact_kl: As in `KLDivergenceAddLoss`.
 
     Returns:
@@ -32,7 +40,13 @@ def weights_kl(
     """
 
     def points() -> Any:
-        return held_draw(posterior) if holds_draws(posterior) else draw
+        if holds_draws(posterior):
+            return held_draw(posterior)
+        held = isinstance(posterior, DistributionTensor)
+        if draw is None or (held and posterior._dt_conversion.name is not None):
+            seed = posterior._dt_seed if held else None
+            return draws.draw(unwrap(posterior), seed=seed)
+        return draw
 
     return kl_divergence(posterior, prior, use_exact_kl, test_points=points)
 

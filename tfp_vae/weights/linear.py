@@ -95,8 +95,13 @@ class LinearWithRandomWeights(RandomWeights):
             "kernel": TensorConversion(kernel_posterior_tensor_fn, caller),
             "bias": TensorConversion(bias_posterior_tensor_fn, caller),
         }
-        own = [kernel_divergence_fn, bias_divergence_fn]
-        self.divides_by_examples = all(fn in (weights_kl, None) for fn in own)
+        parts = [
+            given[f"{part}_divergence_fn"]
+            for part in _PARTS
+            if None not in (given[f"{part}_posterior_fn"], given[f"{part}_prior_fn"])
+        ]
+        own = [fn is not weights_kl for fn in parts if fn is not None]
+        self.divides_by_examples = not all(own) if own else None
         self._shapes: dict[str, Any] = {}
         self._variables_of: dict[Any, list[Any]] = {}
 
@@ -241,14 +246,13 @@ class LinearWithRandomWeights(RandomWeights):
 
     def _value(self, part: str) -> DistributionTensor:
         """The posterior of a part, with its draw in this forward pass."""
-        conversion = self._conversions[part]
         return once(
             self,
             part,
             lambda: DistributionTensor(
                 self._made(part, "posterior"),
-                conversion,
-                self.next_seed(part) if conversion.draws else None,
+                self._conversions[part],
+                self.next_seed(part),
             ),
         )
 
@@ -282,6 +286,8 @@ class LinearWithRandomWeights(RandomWeights):
     def call(self, inputs: Any) -> tf.Tensor:
         """The outputs for a draw of the weights."""
         inputs = tf.convert_to_tensor(inputs)
+        if not inputs.dtype.is_floating:  # Unsigned integers have no sign to change.
+            inputs = tf.cast(inputs, self.compute_dtype)
         if weights_are_fixed():
             kernel = tf.convert_to_tensor(self._value("kernel"))
             outputs = self.apply_kernel(inputs, kernel)

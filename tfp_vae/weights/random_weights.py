@@ -50,9 +50,9 @@ class RandomWeights(keras.layers.Layer):
         True
     """
 
-    # Whether the whole KL is divided by N; False if the user's own factor or function
-    # decides for a part of it.
-    divides_by_examples = True
+    # Whether a part of the KL is divided by N; False if the user's own factor or
+    # function decides for all of it, None without a KL.
+    divides_by_examples: bool | None = True
 
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": float_policy(kwargs.get("dtype"))})

@@ -100,6 +100,7 @@ class Variational(RandomWeights):
         self.initial_scale = positive_number(
             initial_scale, "initial_scale", "Variational"
         )
+        self._initial_raw = _inverse_softplus(self.initial_scale, self.compute_dtype)
         self.supports_masking = layer.supports_masking
         self._sample = TensorConversion("sample")
         self._places: tuple[int, ...] = ()
@@ -131,7 +132,7 @@ class Variational(RandomWeights):
         _check_built(self.layer, self._means(), self.compute_dtype)
         sizes = self._sizes()
         size = sum(sizes)
-        raw = math.log(math.expm1(self.initial_scale))
+        raw = self._initial_raw
         if self.posterior == NORMAL:
             self.raw_scale = self.add_weight(
                 shape=(size,),
@@ -285,6 +286,18 @@ def _check_layer(layer: Any) -> None:
             f"{layer!r}, in which {nested[0]!r} draws its own. Leave out one of the "
             "two."
         )
+
+
+def _inverse_softplus(scale: float, dtype: str) -> float:
+    """log(exp(scale) - 1), without overflow."""
+    least, most = float(np.finfo(dtype).tiny), float(np.finfo(dtype).max)
+    if not least <= scale <= most:
+        raise ValueError(
+            f"`Variational` expects an `initial_scale` that {dtype} holds. Received: "
+            f"initial_scale={scale!r}. Give a number from {least:.3g} to {most:.3g}, "
+            "such as 0.05."
+        )
+    return scale + math.log(-math.expm1(-scale))
 
 
 def _check_built(layer: Any, variables: list[Any], dtype: str) -> None:
