@@ -339,6 +339,25 @@ def test_weights_that_a_callback_loads_are_those_given_back(lib, tmp_path):
     assert all_finite([v.numpy() for v in again.optimizer.variables])
 
 
+def test_a_model_that_only_says_it_is_built_trains():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def build(self, input_shape):
+            self.built = True
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Own()
+    model.build((None, 2))
+    model.compile("adam", "mse")
+    history = model.fit(*next(stream(None)), callbacks=[NaNGuard()], verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
 class RaiseAfter(keras.callbacks.Callback):
     """Interrupts training at the beginning of an epoch."""
 

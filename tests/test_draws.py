@@ -120,6 +120,15 @@ def test_multivariate_draws_are_loc_and_scale_times_noise(kind, sample_shape):
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "triangle"])
+def test_rows_of_multivariate_draws_have_the_density_of_the_whole(kind):
+    law = tfd.Independent(multivariate(kind, 5), 1)
+    z, log_q = draw(law, 2, seed=(1, 2))
+    assert z.shape == [2, 5, 4]
+    if log_q is not None:
+        np.testing.assert_allclose(log_q, law.log_prob(z), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "triangle"])
 @pytest.mark.parametrize("sample_shape", [(), 2])
 def test_multivariate_draws_of_an_empty_batch_have_gradients(kind, sample_shape):
     @tf.function(

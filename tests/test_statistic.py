@@ -97,3 +97,9 @@ def test_other_names_and_other_inputs_are_errors():
         tv.Statistic("entropy")
     with pytest.raises(ValueError, match="expects a distribution.*Received"):
         tv.Statistic()(tf.zeros([2, 3]))
+
+
+def test_real_draws_are_not_truncated_to_the_integers_of_a_conversion():
+    layer = tv.IndependentNormal(2, lambda p: tf.cast(tf.round(p.mean()), tf.int32))
+    found = tv.Statistic("mode")(layer(tf.constant([[0.3, 0.7, 0.0, 0.0]])))
+    np.testing.assert_allclose(found, [[0.3, 0.7]], rtol=1e-6)

@@ -42,7 +42,8 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
     if own and type(inner) is tfd.Normal:
         return _normal_draw(inner, sample_shape, seed), None
     if own and type(inner) in (tfd.MultivariateNormalDiag, tfd.MultivariateNormalTriL):
-        return _multivariate_draw(inner, sample_shape, seed)
+        z, log_q = _multivariate_draw(inner, sample_shape, seed)
+        return z, log_q if distribution is inner else None
     seed = seed_for_tfp(seed)
     # TFP makes two classes of `TransformedDistribution`, of which one has no name.
     if isinstance(getattr(inner, "bijector", None), tfp.bijectors.Bijector):

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfp_vae.callbacks.watching import checked_examples, undisturbed
 from tfp_vae.checks import integer
 from tfp_vae.distribution_tensor import unwrap
+from tfp_vae.keras_internals import nested_layers
 from tfp_vae.models.vae import VAE
 
 
@@ -91,7 +92,9 @@ class NaNGuard(keras.callbacks.Callback):
                 f"or infinity in {found[1]}. Load finite weights."
             )
         optimizer = self.model.optimizer
-        if self.model.built and not optimizer.built:
+        # Keras calls a model built that only has a `build` of its own.
+        is_built = all(layer.built for layer in nested_layers(self.model))
+        if is_built and not optimizer.built:
             with self.model.distribute_strategy.scope():
                 optimizer.build(self.model.trainable_variables)
         self._keep("the beginning of training")

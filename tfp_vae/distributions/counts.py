@@ -35,8 +35,9 @@ class DirichletMultinomial(tfp.distributions.DirichletMultinomial):
         + \sum_i \log \frac{\Gamma(a_i + x_i)}{\Gamma(a_i)}
         - \log \frac{\Gamma(A + n)}{\Gamma(A)}, \quad A = \sum_i a_i
 
-    Each ratio is found without subtracting logarithms of gamma functions. TFP subtracts
-    them: in float32, with concentrations of 1e8, it found a probability of 60.
+    For concentrations of 8 and more each ratio is found by Stirling's formula. TFP
+    subtracts logarithms of gamma functions: in float32, with concentrations of 1e8, it
+    found a probability of 60.
 
     Example:
         >>> p = DirichletMultinomial(6.0, [2e7, 3e7, 5e7])

@@ -51,6 +51,7 @@ class TruncatedNormal(tfp.distributions.TruncatedNormal):
     log-density, distribution function and quantiles are computed in float64 too. TFP's
     class computes them in the dtype of its parameters. In float32 moments are then not
     finite for a scale of 1e8, nor quantiles for an interval 6 scales above `loc`.
+    Here the interval may be up to 37 scales away from `loc`.
     Draws, quantiles and entropy, and the moments on an interval longer than a scale,
     need an interval at most 35 scales from `loc`: a few scales farther out, Phi
     underflows to 0.

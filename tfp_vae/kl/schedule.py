@@ -115,7 +115,8 @@ class KLSchedule(keras.layers.Layer):
         """
         step = tf.cast(step, tf.float32)
         since = step - self.begin
-        # The step that `follow` was given has been made: a new optimizer is one ahead.
+        # The step that `follow` was given has been made, so a new optimizer is one
+        # ahead. One step alone cannot be told from none.
         return self.passed + tf.where(since < 0, step + 1.0, since)
 
     def follow(self, step: Any) -> None:

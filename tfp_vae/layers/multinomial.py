@@ -23,7 +23,8 @@ class SharedTotalLayer(VectorLayer):
 
     The total is one number, or `"input"`. With `"input"` the inputs have one more
     column, the last, with the total of each example. Append it to the others, in
-    float32 also under a policy of half precision, which rounds totals above 256::
+    float32 also under a policy of half precision: bfloat16 rounds totals above 256,
+    float16 those above 2,048::
 
         Concatenate(dtype="float32")([Dense(params_size(d))(h), total])
 

@@ -33,8 +33,8 @@ class Statistic(keras.layers.Layer):
         distribution: The output of a distribution layer.
 
     Returns:
-        A tensor of the shape of a draw, in the dtype of the input; in `dtype` if that
-        is an integer and the statistic is not.
+        A tensor of the shape of a draw, in the dtype of the input's value, or a real
+        number if the statistic is one.
 
     Raises:
         ValueError: If `statistic` is none of these, or the input is no distribution.
@@ -81,8 +81,11 @@ class Statistic(keras.layers.Layer):
             )
         seed = self._seeds.next() if self.statistic == "sample" else None
         convert = TensorConversion(self.statistic)
-        value = convert(unwrap(distribution), seed)
-        return tf.cast(value, self._dtype_of_value(distribution))
+        value = tf.convert_to_tensor(convert(unwrap(distribution), seed))
+        dtype = tf.as_dtype(self._dtype_of_value(distribution))
+        # Draws that the layer before converts to integers stay real numbers.
+        truncates = value.dtype.is_floating and not dtype.is_floating
+        return value if truncates else tf.cast(value, dtype)
 
     def compute_output_spec(self, distribution: Any) -> keras.KerasTensor:
         """The shape of a draw; a mean of integers is a real number."""

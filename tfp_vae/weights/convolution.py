@@ -125,19 +125,23 @@ class ConvolutionWithRandomWeights(LinearWithRandomWeights):
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS}
 
+    def build(self, input_shape: Any) -> None:
+        """Makes the variables, and fixes the number of channels."""
+        super().build(input_shape)
+        rank, channels = len(self.kernel_size) + 2, self._shapes["kernel"][-2]
+        self.input_spec = keras.layers.InputSpec(
+            min_ndim=rank, axes={self._axis(rank): channels}
+        )
+
     def kernel_shape(self, input_shape: Any) -> tuple[int, ...]:
         """(*kernel_size, channels, filters)."""
-        axis = self._axis(len(input_shape))
-        channels = input_shape[axis]
+        channels = input_shape[self._axis(len(input_shape))]
         if channels is None:
             raise ValueError(
                 f"`{type(self).__name__}` expects inputs with a known number of "
                 f"channels. Received: shape {tuple(input_shape)}. Give it to "
                 "`keras.Input`."
             )
-        self.input_spec = keras.layers.InputSpec(
-            min_ndim=len(self.kernel_size) + 2, axes={axis: channels}
-        )
         return (*self.kernel_size, channels, self.filters)
 
     def _axis(self, rank: int) -> int:

@@ -100,8 +100,8 @@ class LinearWithRandomWeights(RandomWeights):
             for part in _PARTS
             if None not in (given[f"{part}_posterior_fn"], given[f"{part}_prior_fn"])
         ]
-        own = [fn is not weights_kl for fn in parts if fn is not None]
-        self.divides_by_examples = not all(own) if own else None
+        used = [fn for fn in parts if fn is not None]
+        self.divides_by_examples = weights_kl in used if used else None
         self._shapes: dict[str, Any] = {}
         self._variables_of: dict[Any, list[Any]] = {}
 
