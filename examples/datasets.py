@@ -243,15 +243,15 @@ def _idx(path: pathlib.Path, ndim: int) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise _corrupted(path, "a gzipped idx file", str(error)) from error
+        raise corrupted(path, "a gzipped idx file", str(error)) from error
     start = 4 + 4 * ndim
     if len(data) < start or data[:4] != bytes([0, 0, 8, ndim]):
         expected = f"an idx file of uint8 with {ndim} axes"
-        raise _corrupted(path, expected, f"magic number {data[:4].hex() or 'none'}")
+        raise corrupted(path, expected, f"magic number {data[:4].hex() or 'none'}")
     shape = tuple(np.frombuffer(data, ">u4", ndim, offset=4).tolist())
     if len(data) - start != math.prod(shape) or 0 in shape:
         expected = f"{math.prod(shape)} bytes for the shape {shape} in its header"
-        raise _corrupted(path, expected, f"{len(data) - start} bytes")
+        raise corrupted(path, expected, f"{len(data) - start} bytes")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -260,17 +260,17 @@ def _npz(path: pathlib.Path, key: str, row: tuple[int, ...]) -> np.ndarray:
     _check_exists(path)
     expected = f"an npz file with {key!r}, uint8 of shape {('n', *row)}"
     if not zipfile.is_zipfile(path):
-        raise _corrupted(path, expected, "no zip archive, or a truncated one")
+        raise corrupted(path, expected, "no zip archive, or a truncated one")
     try:
         with np.load(path) as archive:
             array = archive[key]
     except KeyError as error:
-        raise _corrupted(path, expected, f"no {key!r} in it") from error
+        raise corrupted(path, expected, f"no {key!r} in it") from error
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise _corrupted(path, expected, str(error)) from error
+        raise corrupted(path, expected, str(error)) from error
     if array.dtype != np.uint8 or array.shape[1:] != row or len(array) < 2:
         found = f"{array.dtype} of shape {array.shape}"
-        raise _corrupted(path, expected, found)
+        raise corrupted(path, expected, found)
     return array
 
 
@@ -285,7 +285,8 @@ def _check_exists(path: pathlib.Path) -> None:
         )
 
 
-def _corrupted(path: pathlib.Path, expected: str, found: str) -> ValueError:
+def corrupted(path: pathlib.Path, expected: str, found: object) -> ValueError:
+    """The error for a file that is not what it should be."""
     return ValueError(
         f"{path} is expected to be {expected}. Received: {found}. The file is damaged "
         "or another one: get it again."

@@ -12,7 +12,8 @@ which are not trained on, is kept. log p(x) is estimated with 500 draws.
 
 Few labels are enough to classify by these latents (M1 of Kingma et al., 2014): a test
 image gets the class of the nearest latent means of 100, 600 or 1000 labelled training
-images, by distance for the normal, by angle on the sphere. The number of neighbours is
+images, by distance for the normal, by angle on the sphere. These latents are of the
+grey images, where training sees draws of black and white. The number of neighbours is
 the best one on the images that are not trained on.
 """
 
@@ -73,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     args = reproduction.parse(
         __doc__, "hyperspherical_vae", argv, EPOCHS, options, trainings
     )
-    report = reproduction.Report("hyperspherical_vae", "Hyperspherical VAE", args)
+    trained = f"at most {args.epochs} epochs, until {PATIENCE} without gain"
+    title = "Hyperspherical VAE"
+    report = reproduction.Report("hyperspherical_vae", title, args, trained)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
         images = datasets.few(images, 2000, 200)

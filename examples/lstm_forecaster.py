@@ -154,7 +154,10 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         EPOCHS,
         trainings=lambda args: [f"{s}, {k}" for s in REASONS for k in (POINT, RANDOM)],
     )
-    report = reproduction.Report("lstm_forecaster", "LSTM forecaster", args)
+    trained = (
+        f"at most {args.epochs} epochs, until {patience(args.epochs)} without gain"
+    )
+    report = reproduction.Report("lstm_forecaster", "LSTM forecaster", args, trained)
     sizes = (400, 100, 100) if args.quick else (2000, 500, 2000)
     draws = 5 if args.quick else DRAWS
     found: dict[str, tuple[Series, dict[str, np.ndarray]]] = {}
@@ -190,12 +193,17 @@ def build(kind: str) -> Any:
     return tv.Sequential([start, *layers, tv.IndependentNormal(STEPS)])
 
 
+def patience(epochs: int) -> int:
+    """After how many epochs without gain training stops."""
+    return max(epochs // 5, 5)
+
+
 def train(report: reproduction.Report, name: str, model: Any, series: Series) -> None:
     """Trains, and keeps the weights with the least loss on the second part."""
     model.compile(keras.optimizers.Adam(5e-3), loss=tv.NegativeLogLikelihood())
     epochs, (x, y) = report.args.epochs, series.windows(0)
     stop = keras.callbacks.EarlyStopping(
-        patience=max(epochs // 5, 5), restore_best_weights=True
+        patience=patience(epochs), restore_best_weights=True
     )
     report.fit(
         name,

@@ -30,6 +30,7 @@ ops: Any = keras.ops
 
 LATENT, CONCENTRATION, MAX_NORM, WIDTH, UNITS, BATCH = 128, 100.0, 14.0, 0.1, 128, 128
 EPOCHS = {reproduction.QUICK: 2, reproduction.FULL: 15}
+PATIENCE = 2
 WITH_EDITS = {"without z": False, "with z": True}
 
 
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     args = reproduction.parse(
         __doc__, "neural_editor", argv, EPOCHS, trainings=lambda args: [*WITH_EDITS]
     )
-    report = reproduction.Report("neural_editor", "Neural editor", args)
+    trained = f"at most {args.epochs} epochs, until {PATIENCE} without gain"
+    report = reproduction.Report("neural_editor", "Neural editor", args, trained)
     corpus = sentences.load(args.data_dir)
     if args.quick:
         corpus = corpus.few(1500)
@@ -54,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         model.compile(keras.optimizers.Adam(rate), tv.NegativeLogLikelihood())
         if args.quick:
             report.add(f"untrained perplexity {name}", perplexity(model, test)[0])
-        stop = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
+        stop = keras.callbacks.EarlyStopping(
+            patience=PATIENCE, restore_best_weights=True
+        )
         report.fit(
             name,
             model,

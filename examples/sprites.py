@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import datasets
+from datasets import corrupted
 
 FILE = "sprites_layers.npz"
 ATTRIBUTES = ("body", "bottomwear", "topwear", "hair")
@@ -138,9 +139,9 @@ def load(data_dir: datasets.Path | None = None) -> Sprites:
         with np.load(path) as archive:
             arrays = {key: archive[key] for key in keys}
     except KeyError as error:
-        raise _wrong(path, f"an npz file with {', '.join(keys)}", error) from error
+        raise corrupted(path, f"an npz file with {', '.join(keys)}", error) from error
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise _wrong(path, "an npz file", error) from error
+        raise corrupted(path, "an npz file", error) from error
     _check(path, arrays)
     layers = tuple(arrays[key] for key in LAYERS)
     characters, count = arrays["characters"], int(arrays["n_train"])
@@ -160,27 +161,20 @@ def _check(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     body, pairs = arrays["body"].shape, arrays["actions"].shape
     if len(pairs) != 1 or arrays["directions"].shape != pairs:
         found = f"{pairs} and {arrays['directions'].shape}"
-        raise _wrong(path, "one of actions and directions for each pair", found)
+        raise corrupted(path, "one of actions and directions for each pair", found)
     for name in LAYERS:
         layer = arrays[name]
         fits = layer.ndim == 6 and layer.shape[1:] == body[1:] and layer.size
         if layer.dtype != np.uint8 or not fits or layer.shape[1::4] != (*pairs, 4):
             shape = f"(variants, {pairs[0]}, frames, height, width, 4)"
             found = f"{name} of {layer.dtype}, {layer.shape}, and body of {body}"
-            raise _wrong(path, f"layers of uint8 and shape {shape}", found)
+            raise corrupted(path, f"layers of uint8 and shape {shape}", found)
     characters, count = arrays["characters"], int(arrays["n_train"])
     sizes = [len(arrays[name]) for name in ATTRIBUTES]
     rows = characters.shape
     if rows[1:] != (len(sizes),) or (characters >= sizes).any():
         expected = f"characters of {len(sizes)} variants below {sizes}"
-        raise _wrong(path, expected, f"{rows}, at most {characters.max()}")
+        raise corrupted(path, expected, f"{rows}, at most {characters.max()}")
     if not 0 < count < len(characters):
         expected = "characters for training and for the test"
-        raise _wrong(path, expected, f"{count} for training of {len(characters)}")
-
-
-def _wrong(path: pathlib.Path, expected: str, found: object) -> ValueError:
-    return ValueError(
-        f"{path} is expected to be {expected}. Received: {found}. The file is damaged "
-        "or another one: get it again."
-    )
+        raise corrupted(path, expected, f"{count} for training of {len(characters)}")

@@ -9,7 +9,8 @@ github.com/pyro-ppl/pyro, examples/vae/ss_vae_M2.py: 784-500-50, softplus, grey 
 in a Bernoulli likelihood, 50,000 training images. Labelled and unlabelled batches of
 200 alternate, and -log q(y | x) of labelled images counts 46 times. The accuracy is
 that of q(y | x) on the test images, after the epoch that was best on 10,000 other
-images; beside it that of the same network trained on the labelled images alone.
+labelled images; beside it that of the same network trained on the labelled images
+alone, for up to twice as many epochs.
 """
 
 import argparse
@@ -49,7 +50,9 @@ UNKNOWN = -1
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains with each number of labels, classifies and writes the result."""
     args = reproduction.parse(__doc__, "ss_vae", argv, EPOCHS, options, trainings)
-    report = reproduction.Report("ss_vae", "Pyro's semi-supervised VAE", args)
+    trained = f"{args.epochs} epochs, the best one on 10,000 other labelled images"
+    title = "Pyro's semi-supervised VAE"
+    report = reproduction.Report("ss_vae", title, args, trained)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
         images = datasets.few(images, 2000, 500)

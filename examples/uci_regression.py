@@ -15,9 +15,9 @@ by the training rows, and the figures are in the units of y.
   prior N(0, 1) on each weight and 50 draws of the weights.
 - Monte Carlo dropout (Gal and Ghahramani, 2016, https://arxiv.org/abs/1506.02142): one
   noise for all rows, dropout also on x, 50 draws. Rate and noise are those with the
-  best NLL on a fifth of the training rows of the first split, for all splits; the
-  reference, DropoutUncertaintyExps, chooses on each split, decays the weights and
-  trains for 4,000 epochs.
+  best NLL on a fifth of the training rows of the first split, for all splits, some of
+  whose test rows are among them; the reference, DropoutUncertaintyExps, chooses on
+  each split, decays the weights and trains for 4,000 epochs.
 
 The last two train for 200 epochs, and for 50 on the two sets of over 8,000 rows.
 """
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         __doc__, "uci_regression", argv, EPOCHS, trainings=trainings
     )
     epochs = trainings(args).values()
-    trained = f"{min(epochs)} to {max(epochs)} epochs"
+    trained = f"{min(epochs)} to {max(epochs)} epochs, mean of the splits"
     report = reproduction.Report("uci_regression", "UCI regression", args, trained)
     path = datasets.find(FILE, args.data_dir, "UCI regression sets", HOW)
     found: dict[tuple[str, str], np.ndarray] = {}

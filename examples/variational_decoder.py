@@ -114,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
                 "point weights, trained here",
                 higher_is_better="minus" not in what,
                 reason=REASON,
+                budget="the same epochs",
             )
         course = courses[size, RANDOM]
         ends = {"": course.weights_kl[-1], " at the best epoch": course.kl_of_best}

@@ -7,6 +7,7 @@ import tensorflow_probability as tfp
 from scipy import stats
 
 import tfp_vae as tv
+from tfp_vae.entries import quantile_of_entries
 
 tfd = tfp.distributions
 N = 4000
@@ -282,3 +283,71 @@ def test_mistakes_are_explained():
         e.conformal_intervals(p, y, p, 0.9, "mean")
     with pytest.raises(ValueError, match=r"at least 2.*Received"):
         e.reliability(p, y, bins=1)
+
+
+def outcomes(n, values=(0.5, 1.0, 1.5), seed=0):
+    """A prediction of fractional outcomes, and targets drawn from it."""
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.ones(len(values)), size=n)
+    which = (rng.uniform(size=(n, 1)) > probs.cumsum(axis=1)).sum(axis=1)
+    return tfd.FiniteDiscrete(np.float32(values), probs=np.float32(probs)), (
+        np.float32(values)[np.minimum(which, len(values) - 1)]
+    )
+
+
+def test_fractional_outcomes_have_the_jumps_of_their_distribution():
+    p, y = outcomes(N)
+    u = tv.evaluation.pit(p, y, seed=1)
+    assert stats.kstest(u, "uniform").pvalue > 1e-3
+    assert stats.kstest(u**1.3, "uniform").pvalue < 1e-6
+    assert ((u >= 0) & (u <= 1)).all()
+    several = tfd.MixtureSameFamily(
+        tfd.Categorical(probs=[0.5, 0.5]),
+        tfd.FiniteDiscrete([0.5, 1.0, 1.5], probs=[[0.9, 0.1, 0.0], [0.0, 0.1, 0.9]]),
+    )
+    np.testing.assert_array_equal(
+        quantile_of_entries(several, [0.2, 0.5, 0.7, 0.9]),
+        np.float32([0.5, 1, 1.5, 1.5]),
+    )
+    sure = tfd.FiniteDiscrete(
+        [0.5, 1.0, 1.5], probs=np.tile([0.01, 0.01, 0.98], (9, 1))
+    )
+    assert tv.evaluation.coverage(sure, np.full(9, 1.5), 0.9) == 1
+    assert tv.evaluation.coverage(sure, np.full(9, 1.0), 0.9) == 0
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5, 2.5, 3.0, -1e-3, 1e10])
+def test_intervals_that_end_at_an_atom_contain_it(at):
+    n = 7
+    where = np.full(n, at, "float32")
+    p = tfd.Mixture(
+        tfd.Categorical(probs=np.tile(np.float32([0.97, 0.03]), (n, 1))),
+        [tfd.Deterministic(where), tfd.Normal(where - 1, 1e-3)],
+    )
+    assert tv.evaluation.coverage(p, where, 0.9) == 1
+    assert tv.evaluation.coverage(p, where + 1, 0.9) == (at == 1e10)
+
+
+@pytest.mark.parametrize(
+    ("p", "y"),
+    [
+        (tfd.Bernoulli(probs=[0.9, 0.9]), [0.9, 0.9]),
+        (tfd.Categorical(probs=[[0.9, 0.1]] * 2), [0, 2]),
+        (tfd.Categorical(probs=[[0.9, 0.1]] * 2), [0, -1]),
+        (tfd.OneHotCategorical(probs=[[0.9, 0.1]] * 2), [[0.9, 0.1], [1, 0]]),
+    ],
+    ids=["grey", "beyond", "unknown", "soft"],
+)
+def test_targets_that_are_no_classes_are_an_error(p, y):
+    with pytest.raises(ValueError, match="targets that are classes.*Received"):
+        tv.evaluation.expected_calibration_error(p, y)
+
+
+def test_classes_in_double_precision_have_intervals():
+    probs = np.array([[0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
+    p = tfd.Categorical(probs=probs)
+    assert tv.evaluation.coverage(p, [1, 0], 0.5) == 1
+    u = tv.evaluation.pit(p, [1, 2], seed=0)
+    assert 0.1 < u[0] < 0.9
+    assert 0.6 < u[1] < 1
+    assert np.isfinite(tv.evaluation.crps(tfd.Bernoulli(logits=np.zeros(2)), [0, 1]))

@@ -161,6 +161,28 @@ def test_a_learning_rate_too_high_stops_training_and_gives_weights_back(jit_comp
     assert model.optimizer.iterations == 0
 
 
+class EachError(keras.metrics.Metric):
+    """The error of each output, which is not finite once the weights are not."""
+
+    def __init__(self):
+        super().__init__(name="each")
+        self.errors = self.add_variable((3,), "zeros")
+
+    def update_state(self, y, p, sample_weight=None):
+        self.errors.assign(tf.reduce_sum(p, axis=0))
+
+    def result(self):
+        return self.errors + 0.0
+
+
+def test_a_metric_of_several_numbers_is_in_the_message(rng):
+    model = tv.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile(keras.optimizers.SGD(1e30), "mse", metrics=[EachError()])
+    x, y = rng.normal(size=(32, 4)), np.eye(3)[rng.integers(0, 3, 32)]
+    with pytest.warns(RuntimeWarning, match=r"each=\[.*(nan|inf)"):
+        model.fit(x, y, batch_size=4, callbacks=[NaNGuard()], verbose=0)
+
+
 def test_a_bad_batch_gives_back_the_weights_of_the_last_good_epoch():
     vae = vaes.vae(p=normal_decoder())
     guard, record = NaNGuard(), Record()

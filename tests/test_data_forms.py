@@ -1,5 +1,6 @@
 """One reading of x: whatever form data have, every method gives the same numbers."""
 
+import math
 import pathlib
 import subprocess
 import sys
@@ -605,6 +606,50 @@ def test_sparse_rows_are_never_made_dense_as_a_whole(monkeypatch):
     model.evaluate(x, batch_size=16, verbose=0)
     model.predict(x, batch_size=16, verbose=0)
     assert max(most) <= BLOCK
+
+
+def test_steps_divide_sparse_rows_as_they_do_dense_ones():
+    sparse = pytest.importorskip("scipy.sparse")
+    x = sparse.csr_matrix(X)
+    sizes = []
+
+    class Watched(tv.Model):
+        def call(self, x):
+            sizes.append(len(x))
+            return x[:, :1]
+
+    model = Watched()
+    model.compile("sgd", "mse", run_eagerly=True)
+    for steps in (1, 5):
+        found = model.predict(x, steps=steps, verbose=0)
+        np.testing.assert_allclose(found, X[:, :1])
+        for a in (x, X):
+            sizes.clear()
+            model.evaluate(a, Y, steps=steps, verbose=0)
+            assert sizes[:steps] == [math.ceil(len(X) / steps)] * steps
+
+
+def test_rows_are_shuffled_within_batches_if_asked_to():
+    rows = data.Rows((np.arange(10.0),), 4, range(10), "batch")
+    orders = []
+    for _ in range(3):
+        found = [rows[i][0].numpy() for i in range(3)]
+        orders.append(tuple(np.concatenate(found)))
+        parts = [sorted(part) for part in found]
+        assert parts == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+        rows.on_epoch_end()
+    assert len({*orders, tuple(range(10))}) > 2
+
+
+def test_weights_of_a_sparse_vae_reach_the_loop_of_keras():
+    sparse = pytest.importorskip("scipy.sparse")
+    model, w = vae(), np.linspace(0.1, 2, len(X), dtype="float32")
+    model.compile("sgd", run_eagerly=True)
+    found = [
+        model.evaluate(x, sample_weight=w, batch_size=len(X), verbose=0)
+        for x in (sparse.csr_matrix(X), X)
+    ]
+    np.testing.assert_allclose(found[0], found[1], rtol=0.05)
 
 
 def test_a_file_that_may_be_changed_keeps_its_changes(tmp_path):

@@ -422,3 +422,71 @@ def test_errors_say_what_to_do():
             quantile_of_entries(p, level)
     with pytest.raises(ValueError, match=r"\(3,\).*\(2,\).*Received.*\(3,\).*Reshape"):
         cdf_of_entries(p, np.zeros(3))
+
+
+UPPER = {
+    "negative binomial": (tfd.NegativeBinomial(3.5, probs=0.4), stats.nbinom(3.5, 0.6)),
+    "binomial": (tfd.Binomial(40.0, probs=0.1), stats.binom(40, 0.1)),
+    "beta": (tfd.Beta(2.0, 9.0), stats.beta(2, 9)),
+    "cauchy": (tfd.Cauchy(1.0, 2.0), stats.cauchy(1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", UPPER)
+def test_upper_tails_keep_their_digits(name):
+    p, law = UPPER[name]
+    values = {"beta": [-0.1, 0.5, 0.99, 1.0], "cauchy": [-1e6, 2.0, 1e6, 1e8]}
+    x = np.array(values.get(name, [-1.0, 3.0, 39.0, 40.0, 60.0]), "float32")
+    found = survival_of_entries(p, x)
+    np.testing.assert_allclose(
+        found, law.sf(x.astype("float64")), rtol=2e-5, atol=1e-38
+    )
+    with np.errstate(divide="ignore"):
+        want = law.logsf(x.astype("float64"))
+    inside = np.isfinite(want)
+    logs = np.asarray(survival_of_entries(p, x, log=True))
+    np.testing.assert_allclose(logs[inside], want[inside], rtol=1e-4, atol=1e-6)
+
+
+def test_quantiles_at_jumps_are_the_smallest_values():
+    p = tfd.FiniteDiscrete([-0.3, 0.1, 0.7], probs=[0.25, 0.5, 0.25])
+    found = quantile_of_entries(p, [0.1, 0.25, 0.26, 0.75, 0.76, 0.99])
+    np.testing.assert_array_equal(found, np.float32([-0.3, -0.3, 0.1, 0.1, 0.7, 0.7]))
+    points = np.float32([-2.5, -1e-30, 0.0, 0.5, 1e7 / 3])
+    for scale in (1.0, 1e-12, 1e12):
+        p = tfd.Empirical(points * np.float32(scale))
+        found = quantile_of_entries(p, [0.2, 0.4, 0.6, 0.8, 0.81])
+        want = points[[0, 1, 2, 3, 4]] * np.float32(scale)
+        np.testing.assert_allclose(found, want, rtol=0, atol=2e-38)
+
+
+@pytest.mark.parametrize(
+    "p",
+    [
+        tfd.Inflated(tfd.Poisson([np.nan]), inflated_loc_probs=[0.5]),
+        tfd.FiniteDiscrete([0.5, 1.0], probs=[[np.nan, 0.5]]),
+        tfd.Deterministic([np.nan]),
+    ],
+    ids=["inflated", "outcomes", "point"],
+)
+def test_what_is_unknown_has_unknown_quantiles(p):
+    assert np.isnan(quantile_of_entries(p, 0.9)).all()
+    assert np.isnan(cdf_of_entries(p, 0.7)).all()
+
+
+def test_unknown_parameters_have_unknown_tails():
+    nan = np.float32([np.nan])
+    for p in (
+        tfd.NegativeBinomial(nan, probs=0.4),
+        tfd.NegativeBinomial(3.0, probs=nan),
+        tfd.Binomial(nan, probs=0.4),
+        tfd.Beta(nan, 2.0),
+        tfd.Cauchy(nan, 2.0),
+    ):
+        assert np.isnan(survival_of_entries(p, 0.5)).all()
+    p = tfd.Cauchy(0.0, 1.0)
+    np.testing.assert_allclose(
+        cdf_of_entries(p, [-1e8, -1.0, 1e8]),
+        stats.cauchy.cdf([-1e8, -1, 1e8]),
+        rtol=1e-5,
+    )

@@ -367,3 +367,11 @@ def test_a_model_without_a_likelihood_is_an_error():
 def test_layers_need_targets():
     with pytest.raises(ValueError, match="expects targets"):
         rate_distortion(models.vae(), models.digits(8))
+
+
+def test_means_that_are_not_finite_are_no_inactive_units():
+    loc = np.array([[0.0, 1.0], [np.nan, 3.0]])
+    with pytest.raises(ValueError, match="finite means. Received: .*1 of 4"):
+        active_units(normals(loc, 1.0))
+    with pytest.raises(ValueError, match="finite means"):
+        active_units(tfd.Independent(tfd.Cauchy(loc[:1] + np.zeros((2, 1)), 1.0), 1))

@@ -7,6 +7,7 @@ import pytest
 import reference
 import tensorflow as tf
 import tensorflow_probability as tfp
+import vaes
 from scipy import integrate, stats
 
 import tfp_vae as tv
@@ -465,6 +466,51 @@ def test_a_weight_for_each_example_is_an_error(kind, rng):
     q = posterior_with(kind(tv.StandardNormal(3), weight=lambda: tf.ones(8)))
     with pytest.raises(ValueError, match="`weight` that is a scalar. Received"):
         q(parameters(rng))
+
+
+@pytest.mark.parametrize("name", ["weight", "free_bits", "capacity"])
+@pytest.mark.parametrize("number", [0.5, np.float32(0.5)])
+def test_a_callable_that_a_compiled_step_would_freeze_is_an_error(
+    kind, number, name, rng
+):
+    q = posterior_with(kind(tv.StandardNormal(3), **{name: lambda: number}))
+    x = parameters(rng)
+    q(x, training=True)  # eager: called anew each time
+    tf.function(q)(x)  # an answer, for which the loss does not matter
+    q.predict(x, verbose=0)
+    with pytest.raises(ValueError, match="callable returns a tensor.*Received: .*0.5"):
+        tf.function(q)(x, training=True)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        lambda number: tv.ELBO(beta=number),
+        lambda number: tv.ELBO(free_bits=number),
+        lambda number: tv.ELBO(capacity=number),
+    ],
+)
+def test_a_callable_that_a_step_of_a_vae_would_freeze_is_an_error(objective):
+    vae = vaes.vae(objective=objective(lambda: 0.5))
+    with pytest.raises(ValueError, match="callable returns a tensor.*Received: .*0.5"):
+        vae.fit(X, verbose=0)
+    vae.compile("adam", run_eagerly=True)
+    vae.fit(X[:8], verbose=0)
+
+
+def test_a_callable_of_a_variable_changes_inside_a_compiled_step(kind, rng):
+    beta = keras.Variable(0.5, trainable=False)
+    q = posterior_with(kind(tv.StandardNormal(3), weight=lambda: 2 * beta))
+    x = parameters(rng)
+
+    @tf.function
+    def loss():
+        q(x)
+        return tf.add_n(q.losses)
+
+    half = float(loss())
+    beta.assign(1.5)
+    assert float(loss()) == pytest.approx(3 * half, rel=1e-5)
 
 
 def test_compute_output_shape():

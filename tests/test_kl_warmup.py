@@ -3,6 +3,7 @@
 import fractions
 
 import keras
+import labelled
 import models
 import numpy as np
 import pytest
@@ -156,6 +157,18 @@ def test_a_new_optimizer_goes_on_with_the_schedule(tmp_path):
     np.testing.assert_allclose(weights(loaded, 1, None), [9.5 / 16], atol=1e-6)
     loaded.compile(loaded.optimizer)  # the same one
     np.testing.assert_allclose(weights(loaded, 1, None), [13.5 / 16], atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["all labels known", "half known"])
+def test_a_new_optimizer_of_a_vae_with_a_classifier_goes_on(share):
+    x, y = labelled.data(40)
+    y = labelled.hidden(y, share)
+    model = labelled.vae()
+    with pytest.warns(UserWarning, match="never reaches 1"):
+        weights(model, 1, tv.KLWarmup(epochs=4), x, y=y)
+    model.compile(keras.optimizers.SGD(0.1))
+    found = weights(model, 1, None, x, y=y)
+    np.testing.assert_allclose(found, [5.5 / 16], atol=1e-6)
 
 
 def test_a_schedule_begins_where_the_model_is():

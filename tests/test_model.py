@@ -1469,6 +1469,136 @@ def test_the_variables_of_another_optimizer_are_left_out(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Skipping variable loading")  # Keras' own
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "loss scale"])
+def test_an_optimizer_with_variables_of_the_same_shapes_is_another(tmp_path, wrapped):
+    def compiled(optimizer):
+        model = functional(tv)
+        scaled = (
+            keras.optimizers.LossScaleOptimizer(optimizer) if wrapped else optimizer
+        )
+        model.compile(scaled, "mse")
+        return model
+
+    old = compiled(keras.optimizers.SGD(0.1, momentum=0.9))
+    old.fit(X, Y, verbose=0)
+    old.save_weights(tmp_path / "w.weights.h5")
+    new = compiled(keras.optimizers.RMSprop())
+    with pytest.warns(UserWarning, match="but not the optimizer: the file has .*SGD"):
+        new.load_weights(tmp_path / "w.weights.h5")
+    assert not new.optimizer.built
+    assert np.isfinite(new.fit(X, Y, verbose=0).history["loss"]).all()
+    # One that is built keeps what it has.
+    before = [v.numpy() for v in new.optimizer.variables]
+    with pytest.warns(UserWarning, match="but not the optimizer: the file has .*SGD"):
+        new.load_weights(tmp_path / "w.weights.h5")
+    close(new.get_weights(), old.get_weights())
+    close([v.numpy() for v in new.optimizer.variables], before)
+    same = compiled(keras.optimizers.SGD(0.1, momentum=0.9))
+    same.load_weights(tmp_path / "w.weights.h5")
+    close(
+        [v.numpy() for v in same.optimizer.variables][2:],
+        [v.numpy() for v in old.optimizer.variables][2:],
+    )
+
+
+class Falling(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule without a config, as in many tutorials."""
+
+    def __call__(self, step):
+        return 0.1 / (1 + keras.ops.cast(step, "float32"))
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")  # Keras' own
+@pytest.mark.parametrize("rate", [Falling(), lambda: 1e-3], ids=["class", "lambda"])
+def test_weights_load_beside_an_optimizer_without_a_config(tmp_path, rate):
+    models = [functional(tv), functional(tv)]
+    for model in models:
+        model.compile(keras.optimizers.Adam(rate), "mse")
+    models[0].fit(X, Y, verbose=0)
+    models[0].save_weights(tmp_path / "w.weights.h5")
+    models[1].load_weights(tmp_path / "w.weights.h5")
+    close(models[1].get_weights(), models[0].get_weights())
+    models[1].fit(X, Y, verbose=0)
+
+
+class Scaled(tv.Model):
+    """A layer that is built in the first call, and a weight that `build` makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x):
+        return self.scale * self.dense(x)
+
+
+class WithTemperature(Scaled):
+    """A step that also trains a variable that Keras does not track."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = tf.Variable(1.0)
+
+    def train_step(self, batch):
+        x, y = batch
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((self(x) * self.temperature - y) ** 2)
+        variables = [*self.trainable_variables, self.temperature]
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return {"error": loss}
+
+
+@pytest.mark.parametrize("callback", [None, tv.NaNGuard, tv.Checkpoint])
+@pytest.mark.parametrize("kind", [Scaled, WithTemperature])
+def test_the_first_step_builds_an_optimizer_of_more_variables(kind, callback, tmp_path):
+    given = {
+        tv.NaNGuard: tv.NaNGuard,
+        tv.Checkpoint: lambda: callback(tmp_path / "c.weights.h5"),
+    }
+    callbacks = [given[callback]()] if callback else []
+    model = kind()
+    model.build((None, 4))
+    if kind is WithTemperature:
+        model(X)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    found = model.fit(X, Y, epochs=9, callbacks=callbacks, verbose=0).history
+    losses = found["error" if kind is WithTemperature else "loss"]
+    assert losses[-1] < losses[0]
+    if kind is WithTemperature:
+        assert float(model.temperature) != 1
+
+
+def test_a_checkpoint_of_another_optimizer_is_an_error(tmp_path):
+    path = tmp_path / "c.weights.h5"
+    for optimizer in (keras.optimizers.SGD(0.1, momentum=0.9), "rmsprop"):
+        model = functional(tv)
+        model.compile(optimizer, "mse")
+        kept = tv.Checkpoint(path, delete_checkpoint=False)
+        if optimizer == "rmsprop":
+            with pytest.raises(ValueError, match="of the interrupted run. Received"):
+                model.fit(X, Y, callbacks=[kept], verbose=0)
+        else:
+            model.fit(X, Y, callbacks=[kept], verbose=0)
+
+
+def test_epochs_may_be_as_many_as_one_likes():
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 2
+
+    model = functional(tv)
+    model.compile("sgd", "mse")
+    how = {"validation_data": (X, Y), "validation_freq": 2, "callbacks": [Stop()]}
+    found = model.fit(X, Y, epochs=10**12, verbose=0, **how).history
+    assert (len(found["loss"]), len(found["val_loss"])) == (3, 1)
+    with pytest.raises(ValueError, match="`validation_freq` to be a positive integer"):
+        model.fit(X, Y, validation_freq=0, verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")  # Keras' own
 def test_layers_that_were_frozen_while_weights_were_loaded_can_be_trained(tmp_path):
     new = functional(tv)
     new.compile("adam", "mse")

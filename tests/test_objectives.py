@@ -309,3 +309,14 @@ def test_a_scale_that_is_not_set_leaves_gradients_alone():
 def test_arguments_that_cannot_be_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("alpha", [-0.5, 0.0, 0.5, 2.0])
+def test_a_weight_of_zero_has_the_renyi_bound_of_its_limit(alpha):
+    for low in (-50.0, -np.inf):
+        logs = tf.constant([[0.3], [low], [-1.2]])
+        weights = np.exp(np.array([0.3, low, -1.2], "float64"))
+        with np.errstate(divide="ignore"):
+            want = np.log(np.mean(weights ** (1 - alpha))) / (1 - alpha)
+        found = float(renyi_bound(logs, alpha)[0])
+        assert found == pytest.approx(want, rel=1e-5)

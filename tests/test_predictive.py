@@ -863,3 +863,44 @@ def test_the_mixture_is_scored_with_every_kind_of_loss(kind, loss):
     }
     tolerance = 0.3 if loss == "energy" else 1e-4
     assert found == pytest.approx(truth[loss], rel=tolerance)
+
+
+class Largest(keras.metrics.Metric):
+    """The largest target so far, which begins at minus infinity."""
+
+    def __init__(self, **kwargs):
+        super().__init__(name="largest", **kwargs)
+        self.value = self.add_variable((), keras.initializers.Constant(-np.inf))
+
+    def update_state(self, y, p, sample_weight=None):
+        self.value.assign(tf.maximum(self.value, tf.reduce_max(y)))
+
+    def reset_state(self):
+        self.value.assign(-np.inf)
+
+    def result(self):
+        return self.value + 0.0
+
+
+class Watched(keras.layers.Layer):
+    """The identity, with a metric of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.mean = keras.metrics.Mean("activity")
+
+    def call(self, x):
+        self.mean.update_state(x)
+        return x
+
+
+def test_evaluation_has_the_metrics_of_compile_alone():
+    x, y = np.ones((8, 2), "float32"), np.full((8, 1), -3.0, "float32")
+    layers = [keras.Input((2,)), Watched(), tv.DenseFlipout(2), tv.IndependentNormal(1)]
+    model = tv.Sequential(layers)
+    model.compile("adam", tv.NegativeLogLikelihood(), metrics=[Largest()])
+    model.fit(x, y + 9, verbose=0)
+    found = tv.evaluate_predictive(model, x, y, num_samples=5, seed=1)
+    assert set(found) == {"loss", "largest"}
+    assert found["largest"] == -3
+    assert float(model.get_metrics_result()["largest"]) == 6

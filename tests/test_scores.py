@@ -10,6 +10,8 @@ import tensorflow_probability as tfp
 from scipy import integrate, stats
 
 import tfp_vae as tv
+from tfp_vae.entries import class_probs
+from tfp_vae.scores.closed_forms import sum_over_pairs
 from tfp_vae.scores.crps import crps_of_entries
 
 tfd = tfp.distributions
@@ -636,3 +638,48 @@ def test_mistakes_are_explained():
         tv.CRPS()(Y, binomial)
     with pytest.raises(ValueError, match=r"gradient.*Received.*Binomial.*metrics"):
         tv.EnergyScore()(Y, binomial)
+
+
+def test_components_that_all_members_share():
+    weights = np.array([[0.2, 0.8], [0.5, 0.5], [0.9, 0.1]], "float32")
+    p = tfd.MixtureSameFamily(
+        tfd.Categorical(probs=weights), tfd.Normal([0.0, 1.0], [1.0, 0.5])
+    )
+    y = np.array([0.3, -1.0, 2.0], "float32")
+    for i, row in enumerate(weights):
+        one = tfd.MixtureSameFamily(
+            tfd.Categorical(probs=row), tfd.Normal([0.0, 1.0], [1.0, 0.5])
+        )
+        found = float(crps_of_entries(p, y)[i])
+        assert found == pytest.approx(float(crps_of_entries(one, y[i])), rel=1e-5)
+    classes = tfd.MixtureSameFamily(
+        tfd.Categorical(probs=weights), tfd.Categorical(probs=[[0.7, 0.3], [0.1, 0.9]])
+    )
+    want = weights @ np.array([[0.7, 0.3], [0.1, 0.9]])
+    np.testing.assert_allclose(class_probs(classes), want, rtol=1e-5)
+
+
+def test_pairs_of_many_components_are_not_all_made_at_once():
+    x, sizes = tf.random.stateless_normal([20, 3, 300], [1, 2]), []
+
+    def distance(a, b):
+        found = abs(a[0] - b[0])
+        sizes.append(tf.size(found))
+        return found
+
+    weights = tf.fill([300], 1 / 300)
+    found = sum_over_pairs(distance, weights, (x,), (x + 1,))
+    assert max(sizes) == 20 * 3 * 300
+    values = x.numpy().astype("float64")
+    want = abs(values[..., :, None] - values[..., None, :] - 1).mean(axis=(-2, -1))
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("components", [3, 50])
+def test_draws_of_many_components_have_the_score_of_one(components):
+    p = tfd.MixtureSameFamily(
+        tfd.Categorical(logits=np.linspace(0, 1, components, dtype="float32")),
+        tfd.Uniform([-1.0] * components, 2.0),
+    )
+    found = float(crps_of_entries(p, tf.constant(0.4), num_samples=20_000))
+    assert found == pytest.approx(integrated(stats.uniform(-1, 3), 0.4), abs=0.01)

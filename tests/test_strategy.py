@@ -129,3 +129,11 @@ def test_several_steps_of_replicas_in_a_program_are_those_of_one_after_the_other
         assert float(tf.convert_to_tensor(model.optimizer.iterations)) == 18
     for name, values in histories[0].items():
         np.testing.assert_allclose(histories[1][name], values, rtol=1e-5, err_msg=name)
+
+
+def test_an_optimizer_that_accumulates_gradients_evaluates_on_replicas(strategy):
+    with strategy.scope():
+        model = models.vae(compiled=False, conversion="mean")
+        optimizer = keras.optimizers.Adam(gradient_accumulation_steps=2)
+        model.compile(optimizer, loss=tv.NegativeLogLikelihood())
+    assert np.isfinite(model.evaluate(X, X, verbose=0, return_dict=True)["loss"])

@@ -362,6 +362,25 @@ def test_models_answer_and_train_inside_the_callbacks_of_fit():
     assert int(model.optimizer.iterations) == 18
 
 
+@pytest.mark.parametrize("entries", [False, True], ids=["rows", "entries"])
+def test_validation_rows_keep_their_weights_in_the_loop_of_keras(entries, rng):
+    x = (rng.uniform(size=(40, *vaes.PIXELS)) < 0.5).astype("float32")
+    size = x.shape if entries else len(x)
+    w = rng.uniform(0.1, 3, size=size).astype("float32")
+    found = []
+    for eager in (True, False):
+        vae = vaes.vae(compiled=False)
+        for weight in vae.trainable_weights:  # The loss does not depend on draws.
+            weight.assign(tf.zeros_like(weight))
+        vae.compile(keras.optimizers.SGD(0.0), run_eagerly=eager)
+        how = {"validation_split": 0.5, "batch_size": 20, "verbose": 0}
+        found.append(vae.fit(x, sample_weight=w, **how).history)
+    for name in ("val_loss", "val_nll"):
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-5)
+    plain = vae.evaluate(x[20:], verbose=0, return_dict=True)
+    assert abs(plain["loss"] / found[0]["val_loss"][0] - 1) > 0.1
+
+
 def interrupted(path, stop):
     """An epoch of three, or of one and then two after a restart."""
     keras.utils.set_random_seed(5)

@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
+
 tfd = tfp.distributions
 
 
@@ -36,7 +38,7 @@ def draw(distribution: Any, sample_shape: Any = (), seed: Any = None) -> Any:
         True
     """
     inner = distribution
-    while isinstance(inner, tfd.Independent):
+    while isinstance(inner, meta.Independent):
         inner = inner.distribution
     own = _is_stateless(seed) and inner.dtype == tf.float32 and not inner.validate_args
     if own and type(inner) is tfd.Normal:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.distributions.unit_interval import quantile_of_beta
 from tfp_vae.incomplete_gamma import incomplete_gamma, quantile_of_gamma
@@ -19,7 +20,7 @@ from tfp_vae.supports import REALS, support_of
 
 tfd: Any = tfp.distributions
 
-_MIXTURES = tfd.MixtureSameFamily | tfd.Mixture
+_MIXTURES = meta.MixtureSameFamily | meta.Mixture
 # Discrete distributions whose values need not be integers.
 _ANY_POINTS = tfd.Deterministic | tfd.FiniteDiscrete | tfd.Empirical
 _LARGEST_INTEGER = 2.0**30
@@ -65,7 +66,10 @@ def cdf_of_entries(distribution: Any, values: Any, log: bool = False) -> tf.Tens
 
 
 def survival_of_entries(distribution: Any, values: Any, log: bool = False) -> tf.Tensor:
-    """The survival function of each entry, 1 - F_i(x_i), accurate in the upper tail.
+    """The survival function of each entry, 1 - F_i(x_i).
+
+    It is accurate in the upper tail, except for families for which there is only a
+    cdf, such as the triangular distribution.
 
     Args:
         distribution: As in `cdf_of_entries`.
@@ -84,6 +88,28 @@ def survival_of_entries(distribution: Any, values: Any, log: bool = False) -> tf
     """
     name = "log_survival_function" if log else "survival_function"
     return _of_values(distribution, name, values, "survival_of_entries")
+
+
+def probability_below_entries(distribution: Any, values: Any) -> tf.Tensor:
+    """The probability of smaller values of each entry, P(X_i < x_i).
+
+    Args:
+        distribution: As in `cdf_of_entries`.
+        values: As in `cdf_of_entries`.
+
+    Returns:
+        Probabilities of the shape of `values`; those of `cdf_of_entries` less the
+        jumps.
+
+    Raises:
+        ValueError: As in `cdf_of_entries`.
+
+    Example:
+        >>> float(probability_below_entries(tfd.Bernoulli(probs=0.25), 1.0))
+        0.75
+    """
+    caller = "probability_below_entries"
+    return _of_values(distribution, "probability_below", values, caller)
 
 
 def quantile_of_entries(distribution: Any, level: Any) -> tf.Tensor:
@@ -153,11 +179,11 @@ def of_entries(
                [-1., -1., -1.]], dtype=float32)
     """
     distribution = _with_scalar_marginals(unwrap(distribution))
-    if isinstance(distribution, tfd.Independent):
+    if isinstance(distribution, meta.Independent):
         return of_entries(distribution.distribution, fn, values)
-    if isinstance(distribution, tfd.Sample):
+    if isinstance(distribution, meta.Sample):
         return _of_sample(distribution, fn, values)
-    if isinstance(distribution, tfd.Blockwise):
+    if isinstance(distribution, meta.Blockwise):
         return _of_blocks(distribution, fn, values)
     return fn(distribution, values)
 
@@ -229,7 +255,7 @@ def log_weights(mixture: Any, event_axes: int) -> tf.Tensor:
         >>> tf.exp(log_weights(p, 1)).shape
         TensorShape([2, 1])
     """
-    same = isinstance(mixture, tfd.MixtureSameFamily)
+    same = isinstance(mixture, meta.MixtureSameFamily)
     categorical = mixture.mixture_distribution if same else mixture.cat
     weights = tf.math.log_softmax(categorical.logits_parameter(), axis=-1)
     return tf.reshape(weights, tf.concat([tf.shape(weights), [1] * event_axes], axis=0))
@@ -270,14 +296,15 @@ def class_probs(distribution: Any) -> tf.Tensor:
         >>> class_probs(tfd.Bernoulli(probs=[0.25])).numpy()
         array([[0.75, 0.25]], dtype=float32)
     """
-    if isinstance(distribution, tfd.Independent):
+    if isinstance(distribution, meta.Independent):
         return class_probs(distribution.distribution)
-    if isinstance(distribution, tfd.MixtureSameFamily):
-        probs = class_probs(distribution.components_distribution)
-        axis = distribution.batch_shape.rank
-        weights = tf.exp(log_weights(distribution, probs.shape.rank - axis - 1))
-        return tf.reduce_sum(probs * tf.cast(weights, probs.dtype), axis=axis)
-    if isinstance(distribution, tfd.Mixture):
+    if isinstance(distribution, meta.MixtureSameFamily):
+        components = distribution.components_distribution
+        probs = class_probs(components)
+        axes = probs.shape.rank - components.batch_shape.rank
+        weights = tf.cast(tf.exp(log_weights(distribution, axes)), probs.dtype)
+        return tf.reduce_sum(probs * weights, axis=-1 - axes)
+    if isinstance(distribution, meta.Mixture):
         parts = [class_probs(part) for part in distribution.components]
         axis = distribution.batch_shape.rank
         probs = tf.stack(parts, axis)
@@ -352,6 +379,8 @@ def _of_part(part: Any, name: str, value: tf.Tensor) -> tf.Tensor:
     ):
         # TFP's formulas know whether the bijector increases.
         scalars = tfd.TransformedDistribution(_Entries(part.distribution), bijector)
+        if name == "probability_below":
+            name, value = "cdf", _before(part, value)
         return getattr(scalars, name)(tf.identity(value))
     raise NotImplementedError(f"Entries of {part} have no known `{name}`.")
 
@@ -374,7 +403,7 @@ def _of_mixture(mixture: Any, name: str, value: tf.Tensor) -> tf.Tensor:
 def _of_components(mixture: Any, name: str, value: tf.Tensor) -> tf.Tensor:
     """The results of all components, `(..., *batch_shape, k, *event_shape)`."""
     axis = -1 - mixture.event_shape.rank
-    if isinstance(mixture, tfd.Mixture):
+    if isinstance(mixture, meta.Mixture):
         parts = [_apply(part, name, value) for part in mixture.components]
         return tf.stack(parts, axis=axis)
     components = mixture.components_distribution
@@ -386,20 +415,22 @@ def _of_scalar(distribution: Any, name: str, value: tf.Tensor) -> tf.Tensor:
     if isinstance(distribution, _IN_DOUBLE) and value.dtype != tf.float64:
         found = _of_scalar(_in_double(distribution), name, tf.cast(value, tf.float64))
         return tf.cast(found, value.dtype)
+    if isinstance(distribution, _ANY_POINTS):
+        return _of_points(distribution, name, value)
     if name == "quantile":
         if isinstance(distribution, tfd.Beta):
             return tf.cast(quantile_of_beta(distribution, value), value.dtype)
         if isinstance(distribution, _OF_A_GAMMA):
             return _quantile_of_gamma(distribution, value)
-        if isinstance(distribution, tfd.Deterministic):
-            at = tf.cast(tf.convert_to_tensor(distribution.loc), value.dtype)
-            return tf.broadcast_to(at, tf.shape(value))
         try:
-            if distribution.dtype.is_integer or isinstance(distribution, tfd.Empirical):
+            if distribution.dtype.is_integer:
                 raise NotImplementedError  # TFP's methods have other errors
             return tf.cast(summary(distribution, name, value), value.dtype)
         except NotImplementedError:
             return _search(distribution, value, *_bounds(distribution, value))
+    if name == "probability_below":
+        return _of_scalar(distribution, "cdf", _before(distribution, value))
+    dtype = value.dtype
     # Between integers, and outside of the support, TFP's formulas do not hold.
     if _has_integers(distribution):
         value = tf.floor(value)
@@ -410,7 +441,84 @@ def _of_scalar(distribution: Any, name: str, value: tf.Tensor) -> tf.Tensor:
         value = tf.clip_by_value(value, *_ends(distribution))
     if isinstance(distribution, _OF_A_GAMMA | tfd.Poisson):
         return _tail_of_gamma(distribution, name, value)
-    return summary(distribution, name, value)
+    tail = _tail(distribution, name, value)
+    if tail is None:
+        return tf.cast(summary(distribution, name, value), dtype)
+    tail = tf.cast(tail, dtype)
+    return tf.math.log(tail) if name.startswith("log_") else tail
+
+
+def _of_points(p: Any, name: str, value: tf.Tensor) -> tf.Tensor:
+    """Probabilities and quantiles of a distribution on points, exact in the points.
+
+    TFP's methods take values near a point for it.
+    """
+    if isinstance(p, tfd.FiniteDiscrete):
+        points, probs = p.outcomes, p.probs_parameter()
+    else:
+        is_one = isinstance(p, tfd.Deterministic)
+        points = tf.convert_to_tensor(p.loc)[..., tf.newaxis] if is_one else p.samples
+        probs = tf.ones_like(points, value.dtype)
+        probs /= tf.cast(tf.shape(points)[-1], value.dtype)
+    points, probs = tf.cast(points, value.dtype), tf.cast(probs, value.dtype)
+    x = value[..., tf.newaxis]
+    if name == "quantile":
+        shape = tf.broadcast_dynamic_shape(tf.shape(points), tf.shape(probs))
+        points, probs = tf.broadcast_to(points, shape), tf.broadcast_to(probs, shape)
+        order = tf.argsort(points, axis=-1)
+        points = tf.gather(points, order, batch_dims=-1, axis=-1)
+        cdf = tf.cumsum(tf.gather(probs, order, batch_dims=-1, axis=-1), axis=-1)
+        # The last point reaches every level, whatever the rounding.
+        reached = cdf[..., :-1] >= _except_for_rounding(x)
+        reached = tf.concat([reached, tf.ones_like(x, tf.bool)], axis=-1)
+        found = tf.reduce_min(tf.where(reached, points, value.dtype.max), axis=-1)
+    elif name == "probability_below":
+        found = tf.reduce_sum(tf.where(points < x, probs, 0), axis=-1)
+    elif name.endswith("survival_function"):
+        found = tf.reduce_sum(tf.where(points > x, probs, 0), axis=-1)
+    else:
+        found = tf.reduce_sum(tf.where(points <= x, probs, 0), axis=-1)
+    unknown = tf.reduce_any(tf.math.is_nan(points) | tf.math.is_nan(probs), axis=-1)
+    found = tf.where(unknown, tf.constant(np.nan, found.dtype), found)
+    return tf.math.log(found) if name.startswith("log_") else found
+
+
+def _before(distribution: Any, value: tf.Tensor) -> tf.Tensor:
+    """The largest number below each value, or the largest integer."""
+    if _has_integers(distribution):
+        return tf.math.ceil(value) - 1
+    wide = tf.cast(value, tf.float32) if value.dtype.size < 4 else value
+    before = tf.math.nextafter(wide, tf.constant(-np.inf, wide.dtype))
+    # TensorFlow may take the number below 0, which is subnormal, for 0.
+    tiny = tf.constant(np.finfo(value.dtype.as_numpy_dtype).tiny, value.dtype)
+    return tf.where(value == 0, -tiny, before)
+
+
+def _tail(p: Any, name: str, value: tf.Tensor) -> tf.Tensor | None:
+    """P(X <= x) or P(X > x) where TFP loses the digits; `None` where it does not."""
+    is_upper = name.endswith("survival_function")
+    if isinstance(p, tfd.Cauchy):
+        z = (value - p.loc) / p.scale
+        return tf.math.atan2(tf.ones_like(z), z if is_upper else -z) / np.pi
+    if not is_upper:
+        return None
+    if isinstance(p, tfd.Beta):
+        inside = tf.clip_by_value(value, 0, 1)
+        return tfp.math.betainc(p.concentration0, p.concentration1, 1 - inside)
+    if not isinstance(p, tfd.NegativeBinomial | tfd.Binomial):
+        return None
+    probs, count = p.probs_parameter(), tf.convert_to_tensor(p.total_count)
+    above = tf.maximum(value, -1) + 1
+    below = count - above + 1 if isinstance(p, tfd.Binomial) else count
+    # The incomplete beta function is not defined at the ends of the support.
+    inside = (above > 0) & (below > 0)
+    one = tf.ones([], value.dtype)
+    tail = tfp.math.betainc(
+        tf.where(inside, above, one), tf.where(inside, below, one), probs
+    )
+    tail = tf.where(inside, tail, tf.cast(above <= 0, tail.dtype))
+    unknown = tf.math.is_nan(value) | tf.math.is_nan(count) | tf.math.is_nan(probs)
+    return tf.where(unknown, tf.constant(np.nan, tail.dtype), tail)
 
 
 def _tail_of_gamma(p: Any, name: str, value: tf.Tensor) -> tf.Tensor:
@@ -457,20 +565,26 @@ def _search(distribution: Any, level: Any, low: Any, high: Any) -> tf.Tensor:
             return [_apply(distribution, name, value) for name in names]
 
         return root(logs, level, low, high)
-    # The cdf at an integer may be the level except for rounding.
-    rounding = 8 * np.finfo(level.dtype.as_numpy_dtype).eps
+    reached = _except_for_rounding(level)
 
-    def is_above(value: Any) -> tf.Tensor:
-        return _apply(distribution, "cdf", value) >= level * (1 - rounding)
+    def cdf(value: Any) -> tf.Tensor:
+        return _apply(distribution, "cdf", value)
 
-    if is_integer(distribution):
-        return tf.round(first_above(is_above, low - 0.5, high, tolerance=0.25))
-    return first_above(is_above, low - 0.5, high)
+    found = first_above(
+        lambda value: cdf(value) >= reached, low, high, is_integer(distribution)
+    )
+    return found + 0 * cdf(found)  # NaN where a parameter is
+
+
+def _except_for_rounding(level: tf.Tensor) -> tf.Tensor:
+    """What a cdf has at the value where it reaches the level, at the least."""
+    return level * (1 - 8 * np.finfo(level.dtype.as_numpy_dtype).eps)
 
 
 def _bounds(distribution: Any, level: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Values at which the cdf is below the level, and above it, found by doubling."""
     largest = level.dtype.max / 8
+    wanted = _except_for_rounding(level) if cdf_has_jumps(distribution) else level
 
     def search(sign: float, end: float) -> tf.Tensor:
         if np.isfinite(end):
@@ -478,7 +592,7 @@ def _bounds(distribution: Any, level: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
         def is_beyond(value: tf.Tensor) -> tf.Tensor:
             cdf = _apply(distribution, "cdf", value)
-            return cdf < level if sign < 0 else cdf >= level
+            return cdf < wanted if sign < 0 else cdf >= wanted
 
         return tf.while_loop(
             lambda value: tf.reduce_any(~is_beyond(value) & (abs(value) < largest)),
@@ -591,18 +705,18 @@ class _Entries(tfd.Distribution):
 
 def _leaves(distribution: Any) -> list[Any]:
     """The distributions inside wrappers, blocks and the components of mixtures."""
-    if isinstance(distribution, tfd.Independent | tfd.Sample):
+    if isinstance(distribution, meta.Independent | meta.Sample):
         parts = [distribution.distribution]
-    elif isinstance(distribution, tfd.Blockwise):
+    elif isinstance(distribution, meta.Blockwise):
         parts = list(distribution.distributions)
-    elif isinstance(distribution, tfd.MixtureSameFamily):
+    elif isinstance(distribution, meta.MixtureSameFamily):
         parts = [distribution.components_distribution]
-    elif isinstance(distribution, tfd.Inflated):
+    elif isinstance(distribution, meta.Inflated):
         at = tfd.Deterministic(distribution.inflated_loc)
         parts = [at, distribution.distribution]
-    elif isinstance(distribution, tfd.Mixture):
+    elif isinstance(distribution, meta.Mixture):
         parts = list(distribution.components)
-    elif isinstance(distribution, tfd.BatchBroadcast | tfd.BatchReshape):
+    elif isinstance(distribution, meta.BatchBroadcast | meta.BatchReshape):
         parts = [distribution.distribution]
     else:
         return [distribution]
@@ -616,6 +730,8 @@ def _is_continuous(leaf: Any) -> bool:
 
 
 def _has_integers(leaf: Any) -> bool:
+    if tf.as_dtype(leaf.dtype).is_integer:
+        return True
     if isinstance(leaf, _ANY_POINTS):
         names = [name for name in ("loc", "outcomes", "samples") if hasattr(leaf, name)]
         points = tf.get_static_value(getattr(leaf, names[0]))

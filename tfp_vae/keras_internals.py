@@ -307,3 +307,25 @@ def metrics_as_list(model: Any, logs: dict[str, Any]) -> Any:
         1.0
     """
     return model._flatten_metrics_in_order(logs)
+
+
+def compiled_results(model: Any) -> dict[str, Any]:
+    """The results of the metrics that `compile` was given.
+
+    `model.metrics` also has those of layers, and Keras does not tell them apart. If
+    Keras changes this, `test_evaluation_has_the_metrics_of_compile_alone` fails.
+
+    Args:
+        model: A compiled Keras model.
+
+    Returns:
+        A dictionary of tensors by name.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> compiled_results(model)
+        {}
+    """
+    metrics = model._compile_metrics
+    return {} if metrics is None else metrics.result()

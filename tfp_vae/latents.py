@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.distributions.direction_and_norm import DirectionAndNorm
 from tfp_vae.kl.closed_forms import family_name
@@ -73,7 +74,7 @@ def center(distribution: Any) -> tf.Tensor:
         array([0., 2.], dtype=float32)
     """
     distribution = unwrap(distribution)
-    if isinstance(distribution, tfd.Blockwise):
+    if isinstance(distribution, meta.Blockwise):
         parts = [center(part) for part in distribution.distributions]
         return joined(distribution, parts)
     if isinstance(distribution, DirectionAndNorm):
@@ -117,7 +118,7 @@ def mean_or_center(distribution: Any) -> tf.Tensor:
         np.float32(0.5)
     """
     distribution = unwrap(distribution)
-    if isinstance(distribution, tfd.Blockwise):
+    if isinstance(distribution, meta.Blockwise):
         parts = [mean_or_center(part) for part in distribution.distributions]
         return joined(distribution, parts)
     if is_discrete(distribution) and tf.as_dtype(distribution.dtype).is_floating:
@@ -179,7 +180,7 @@ def tempered(prior: Any, temperature: float) -> Any:
         return prior
     if isinstance(prior, _LOCATION_SCALE):
         return prior.copy(scale=temperature * tf.convert_to_tensor(prior.scale))
-    if isinstance(prior, tfd.Independent | tfd.Sample):
+    if isinstance(prior, meta.Independent | meta.Sample):
         return prior.copy(distribution=tempered(prior.distribution, temperature))
     if isinstance(prior, tfd.MultivariateNormalLinearOperator):
         # Not always a triangle, which `MultivariateNormalTriL` would cut out.
@@ -187,7 +188,7 @@ def tempered(prior: Any, temperature: float) -> Any:
             temperature * prior.scale.to_dense(), is_non_singular=True
         )
         return tfd.MultivariateNormalLinearOperator(prior.loc, factor)
-    if isinstance(prior, tfd.MixtureSameFamily):
+    if isinstance(prior, meta.MixtureSameFamily):
         components = tempered(prior.components_distribution, temperature)
         return prior.copy(components_distribution=components)
     if "distribution" in prior.parameters and "bijector" in prior.parameters:

@@ -8,9 +8,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.checks import check_rows_in_batch, integer
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.engine.num_examples import report_terms
+from tfp_vae.entries import float_dtype
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 from tfp_vae.kl.closed_forms import as_independent
 
@@ -205,7 +207,7 @@ def weighted_log_prob(
     outside: dict[str, Any] = {"sample_weight": None, "mask": None}
     for name, weight in (("sample_weight", weights), ("mask", mask)):
         if weight is not None:
-            weight = tf.cast(tf.convert_to_tensor(weight), _float_dtype(distribution))
+            weight = tf.cast(tf.convert_to_tensor(weight), float_dtype(distribution))
             weight = fitted_weight(weight, values, batch_rank, name)
             if weight.shape.rank > batch_rank:
                 inside.append(expanded_to_rank(weight, values.shape.rank))
@@ -223,11 +225,6 @@ def weighted_log_prob(
         for name, weight in outside.items()
     }
     return log_prob, whole["sample_weight"], whole["mask"]
-
-
-def _float_dtype(distribution: Any) -> tf.DType:
-    dtype = tf.as_dtype(distribution.dtype)
-    return dtype if dtype.is_floating else tf.float32
 
 
 def checked_values(
@@ -414,7 +411,7 @@ def _log_prob_of_elements(
         elements = factors.distribution.log_prob(values) * weights
         event = range(-distribution.event_shape.rank, 0)
         return tf.reduce_sum(elements, axis=list(event))
-    if isinstance(distribution, tfd.Blockwise):
+    if isinstance(distribution, meta.Blockwise):
         return _log_prob_of_blocks(distribution, values, weights)
     raise ValueError(
         "Weights or a mask inside the event expect a distribution that factorises "

@@ -147,13 +147,15 @@ class ActiveUnits(keras.metrics.Metric):
         count.assign_add(tf.cast(tf.shape(means)[0], tf.float64))
 
     def result(self) -> tf.Tensor:
-        """The number of active dimensions so far."""
+        """The number of active dimensions so far; NaN if a mean was not finite."""
         if self._sums is None:
             return tf.zeros([])
         total, squares, count = self._sums
         mean = tf.math.divide_no_nan(total.value, count.value)
         variance = tf.math.divide_no_nan(squares.value, count.value) - mean**2
-        return tf.reduce_sum(tf.cast(variance > self.threshold, tf.float32))
+        active = tf.cast(variance > self.threshold, tf.float32)
+        # NaN where a mean was: such a posterior is no collapsed one.
+        return tf.reduce_sum(active + tf.cast(0 * variance, tf.float32))
 
     def reset_state(self) -> None:
         """Resets the sums."""

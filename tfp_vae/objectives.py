@@ -91,7 +91,11 @@ def renyi_bound(log_weights: tf.Tensor, alpha: float) -> tf.Tensor:
     # So near to 1 rounding errors dominate the quotient, whose limit is the ELBO.
     if abs(order) < 1e-4:
         return elbo(log_weights)
-    middle = elbo(log_weights)
+    # Near the terms, so that they keep their digits; a weight may be 0.
+    known = tf.math.is_finite(log_weights)
+    total = tf.reduce_sum(tf.where(known, log_weights, 0), axis=0)
+    count = tf.reduce_sum(tf.cast(known, log_weights.dtype), axis=0)
+    middle = tf.math.divide_no_nan(total, count)
     return middle + importance_weighted_bound(order * (log_weights - middle)) / order
 
 
@@ -389,6 +393,10 @@ class Objective:
         """The numbers given as `keras.Variable`, for the model to save."""
         return []
 
+    def check_in_training(self) -> None:
+        """Checks callables, as `annealed.check_in_training`."""
+        annealed.check_in_training(self.beta, "beta", f"`{type(self).__name__}`")
+
     def losses(
         self, terms: Terms, kl_weight: tf.Tensor, sample_weight: tf.Tensor
     ) -> tf.Tensor:
@@ -449,8 +457,9 @@ class ELBO(Objective):
     Args:
         num_samples: The number of draws of z for each example.
         beta: Factor of the KL: a number, a non-trainable variable, or a callable
-            without arguments. `KLWarmup` multiplies it further. A `keras.Variable` is
-            saved with the weights, a `tf.Variable` in the config.
+            without arguments that computes one from variables. `KLWarmup` multiplies it
+            further. A `keras.Variable` is saved with the weights, a `tf.Variable` in
+            the config.
         gradient: `"total"`; `"stl"`, without the score of q, which uses the KL of the
             draws instead of the closed form; `"loo"`, for posteriors without
             reparameterised draws, the score with the mean of the other draws as
@@ -520,6 +529,11 @@ class ELBO(Objective):
         """The numbers given as `keras.Variable`, for the model to save."""
         numbers = (self.beta, self.target.free_bits, self.target.capacity)
         return [number for number in numbers if isinstance(number, keras.Variable)]
+
+    def check_in_training(self) -> None:
+        """Checks callables, as `annealed.check_in_training`."""
+        super().check_in_training()
+        self.target.check_in_training("`ELBO`")
 
     def losses(
         self, terms: Terms, kl_weight: tf.Tensor, sample_weight: tf.Tensor

@@ -150,7 +150,7 @@ def is_distribution_config(config: Any) -> bool:
 
 
 def revive_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """Restores the serialized Keras objects and functions in a config.
+    """Restores the serialized objects, distributions and functions in a config.
 
     Args:
         config: What `get_config` returned.
@@ -168,7 +168,9 @@ def revive_arguments(config: dict[str, Any]) -> dict[str, Any]:
     """
     arguments = {}
     for key, value in config.items():
-        if isinstance(value, dict) and "class_name" in value and "config" in value:
+        if is_distribution_config(value):
+            value = deserialize_distribution(value)
+        elif isinstance(value, dict) and "class_name" in value and "config" in value:
             try:
                 value = keras.saving.deserialize_keras_object(value)
             except ValueError as error:

@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
+
 tfd = tfp.distributions
 
 _OF_A_VALUE = ("cdf", "log_cdf", "survival_function", "log_survival_function")
@@ -55,7 +57,7 @@ def summary(distribution: Any, name: str, *given: Any, **options: Any) -> tf.Ten
 
 def _of_blocks(distribution: Any, name: str) -> Any:
     """Moments and modes of blocks; `None` for anything else."""
-    if not isinstance(distribution, tfd.Blockwise):
+    if not isinstance(distribution, meta.Blockwise):
         return None
     parts = [summary(block, name) for block in distribution.distributions]
     return joined(distribution, parts)
@@ -74,7 +76,7 @@ def may_lack_a_mean(distribution: Any) -> bool:
         >>> may_lack_a_mean(tfd.Sample(tfd.Cauchy(0.0, 1.0), 3))
         True
     """
-    while isinstance(distribution, tfd.Independent | tfd.Sample):
+    while isinstance(distribution, meta.Independent | meta.Sample):
         distribution = distribution.distribution
     return isinstance(distribution, tfd.StudentT | tfd.Cauchy)
 
@@ -104,9 +106,9 @@ def joined(distribution: Any, parts: Any) -> tf.Tensor:
 
 def _mode(distribution: Any, name: str) -> Any:
     """The mode of `Independent`, `Inflated` and `Blockwise`; `None` for others."""
-    if isinstance(distribution, tfd.Independent):
+    if isinstance(distribution, meta.Independent):
         return summary(distribution.distribution, name)
-    if isinstance(distribution, tfd.Inflated):
+    if isinstance(distribution, meta.Inflated):
         base = summary(distribution.distribution, name)
         at = tf.broadcast_to(distribution.inflated_loc, tf.shape(base))
         more = distribution.log_prob(at) >= distribution.log_prob(base)
@@ -116,12 +118,12 @@ def _mode(distribution: Any, name: str) -> Any:
 
 def _covariance(distribution: Any, name: str) -> Any:
     """The covariance of coordinates in the order in which a reshape lists them."""
-    if isinstance(distribution, tfd.Blockwise):
+    if isinstance(distribution, meta.Blockwise):
         blocks = [summary(block, name) for block in distribution.distributions]
         linear = [tf.linalg.LinearOperatorFullMatrix(block) for block in blocks]
         return tf.linalg.LinearOperatorBlockDiag(linear).to_dense()
     scalars = getattr(distribution, "distribution", None)
-    if not isinstance(distribution, tfd.Independent | tfd.Sample) or (
+    if not isinstance(distribution, meta.Independent | meta.Sample) or (
         scalars is None or scalars.event_shape.rank
     ):
         return None
@@ -135,7 +137,7 @@ def _of_a_value(distribution: Any, name: str, value: Any) -> Any:
     # A copy, since TFP's bijectors cache: for the very tensor that `quantile` returned
     # they would give back the probability, in the shape that it had then.
     value = tf.identity(tf.convert_to_tensor(value, distribution.dtype))
-    mixture = isinstance(distribution, tfd.MixtureSameFamily)
+    mixture = isinstance(distribution, meta.MixtureSameFamily)
     if not (
         _has_one_number(distribution)
         and (mixture or _is_independent_of_one(distribution))
@@ -183,7 +185,7 @@ def _quantile(distribution: Any, name: str, probability: Any) -> Any:
     shape = tf.concat([tf.shape(probability), [1] * axes], axis=0)
     if _is_independent_of_one(distribution):
         return summary(distribution.distribution, name, tf.reshape(probability, shape))
-    mixture = isinstance(distribution, tfd.MixtureSameFamily)
+    mixture = isinstance(distribution, meta.MixtureSameFamily)
     if not (mixture and _has_one_number(distribution) and _is_continuous(distribution)):
         return None
     each = summary(
@@ -251,47 +253,83 @@ def first_above(
     is_above: Callable[[tf.Tensor], tf.Tensor],
     low: tf.Tensor,
     high: tf.Tensor,
-    tolerance: float = 0.0,
+    integers: bool = False,
 ) -> tf.Tensor:
-    """The values between two others from which on a condition holds.
+    """The smallest values between two others at which a condition holds.
 
     Args:
         is_above: Function from values to booleans, false below some value and true
-            above it, as of a cdf with jumps.
-        low: Values at which it is false.
-        high: Values at which it is true.
-        tolerance: Largest error; with 0 only that of a few roundings.
+            from it on, as of a cdf with jumps.
+        low: Values that are not above the results.
+        high: Values that are not below the results.
+        integers: Whether only integers count; otherwise every floating-point number
+            does, except those that are subnormal.
 
     Returns:
         A tensor of the shape of `low`.
 
     Example:
         >>> low, high = tf.constant([0.0]), tf.constant([9.0])
-        >>> round(float(first_above(lambda x: x >= 3.0, low, high)[0]), 3)
-        3.0
+        >>> first_above(lambda x: x >= 0.3, low, high).numpy()
+        array([0.3], dtype=float32)
     """
-    one = tf.ones([], low.dtype)
+    middle = _middle_integer if integers else _middle_number
+    low, high = _in_range(low, high)
+    if integers:
+        low, high = tf.floor(low), tf.math.ceil(high)
 
-    def difference(value: tf.Tensor) -> tf.Tensor:
-        return tf.where(is_above(value), one, -one)
+    def goes_on(below: tf.Tensor, above: tf.Tensor) -> tf.Tensor:
+        between = middle(below, above)
+        return tf.reduce_any((below < between) & (between < above))
 
-    return _find_root(difference, low, high, tolerance)
+    def halved(below: tf.Tensor, above: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        between = middle(below, above)
+        reached = tf.ensure_shape(is_above(between), between.shape)
+        return tf.where(reached, below, between), tf.where(reached, between, above)
+
+    found = tf.while_loop(goes_on, halved, (low, high))[1]
+    return tf.where(is_above(low), low, found)
+
+
+def _in_range(low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The ends of an interval, without those near the largest number.
+
+    A component's quantile may be beyond it, and that of the mixture far below.
+    """
+    largest = low.dtype.max
+    return tf.maximum(low, -largest / 4), tf.minimum(high, largest / 4)
+
+
+def _middle_integer(low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    return tf.floor(low + (high - low) / 2)
+
+
+def _middle_number(low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    """The number with as many floating-point numbers below it as above."""
+    kind = {2: tf.int16, 4: tf.int32, 8: tf.int64}[low.dtype.size]
+
+    def flipped(bits: tf.Tensor) -> tf.Tensor:
+        # The bits of negative numbers are in reverse order.
+        return tf.where(bits < 0, kind.min - bits, bits)
+
+    first, last = (flipped(tf.bitcast(end, kind)) for end in (low, high))
+    # Without the sum, which may be too large.
+    middle = first // 2 + last // 2 + (first % 2 + last % 2) // 2
+    number = tf.bitcast(flipped(middle), low.dtype)
+    # TensorFlow may take a subnormal number for 0.
+    tiny = np.finfo(low.dtype.as_numpy_dtype).tiny
+    return tf.where(abs(number) < tiny, tf.zeros_like(number), number)
 
 
 def _find_root(
     difference: Callable[[tf.Tensor], tf.Tensor],
     low: tf.Tensor,
     high: tf.Tensor,
-    tolerance: float = 0.0,
 ) -> tf.Tensor:
-    # A component's quantile may be beyond the largest number, and that of the mixture
-    # far below it; halving an interval of floating-point numbers takes 300 steps.
-    largest = low.dtype.max
     return tfp.math.find_root_chandrupatla(
         difference,
-        tf.maximum(low, -largest / 4),
-        tf.minimum(high, largest / 4),
-        position_tolerance=tolerance,
+        *_in_range(low, high),
+        position_tolerance=0.0,
         value_tolerance=8 * np.finfo(low.dtype.as_numpy_dtype).eps,
         max_iterations=300,
     ).estimated_root
@@ -300,7 +338,7 @@ def _find_root(
 def _is_independent_of_one(distribution: Any) -> bool:
     """Whether an `Independent` has a single scalar coordinate."""
     return (
-        isinstance(distribution, tfd.Independent)
+        isinstance(distribution, meta.Independent)
         and not distribution.distribution.event_shape.rank
         and distribution.event_shape.num_elements() == 1
     )
@@ -313,9 +351,9 @@ def _has_one_number(distribution: Any) -> bool:
 
 def _is_continuous(distribution: Any) -> bool:
     """Whether draws are real numbers: TFP has a bijector onto such supports only."""
-    if isinstance(distribution, tfd.MixtureSameFamily):
+    if isinstance(distribution, meta.MixtureSameFamily):
         return _is_continuous(distribution.components_distribution)
-    if isinstance(distribution, tfd.Independent):
+    if isinstance(distribution, meta.Independent):
         return _is_continuous(distribution.distribution)
     return distribution.experimental_default_event_space_bijector() is not None
 

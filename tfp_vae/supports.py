@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
+
 tfd = tfp.distributions
 tfb = tfp.bijectors
 
@@ -179,11 +181,11 @@ class _Values(NamedTuple):
 
 def _finite(distribution: Any) -> Any:
     """The `_Values` of a distribution; `None` if it has no known finite set of them."""
-    if isinstance(distribution, tfd.MixtureSameFamily):
+    if isinstance(distribution, meta.MixtureSameFamily):
         return _finite(distribution.components_distribution)
-    if isinstance(distribution, tfd.Independent | tfd.Sample | tfd.BatchBroadcast):
+    if isinstance(distribution, meta.Independent | meta.Sample | meta.BatchBroadcast):
         return _copies(distribution, distribution.distribution)
-    if isinstance(distribution, tfd.Blockwise):
+    if isinstance(distribution, meta.Blockwise):
         return _blocks(distribution)
     if isinstance(distribution, tfd.Bernoulli):
         return _Values(2, lambda: tf.range(2))

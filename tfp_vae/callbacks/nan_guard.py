@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfp_vae.callbacks.watching import checked_examples, undisturbed
 from tfp_vae.checks import integer
 from tfp_vae.distribution_tensor import unwrap
-from tfp_vae.keras_internals import nested_layers
+from tfp_vae.engine.optimizer import build_optimizer
 from tfp_vae.models.vae import VAE
 
 
@@ -91,12 +91,7 @@ class NaNGuard(keras.callbacks.Callback):
                 "`NaNGuard` expects finite weights when training begins. Received: NaN "
                 f"or infinity in {found[1]}. Load finite weights."
             )
-        optimizer = self.model.optimizer
-        # Keras calls a model built that only has a `build` of its own.
-        is_built = all(layer.built for layer in nested_layers(self.model))
-        if is_built and not optimizer.built:
-            with self.model.distribute_strategy.scope():
-                optimizer.build(self.model.trainable_variables)
+        build_optimizer(self.model)
         self._keep("the beginning of training")
         self._is_first_batch = True
 
@@ -156,7 +151,11 @@ class NaNGuard(keras.callbacks.Callback):
                 "optimizer made in the first step (`keras.Input` lets them be made "
                 "before)"
             )
-        numbers = [f"{k}={v:g}" for k, v in logs.items() if not np.isfinite(v)]
+        numbers = [
+            f"{name}={value:g}" if np.ndim(value) == 0 else f"{name}={value}"
+            for name, value in logs.items()
+            if not np.all(np.isfinite(value))
+        ]
         found = ", ".join([*numbers, where])
         warnings.warn(
             f"`NaNGuard` found a NaN or infinity {when}: {found}. Training stops, with "

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfp_vae.callbacks.watching import check_vae, checked_examples, undisturbed
 from tfp_vae.checks import file_path, integer
 from tfp_vae.draws import draw
+from tfp_vae.engine import data
 from tfp_vae.kl.closed_forms import as_independent
 from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.latents import on_the_sphere
@@ -122,12 +123,9 @@ class VAETensorBoard(keras.callbacks.Callback):
                     self._write_projection()
         self._writer.flush()
 
-    def _few(self) -> tuple[Any, Any]:
-        """The examples that are shown as images."""
-        return _head((self.x, self.y), self.num_images)
-
     def _write_images(self) -> None:
-        vae, (x, y) = self.model, self._few()
+        vae, few = self.model, slice(self.num_images)
+        x, y = data.mapped(lambda array: array[few], (self.x, self.y))
         reconstructions = vae.reconstruct(x, y)
         images = observed(vae, x)
         if not is_image(reconstructions.shape[1:]) or not is_image(images.shape[1:]):
@@ -137,7 +135,7 @@ class VAETensorBoard(keras.callbacks.Callback):
         count = self.num_images if y is None else len(images)
         samples = vae.generate(count, y=y, seed=0)
         _show("samples", image_grid(samples), "Means of p(x|z), z from the prior")
-        x, y = _head((x, y), 1)
+        x, y = data.mapped(lambda array: array[:1], (x, y))
         q = vae.encode(x, y)
         if q.event_shape.rank == 1:
             shown = range(min(q.event_shape[0], _MOST_DIMENSIONS))
@@ -212,12 +210,6 @@ def _projector() -> Any:
             '`pip install "tfp-vae[examples]"`.'
         ) from error
     return projector
-
-
-def _head(structure: Any, count: int) -> Any:
-    return keras.tree.map_structure(
-        lambda array: array[:count], structure, none_is_leaf=False
-    )
 
 
 def _sprite(images: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:

@@ -244,12 +244,30 @@ def source_of(
     """
     if not data.is_pipeline(given[0]):
         rows = range(data.check_rows(given, caller)) if rows is None else rows
-        size = batch_size or (math.ceil(len(rows) / steps) if steps else 32)
+        size = size_of_batches(batch_size, rows, steps)
         return ArrayBatches(data.packed(*given), rows, size, shuffle, seed)
     pipeline, count = given[0], None
     if isinstance(pipeline, tf.data.Dataset):
         count = int(pipeline.cardinality())
     return PipelineBatches(pipeline, count if count and count > 0 else None, caller)
+
+
+def size_of_batches(batch_size: int | None, rows: range, steps: int | None) -> int:
+    """The size of the batches of arrays.
+
+    Args:
+        batch_size: The size, or `None`.
+        rows: The rows to use, which are then divided into `steps` batches.
+        steps: Steps per pass, or `None` for batches of 32.
+
+    Returns:
+        The size.
+
+    Example:
+        >>> [size_of_batches(None, range(100), steps) for steps in (9, None)]
+        [12, 32]
+    """
+    return batch_size or (math.ceil(len(rows) / steps) if steps else 32)
 
 
 class Epochs:

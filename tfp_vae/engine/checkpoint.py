@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfp_vae import keras_internals
 from tfp_vae.checks import boolean, integer
 from tfp_vae.engine.batches import Epochs
+from tfp_vae.engine.optimizer import build_optimizer, classes_of
 from tfp_vae.engine.strategies import from_chief, has_workers, is_chief
 from tfp_vae.engine.weights_file import (
     explaining_damage,
@@ -150,9 +151,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._given = None
         self._others = keras.tree.flatten(getattr(given, "callbacks", given) or [])
         keras_internals.resume_at(self.model, None)  # Forgets that of an earlier call.
-        optimizer = self.model.optimizer
-        if optimizer is not None and not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
+        build_optimizer(self.model)
         state = self._restored()
         if state is None:
             return
@@ -301,6 +300,22 @@ class Checkpoint(keras.callbacks.Callback):
                 f"one has {mine}. None is restored: draws differ from those of an "
                 "uninterrupted run. Resume with the same model.",
                 stacklevel=2,
+            )
+        optimizer = self.model.optimizer
+        names = classes_of(optimizer)
+        theirs = saved.get("optimizer", names)
+        if theirs != names:
+            raise ValueError(
+                "`Checkpoint` expects the optimizer of the interrupted run. Received: "
+                f"{names}, where the file has {theirs}. Compile the model with that "
+                "one, or delete the file."
+            )
+        if optimizer is not None and not optimizer.built:
+            raise ValueError(
+                "`Checkpoint` expects an optimizer that knows its variables. Received: "
+                f"{type(optimizer).__name__} of a model with layers that are not "
+                "built, or with a `train_step` of its own. Before `fit` call "
+                "`model.optimizer.build(variables)` with all that it trains."
             )
         return read_weights(self.model, path)
 

@@ -500,7 +500,8 @@ class Rows(keras.utils.PyDataset):
         arrays: Structure of arrays, as `read` returns it; batches have the same.
         batch_size: Batch size; the last batch may be smaller.
         rows: The rows to use.
-        shuffle: Whether to reshuffle the rows every epoch.
+        shuffle: Whether to reshuffle the rows every epoch; `"batch"` to do so within
+            each batch.
 
     Example:
         >>> rows = Rows((np.zeros([5, 2]),), 2, range(5))
@@ -509,7 +510,7 @@ class Rows(keras.utils.PyDataset):
     """
 
     def __init__(
-        self, arrays: Any, batch_size: int, rows: range, shuffle: bool = False
+        self, arrays: Any, batch_size: int, rows: range, shuffle: Any = False
     ) -> None:
         super().__init__()
         self._arrays, self._size = arrays, batch_size
@@ -518,9 +519,13 @@ class Rows(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         """Reshuffles the rows."""
-        if self._shuffle:
-            rng = np.random.default_rng(random.getrandbits(32))
-            self._order = rng.permutation(self._order)
+        if not self._shuffle:
+            return
+        rng = np.random.default_rng(random.getrandbits(32))
+        size = self._size if self._shuffle == "batch" else len(self._order)
+        starts = range(0, len(self._order), size)
+        parts = [rng.permutation(self._order[i : i + size]) for i in starts]
+        self._order = np.concatenate(parts)
 
     def __len__(self) -> int:
         """The number of batches."""

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfp_vae import keras_internals
 from tfp_vae.checks import checked_config, checked_function, integer
 from tfp_vae.engine import data
-from tfp_vae.engine.batches import Epochs, Source, source_of
+from tfp_vae.engine.batches import Epochs, Source, size_of_batches, source_of
 from tfp_vae.engine.checkpoint import Checkpoint
 from tfp_vae.engine.compiler import EAGER, Compiler, FunctionCache
 from tfp_vae.engine.loss import with_function_losses
@@ -25,6 +25,7 @@ from tfp_vae.engine.num_examples import (
     layers_with_kl,
     terms_per_example,
 )
+from tfp_vae.engine.optimizer import build_optimizer
 from tfp_vae.engine.program import Program
 from tfp_vae.engine.progress import with_bar
 from tfp_vae.engine.run import AUTO, Run, callbacks_in, steps_in_program
@@ -299,6 +300,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         """
         self._check_compiled("fit")
         check_strategy(self)
+        _check_freq(validation_freq)
         keras_internals.resume_at(self, None)  # Forgets the epoch of an earlier call.
         unweighted = self._read((x, y, sample_weight), "fit")
         given, class_weight = _weighted(unweighted, class_weight)
@@ -339,7 +341,6 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         epochs = _capped(int(epochs))
         left = range(int(initial_epoch), epochs)
         run = self._run(train, steps_per_epoch, callbacks, len(left), "training", "fit")
-        due = [epoch for epoch in range(epochs) if _is_due(epoch, validation_freq)]
         test = None
         if validation is not None or last is not None:
             source = source_of(
@@ -351,7 +352,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             )
             if validation is not None:
                 self._check_given(validation, False, "fit", source)
-            num_epochs = len({*due} & {*left})
+            num_epochs = _count_due(left, validation_freq)
             test = self._run(
                 source, validation_steps, callbacks, num_epochs, "evaluation", "fit"
             )
@@ -369,7 +370,9 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 model=self,
             )
         _inform(callbacks, run.epochs)
-        return self._run_epochs(run, test, due, callbacks, initial_epoch, epochs)
+        return self._run_epochs(
+            run, test, validation_freq, callbacks, initial_epoch, epochs
+        )
 
     def save_assets(self, directory: str) -> None:
         """Writes what no config has: states of generators, the number of examples."""
@@ -499,10 +502,12 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             given,
             batch_size,
             shuffle,
-            options["validation_split"],
-            validation,
-            options["validation_batch_size"],
-            unweighted,
+            options["steps_per_epoch"],
+            validation_split=options["validation_split"],
+            validation=validation,
+            validation_batch_size=options["validation_batch_size"],
+            validation_steps=options["validation_steps"],
+            unweighted=unweighted,
         )
         # Several workers have a rule of their own, in `MultiWorkerTrainer.fit`.
         if not is_sequence and not has_workers(self.distribute_strategy):
@@ -525,7 +530,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         self,
         run: Run,
         test: Run | None,
-        due: list[int],
+        validation_freq: Any,
         callbacks: Any,
         initial_epoch: int,
         epochs: int,
@@ -557,7 +562,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 )
                 break
             logs = dict(self._results(found))
-            if test is not None and epoch in due:
+            if test is not None and _is_due(epoch, validation_freq):
                 found = self._run_evaluation(test, callbacks)
                 logs |= {f"val_{name}": value for name, value in found.items()}
             callbacks.on_epoch_end(epoch, logs)
@@ -618,7 +623,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             raise _unknown_examples("`evaluate`", "a model that `fit` has not trained")
         if not self._makes_programs(given):
             self._check_given(given, False, "evaluate")
-            given, *_ = self._for_keras(given, batch_size)
+            given, *_ = self._for_keras(given, batch_size, steps=steps)
             return super().evaluate(
                 given[0],
                 given[1],
@@ -660,7 +665,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 "one that can be iterated again.",
                 stacklevel=4,
             )
-        logs = _numbers(self._results(found))
+        logs = as_numbers(self._results(found))
         callbacks.on_test_end(logs)
         return logs
 
@@ -685,7 +690,7 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
             An array, or a structure of arrays.
         """
         given = self._read((x, None, None), "predict")
-        (x, _, _), *_ = self._for_keras(given, batch_size)
+        (x, _, _), *_ = self._for_keras(given, batch_size, steps=steps)
         return super().predict(x, batch_size, verbose, steps, callbacks)  # type: ignore[misc]
 
     def _read(self, given: Any, caller: str) -> Any:
@@ -735,9 +740,11 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         given: Any,
         batch_size: int | None,
         shuffle: Any = False,
+        steps: int | None = None,
         validation_split: float = 0.0,
         validation: Any = None,
         validation_batch_size: int | None = None,
+        validation_steps: int | None = None,
         unweighted: Any = None,
     ) -> Any:
         """Data for Keras' own loops, which would copy large and sparse arrays.
@@ -748,7 +755,9 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         validation_batch_size = validation_batch_size or batch_size
         if validation is not None:
             validation = _as_tuple(
-                self._for_keras(validation, validation_batch_size)[0]
+                self._for_keras(
+                    validation, validation_batch_size, steps=validation_steps
+                )[0]
             )
         if data.is_pipeline(given[0]):
             return given, validation_split, validation
@@ -769,14 +778,14 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
                 f"{getattr(given[0], 'shape', None)}. Make a dataset that yields the "
                 "same batches on each worker."
             )
-        count, size = data.check_rows(given, "fit"), batch_size or 32
-        rows: Any = range(count)
+        rows = range(data.check_rows(given, "fit"))
         if is_split:
-            rows, last = data.split(count, validation_split)
-            size_of_last = validation_batch_size or 32
-            validation = data.Rows(_as_tuple(unweighted), size_of_last, last)
+            rows, last = data.split(len(rows), validation_split)
+            size = size_of_batches(validation_batch_size, last, validation_steps)
+            validation = data.Rows(_as_tuple(unweighted), size, last)
             validation_split = 0.0
-        batches = data.Rows(_as_tuple(given), size, rows, bool(shuffle))
+        size = size_of_batches(batch_size, rows, steps)
+        batches = data.Rows(_as_tuple(given), size, rows, shuffle)
         return (batches, None, None), validation_split, validation
 
     def _check_given(
@@ -810,10 +819,9 @@ class CompiledFit(MultiWorkerTrainer, AtomicFiles):
         epochs = Epochs(source, steps, caller, goes_on=training)
         size, shapes = source.batch()
         most = steps_in_program(self._asked_steps, epochs.num_batches, size, callbacks)
-        optimizer = self.optimizer
-        if training and self.built and optimizer is not None and not optimizer.built:
+        if training:
             # TensorFlow traces a function twice if it creates variables.
-            optimizer.build(self.trainable_variables)
+            build_optimizer(self)
         mode = functools.partial(
             functions.choose_mode, (name, shapes), may_be_eager=source.is_even
         )
@@ -902,10 +910,24 @@ def _is_due(epoch: int, validation_freq: Any) -> bool:
     """Whether validation follows an epoch."""
     if isinstance(validation_freq, int):
         return (epoch + 1) % validation_freq == 0
+    return epoch + 1 in validation_freq
+
+
+def _count_due(epochs: range, validation_freq: Any) -> int:
+    """The number of epochs that validation follows."""
+    if isinstance(validation_freq, int):
+        before = epochs.start // validation_freq
+        return max(epochs.stop // validation_freq - before, 0)
+    return len({number for number in validation_freq if number - 1 in epochs})
+
+
+def _check_freq(validation_freq: Any) -> None:
+    if isinstance(validation_freq, int) and validation_freq > 0:
+        return
     if isinstance(validation_freq, list | tuple | set | range):
-        return epoch + 1 in validation_freq
+        return
     raise ValueError(
-        "`fit` expects `validation_freq` to be an integer or a list of epochs. "
+        "`fit` expects `validation_freq` to be a positive integer or a list of epochs. "
         f"Received: validation_freq={validation_freq!r}. Give 1 for every epoch."
     )
 
@@ -923,12 +945,23 @@ def _capped(epochs: int) -> int:
     return epochs
 
 
-def _numbers(logs: Any) -> dict[str, Any]:
-    """Converts scalar logs to Python numbers."""
+def as_numbers(logs: Any) -> dict[str, Any]:
+    """Converts scalar logs to Python numbers, and flattens those of dictionaries.
+
+    Args:
+        logs: A dictionary, or `None`.
+
+    Returns:
+        A dictionary.
+
+    Example:
+        >>> as_numbers({"loss": tf.constant(1.0)})
+        {'loss': 1.0}
+    """
     found: dict[str, Any] = {}
     for name, value in (logs or {}).items():
         if isinstance(value, dict):
-            found |= _numbers(value)
+            found |= as_numbers(value)
         else:
             try:
                 found[name] = float(value)

@@ -116,8 +116,9 @@ class AtomicFiles:
         From a local `.weights.h5` file it also restores the states of random
         generators, and verifies the checksum. The optimizer of a compiled model that
         has not been trained is built, and gets its step and moments from the file, but
-        keeps the learning rate of `compile`. It stays new if the file's variables have
-        other shapes, or with `skip_mismatch`.
+        keeps the learning rate of `compile`. It stays as it is if the file is of
+        another class of optimizer or of other shapes, and with `skip_mismatch`; it
+        stays new if Keras wrote the file.
 
         Args:
             filepath: Path of a weights file, of `tv.Model` or of Keras.

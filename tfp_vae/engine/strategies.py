@@ -109,7 +109,8 @@ def check_strategy(model: Any) -> None:
         )
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and strategy.num_replicas_in_sync > 1:
-        iterations = optimizer.iterations.value
+        # With gradient accumulation `iterations` is no variable.
+        iterations = optimizer.variables[0].value
         if not isinstance(iterations, tf.distribute.DistributedValues):
             raise ValueError(
                 "Training expects an optimizer made in the scope of the model's "

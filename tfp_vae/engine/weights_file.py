@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import pathlib
+import tempfile
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import h5py
 import keras
 import numpy as np
 
+from tfp_vae.engine.optimizer import classes_of
 from tfp_vae.files import local_copy, replacing
 from tfp_vae.keras_internals import nested_layers
 
@@ -42,12 +45,15 @@ def write_weights(model: Any, path: Any, **state: Any) -> None:
         >>> read_weights(model, path)["epoch"]
         3
     """
-    generators = [variable.numpy() for variable in random_states(model)]
+    own = {
+        "random": [variable.numpy() for variable in random_states(model)],
+        "optimizer": classes_of(getattr(model, "optimizer", None)),
+    }
     with replacing(path) as new:
         keras.saving.save_weights(model, str(new))
         with h5py.File(new, "r+") as file:
             group = file.create_group(_GROUP)
-            found = _to_json({**state, "random": generators}, group)
+            found = _to_json({**state, **own}, group)
             group["structure"] = np.frombuffer(json.dumps(found).encode(), np.uint8)
         append_checksum(new)
 
@@ -74,14 +80,43 @@ def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str
         >>> read_weights(model, path)
         {}
     """
+    own = classes_of(getattr(model, "optimizer", None))
     with local_copy(path) as local, explaining_damage(local, path):
-        rate = None if skip_mismatch else _build_optimizer(model, local)
-        keras.saving.load_weights(model, str(local), skip_mismatch=skip_mismatch)
+        state = read_state(local)
+        theirs = state.pop("optimizer", [])
+        rate = None
+        if theirs == own and not skip_mismatch:
+            rate = _build_optimizer(model, local)
+        with contextlib.ExitStack() as stack:
+            if own and theirs and theirs != own:
+                warnings.warn(
+                    f"The weights are loaded, but not the optimizer: the file has "
+                    f"{' of '.join(theirs)}, the model {' of '.join(own)}. Compile the "
+                    "model with the same one to go on with its moments.",
+                    stacklevel=3,
+                )
+                local = stack.enter_context(_without_optimizer(local))
+            keras.saving.load_weights(model, str(local), skip_mismatch=skip_mismatch)
         if rate is not None:
             model.optimizer.learning_rate = rate
-        state = read_state(local)
     set_random_states(model, state.pop("random", []))
     return state
+
+
+@contextlib.contextmanager
+def _without_optimizer(path: Any) -> Iterator[pathlib.Path]:
+    """A copy of a weights file without the variables of the optimizer.
+
+    Keras would load those of any optimizer that has as many.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        part = pathlib.Path(directory, "part.weights.h5")
+        with h5py.File(path, "r") as old, h5py.File(part, "w") as new:
+            new.attrs.update(old.attrs)
+            for name in old:
+                if name != "optimizer":
+                    old.copy(_own(old, name), new)
+        yield part
 
 
 def _build_optimizer(model: Any, path: Any) -> float | None:
@@ -101,7 +136,10 @@ def _build_optimizer(model: Any, path: Any) -> float | None:
         return None
     with model.distribute_strategy.scope():
         # To know the shapes, a copy is built: an optimizer cannot be built twice.
-        copy = type(optimizer).from_config(optimizer.get_config())
+        try:
+            copy = type(optimizer).from_config(optimizer.get_config())
+        except Exception:  # A schedule of the user may not be serializable.
+            return None
         copy.build(model.trainable_variables)
         if [tuple(variable.shape) for variable in copy.variables] != saved:
             return None
@@ -142,7 +180,7 @@ def read_state(path: Any) -> dict[str, Any]:
         >>> path = f"{tempfile.mkdtemp()}/last.weights.h5"
         >>> write_weights(model, path, best=np.float32(0.5), names=("a", "b"))
         >>> read_state(path)
-        {'best': np.float32(0.5), 'names': ('a', 'b'), 'random': []}
+        {'best': np.float32(0.5), 'names': ('a', 'b'), 'random': [], 'optimizer': []}
     """
     with h5py.File(path, "r") as file:
         if _GROUP not in file:

@@ -6,8 +6,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.checks import integer, optional_seed, probability
-from tfp_vae.entries import cdf_has_jumps, cdf_of_entries, class_probs, is_integer
+from tfp_vae.entries import (
+    cdf_has_jumps,
+    cdf_of_entries,
+    class_probs,
+    probability_below_entries,
+)
 from tfp_vae.evaluation.checks import checked_prediction
 from tfp_vae.kl.closed_forms import family_name
 from tfp_vae.scores.intervals import central_interval, is_inside
@@ -92,19 +98,10 @@ def pit(p: Any, y: Any, seed: int | None = None) -> np.ndarray:
     above = np.asarray(cdf_of_entries(p, values))
     if not cdf_has_jumps(p):
         return above
-    below = np.asarray(cdf_of_entries(p, _before(p, np.asarray(values))))
+    below = np.asarray(probability_below_entries(p, values))
     rng = np.random.default_rng(seed)
     uniform = np.asarray(rng.uniform(size=above.shape), above.dtype)
     return below + uniform * (above - below)
-
-
-def _before(p: Any, values: np.ndarray) -> np.ndarray:
-    """The largest number below each value, or the integer before."""
-    if is_integer(p):
-        return values - 1
-    # TensorFlow may take the number below 0, which is subnormal, for 0.
-    tiny = np.finfo(values.dtype).tiny
-    return np.where(values == 0, -tiny, np.nextafter(values, -np.inf))
 
 
 class Reliability(NamedTuple):
@@ -260,11 +257,11 @@ def is_of_classes(p: Any) -> bool:
 
 def _classes(p: Any) -> Any:
     """The distribution of classes inside; `None` if there is none."""
-    if isinstance(p, tfd.Independent | tfd.Sample):
+    if isinstance(p, meta.Independent | meta.Sample):
         return _classes(p.distribution)
-    if isinstance(p, tfd.MixtureSameFamily):
+    if isinstance(p, meta.MixtureSameFamily):
         return _classes(p.components_distribution)
-    if isinstance(p, tfd.Mixture):
+    if isinstance(p, meta.Mixture):
         return _classes(p.components[0])
     return p if isinstance(p, _CLASSES) else None
 
@@ -279,10 +276,25 @@ def _confidence(p: Any, values: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
             f"`Bernoulli`, independent or mixtures. Received: {family_name(p)}. Give "
             "one of them."
         ) from None
-    inner = _classes(p)
-    if isinstance(inner, tfd.OneHotCategorical):
-        found = np.argmax(values, axis=-1)
-    else:
-        found = np.asarray(values).astype(int)
+    found = _labels(_classes(p), np.asarray(values), probs.shape[-1])
     right = np.argmax(probs, axis=-1) == found
     return np.ravel(np.max(probs, axis=-1)), np.ravel(right).astype("float64")
+
+
+def _labels(classes: Any, values: np.ndarray, number: int) -> np.ndarray:
+    """The classes of targets, as integers."""
+    if isinstance(classes, tfd.OneHotCategorical):
+        found = np.argmax(values, axis=-1)
+        known = np.all(values == np.eye(number)[found])
+        expected = f"one-hot rows of {number} classes"
+    else:
+        found = np.nan_to_num(values).astype(int)
+        known = np.all((values == found) & (found >= 0) & (found < number))
+        expected = f"integers from 0 to {number - 1}"
+    if not known:
+        raise ValueError(
+            f"`reliability` expects targets that are classes, {expected}. Received: "
+            f"values from {np.min(values)} to {np.max(values)}. Give the labels; leave "
+            "out rows without one."
+        )
+    return found

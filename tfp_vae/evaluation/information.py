@@ -48,7 +48,7 @@ def active_units(posterior: Any, threshold: float = 0.01) -> int:
 
     Raises:
         ValueError: If `posterior` is not a distribution of that batch shape, or its
-            mean has no closed form.
+            mean has no closed form or is not finite.
 
     Example:
         >>> loc = np.array([[-1.0, 0.0, 3.0], [1.0, 0.0, 3.0]])
@@ -57,6 +57,13 @@ def active_units(posterior: Any, threshold: float = 0.01) -> int:
     """
     posterior = _posterior(posterior, "active_units", fewest=2)
     mean = np.asarray(mean_of(posterior, "active_units"), "float64")
+    unknown = int(np.count_nonzero(~np.isfinite(mean)))
+    if unknown:
+        raise ValueError(
+            "`active_units` expects a posterior with finite means. Received: "
+            f"{family_name(posterior)}, of which {unknown} of {mean.size} are not. "
+            "Look for NaN in the model's weights and inputs."
+        )
     return int(np.count_nonzero(np.var(mean, axis=0) > threshold))
 
 

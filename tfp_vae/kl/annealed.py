@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from tfp_vae.checks import real_number
+from tfp_vae.keras_internals import in_stateless_scope
 
 _VARIABLES: dict[str, Any] = {
     "keras.Variable": keras.Variable,
@@ -86,6 +87,36 @@ def current(value: Any, name: str, caller: str, dtype: Any) -> tf.Tensor:
             f"{number.shape} from {value!r}. Give one number for all examples."
         )
     return number
+
+
+def check_in_training(value: Any, name: str, caller: str) -> None:
+    """Refuses, in a compiled step of training, a callable that returns no tensor.
+
+    The step calls it once, and would keep that number for ever.
+
+    Args:
+        value: As in `checked`.
+        name: Name of the argument, for the message.
+        caller: Name of the caller, for the message.
+
+    Raises:
+        ValueError: If it is such a callable.
+
+    Example:
+        >>> check_in_training(lambda: 0.5, "weight", "The KL")  # eager: called anew
+    """
+    # Keras calls a layer in a graph, too, when it builds a model.
+    if not callable(value) or tf.executing_eagerly() or in_stateless_scope():
+        return
+    found = value()
+    if not (tf.is_tensor(found) or isinstance(found, keras.Variable)):
+        raise ValueError(
+            f"{caller} expects a `{name}` whose callable returns a tensor made from "
+            f"variables, since a compiled step calls it once. Received: one that "
+            f"returns {found!r}, which would never change. Give the number itself, or "
+            f"{name}=keras.Variable({found!r}, trainable=False), which a callback may "
+            "assign."
+        )
 
 
 def serialize(value: Any) -> Any:

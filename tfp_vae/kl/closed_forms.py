@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.distributions.truncated_normal import TruncatedNormal
 
@@ -62,10 +63,10 @@ def as_independent(distribution: Any) -> Any:
     rank = distribution.event_shape.rank
     if rank == 0:
         return tfd.Independent(distribution, reinterpreted_batch_ndims=0)
-    if isinstance(distribution, tfd.Independent):
+    if isinstance(distribution, meta.Independent):
         inner = as_independent(distribution.distribution)
         return inner and tfd.Independent(inner.distribution, rank)
-    if isinstance(distribution, tfd.Sample):
+    if isinstance(distribution, meta.Sample):
         inner = as_independent(distribution.distribution)
         base = inner and _repeated(distribution, inner.distribution)
         return base and tfd.Independent(base, rank)
@@ -109,10 +110,10 @@ def _check_events(a: Any, b: Any) -> None:
         )
 
 
-@tfd.RegisterKL(tfd.Independent, tfd.MultivariateNormalLinearOperator)
-@tfd.RegisterKL(tfd.MultivariateNormalLinearOperator, tfd.Independent)
-@tfd.RegisterKL(tfd.Sample, tfd.MultivariateNormalLinearOperator)
-@tfd.RegisterKL(tfd.MultivariateNormalLinearOperator, tfd.Sample)
+@tfd.RegisterKL(meta.Independent, tfd.MultivariateNormalLinearOperator)
+@tfd.RegisterKL(tfd.MultivariateNormalLinearOperator, meta.Independent)
+@tfd.RegisterKL(meta.Sample, tfd.MultivariateNormalLinearOperator)
+@tfd.RegisterKL(tfd.MultivariateNormalLinearOperator, meta.Sample)
 def _kl_multivariate_normals(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
     _check_events(a, b)
     return tfd.kl_divergence(
@@ -120,8 +121,8 @@ def _kl_multivariate_normals(a: Any, b: Any, name: str | None = None) -> tf.Tens
     )
 
 
-@tfd.RegisterKL(tfd.Independent, tfd.Sample)
-@tfd.RegisterKL(tfd.Sample, tfd.Independent)
+@tfd.RegisterKL(meta.Independent, meta.Sample)
+@tfd.RegisterKL(meta.Sample, meta.Independent)
 def _kl_of_coordinates(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
     _check_events(a, b)
     first, second = as_independent(a), as_independent(b)
@@ -140,7 +141,7 @@ def _kl_of_coordinates(a: Any, b: Any, name: str | None = None) -> tf.Tensor:
 def _kl_of_copies(a: Any, b: Any, name: str | None) -> tf.Tensor:
     """The sum over copies of vectors, such as the rows of a matrix of one-hot rows."""
     first, second = a.distribution, b.distribution
-    several = [x.batch_shape.rank for x in (a, b) if isinstance(x, tfd.Sample)]
+    several = [x.batch_shape.rank for x in (a, b) if isinstance(x, meta.Sample)]
     if first.event_shape != second.event_shape or any(several):
         pair = f"{family_name(a)}, {family_name(b)}"
         raise NotImplementedError(f"No closed form for {pair}.")
@@ -150,7 +151,7 @@ def _kl_of_copies(a: Any, b: Any, name: str | None) -> tf.Tensor:
 
 
 def _without_broadcast(base: Any) -> Any:
-    return base.distribution if isinstance(base, tfd.BatchBroadcast) else base
+    return base.distribution if isinstance(base, meta.BatchBroadcast) else base
 
 
 @tfd.RegisterKL(tfd.Kumaraswamy, tfd.Beta)

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.checks import boolean
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import draw
@@ -265,7 +266,7 @@ def _blocks(posterior: Any, prior: Any) -> list[tuple[Any, Any]]:
 
 
 def _parts(distribution: Any) -> list[Any]:
-    if isinstance(distribution, tfd.Blockwise):
+    if isinstance(distribution, meta.Blockwise):
         return list(distribution.distributions)
     return [distribution]
 
@@ -275,7 +276,7 @@ def _event_shapes(distributions: list[Any]) -> list[Any]:
 
 
 def _closed_form(posterior: Any, prior: Any) -> tf.Tensor:
-    both = isinstance(posterior, tfd.Blockwise) and isinstance(prior, tfd.Blockwise)
+    both = isinstance(posterior, meta.Blockwise) and isinstance(prior, meta.Blockwise)
     if both and _event_shapes(_parts(posterior)) != _event_shapes(_parts(prior)):
         raise NotImplementedError("The blocks differ.")
     return tfd.kl_divergence(posterior, prior)
@@ -290,4 +291,4 @@ def _coordinates(distribution: Any) -> Any:
             "`Independent...` layer and prior, or the total over the event."
         )
     base = factors.distribution
-    return base.distribution if isinstance(base, tfd.BatchBroadcast) else base
+    return base.distribution if isinstance(base, meta.BatchBroadcast) else base

@@ -18,7 +18,7 @@ from tfp_vae.checks import (
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import held_draw, holds_draws, unwrap
 from tfp_vae.draws import draw
-from tfp_vae.keras_internals import mask_of
+from tfp_vae.keras_internals import in_training, mask_of
 from tfp_vae.kl.divergence import kl_divergence
 from tfp_vae.kl.metric import KLMetric
 from tfp_vae.kl.prior import (
@@ -31,11 +31,7 @@ from tfp_vae.kl.target import DIMENSION, KLTarget
 from tfp_vae.kl.tfp_layers_factor import tfp_layers_factors, without_event
 from tfp_vae.kl.without_kl import kl_is_off
 from tfp_vae.seeds import Seeds
-from tfp_vae.serialization import (
-    deserialize_distribution,
-    is_distribution_config,
-    revive_arguments,
-)
+from tfp_vae.serialization import revive_arguments
 
 tfd = tfp.distributions
 
@@ -70,14 +66,15 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             decoder sees if it is a draw, converted by `"sample"` or by a function with
             a parameter `seed`; otherwise a new draw.
         weight: Factor of the KL in the loss, not in the metric: a number, a
-            non-trainable variable, or a callable without arguments.
+            non-trainable variable, or a callable without arguments that computes one
+            from variables.
         num_samples: Number of new draws for each Monte Carlo KL; by default the draw
             that the decoder sees.
         free_bits: Nats that cost nothing, see `KLTarget`: a number, a non-trainable
-            variable, or a callable without arguments; `None` for none.
+            variable, or such a callable; `None` for none.
         free_bits_per: `"dimension"`, for distributions that factorise, or `"total"`.
         capacity: Target of the KL in nats, in place of 0: a number, a non-trainable
-            variable, or a callable without arguments.
+            variable, or such a callable.
 
     Raises:
         ValueError: If `distribution_b` cannot give a distribution, `weight` is negative
@@ -194,6 +191,9 @@ class KLDivergenceRegularizer(keras.regularizers.Regularizer):
             A scalar, weight times the cost of the KL; 0 for an empty batch.
         """
         check_rows_in_batch(posterior, "The KL")
+        if in_training():
+            annealed.check_in_training(self.weight, "weight", "The KL")
+            self.target.check_in_training("The KL")
         kl = self.divergence(posterior, prior_inputs)
         event = list(range(-posterior.event_shape.rank, 0))
         whole = tf.reduce_sum(kl, axis=event) if self.target.per_dimension else kl
@@ -289,14 +289,15 @@ class KLDivergenceAddLoss(keras.layers.Layer):
             decoder sees if it is a draw, converted by `"sample"` or by a function with
             a parameter `seed`; otherwise a new draw.
         weight: Factor of the KL in the loss, not in the metric: a number, a
-            non-trainable variable, or a callable without arguments.
+            non-trainable variable, or a callable without arguments that computes one
+            from variables.
         num_samples: Number of new draws for each Monte Carlo KL; by default the draw
             that the decoder sees.
         free_bits: Nats that cost nothing, see `KLTarget`: a number, a non-trainable
-            variable, or a callable without arguments; `None` for none.
+            variable, or such a callable; `None` for none.
         free_bits_per: `"dimension"`, for distributions that factorise, or `"total"`.
         capacity: Target of the KL in nats, in place of 0: a number, a non-trainable
-            variable, or a callable without arguments.
+            variable, or such a callable.
         **kwargs: Passed to `keras.layers.Layer`.
 
     Call arguments:
@@ -479,13 +480,10 @@ def _checked_mask(mask: Any, kl: tf.Tensor) -> tf.Tensor:
 
 
 def _revive_kl(config: dict[str, Any]) -> dict[str, Any]:
-    prior, axis = config["distribution_b"], config["test_points_reduce_axis"]
-    if is_distribution_config(prior):
-        prior = deserialize_distribution(prior)
+    axis = config["test_points_reduce_axis"]
     return revive_arguments(
         {
             **config,
-            "distribution_b": prior,
             "test_points_reduce_axis": tuple(axis) if isinstance(axis, list) else axis,
             "weight": annealed.revive(config["weight"], "kl_weight"),
             "capacity": annealed.revive(config["capacity"], "kl_capacity"),

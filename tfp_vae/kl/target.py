@@ -34,10 +34,12 @@ class KLTarget:
 
     Args:
         free_bits: Nats that cost nothing: a number, a non-trainable variable or a
-            callable without arguments; `None` for none.
+            callable without arguments that computes one from variables; `None` for
+            none.
         free_bits_per: `"dimension"` or `"total"`.
         capacity: Target of the KL in nats: a number, a non-trainable variable or a
-            callable without arguments; `None` for none.
+            callable without arguments that computes one from variables; `None` for
+            none.
 
     Raises:
         ValueError: If `free_bits` is not positive, `capacity` is negative, both are
@@ -103,6 +105,15 @@ class KLTarget:
             capacity = annealed.current(self.capacity, "capacity", "The KL", mean.dtype)
             return tf.abs(mean - capacity)
         return mean
+
+    def check_in_training(self, caller: str) -> None:
+        """Checks callables, as `annealed.check_in_training`.
+
+        Args:
+            caller: Name of the caller, for the message.
+        """
+        annealed.check_in_training(self.free_bits, "free_bits", caller)
+        annealed.check_in_training(self.capacity, "capacity", caller)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`; `annealed.revive` restores both numbers."""

@@ -7,17 +7,14 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import checked_config, integer, keras_object
+from tfp_vae.checks import integer, keras_object
 from tfp_vae.layers.autoregressive_network import (
     AutoregressiveNetwork,
     checked_hidden_units,
 )
-from tfp_vae.layers.distribution_layer import DistributionLayer
 from tfp_vae.layers.events import batch_axes
 from tfp_vae.layers.flow_layer import FlowLayer, masked_autoregressive, soft_clip
 from tfp_vae.serialization import (
-    deserialize_distribution,
-    is_distribution_config,
     serialize_distribution,
 )
 
@@ -149,15 +146,6 @@ class Flow(FlowLayer):
             else serialize_distribution(self.transform),
             "activation": keras.activations.serialize(self.activation),
         }
-
-    @classmethod
-    @checked_config
-    def from_config(cls, config: dict[str, Any]) -> DistributionLayer:
-        """Restores a bijector and functions before calling `__init__`."""
-        transform = config["transform"]
-        if is_distribution_config(transform):
-            transform = deserialize_distribution(transform)
-        return super().from_config({**config, "transform": transform})
 
     def _make_network(self, index: int, size: int) -> Any:
         if self.transform in _AUTOREGRESSIVE:

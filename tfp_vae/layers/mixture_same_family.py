@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.checks import (
     Shape,
     boolean,
@@ -183,7 +184,7 @@ class MixtureSameFamily(DistributionLayer):
 def _check_coordinates(components: Any) -> None:
     """Fails early: TFP fails at the first draw, and asks for univariate components."""
     inner = components
-    while isinstance(inner, tfd.Independent):
+    while isinstance(inner, meta.Independent):
         inner = inner.distribution
     if inner.event_shape.rank != 0:
         raise ValueError(

@@ -12,6 +12,7 @@ from tfp_vae.distributions.straight_through import (
     StraightThroughBernoulli,
     StraightThroughOneHotCategorical,
 )
+from tfp_vae.keras_internals import in_training
 from tfp_vae.layers.distribution_layer import NO_EVENT_SHAPE, DistributionLayer
 from tfp_vae.layers.events import event_size, independent, split_event
 from tfp_vae.serialization import revive_arguments
@@ -35,7 +36,8 @@ class RelaxedLayer(DistributionLayer):
     Args:
         event_shape: See the subclass.
         temperature: Positive number, a variable that is not trainable, or a callable
-            without arguments; a low one is close to discrete.
+            without arguments that computes one from variables; a low one is close to
+            discrete.
         convert_to_tensor_fn: See `DistributionLayer`.
         validate_args: Whether TFP checks parameters and values at run time.
         straight_through: Whether draws are discrete.
@@ -86,6 +88,8 @@ class RelaxedLayer(DistributionLayer):
             A scalar tensor.
         """
         caller = f"`{type(self).__name__}`"
+        if in_training():
+            annealed.check_in_training(self.temperature, "temperature", caller)
         return annealed.current(self.temperature, "temperature", caller, dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -122,7 +126,7 @@ class IndependentRelaxedBernoulli(RelaxedLayer):
     Args:
         event_shape: Shape of one draw, or an integer for a vector.
         temperature: Positive number, a variable that is not trainable, or a callable
-            without arguments.
+            without arguments that computes one from variables.
         convert_to_tensor_fn: See `DistributionLayer`; `"mean"` is the mean logit.
         validate_args: Whether TFP checks parameters and values at run time.
         straight_through: Whether draws are bits, [y_i > 0], with the gradient of
@@ -187,7 +191,7 @@ class RelaxedOneHotCategorical(RelaxedLayer):
     Args:
         event_size: The number of categories d.
         temperature: Positive number, a variable that is not trainable, or a callable
-            without arguments.
+            without arguments that computes one from variables.
         convert_to_tensor_fn: `"sample"`, or a callable: the moments are not available
             without `straight_through`.
         validate_args: Whether TFP checks parameters and values at run time.

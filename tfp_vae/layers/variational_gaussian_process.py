@@ -364,7 +364,8 @@ class VariationalGaussianProcess(DistributionLayer):
         super().build(input_shape)
 
     def _functions(self) -> list[Any]:
-        # `build` inspects them, because only then the layer's own variables exist.
+        # `build` inspects them from the shape alone: a loaded layer needs its variables
+        # before its first call.
         return []
 
     def _features(self, input_shape: Any) -> tuple[int, ...]:

@@ -400,7 +400,7 @@ def with_placeholder_target(x: Any, y: Any, sample_weight: Any) -> tuple[Any, An
     """
     y = None if y is x else y
     if y is None and sample_weight is not None and data.is_arrays(x):
-        y = np.zeros((len(keras.tree.flatten(x)[0]), 0), "float32")
+        y = np.zeros((keras.tree.flatten(x)[0].shape[0], 0), "float32")
     return x, y, sample_weight
 
 

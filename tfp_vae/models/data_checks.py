@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.engine import data
 from tfp_vae.layers.independent_bernoulli import IndependentBernoulli
 from tfp_vae.losses import check_whole_blocks
@@ -78,7 +79,7 @@ def check_targets(values: Any, decoder: Any, missing: Any, weights: Any = None) 
     check_event(distribution, values)
     shape = tuple(values.shape[1:])
     scalar = (
-        isinstance(distribution, tfd.Independent)
+        isinstance(distribution, meta.Independent)
         and not distribution.distribution.event_shape.rank
     )
     if scalar and tuple(distribution.event_shape) == shape:
@@ -93,7 +94,7 @@ def check_targets(values: Any, decoder: Any, missing: Any, weights: Any = None) 
     possible = distribution.sample(seed=[0, 0]).numpy()
     for block in data.blocks_of(values):
         if missing is not None:
-            if isinstance(distribution, tfd.Blockwise):
+            if isinstance(distribution, meta.Blockwise):
                 check_whole_blocks(is_missing(block, missing), distribution)
             block = np.where(is_missing(block, missing), possible, block)
         check_values(block, likelihood)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.checks import integer
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.draws import fold_in
@@ -310,7 +311,7 @@ def moments(likelihood: Any) -> tf.Tensor:
         >>> moments(tfd.Categorical(probs=[[0.25, 0.75]])).numpy()
         array([[0.25, 0.75]], dtype=float32)
     """
-    if isinstance(likelihood, tfd.Blockwise):
+    if isinstance(likelihood, meta.Blockwise):
         parts = [moments(block) for block in likelihood.distributions]
         dtype = tf.as_dtype(likelihood.dtype)
         flat = [tf.reshape(tf.cast(p, dtype), [sizes(p)[0], -1]) for p in parts]
@@ -342,7 +343,7 @@ def moments_of_values(likelihood: Any, values: tf.Tensor) -> tf.Tensor:
         >>> moments_of_values(p, tf.constant([1.0])).numpy()
         array([[0., 1.]], dtype=float32)
     """
-    if isinstance(likelihood, tfd.Blockwise):
+    if isinstance(likelihood, meta.Blockwise):
         blocks, rows = likelihood.distributions, sizes(values)[0]
         widths = [block.event_shape.num_elements() for block in blocks]
         found = []
@@ -372,7 +373,7 @@ def from_moments(likelihood: Any, averages: tf.Tensor) -> tf.Tensor:
         >>> from_moments(p, tf.constant([[0.6, 0.4], [0.1, 0.9]])).numpy()
         array([0., 1.], dtype=float32)
     """
-    if isinstance(likelihood, tfd.Blockwise):
+    if isinstance(likelihood, meta.Blockwise):
         shapes = [moments(block).shape[1:] for block in likelihood.distributions]
         widths = [shape.num_elements() for shape in shapes]
         rows, parts = tf.shape(averages)[0], []
@@ -404,10 +405,10 @@ def _check_possible(total: np.ndarray) -> None:
 
 def _is_numbered(likelihood: Any) -> bool:
     """Whether the values are categories as numbers, whose mean says nothing."""
-    while isinstance(likelihood, tfd.Independent | tfd.MixtureSameFamily):
+    while isinstance(likelihood, meta.Independent | meta.MixtureSameFamily):
         likelihood = (
             likelihood.distribution
-            if isinstance(likelihood, tfd.Independent)
+            if isinstance(likelihood, meta.Independent)
             else likelihood.components_distribution
         )
     return isinstance(likelihood, tfd.Categorical)

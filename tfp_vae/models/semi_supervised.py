@@ -263,6 +263,8 @@ class SemiSupervised(Estimates, Training):
         """
         if self.classifier is None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if training:
+            self._follow_schedule()
         loss, seen = self._loss_and_terms(x, y, sample_weight, training, ALL_CLASSES)
         self._record_labels(seen)
         return loss
@@ -278,7 +280,7 @@ class SemiSupervised(Estimates, Training):
         check_event(draws.likelihood, tf.convert_to_tensor(target))
         terms = self.terms(draws, tiled(target, count), tiled(inside, count))
         if training:
-            self._check_gradients(draws)
+            self._check_training(draws)
         q = tf.exp(log_q)
         known, one_hot = labels.is_known, labels.one_hot
         if count == 1:
@@ -333,6 +335,7 @@ class SemiSupervised(Estimates, Training):
             return super().train_step(batch)
         x, y, weights = self._packed(batch)
         p = self._for_metrics(x)
+        self._follow_schedule()
 
         def step(classes: str) -> Any:
             with tf.GradientTape() as tape:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.distribution_tensor import STATISTICS, TensorConversion, unwrap
 from tfp_vae.latents import center
 from tfp_vae.summaries import may_lack_a_mean, summary
@@ -120,7 +121,7 @@ def statistics_of(distribution: Any, names: Any, seed: Any = None) -> Any:
 
 def _parameters(distribution: Any) -> dict[str, Any]:
     """The parameters of a distribution as tensors, each with its batch axes."""
-    if isinstance(distribution, tfd.Independent | tfd.Sample):
+    if isinstance(distribution, meta.Independent | meta.Sample):
         return _parameters(distribution.distribution)
     found: dict[str, Any] = {}
     for name, value in distribution.parameters.items():

@@ -144,16 +144,16 @@ class Training(Networks, Model):
         check_event(draws.likelihood, tf.convert_to_tensor(y))
         terms = self.terms(draws, y, inside)
         if training:
-            self._check_gradients(draws)
-            if self.optimizer is not None:
-                self.kl_schedule.follow(self.optimizer.iterations)
+            self._check_training(draws)
+            self._follow_schedule()
         kl_weight = self._kl_weight()
         whole = tf.ones_like(terms.kl) if whole is None else tf.cast(whole, "float32")
         losses = self.objective.losses(terms, kl_weight, whole)
         self._record(-terms.mean(terms.log_likelihood), terms.kl, kl_weight)
         return self._mean_loss(losses, whole, x)
 
-    def _check_gradients(self, draws: Draws) -> None:
+    def _check_training(self, draws: Draws) -> None:
+        self.objective.check_in_training()
         check_reparameterized(draws.posterior, self.objective)
         if self.missing_model is not None:
             check_reparameterized_values(draws.likelihood)
@@ -172,6 +172,11 @@ class Training(Networks, Model):
         """1 / (N T), times the warm-up weight if `KLWarmup(weights=True)` set it."""
         weight = 1.0 + self.kl_schedule.of_weights * (self._schedule_weight() - 1.0)
         return super().share_of_training_set() * weight
+
+    def _follow_schedule(self) -> None:
+        """Stores in a training step where the schedule is, for optimizers to come."""
+        if self.optimizer is not None:
+            self.kl_schedule.follow(self.optimizer.iterations)
 
     def _schedule_weight(self) -> tf.Tensor:
         step = 0 if self.optimizer is None else self.optimizer.iterations
@@ -310,7 +315,11 @@ class Training(Networks, Model):
         """
         return super().evaluate(x, y, *args, **kwargs)
 
-    def _for_keras(self, given: Any, *args: Any, **kwargs: Any) -> Any:
+    def _for_keras(
+        self, given: Any, *args: Any, unweighted: Any = None, **kwargs: Any
+    ) -> Any:
         """Adds a placeholder for y, without which Keras drops weights."""
         given = with_placeholder_target(*given)
-        return super()._for_keras(given, *args, **kwargs)
+        if unweighted is not None:
+            unweighted = with_placeholder_target(*unweighted)
+        return super()._for_keras(given, *args, unweighted=unweighted, **kwargs)

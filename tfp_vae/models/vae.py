@@ -80,7 +80,8 @@ class VAE(Imputation, SemiSupervised):
         tv.VAE(..., missing="nan")  # NaN are missing entries
         tv.VAE(..., classifier=q_of_y)  # labels of -1 are unknown (M2)
 
-    `encode` and `decode` return distributions, everything else NumPy arrays.
+    `encode`, `decode` and `prior_distribution` return distributions, the other methods
+    NumPy arrays.
 
     Reference:
         Kingma and Welling, Auto-encoding variational Bayes, 2014.

@@ -7,11 +7,11 @@ import tensorflow as tf
 
 from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.engine import data
+from tfp_vae.engine.fit import as_numbers
 from tfp_vae.engine.loss import FunctionLoss
-from tfp_vae.kl.metric import KLMetric
+from tfp_vae.keras_internals import compiled_results
 from tfp_vae.prediction.predictive import predictive
 from tfp_vae.scores.score import LossAndMetric
-from tfp_vae.weights.metric import WeightsKL
 
 
 def evaluate_predictive(
@@ -74,18 +74,13 @@ def evaluate_predictive(
         sample_weight = data.as_tensor(sample_weight)
     mixture = predictive(model, x, num_samples, seed, batch_size, verbose)
     p = DistributionTensor(mixture, "mean")
-    own = [m for m in model.metrics if isinstance(m, KLMetric | WeightsKL)]
-    metrics = [m for m in model.metrics if all(m is not other for other in own)]
     # Another thread may be training the model, and using its metrics.
-    states = [(v, tf.zeros_like(v)) for v in model.metrics_variables]
-    found: dict[str, Any] = {}
-    with keras.StatelessScope(states):
+    with keras.StatelessScope():
+        model.reset_metrics()
         model.compute_metrics(x, y, p, sample_weight)
-        for metric in metrics[1:]:  # The first is the mean of the loss.
-            result = metric.result()
-            found |= result if isinstance(result, dict) else {metric.name: result}
+        found = compiled_results(model)
     loss = _loss_of(losses[0], y, p, sample_weight)
-    return {"loss": float(loss), **{name: float(v) for name, v in found.items()}}
+    return {"loss": float(loss), **as_numbers(found)}
 
 
 def _loss_of(loss: Any, y: tf.Tensor, p: DistributionTensor, weight: Any) -> tf.Tensor:

@@ -149,7 +149,9 @@ def _in_a_loop(draws: OutputDraws, x: Any, seed: Any, count: int) -> list[tf.Ten
     """The tensors of the output, with the draws on the first axis."""
     specs = [tf.TensorSpec(spec.shape, spec.dtype) for spec in draws.structure]
     return tf.map_fn(
-        lambda number: draws.tensors_of(draws.output(x, seed, number, 0)),
+        lambda number: tf.nest.flatten(
+            draws.output(x, seed, number, 0), expand_composites=True
+        ),
         tf.range(count),
         fn_output_signature=specs,
     )

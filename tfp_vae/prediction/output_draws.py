@@ -135,17 +135,6 @@ class OutputDraws:
         """
         return rebuilt(self._template, list(tensors))
 
-    def tensors_of(self, output: Any) -> list[tf.Tensor]:
-        """The tensors that an output is made of.
-
-        Args:
-            output: A `tfd.Distribution`.
-
-        Returns:
-            A list.
-        """
-        return tf.nest.flatten(output, expand_composites=True)
-
     def _tensors(self, x: Any, seed: Any, draw: Any, piece: Any) -> list[tf.Tensor]:
         output = self.output(x, seed, draw, piece)
         tensors, self._is_batched = taken_apart(output)

@@ -6,6 +6,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.entries import (
     cdf_of_entries,
     class_probs,
@@ -164,7 +165,7 @@ class PredictiveDistribution:
     def __reduce__(self) -> Any:
         """How `pickle` and `copy` make an equal one."""
         weights = tf.reshape(tf.exp(log_weights(self, 0)), [-1, self.number_of_draws])
-        same = isinstance(self, tfd.MixtureSameFamily)
+        same = isinstance(self, meta.MixtureSameFamily)
         parts = [self.components_distribution] if same else self.components
         configs = [serialize_distribution(part, as_lists=False) for part in parts]
         return _restored, (configs, same, weights[0].numpy())
@@ -174,7 +175,7 @@ class PredictiveDistribution:
 
     def _apply(self, fn: Callable[[Any], tf.Tensor]) -> tf.Tensor:
         """A function of each component, on an axis behind those of the batch."""
-        if isinstance(self, tfd.MixtureSameFamily):
+        if isinstance(self, meta.MixtureSameFamily):
             return fn(self.components_distribution)
         return tf.stack([fn(part) for part in self.components], self.batch_shape.rank)
 
@@ -254,7 +255,7 @@ class PredictiveDistribution:
     @property
     def number_of_draws(self) -> int:
         """The number of components: draws of the weights, or models, or both."""
-        if isinstance(self, tfd.MixtureSameFamily):
+        if isinstance(self, meta.MixtureSameFamily):
             return int(self.components_distribution.batch_shape[-1])
         return len(self.components)
 

@@ -9,7 +9,7 @@ import tensorflow_probability as tfp
 from tfp_vae.checks import checked_config, integer
 from tfp_vae.constraints import float_policy
 from tfp_vae.layers.flow import Flow
-from tfp_vae.serialization import deserialize_distribution, is_distribution_config
+from tfp_vae.serialization import revive_arguments
 
 tfd = tfp.distributions
 
@@ -104,7 +104,4 @@ class FlowPrior(keras.layers.Layer):
     @checked_config
     def from_config(cls, config: dict[str, Any]) -> "FlowPrior":
         """Restores a bijector before calling `__init__`."""
-        transform = config["transform"]
-        if is_distribution_config(transform):
-            transform = deserialize_distribution(transform)
-        return cls(**{**config, "transform": transform})
+        return cls(**revive_arguments(config))

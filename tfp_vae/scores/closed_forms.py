@@ -7,6 +7,7 @@ Reference:
     2019. https://doi.org/10.18637/jss.v090.i12
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.distributions.quantized_logistic import QuantizedLogistic
 from tfp_vae.entries import cdf_of_entries, concentration_and_rate, log_weights
 from tfp_vae.incomplete_gamma import incomplete_gamma
@@ -23,8 +25,8 @@ tfd: Any = tfp.distributions
 
 # Nodes and weights on (0, 1) for the mean difference of negative binomials.
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
-# Pairs of components computed at once.
-_MOST_PAIRS = 1024
+# Numbers of pairs of components computed at once, where sizes are known.
+_MOST_NUMBERS = 2**22
 
 
 def closed_form_crps(distribution: Any, y: tf.Tensor) -> tf.Tensor | None:
@@ -62,8 +64,8 @@ def crps_of_normals(
     Args:
         y: Values of shape `(..., *shape)`.
         loc: Means, of shape `(*shape, k)`.
-        scale: Standard deviations, of the same shape.
-        weights: Weights, which broadcast against that shape.
+        scale: Standard deviations, which broadcast against that shape.
+        weights: Weights, which do too.
 
     Returns:
         A tensor of the shape of `y`.
@@ -73,37 +75,71 @@ def crps_of_normals(
         >>> f"{crps_of_normals(tf.zeros([]), two, two + 1.0, two + 0.5):.4f}"
         '0.2337'
     """
-    weights = tf.broadcast_to(weights, tf.shape(loc))
     distance = _mean_size(y[..., tf.newaxis] - loc, scale)
     expected = tf.reduce_sum(weights * distance, axis=-1)
-    components = loc.shape[-1]
-    if components is not None and components**2 <= _MOST_PAIRS:
-        pairs = _of_pairs(loc, scale, weights, loc, scale, weights)
-    else:
-        # One component against all, to use memory of the size of `loc`.
-        order = [loc.shape.rank - 1, *range(loc.shape.rank - 1)]
 
-        def of_one(one: Any) -> tf.Tensor:
-            first = [part[..., tf.newaxis] for part in one]
-            return _of_pairs(first[0], first[1], first[2], loc, scale, weights)
+    def mean_distance(a: Any, b: Any) -> tf.Tensor:
+        # Not `hypot`, whose gradient is infinite where both are 0.
+        both = tf.sqrt(tf.square(a[1]) + tf.square(b[1]))
+        return _mean_size(a[0] - b[0], both)
 
-        each = tuple(tf.transpose(part, order) for part in (loc, scale, weights))
-        found = tf.map_fn(of_one, each, fn_output_signature=loc.dtype)
-        pairs = tf.reduce_sum(found, axis=0)
+    pairs = sum_over_pairs(mean_distance, weights, (loc, scale), (loc, scale))
     return expected - 0.5 * pairs
 
 
-def _of_pairs(
-    loc: Any, scale: Any, weights: Any, locs: Any, scales: Any, others: Any
+def sum_over_pairs(
+    function: Callable[[Any, Any], tf.Tensor],
+    weights: tf.Tensor,
+    first: tuple[tf.Tensor, ...],
+    second: tuple[tf.Tensor, ...],
 ) -> tf.Tensor:
-    """The weighted sum of E|X_i - X_j| over pairs of components."""
-    difference = loc[..., :, tf.newaxis] - locs[..., tf.newaxis, :]
-    # Not `hypot`, whose gradient is infinite where both are 0.
-    both = tf.sqrt(
-        tf.square(scale[..., :, tf.newaxis]) + tf.square(scales[..., tf.newaxis, :])
+    """The weighted sum of a function of two components over all pairs of them:
+
+        sum_ij w_i w_j f(a_i, b_j)
+
+    Args:
+        function: Function of two tuples of tensors.
+        weights: Weights, of shape `(..., k)`.
+        first: The a, tensors of shape `(..., k)`; all shapes broadcast.
+        second: The b.
+
+    Returns:
+        A tensor without the last axis. Memory is that of one component against all,
+        unless the pairs are few, or a gradient needs them.
+
+    Example:
+        >>> x = tf.constant([0.0, 1.0])
+        >>> half = tf.constant([0.5, 0.5])
+        >>> float(sum_over_pairs(lambda a, b: abs(a[0] - b[0]), half, (x,), (x,)))
+        0.5
+    """
+
+    def total(weight: tf.Tensor, one: Any) -> tf.Tensor:
+        value = function(
+            [part[..., :, tf.newaxis] for part in one],
+            [part[..., tf.newaxis, :] for part in second],
+        )
+        product = weight[..., :, tf.newaxis] * weights[..., tf.newaxis, :]
+        return tf.reduce_sum(product * value, axis=[-2, -1])
+
+    parts = [weights, *first]
+    static = functools.reduce(
+        tf.broadcast_static_shape, [part.shape for part in [*parts, *second]]
     )
-    product = weights[..., :, tf.newaxis] * others[..., tf.newaxis, :]
-    return tf.reduce_sum(product * _mean_size(difference, both), axis=[-2, -1])
+    known = [size or 1 for size in static]
+    if math.prod([*known, known[-1]]) <= _MOST_NUMBERS:
+        return total(weights, first)
+    shape = functools.reduce(tf.broadcast_dynamic_shape, map(tf.shape, parts))
+    rank = max(part.shape.rank for part in parts)
+    order = [rank - 1, *range(rank - 1)]
+    each = [tf.transpose(tf.broadcast_to(part, shape), order) for part in parts]
+
+    def of_one(one: Any) -> tf.Tensor:
+        weight, *rest = (part[..., tf.newaxis] for part in one)
+        return total(weight, rest)
+
+    found = tf.map_fn(of_one, each, fn_output_signature=weights.dtype)
+    return tf.reduce_sum(found, axis=0)
 
 
 def _mean_size(mean: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
@@ -196,7 +232,7 @@ def _of_gamma(alpha: tf.Tensor, rate: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 def _bernoulli(p: Any, y: tf.Tensor) -> tf.Tensor:
     """For y in {0, 1} the score of Brier."""
-    probs = tf.convert_to_tensor(p.probs_parameter())
+    probs = tf.cast(p.probs_parameter(), y.dtype)
     return probs * abs(1 - y) + (1 - probs) * abs(y) - probs * (1 - probs)
 
 
@@ -357,7 +393,7 @@ _FORMS: dict[Any, Callable[[Any, tf.Tensor], tf.Tensor | None]] = {
     tfd.Bernoulli: _bernoulli,
     tfd.Poisson: _poisson,
     tfd.NegativeBinomial: _negative_binomial,
-    tfd.Inflated: _inflated,
+    meta.Inflated: _inflated,
     tfd.Categorical: _categories,
     tfd.OrderedLogistic: _categories,
     QuantizedLogistic: _quantized_logistic,

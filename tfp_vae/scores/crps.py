@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.draws import draw
 from tfp_vae.entries import log_weights, of_entries
 from tfp_vae.kl.closed_forms import family_name
@@ -14,13 +15,14 @@ from tfp_vae.scores.closed_forms import (
     closed_form_crps,
     crps_of_normals,
     crps_of_range,
+    sum_over_pairs,
 )
 from tfp_vae.scores.score import LossAndMetric
 
 tfd: Any = tfp.distributions
 
-_MIXTURES = tfd.MixtureSameFamily | tfd.Mixture
-_WRAPPERS = tfd.Independent | tfd.Sample
+_MIXTURES = meta.MixtureSameFamily | meta.Mixture
+_WRAPPERS = meta.Independent | meta.Sample
 
 
 def crps_of_entries(
@@ -104,7 +106,7 @@ def _in_closed_form(part: Any, y: tf.Tensor, of_part: Any) -> tf.Tensor | None:
 def _of_normals(mixture: Any, y: tf.Tensor) -> tf.Tensor | None:
     """The CRPS of a mixture whose components have normal entries; else `None`."""
     axes = mixture.event_shape.rank
-    if isinstance(mixture, tfd.MixtureSameFamily):
+    if isinstance(mixture, meta.MixtureSameFamily):
         components = [mixture.components_distribution]
     else:
         components = list(mixture.components)
@@ -113,12 +115,11 @@ def _of_normals(mixture: Any, y: tf.Tensor) -> tf.Tensor | None:
     moments = []
     for name in ("mean", "stddev"):
         each = [getattr(component, name)() for component in components]
-        if isinstance(mixture, tfd.MixtureSameFamily):
+        if isinstance(mixture, meta.MixtureSameFamily):
             moments.append(each[0])
         else:
             moments.append(tf.stack(each, axis=-1 - axes))
     loc, scale = (_components_last(moment, axes) for moment in moments)
-    scale = tf.broadcast_to(scale, tf.shape(loc))
     weights = tf.exp(tf.cast(log_weights(mixture, axes), loc.dtype))
     return crps_of_normals(y, loc, scale, _components_last(weights, axes))
 
@@ -138,7 +139,7 @@ def _components_last(tensor: tf.Tensor, axes: int) -> tf.Tensor:
 
 def _ends_of_quantized(mixture: Any) -> tuple[int, int] | None:
     inner = getattr(mixture, "components_distribution", None)
-    if isinstance(inner, tfd.QuantizedDistribution) and not mixture.event_shape.rank:
+    if isinstance(inner, meta.QuantizedDistribution) and not mixture.event_shape.rank:
         ends = [tf.get_static_value(end) for end in (inner.low, inner.high)]
         if None not in ends:
             return int(ends[0]), int(ends[1])
@@ -157,9 +158,9 @@ def _check_gradient(part: Any) -> None:
 
 def _drawn(part: Any) -> list[Any]:
     """The distributions that are drawn from."""
-    if isinstance(part, tfd.MixtureSameFamily):
+    if isinstance(part, meta.MixtureSameFamily):
         return [part.components_distribution]
-    return list(part.components) if isinstance(part, tfd.Mixture) else [part]
+    return list(part.components) if isinstance(part, meta.Mixture) else [part]
 
 
 def _from_draws(part: Any, y: tf.Tensor, number: int, next_seed: Any) -> tf.Tensor:
@@ -185,7 +186,7 @@ def _mixture_from_draws(
     weights = _components_last(
         tf.exp(tf.cast(log_weights(mixture, axes), y.dtype)), axes
     )
-    if isinstance(mixture, tfd.MixtureSameFamily):
+    if isinstance(mixture, meta.MixtureSameFamily):
         draws = _draws(mixture.components_distribution, y.dtype, number, next_seed)
         draws = _components_last(draws, axes)
     else:
@@ -193,10 +194,9 @@ def _mixture_from_draws(
         draws = tf.stack(each, axis=-1)
     draws = _with_axes_in_front(draws, y.shape.rank + 2)
     distance = tf.reduce_sum(weights * abs(draws - y[..., tf.newaxis]), axis=-1)
-    others = tf.roll(draws, 1, axis=0)
-    size = abs(draws[..., :, tf.newaxis] - others[..., tf.newaxis, :])
-    product = weights[..., :, tf.newaxis] * weights[..., tf.newaxis, :]
-    pairs = tf.reduce_sum(product * size, axis=[-2, -1])
+    pairs = sum_over_pairs(
+        lambda a, b: abs(a[0] - b[0]), weights, (draws,), (tf.roll(draws, 1, axis=0),)
+    )
     return tf.reduce_mean(distance - 0.5 * pairs, axis=0)
 
 

@@ -8,7 +8,6 @@ import tensorflow_probability as tfp
 
 from tfp_vae.checks import (
     boolean,
-    checked_config,
     integer,
     keras_object,
     positive_number,
@@ -20,7 +19,6 @@ from tfp_vae.distribution_tensor import (
     unwrap,
 )
 from tfp_vae.environment import refuse_keras_2
-from tfp_vae.serialization import revive_arguments
 from tfp_vae.weights.forward_pass import once
 from tfp_vae.weights.functions import checked_callable, serialized, weights_kl
 from tfp_vae.weights.random_weights import RandomWeights, check_pair, known_width
@@ -203,9 +201,3 @@ class DenseVariational(RandomWeights):
             "activation": keras.activations.serialize(self.activation),
             "use_bias": self.use_bias,
         }
-
-    @classmethod
-    @checked_config
-    def from_config(cls, config: dict[str, Any]) -> "DenseVariational":
-        """Restores the functions before calling `__init__`."""
-        return cls(**revive_arguments(config))

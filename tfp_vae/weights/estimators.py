@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+import tfp_vae.meta_distributions as meta
 from tfp_vae.distribution_tensor import DistributionTensor, unwrap
 from tfp_vae.draws import draw, rademacher
 from tfp_vae.weights.forward_pass import once
@@ -106,7 +107,7 @@ def check_normal(layer: LinearWithRandomWeights) -> None:
         >>> check_normal(layer)
     """
     q = layer.kernel_posterior
-    if not (isinstance(q, tfd.Independent) and isinstance(q.distribution, tfd.Normal)):
+    if not (isinstance(q, meta.Independent) and isinstance(q.distribution, tfd.Normal)):
         name = type(layer).__name__
         raise ValueError(
             f"`{name}` expects `kernel_posterior_fn` to make a "

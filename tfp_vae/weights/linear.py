@@ -6,9 +6,8 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import checked_config, keras_object
+from tfp_vae.checks import keras_object
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion, unwrap
-from tfp_vae.serialization import revive_arguments
 from tfp_vae.weights.forward_pass import once, weights_are_fixed
 from tfp_vae.weights.functions import checked_callable, serialized, weights_kl
 from tfp_vae.weights.parameters import (
@@ -311,9 +310,3 @@ class LinearWithRandomWeights(RandomWeights):
         }
         activation = keras.activations.serialize(self.activation)
         return {**super().get_config(), "activation": activation, **functions}
-
-    @classmethod
-    @checked_config
-    def from_config(cls, config: dict[str, Any]) -> "LinearWithRandomWeights":
-        """Restores the functions before calling `__init__`."""
-        return cls(**revive_arguments(config))

@@ -9,10 +9,11 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import optional_seed
+from tfp_vae.checks import checked_config, optional_seed
 from tfp_vae.constraints import float_policy
 from tfp_vae.keras_internals import called_model, in_training, marked_as_of_training_set
 from tfp_vae.seeds import Seeds
+from tfp_vae.serialization import revive_arguments
 from tfp_vae.weights.forward_pass import once, seed_of, weights_are_fixed
 from tfp_vae.weights.metric import WeightsKL
 
@@ -96,6 +97,12 @@ class RandomWeights(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Arguments of `__init__`."""
         return {**super().get_config(), "seed": self.seed}
+
+    @classmethod
+    @checked_config
+    def from_config(cls, config: dict[str, Any]) -> "RandomWeights":
+        """Restores layers, priors and functions before calling `__init__`."""
+        return cls(**revive_arguments(config))
 
 
 def _warn_of_the_whole(model: Any) -> None:

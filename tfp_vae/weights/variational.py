@@ -8,15 +8,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import checked_config, choice, integers, positive_number
+from tfp_vae.checks import choice, integers, positive_number
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
 from tfp_vae.keras_internals import nested_layers
 from tfp_vae.kl.prior import checked_prior, prior_distribution, serialize_prior
-from tfp_vae.serialization import (
-    deserialize_distribution,
-    is_distribution_config,
-    revive_arguments,
-)
 from tfp_vae.weights.forward_pass import once
 from tfp_vae.weights.functions import weights_kl
 from tfp_vae.weights.random_weights import RandomWeights
@@ -256,15 +251,6 @@ class Variational(RandomWeights):
             "prior": prior if isinstance(prior, str) else serialize_prior(prior),
             "initial_scale": self.initial_scale,
         }
-
-    @classmethod
-    @checked_config
-    def from_config(cls, config: dict[str, Any]) -> "Variational":
-        """Restores the layer and the prior before calling `__init__`."""
-        prior = config["prior"]
-        if is_distribution_config(prior):
-            config = {**config, "prior": deserialize_distribution(prior)}
-        return cls(**revive_arguments(config))
 
 
 def _check_layer(layer: Any) -> None:
