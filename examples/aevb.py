@@ -43,9 +43,9 @@ TITLES = {"binarized_mnist": "MNIST, Bernoulli", "freyfaces": "Frey faces, Gauss
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains a model for each number of latents, plots and writes the bounds."""
     args = reproduction.parse(__doc__, "aevb", argv, EPOCHS, trainings=trainings)
-    trained = f"{args.epochs} epochs; {FACES * args.epochs} for Frey faces"
+    training = f"{args.epochs} epochs; {FACES * args.epochs} for Frey faces"
     title = "Auto-Encoding Variational Bayes"
-    report = reproduction.Report("aevb", title, args, trained)
+    report = reproduction.Report("aevb", title, args, training)
     figure = Figure(figsize=(10, 6), layout="constrained")
     axes = figure.subplots(2, 4)
     for row, name in zip(axes, SIZES, strict=True):

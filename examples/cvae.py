@@ -61,9 +61,9 @@ REASON = (
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains the baseline and the VAE for each task, plots, writes the result."""
     args = reproduction.parse(__doc__, "cvae", argv, EPOCHS, trainings=trainings)
-    trained = f"at most {args.epochs} epochs, until {PATIENCE} without gain"
+    training = f"at most {args.epochs} epochs, until {PATIENCE} without gain"
     title = "Conditional VAE of quadrants"
-    report = reproduction.Report("cvae", title, args, trained)
+    report = reproduction.Report("cvae", title, args, training)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
         images = datasets.few(images, 5000, 1000)

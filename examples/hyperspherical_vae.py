@@ -74,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     args = reproduction.parse(
         __doc__, "hyperspherical_vae", argv, EPOCHS, options, trainings
     )
-    trained = f"at most {args.epochs} epochs, until {PATIENCE} without gain"
+    training = f"at most {args.epochs} epochs, until {PATIENCE} without gain"
     title = "Hyperspherical VAE"
-    report = reproduction.Report("hyperspherical_vae", title, args, trained)
+    report = reproduction.Report("hyperspherical_vae", title, args, training)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
         images = datasets.few(images, 2000, 200)

@@ -154,10 +154,10 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         EPOCHS,
         trainings=lambda args: [f"{s}, {k}" for s in REASONS for k in (POINT, RANDOM)],
     )
-    trained = (
+    training = (
         f"at most {args.epochs} epochs, until {patience(args.epochs)} without gain"
     )
-    report = reproduction.Report("lstm_forecaster", "LSTM forecaster", args, trained)
+    report = reproduction.Report("lstm_forecaster", "LSTM forecaster", args, training)
     sizes = (400, 100, 100) if args.quick else (2000, 500, 2000)
     draws = 5 if args.quick else DRAWS
     found: dict[str, tuple[Series, dict[str, np.ndarray]]] = {}

@@ -42,8 +42,8 @@ SOURCE = "notebook of github.com/pamattei/miwae"
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains with three seeds, imputes, plots and writes the result."""
     args = reproduction.parse(__doc__, "miwae", argv, EPOCHS, trainings=trainings)
-    trained = f"{args.epochs:,} epochs, on the rows that are imputed"
-    report = reproduction.Report("miwae", "MIWAE, breast cancer", args, trained)
+    training = f"{args.epochs:,} epochs, on the rows that are imputed"
+    report = reproduction.Report("miwae", "MIWAE, breast cancer", args, training)
     x, gaps = table()
     holes = np.where(gaps, np.float32(np.nan), x)
 

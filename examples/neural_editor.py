@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     args = reproduction.parse(
         __doc__, "neural_editor", argv, EPOCHS, trainings=lambda args: [*WITH_EDITS]
     )
-    trained = f"at most {args.epochs} epochs, until {PATIENCE} without gain"
-    report = reproduction.Report("neural_editor", "Neural editor", args, trained)
+    training = f"at most {args.epochs} epochs, until {PATIENCE} without gain"
+    report = reproduction.Report("neural_editor", "Neural editor", args, training)
     corpus = sentences.load(args.data_dir)
     if args.quick:
         corpus = corpus.few(1500)

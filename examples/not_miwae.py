@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     args = reproduction.parse(
         __doc__, "not_miwae", argv, EPOCHS, trainings=lambda args: [*WITH_MASK]
     )
-    trained = f"{args.epochs:,} epochs, on the rows that are imputed"
-    report = reproduction.Report("not_miwae", "not-MIWAE, red wine", args, trained)
+    training = f"{args.epochs:,} epochs, on the rows that are imputed"
+    report = reproduction.Report("not_miwae", "not-MIWAE, red wine", args, training)
     path = datasets.find(
         uci_regression.FILE, args.data_dir, "UCI regression sets", uci_regression.HOW
     )

@@ -50,9 +50,9 @@ UNKNOWN = -1
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
     """Trains with each number of labels, classifies and writes the result."""
     args = reproduction.parse(__doc__, "ss_vae", argv, EPOCHS, options, trainings)
-    trained = f"{args.epochs} epochs, the best one on 10,000 other labelled images"
+    training = f"{args.epochs} epochs, the best one on 10,000 other labelled images"
     title = "Pyro's semi-supervised VAE"
-    report = reproduction.Report("ss_vae", title, args, trained)
+    report = reproduction.Report("ss_vae", title, args, training)
     images = datasets.load("mnist", args.data_dir, args.seed)
     if args.quick:
         images = datasets.few(images, 2000, 500)

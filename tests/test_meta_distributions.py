@@ -83,7 +83,9 @@ def test_the_classes_are_bases_of_those_of_tfp():
         "BatchReshape": lambda p: tfd.BatchReshape(p, [4]),
         "Blockwise": lambda p: tfd.Blockwise([tfd.Independent(p, 1)]),
         "Independent": lambda p: tfd.Independent(p, 1),
-        "Inflated": lambda p: tfd.Inflated(p, inflated_loc_probs=np.full((2, 2), 0.5)),
+        "Inflated": lambda p: tfd.Inflated(
+            p, inflated_loc_probs=np.full((2, 2), 0.5, "float32")
+        ),
         "Mixture": lambda p: tfd.Mixture(
             tfd.Categorical(logits=np.zeros((2, 2, 1))), [p]
         ),

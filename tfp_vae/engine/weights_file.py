@@ -90,9 +90,9 @@ def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str
         with contextlib.ExitStack() as stack:
             if own and theirs and theirs != own:
                 warnings.warn(
-                    f"The weights are loaded, but not the optimizer: the file has "
-                    f"{' of '.join(theirs)}, the model {' of '.join(own)}. Compile the "
-                    "model with the same one to go on with its moments.",
+                    "The weights are loaded, but not the optimizer: the file has "
+                    f"{theirs}, the model {own}. Compile the model with the same one "
+                    "to go on with its moments.",
                     stacklevel=3,
                 )
                 local = stack.enter_context(_without_optimizer(local))

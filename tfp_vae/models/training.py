@@ -315,11 +315,9 @@ class Training(Networks, Model):
         """
         return super().evaluate(x, y, *args, **kwargs)
 
-    def _for_keras(
-        self, given: Any, *args: Any, unweighted: Any = None, **kwargs: Any
-    ) -> Any:
+    def _for_keras(self, given: Any, *args: Any, **kwargs: Any) -> Any:
         """Adds a placeholder for y, without which Keras drops weights."""
         given = with_placeholder_target(*given)
-        if unweighted is not None:
-            unweighted = with_placeholder_target(*unweighted)
-        return super()._for_keras(given, *args, unweighted=unweighted, **kwargs)
+        if kwargs.get("unweighted") is not None:
+            kwargs["unweighted"] = with_placeholder_target(*kwargs["unweighted"])
+        return super()._for_keras(given, *args, **kwargs)
