@@ -1460,10 +1460,9 @@ def test_loaded_weights_leave_the_learning_rate_of_compile(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Skipping variable loading")  # Keras' own
-def test_the_variables_of_another_optimizer_are_left_out(tmp_path):
+def test_variables_of_other_shapes_leave_the_optimizer_new(tmp_path):
     new = functional(tv)
-    # As many variables as Adam has, of other shapes.
-    new.compile(keras.optimizers.RMSprop(momentum=0.9), "mse")
+    new.compile(keras.optimizers.Adam(amsgrad=True), "mse")
     new.load_weights(saved_by_adam(tmp_path))
     assert not new.optimizer.built
 
@@ -1565,10 +1564,38 @@ def test_the_first_step_builds_an_optimizer_of_more_variables(kind, callback, tm
         model(X)
     model.compile(keras.optimizers.SGD(0.1), "mse")
     found = model.fit(X, Y, epochs=9, callbacks=callbacks, verbose=0).history
+    assert model.optimizer.built
     losses = found["error" if kind is WithTemperature else "loss"]
     assert losses[-1] < losses[0]
     if kind is WithTemperature:
         assert float(model.temperature) != 1
+
+
+class CallsSuper(Scaled):
+    """A step that trains what Keras tracks."""
+
+    def train_step(self, batch):
+        return super().train_step(batch)
+
+
+@pytest.mark.parametrize("kind", [CallsSuper, WithTemperature])
+def test_a_checkpoint_resumes_a_step_of_the_user_or_says_why_not(kind, tmp_path):
+    def trained(epochs):
+        model = kind()
+        model.build((None, 4))
+        model(X)
+        model.compile("adam", "mse")
+        kept = tv.Checkpoint(tmp_path / "c.weights.h5", delete_checkpoint=False)
+        model.fit(X, Y, epochs=epochs, callbacks=[kept], verbose=0)
+        return model
+
+    first = trained(2)
+    if kind is WithTemperature:
+        with pytest.raises(ValueError, match="does not know what it will train"):
+            trained(3)
+    else:
+        steps = int(first.optimizer.iterations)
+        assert int(trained(3).optimizer.iterations) == steps * 3 // 2
 
 
 def test_a_checkpoint_of_another_optimizer_is_an_error(tmp_path):

@@ -30,7 +30,7 @@ def shifted_mean(p):
 
 @keras.saving.register_keras_serializable("tests")
 def half():
-    return 0.5
+    return tf.constant(0.5)
 
 
 def reload(model, path):

@@ -134,6 +134,7 @@ def counting(traces):
 
     model = Counting(vaes.encoder(), models.decoder(), tv.StandardNormal(vaes.LATENT))
     model.compile("adam", jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
     return model
 
 

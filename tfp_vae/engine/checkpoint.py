@@ -18,11 +18,13 @@ from tfp_vae.engine.batches import Epochs
 from tfp_vae.engine.optimizer import build_optimizer, classes_of
 from tfp_vae.engine.strategies import from_chief, has_workers, is_chief
 from tfp_vae.engine.weights_file import (
+    build_as_saved,
     explaining_damage,
     is_plain,
     random_states,
     read_state,
     read_weights,
+    shapes_of_optimizer,
     write_weights,
 )
 from tfp_vae.files import is_remote, local_copy
@@ -285,13 +287,32 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _read(self, path: Any) -> dict[str, Any]:
         """Loads a file that `Checkpoint` wrote."""
+        optimizer = self.model.optimizer
+        names = classes_of(optimizer)
         with local_copy(path) as local, explaining_damage(local, self.filepath):
             saved = read_state(local)
+            if saved.get("optimizer") == names:
+                build_as_saved(self.model, local)
+            theirs = len(shapes_of_optimizer(local))
         if not {"epoch", "batch", "place", "metrics", "callbacks"} <= set(saved):
             raise ValueError(
                 "`Checkpoint` expects a file that it wrote itself. Received: "
                 f"{self.filepath!r}, a weights file. Give another path, or load the "
                 "weights with `load_weights` and delete the file."
+            )
+        if saved.get("optimizer", names) != names:
+            raise ValueError(
+                "`Checkpoint` expects the optimizer of the interrupted run. Received: "
+                f"{names}, where the file has {saved['optimizer']}. Compile the model "
+                "with that one, or delete the file."
+            )
+        mine = len(optimizer.variables) if optimizer is not None else 0
+        if theirs > mine and optimizer is not None and not optimizer.built:
+            raise ValueError(
+                f"`Checkpoint` expects an optimizer with {theirs} variables, those of "
+                f"the interrupted run. Received: {type(optimizer).__name__}, which "
+                "does not know what it will train. Before `fit` call "
+                "`model.optimizer.build(variables)` with all that `train_step` trains."
             )
         theirs, mine = len(saved["random"]), len(random_states(self.model))
         if theirs != mine:
@@ -300,22 +321,6 @@ class Checkpoint(keras.callbacks.Callback):
                 f"one has {mine}. None is restored: draws differ from those of an "
                 "uninterrupted run. Resume with the same model.",
                 stacklevel=2,
-            )
-        optimizer = self.model.optimizer
-        names = classes_of(optimizer)
-        theirs = saved.get("optimizer", names)
-        if theirs != names:
-            raise ValueError(
-                "`Checkpoint` expects the optimizer of the interrupted run. Received: "
-                f"{names}, where the file has {theirs}. Compile the model with that "
-                "one, or delete the file."
-            )
-        if optimizer is not None and not optimizer.built:
-            raise ValueError(
-                "`Checkpoint` expects an optimizer that knows its variables. Received: "
-                f"{type(optimizer).__name__} of a model with layers that are not "
-                "built, or with a `train_step` of its own. Before `fit` call "
-                "`model.optimizer.build(variables)` with all that it trains."
             )
         return read_weights(self.model, path)
 

@@ -85,8 +85,10 @@ def read_weights(model: Any, path: Any, skip_mismatch: bool = False) -> dict[str
         state = read_state(local)
         theirs = state.pop("optimizer", [])
         rate = None
-        if theirs == own and not skip_mismatch:
-            rate = _build_optimizer(model, local)
+        if theirs == own and not skip_mismatch and build_as_saved(model, local):
+            # Of `compile`, to be set again after loading.
+            rate = model.optimizer.learning_rate
+        rate = float(rate) if isinstance(rate, keras.Variable) else None
         with contextlib.ExitStack() as stack:
             if own and theirs and theirs != own:
                 warnings.warn(
@@ -119,37 +121,64 @@ def _without_optimizer(path: Any) -> Iterator[pathlib.Path]:
         yield part
 
 
-def _build_optimizer(model: Any, path: Any) -> float | None:
+def build_as_saved(model: Any, path: Any) -> bool:
     """Builds the optimizer of an untrained model, so that Keras loads its variables.
 
     Keras loads nothing into an optimizer that is not built, not even its step. If the
-    file has variables of other shapes, the optimizer stays unbuilt.
+    file has variables of other shapes, or none, the optimizer stays unbuilt.
+
+    Args:
+        model: A Keras model.
+        path: Local path of a weights file.
 
     Returns:
-        The learning rate of `compile`, to be set again after loading, or `None`.
+        Whether the optimizer was built here.
+
+    Example:
+        >>> import tempfile
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile("adam", "mse")
+        >>> path = f"{tempfile.mkdtemp()}/last.weights.h5"
+        >>> write_weights(model, path)
+        >>> build_as_saved(model, path)
+        False
     """
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or optimizer.built or not model.built:
-        return None
-    saved = _shapes(path)
+        return False
+    saved = shapes_of_optimizer(path)
     if len(saved) <= len(optimizer.variables):
-        return None
+        return False
     with model.distribute_strategy.scope():
         # To know the shapes, a copy is built: an optimizer cannot be built twice.
         try:
             copy = type(optimizer).from_config(optimizer.get_config())
         except Exception:  # A schedule of the user may not be serializable.
-            return None
+            return False
         copy.build(model.trainable_variables)
         if [tuple(variable.shape) for variable in copy.variables] != saved:
-            return None
+            return False
         optimizer.build(model.trainable_variables)
-    rate = optimizer.learning_rate
-    return float(rate) if isinstance(rate, keras.Variable) else None
+    return True
 
 
-def _shapes(path: Any) -> list[tuple[int, ...]]:
-    """Shapes of the optimizer's variables in a weights file; `[]` if it has none."""
+def shapes_of_optimizer(path: Any) -> list[tuple[int, ...]]:
+    """Shapes of the optimizer's variables in a weights file.
+
+    Args:
+        path: Local path of the file.
+
+    Returns:
+        A list, empty if there are none.
+
+    Example:
+        >>> import tempfile
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> path = f"{tempfile.mkdtemp()}/last.weights.h5"
+        >>> write_weights(model, path)
+        >>> shapes_of_optimizer(path)
+        []
+    """
     with h5py.File(path, "r") as file:
         group = _inside(_inside(file, "optimizer", h5py.Group), "vars", h5py.Group)
         if group is None:

@@ -57,10 +57,10 @@ class LearnedNormal(keras.layers.Layer):
             covariance, tuple(_FAMILIES), "covariance", "LearnedNormal"
         )
         family = _FAMILIES[covariance]
+        width = family.params_size(self.event_size)
         self.family = family(self.event_size, dtype=self.dtype_policy)
-        self.parameters = VariableLayer(
-            family.params_size(self.event_size), dtype=self.dtype_policy
-        )
+        self.family.build((width,))
+        self.parameters = VariableLayer(width, dtype=self.dtype_policy)
         raw = np.full(self.event_size, math.log(math.expm1(1.0)))
         if covariance == "full":
             raw = tfp.math.fill_triangular_inverse(np.diag(raw))

@@ -64,8 +64,9 @@ class MixturePrior(keras.layers.Layer):
         self.num_components = integer(num_components, "num_components", caller)
         self.seed = optional_seed(seed, caller)
         d, k = self.event_size, self.num_components
-        self.family = MixtureNormal(k, d, dtype=self.dtype_policy)
         width = MixtureNormal.params_size(k, d)
+        self.family = MixtureNormal(k, d, dtype=self.dtype_policy)
+        self.family.build((width,))
         self.parameters = VariableLayer(width, dtype=self.dtype_policy)
         loc = keras.ops.convert_to_numpy(keras.random.normal((k, d), seed=self.seed))
         raw = np.full((k, d), math.log(math.expm1(1.0)))
