@@ -484,14 +484,8 @@ def _of_points(p: Any, name: str, value: tf.Tensor) -> tf.Tensor:
 
 
 def _before(distribution: Any, value: tf.Tensor) -> tf.Tensor:
-    """The largest number below each value, or the largest integer."""
-    if _has_integers(distribution):
-        return tf.math.ceil(value) - 1
-    wide = tf.cast(value, tf.float32) if value.dtype.size < 4 else value
-    before = tf.math.nextafter(wide, tf.constant(-np.inf, wide.dtype))
-    # TensorFlow may take the number below 0, which is subnormal, for 0.
-    tiny = tf.constant(np.finfo(value.dtype.as_numpy_dtype).tiny, value.dtype)
-    return tf.where(value == 0, -tiny, before)
+    """Where the cdf is P(X < x), of a distribution of integers or without jumps."""
+    return tf.math.ceil(value) - 1 if _has_integers(distribution) else value
 
 
 def _tail(p: Any, name: str, value: tf.Tensor) -> tf.Tensor | None:
