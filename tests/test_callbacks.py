@@ -4,6 +4,7 @@ import contextlib
 import math
 import pathlib
 import sys
+import threading
 
 import keras
 import models
@@ -20,6 +21,7 @@ from tensorboard.plugins import projector
 import tfp_vae as tv
 from tfp_vae.callbacks.collapse_alarm import CollapseAlarm
 from tfp_vae.callbacks.nan_guard import NaNGuard
+from tfp_vae.callbacks.nan_guard import _first_bad_output as first_bad_output
 from tfp_vae.callbacks.vae_tensorboard import VAETensorBoard
 from tfp_vae.plots import image_grid, observed, reconstruction_grid
 
@@ -785,3 +787,34 @@ def test_without_tensorboard_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.plugins", None)
     with pytest.raises(ImportError, match=r'cts tensorboard.*"tfp-vae\[examples\]"'):
         VAETensorBoard(tmp_path, np.zeros([8, 2]))
+
+
+def test_layers_that_another_thread_calls_are_not_the_guilty_ones():
+    class Beside(keras.layers.Layer):
+        """Calls another layer of the model in a thread, with NaN, in a graph."""
+
+        def call(self, x):
+            def ask():
+                answers.append(tf.function(other)(tf.fill([1, 2], np.nan)))
+
+            if asked:
+                thread = threading.Thread(target=ask)
+                thread.start()
+                thread.join(timeout=60)
+            return x
+
+    asked, answers = [], []
+    other = keras.layers.Dense(2, name="other")
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            Beside(),
+            Logarithm(name="logarithm"),
+            other,
+        ]
+    )
+    model.compile("sgd", "mse", jit_compile=False)
+    asked.append(True)
+    found = first_bad_output(model, -np.ones([3, 2], "float32"))
+    assert found.name == "logarithm"
+    assert np.isnan(answers[0]).all()

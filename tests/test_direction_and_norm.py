@@ -250,3 +250,9 @@ def test_parameters_are_checked_at_run_time_where_asked():
 def test_wrong_arguments_are_explained(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize("width", [np.float32(0), np.zeros(3, "float32"), [1.0, 0.0]])
+def test_arrays_of_widths_are_positive(width):
+    with pytest.raises(ValueError, match="expects `width` to be positive"):
+        tv.distributions.DirectionAndNorm(tfd.SphericalUniform(3), 1.0, width)

@@ -553,3 +553,28 @@ def test_the_kl_of_an_iaf_takes_few_passes():
 def test_counts_have_no_flow():
     with pytest.raises(ValueError, match="of real numbers. Received.*discrete values"):
         Flow("maf")(tv.IndependentPoisson(3)(tf.zeros([2, 3])))
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [
+        lambda shape, dtype=None: tf.ones(shape, dtype),
+        keras.initializers.Constant(1.0),
+        "ones",
+    ],
+)
+def test_initializers_of_every_kind(initializer):
+    network = tv.AutoregressiveNetwork(
+        2, hidden_units=[8], kernel_initializer=initializer
+    )
+    network(tf.zeros([1, 3]))
+    kernels = [w for w in network.get_weights() if w.ndim == 2]
+    assert all(np.isin(kernel, [0.0, 1.0]).all() for kernel in kernels)
+    assert all(kernel.any() for kernel in kernels)
+
+
+def test_a_bijector_of_keras_variables_is_an_error():
+    inner = tfp.bijectors.Scale(keras.Variable([1.0, 1.0]))
+    for transform in (inner, tfp.bijectors.Chain([tfp.bijectors.Exp(), inner])):
+        with pytest.raises(ValueError, match="bijector without variables"):
+            tv.Flow(transform)

@@ -8,7 +8,7 @@ import slow
 import tensorflow as tf
 import tensorflow_probability as tfp
 import vaes
-from scipy import integrate, stats
+from scipy import integrate, sparse, stats
 
 import tfp_vae as tv
 
@@ -786,3 +786,43 @@ def test_training_with_a_model_of_the_mask_in_every_mode(jit_compile, rng):
     history = model.fit(holes, epochs=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     assert history["loss"][1] < history["loss"][0]
+
+
+def test_sparse_examples_are_those_of_a_dense_array(rng):
+    x = (rng.normal(size=(12, X)) * (rng.random((12, X)) < 0.6)).astype("float32")
+    x[:, 3] = 1.0
+    model = linear(missing=0)
+    for matrix in (sparse.csr_matrix(x), sparse.csc_matrix(x)):
+        np.testing.assert_array_equal(
+            model.impute(matrix, 50, seed=1), model.impute(x, 50, seed=1)
+        )
+        given = [True, True, False, False]
+        np.testing.assert_array_equal(
+            model.log_prob(matrix, 50, given=given, seed=1),
+            model.log_prob(x, 50, given=given, seed=1),
+        )
+
+
+def test_the_model_of_the_mask_is_trained_in_training_mode(rng):
+    """Moving averages of its inputs, and units left out."""
+    dropout = keras.layers.Dropout(0.5, seed=1)
+    mask = keras.Sequential(
+        [
+            keras.Input((X,)),
+            keras.layers.BatchNormalization(momentum=0.0),
+            dropout,
+            keras.layers.Dense(X),
+            tv.IndependentBernoulli(X),
+        ]
+    )
+    holes = with_holes(64, rng)[2]
+    model = linear(missing_model=mask)
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    seed = dropout.seed_generator.state.numpy()
+    model.evaluate(holes, verbose=0)
+    mean = mask.layers[0].moving_mean
+    np.testing.assert_array_equal(mean.numpy(), np.zeros(X))
+    np.testing.assert_array_equal(dropout.seed_generator.state.numpy(), seed)
+    model.fit(holes, batch_size=64, verbose=0)
+    assert np.abs(mean.numpy()).min() > 0
+    assert (dropout.seed_generator.state.numpy() != seed).any()

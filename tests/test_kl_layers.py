@@ -428,12 +428,25 @@ def test_variables_that_keras_cannot_train_are_an_error(kind, rng):
     def of_closure():
         return tfd.Independent(tfd.Normal(loc, 1.0), 1)
 
-    for function in (of_tf, of_keras, of_closure):
+    def computed():
+        return tfd.Independent(tfd.Normal(tf.zeros(3), tf.exp(loc)), 1)
+
+    network = keras.Sequential([tv.VariableLayer(6), tv.IndependentNormal(3)])
+
+    def of_network():
+        return network(tf.ones([1, 1]))
+
+    def of_bijector():
+        return tfd.TransformedDistribution(
+            standard(), tfp.bijectors.Shift(keras.Variable([0.0] * 3))
+        )
+
+    for function in (of_tf, of_keras, of_closure, computed, of_network, of_bijector):
         with pytest.raises(ValueError, match="Keras can train. Received"):
             posterior_with(kind(function))(parameters(rng))
     loc.trainable = False  # as of a schedule
     assert np.isfinite(posterior_with(kind(of_closure))(parameters(rng))).all()
-    for prior in (of_tf(), of_keras()):
+    for prior in (of_tf(), of_keras(), of_bijector()):
         with pytest.raises(ValueError, match="Keras can train. Received"):
             kind(prior)
 

@@ -692,3 +692,79 @@ def test_the_mean_of_no_labelled_rows_is_not_a_number():
     assert float(metric.result()) == 1.0
     again = MeanOfLabelled.from_config(metric.get_config())
     assert again.name == "accuracy"
+
+
+def test_paths_of_a_dataset_of_pairs_are_those_of_its_arrays():
+    model = labelled.vae()
+    pairs = tf.data.Dataset.from_tensor_slices((X, CLASSES)).batch(7)
+    for answer in (
+        lambda x, **y: model.traverse(x, dimensions=[0], **y),
+        lambda x, **y: model.interpolate(x, x, 3, **y),
+    ):
+        np.testing.assert_array_equal(answer(pairs), answer(X, y=CLASSES))
+
+
+def test_traversals_from_the_center_take_labels():
+    model = labelled.vae()
+    found = model.traverse(y=[2, 0], dimensions=[1], values=[-1.0, 0.5])
+    z = np.array([[0.0, -1.0], [0.0, 0.5]])
+    loc = z @ linear_gaussian.W.T + linear_gaussian.B
+    exact = loc[None, None] + labelled.U[[2, 0]][:, None, None]
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
+@pytest.mark.parametrize("callback", ["alarm", "tensorboard"])
+@pytest.mark.parametrize("labels", [None, "some", "all"])
+def test_callbacks_take_the_classes_that_encode_takes(callback, labels, tmp_path):
+    """With a prior p(z | y)."""
+    y = keras.Input((K,))
+    prior = keras.Model(
+        y, tv.IndependentNormal(labelled.D)(keras.layers.Dense(2 * labelled.D)(y))
+    )
+    model = tv.VAE(
+        labelled.rough_encoder(),
+        labelled.decoder(),
+        prior,
+        classifier=labelled.classifier(),
+    )
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    known = {None: None, "some": labelled.hidden(CLASSES), "all": CLASSES}[labels]
+    if callback == "alarm":
+        watch = tv.CollapseAlarm(X, known)
+    else:
+        watch = tv.VAETensorBoard(tmp_path, X, known)
+    model.fit(X, CLASSES, callbacks=[watch], verbose=0)
+    best = labelled.log_q(X).argmax(-1)
+    filled = best if known is None else np.where(known < 0, best, known)
+    q, p = (
+        model.encode(X, filled),
+        model.prior_distribution(tf.constant(np.eye(K, dtype="float32")[filled])),
+    )
+    shown = tv.plots.plot_kl_per_dimension(model, X, known).axes[0].get_title()
+    total = tfp.distributions.kl_divergence(q.tensor_distribution, p).numpy().mean()
+    assert f"= {total:.2f} nats" in shown
+    if callback == "alarm":
+        kl = tfp.distributions.kl_divergence(q.tensor_distribution, p).numpy().mean()
+        shared = tv.evaluation.mutual_information(q, seed=0)
+        assert watch.information == pytest.approx(min(kl, shared), rel=1e-4)
+    else:
+        assert list(tmp_path.glob("events*"))
+
+
+def test_examples_of_known_labels_without_a_given_entry_are_given_their_label():
+    model = labelled.vae(wide_encoder(), label_prior=PRIOR, missing="nan")
+    labels = np.array([2, 1, -1])
+    given = np.zeros((3, labelled.X), bool)
+    given[1, :2] = True
+    found = model.log_prob(X[:3], 40_000, y=labels, given=given, seed=1)
+    log_p = labelled.log_evidence(X[:3])
+    marginal = linear_gaussian.W @ linear_gaussian.W.T
+    marginal += linear_gaussian.SCALE**2 * np.eye(labelled.X)
+    center = linear_gaussian.B + labelled.U[1]
+    part = stats.multivariate_normal(center[:2], marginal[:2, :2]).logpdf(X[1, :2])
+    exact = [
+        log_p[0, 2],
+        log_p[1, 1] - part,
+        special.logsumexp(log_p[2] + np.log(PRIOR)),
+    ]
+    np.testing.assert_allclose(found, exact, atol=0.15)

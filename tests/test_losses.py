@@ -500,3 +500,116 @@ def test_an_axis_of_steps_is_not_taken_for_one_coordinate():
 
     with pytest.raises(ValueError, match="expects values of shape"):
         loss(tf.zeros([4, 5, 1]), tf.zeros([4, 1]))
+
+
+def positive(raw):
+    return tf.math.softplus(raw)
+
+
+# A law of raw parameters of shape (4, 3), and values outside its support.
+OUTSIDE = {
+    "gamma": (lambda t: tfd.Gamma(positive(t), 1.0), [0.0, -99.0]),
+    "log-normal": (lambda t: tfd.LogNormal(t, 1.0), [0.0, -99.0]),
+    "beta": (lambda t: tfd.Beta(positive(t), 2.0), [0.0, 1.0, -99.0]),
+    "Poisson": (lambda t: tfd.Poisson(log_rate=t), [-99.0, 0.5]),
+    "normal": (lambda t: tfd.Normal(t, 1.0), [np.inf]),
+    "mixture": (
+        lambda t: tfd.MixtureSameFamily(
+            tfd.Categorical(logits=[0.0, 1.0]),
+            tfd.Gamma(positive(t[..., None] + [0.0, 1.0]), 1.0),
+        ),
+        [0.0, -99.0],
+    ),
+    "truncated": (
+        lambda t: tv.distributions.TruncatedNormal(t, 1.0, low=0.0, high=2.0),
+        [-99.0],
+    ),
+}
+
+
+@pytest.mark.parametrize("how", ["entries", "rows", "mask", "metric"])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_values_of_weight_0_count_nothing_wherever_they_are(name, how):
+    make, outside = OUTSIDE[name]
+    raw = tf.linspace(-1.0, 1.0, B * D)
+    raw = tf.reshape(raw, (B, D))
+    y = np.full((B, D), 1.0 if name == "Poisson" else 0.5, "float32")
+    counts = np.ones((B, D), bool)
+    counts[1:3] = counts[1:3] & (how in ("entries", "metric"))
+    counts[1, 0] = counts[2, 1] = False
+
+    def score(values, t):
+        p = tfd.Independent(make(t), 1)
+        weights = counts.astype("float32")
+        if how == "metric":
+            metric = tv.LogLikelihood(negative=True)
+            metric.update_state(values, p, weights)
+            return metric.result()
+        if how == "mask":
+            p = tv.DistributionTensor(p, "sample")
+            return tv.NegativeLogLikelihood()(values, masked(p, counts))
+        return tv.NegativeLogLikelihood()(
+            values, p, weights if how == "entries" else weights[:, 0]
+        )
+
+    def of(values):
+        with tf.GradientTape() as tape:
+            tape.watch(raw)
+            found = score(values, raw)
+        return float(found), tape.gradient(found, raw)
+
+    expected, slope = of(y)
+    for value in outside:
+        found, gradient = of(np.where(counts, y, np.float32(value)))
+        assert found == pytest.approx(expected, rel=1e-6)
+        if how != "metric":
+            np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-7)
+
+
+def test_padding_of_positive_sequences_trains(rng):
+    x = rng.normal(size=(20, 6, 2)).astype("float32")
+    y = rng.gamma(2.0, size=(20, 6, 1)).astype("float32")
+    x[:, 4:], y[:, 4:] = -99.0, -99.0
+    model = tv.Sequential(
+        [
+            keras.Input((6, 2)),
+            keras.layers.Masking(-99.0),
+            keras.layers.LSTM(4, return_sequences=True),
+            keras.layers.Dense(2),
+            tv.IndependentGamma(1),
+        ]
+    )
+    model.compile("adam", tv.NegativeLogLikelihood())
+    history = model.fit(x, y, epochs=3, verbose=0).history["loss"]
+    assert np.isfinite(history).all()
+    expected = -model(x).log_prob(np.where(y < 0, 1.0, y))[:, :4].numpy().mean()
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_labels_of_weight_0_need_no_class(rng):
+    p = tfd.Categorical(logits=rng.normal(size=(4, 3)).astype("float32"))
+    y, w = np.array([0, 1, 2, -1]), np.array([1.0, 1.0, 1.0, 0.0])
+    found = float(tv.NegativeLogLikelihood(reduction="sum")(y, p, w))
+    expected = -p[:3].log_prob(y[:3]).numpy().sum()
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_draws_weights_and_masks_together():
+    """As many draws as examples, of a law whose values are positive."""
+    raw = np.linspace(0.5, 3.0, 4 * 4 * 2).reshape(4, 4, 2).astype("float32")
+    y = np.full((4, 2), 1.5, "float32")
+    mask = np.array([True, False, True, True])
+    w = np.array([1.0, 2.0, 0.0, 0.5], "float32")
+    y[1], y[2] = -99.0, 0.0
+    p = tv.DistributionTensor(tfd.Independent(tfd.Gamma(raw, 1.0), 1), "sample")
+    loss = tv.NegativeLogLikelihood(reduction="sum", draw_axes=1)
+    found = float(loss(y, masked(p, mask), w))
+    log_p = stats.gamma(raw).logpdf(1.5).sum(-1).mean(0)
+    assert found == pytest.approx(-(log_p[0] + 0.5 * log_p[3]), rel=1e-5)
+    inside = np.ones((4, 2), "float32")
+    inside[0, 1], y[0, 1] = 0.0, -1.0
+    loss = tv.NegativeLogLikelihood(reduction=None, draw_axes=1)
+    found = loss(np.where(y == 0, 1.5, y), masked(p, mask), inside)
+    log_p = stats.gamma(raw).logpdf(1.5).mean(0)
+    exact = [-log_p[0, 0], 0.0, -log_p[2].sum(), -log_p[3].sum()]
+    np.testing.assert_allclose(found * mask, exact, rtol=1e-5)

@@ -298,3 +298,42 @@ def test_weights_that_part_a_block_are_found_in_any_row(rng):
     for call in (model.fit, model.evaluate):
         with pytest.raises(ValueError, match=r"does not factorise.*Received"):
             call(x, sample_weight=weights, verbose=0)
+
+
+@pytest.mark.parametrize("metric", ["mse", keras.metrics.MeanAbsoluteError()])
+def test_metrics_that_cannot_leave_out_entries_are_an_error(metric, rng):
+    x = rng.normal(size=(16, 3)).astype("float32")
+    x[::2, 1] = np.nan
+    model = linear(missing="nan", compiled=False)
+    model.compile("adam", metrics=[metric], jit_compile=False)
+    with pytest.raises(ValueError, match=r"metrics that leave out.*of Keras.*tv\.CRPS"):
+        model.fit(x, verbose=0)
+    model.compile("adam", metrics=[tv.LogLikelihood(), tv.CRPS()], jit_compile=False)
+    found = model.fit(x, verbose=0).history
+    assert np.isfinite(found["crps"]).all()
+
+
+def test_a_row_without_its_only_entry_counts_nothing():
+    """Arrays with such rows are refused; batches of a pipeline are not looked at."""
+    x = np.array([[0.5], [np.nan], [-1.0]], "float32")
+    p = tv.IndependentNormal(1, scale=0.5)
+    model = linear(p, width=1, missing="nan", compiled=False)
+    model.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    parts = [x[:1], x[2:], x]
+    batches = tf.data.Dataset.from_generator(
+        lambda: iter(parts), output_signature=tf.TensorSpec([None, 1], tf.float32)
+    )
+    model.decoder.layers[0].set_weights([np.zeros((2, 1)), np.array([0.3])])
+    found = model.evaluate(batches, verbose=0, return_dict=True)["nll"]
+    log_p = tfd.Normal(np.float32(0.3), 0.5).log_prob([0.5, -1.0]).numpy()
+    # Five rows, of which four have an entry.
+    assert found == pytest.approx(-2 * log_p.sum() / 5, rel=1e-5)
+
+
+def test_a_dataset_of_pairs_and_y_is_an_error(rng):
+    x = rng.normal(size=(8, 3)).astype("float32")
+    model = linear()
+    pairs = tf.data.Dataset.from_tensor_slices((x, x)).batch(4)
+    for call in (model.log_prob, model.elbo):
+        with pytest.raises(ValueError, match="expects y once"):
+            call(pairs, y=x)

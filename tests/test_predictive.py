@@ -904,3 +904,54 @@ def test_evaluation_has_the_metrics_of_compile_alone():
     assert set(found) == {"loss", "largest"}
     assert found["largest"] == -3
     assert float(model.get_metrics_result()["largest"]) == 6
+
+
+def test_masked_steps_are_left_out_of_the_score(rng):
+    x = rng.normal(size=(9, 5, 2)).astype("float32")
+    y = rng.normal(size=(9, 5, 1)).astype("float32")
+    counts = np.arange(5) < rng.integers(1, 5, size=(9, 1))
+    x[~counts] = -99.0
+    model = tv.Sequential(
+        [
+            keras.Input((5, 2)),
+            keras.layers.Masking(-99.0),
+            keras.layers.LSTM(3, return_sequences=True),
+            tv.DenseFlipout(2),
+            tv.IndependentNormal(1),
+        ]
+    )
+    model.compile(
+        "adam", tv.NegativeLogLikelihood(), metrics=[tv.LogLikelihood(), tv.CRPS()]
+    )
+    options = {"num_samples": 20, "seed": 1, "batch_size": 4}
+    found = tv.evaluate_predictive(model, x, y, **options)
+    p = tv.predictive(model, x, 20, seed=1, batch_size=4)
+    expected = -p.log_prob(y).numpy()[counts].mean()
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+    assert found["log_likelihood"] == pytest.approx(-expected, rel=1e-5)
+    whole = tv.Sequential(
+        [*model.layers[:-1], tv.IndependentNormal((5, 1), parameters_axis=-1)]
+    )
+    whole.compile("adam", tv.NegativeLogLikelihood())
+    with pytest.raises(ValueError, match=r"\(9, 5\), inside of the event"):
+        tv.evaluate_predictive(whole, x, y, **options)
+    y[~counts] = 1e6
+    assert tv.evaluate_predictive(model, x, y, **options) == pytest.approx(found)
+
+
+def test_inputs_of_any_length_are_served(tmp_path, rng):
+    model = keras.Sequential(
+        [
+            keras.Input((None, 3)),
+            keras.layers.LSTM(2),
+            tv.DenseFlipout(2),
+            tv.IndependentNormal(1),
+        ]
+    )
+    tv.export_predictive(model, tmp_path / "served", 5, seed=3)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    for length in (2, 7):
+        x = rng.normal(size=(4, length, 3)).astype("float32")
+        here = tv.predictive(model, x, 5, seed=3)
+        answer = served.serve(tf.constant(x))
+        np.testing.assert_allclose(answer["mean"], here.mean(), atol=1e-5)

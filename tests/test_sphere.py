@@ -619,3 +619,10 @@ def test_a_layer_trains(rng, layer, jit):
     )
     losses = model.fit(x, x, epochs=8, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("kind", [VonMisesFisher, PowerSpherical])
+def test_a_direction_may_be_a_list_of_tensors(kind):
+    q = kind([tf.constant(0.6), tf.constant(0.8)], 5.0)
+    p = kind([0.6, 0.8], 5.0)
+    np.testing.assert_array_equal(q.log_prob([1.0, 0.0]), p.log_prob([1.0, 0.0]))

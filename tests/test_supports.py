@@ -7,6 +7,7 @@ import tensorflow_probability as tfp
 
 import tfp_vae as tv
 from tfp_vae.kl.divergence import kl_divergence
+from tfp_vae.latents import center
 from tfp_vae.supports import Support, support_of
 
 tfd, tfb = tfp.distributions, tfp.bijectors
@@ -257,3 +258,12 @@ def test_the_layer_says_so_when_the_model_runs():
     q = tv.IndependentNormal(3)(tf.zeros([2, 6]))
     with pytest.raises(ValueError, match="Choose a posterior on real numbers from 0"):
         layer(q)
+
+
+def test_inflated_counts_are_discrete():
+    p = tfd.Inflated(tfd.Poisson([0.2, 6.5]), inflated_loc_probs=[0.1, 0.1])
+    assert str(support_of(p)) == "discrete values"
+    np.testing.assert_array_equal(center(tfd.Independent(p, 1)), [0.0, 6.0])
+    with pytest.warns(UserWarning, match="not discrete"):
+        q = tfd.Inflated(tfd.Gamma(2.0, 1.0), inflated_loc_probs=0.1)
+    assert support_of(q) is None

@@ -12,6 +12,7 @@ from models import renewing
 from seeding import seed_python
 
 import tfp_vae as tv
+from tfp_vae.prediction.output_draws import OutputDraws
 from tfp_vae.seeds import Seeds
 
 RNG = np.random.default_rng(4)
@@ -425,12 +426,13 @@ def test_an_answer_in_the_middle_of_a_first_step_leaves_it_whole(
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["encode", "decode", "elbo"])
+@pytest.mark.parametrize("name", ["encode", "decode", "elbo", "predictive"])
 def test_what_a_layer_adds_to_the_loss_is_not_that_of_an_answer(name):
     ask = {
         "encode": lambda m: m.encode(X[:8]),
         "decode": lambda m: m.decode(X[:8, :2]),
         "elbo": lambda m: m.elbo(X[:8], verbose=0),
+        "predictive": lambda m: OutputDraws(m, False).output(X[:8], [1, 2], 0, 0),
     }[name]
     alone = weights_of_training_alone(False, penalty=1.0)
     beside = weights_of_training(ask, False, regularizer=l2(1.0))

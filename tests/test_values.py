@@ -146,3 +146,22 @@ def test_a_layer_is_never_changed_by_a_check(monkeypatch):
     tv.check_values(np.zeros((4, 3)), layer)
     assert (True, False) in seen
     assert all(not of_the_layer for _, of_the_layer in seen)
+
+
+def test_blocks_see_the_totals_of_their_own_values():
+    layer = tv.Blockwise(
+        [
+            tv.Multinomial(3, total_count="input"),
+            tv.IndependentNormal(1),
+            tv.DirichletMultinomial(2, total_count="input"),
+        ]
+    )
+    y = np.array([[1.0, 2.0, 3.0, -0.5, 4.0, 1.0], [0.0, 1.0, 0.0, 9.0, 0.0, 0.0]])
+    tv.check_values(y, layer)
+    for i, bad in ((0, 0.5), (4, -1.0)):
+        wrong = y.copy()
+        wrong[1, i] = bad
+        with pytest.raises(ValueError, match="expects values"):
+            tv.check_values(wrong, layer)
+    with pytest.raises(ValueError, match=r"values of shape \(n, \*\(6,\)\)"):
+        tv.check_values(y[:, :5], layer)

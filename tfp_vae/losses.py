@@ -15,6 +15,8 @@ from tfp_vae.engine.num_examples import report_terms
 from tfp_vae.entries import float_dtype
 from tfp_vae.keras_internals import is_symbolic_placeholder, mask_of, set_mask
 from tfp_vae.kl.closed_forms import as_independent
+from tfp_vae.latents import center
+from tfp_vae.supports import REALS, Support, support_of
 
 tfd = tfp.distributions
 
@@ -28,7 +30,8 @@ class NegativeLogLikelihood(keras.losses.Loss):
     in nats, summed over the event and then reduced over the batch as Keras does.
     Whole examples are weighted if `sample_weight` or the Keras mask has the batch
     shape. With more axes, such as (B, D) or (B, T), elements of the event are weighted
-    before the sum; the distribution must then factorise over the event.
+    before the sum; the distribution must then factorise over the event. What has the
+    weight 0 counts nothing, also outside of the support.
 
     Args:
         reduction: As in `keras.losses.Loss`: `"sum_over_batch_size"`, `"sum"`,
@@ -213,6 +216,9 @@ def weighted_log_prob(
                 inside.append(expanded_to_rank(weight, values.shape.rank))
             else:
                 outside[name] = expanded_to_rank(weight, batch_rank)
+    values = countable(
+        distribution, values, [*inside, *(w for w in outside.values() if w is not None)]
+    )
     if inside:
         log_prob = _log_prob_of_elements(
             distribution, values, functools.reduce(tf.multiply, inside)
@@ -225,6 +231,37 @@ def weighted_log_prob(
         for name, weight in outside.items()
     }
     return log_prob, whole["sample_weight"], whole["mask"]
+
+
+def countable(distribution: Any, values: tf.Tensor, weights: list[Any]) -> tf.Tensor:
+    """Replaces values of weight 0 by valid ones, whose log p is finite.
+
+    Outside the support log p or its gradient is infinite or NaN, also times 0.
+
+    Args:
+        distribution: A plain `tfd.Distribution`.
+        values: Its values.
+        weights: Weights and masks, each with the shape of leading axes of the values.
+
+    Returns:
+        The values; as they are if no valid one is known.
+
+    Example:
+        >>> p = tfd.Exponential([1.0, 4.0])
+        >>> countable(p, tf.constant([2.0, -99.0]), [tf.constant([1.0, 0.0])]).numpy()
+        array([2.  , 0.25], dtype=float32)
+    """
+    if not weights:
+        return values
+    if support_of(distribution) == Support(REALS):
+        valid = tf.zeros_like(values)
+    else:
+        try:
+            valid = tf.cast(tf.stop_gradient(center(distribution)), values.dtype)
+        except ValueError:
+            return values
+    parts = [expanded_to_rank(weight, values.shape.rank) != 0 for weight in weights]
+    return tf.where(functools.reduce(tf.logical_and, parts), values, valid)
 
 
 def checked_values(

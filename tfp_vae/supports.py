@@ -98,6 +98,9 @@ def support_of(distribution: Any) -> Support | None:
     for kind, classes in _BY_CLASS.items():
         if isinstance(distribution, classes):
             return Support(kind)
+    if isinstance(distribution, meta.Inflated):
+        inner = support_of(distribution.distribution)
+        return inner if inner == Support(DISCRETE) else None
     if _is(distribution, _SEVERAL):
         return None
     if isinstance(distribution, tfd.Autoregressive):

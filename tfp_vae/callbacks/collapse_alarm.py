@@ -105,8 +105,9 @@ class CollapseAlarm(keras.callbacks.Callback):
 
     def _measured(self) -> tuple[float, float]:
         """KL and mutual information, in nats."""
-        q = self.model.encode(self.x, self.y)
-        prior = self.model.prior_distribution(self.y)
+        y = self.model.conditions_of(self.x, self.y, "CollapseAlarm")
+        q = self.model.encode(self.x, y)
+        prior = self.model.prior_distribution(y)
         # A fixed seed: without a closed form, each epoch uses the same noise.
         kl = kl_divergence(q, prior, test_points=lambda: draw(q, seed=(0, 1)))
         return float(np.mean(kl)), mutual_information(q, seed=0)

@@ -1,6 +1,7 @@
 """Stops training at a NaN or infinity, and names the layer."""
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -208,9 +209,12 @@ def _first_bad_weight(model: Any) -> tuple[Any, str] | None:
 def _first_bad_output(model: Any, x: Any) -> Any:
     """The first layer whose output is not finite."""
     found: list[Any] = []
+    thread = threading.get_ident()  # Others may call the layers, too.
 
     def look(layer: Any, output: Any) -> None:
-        if not found and not all(map(_is_finite, _tensors(output))):
+        if thread != threading.get_ident() or found:
+            return
+        if not all(map(_is_finite, _tensors(output))):
             found.append(layer)
 
     with undisturbed(model), _watched(model, look):

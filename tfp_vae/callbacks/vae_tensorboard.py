@@ -147,8 +147,9 @@ class VAETensorBoard(keras.callbacks.Callback):
             _show("traversals", grid, f"From x[0]; the i-th row has z[i] {between}")
 
     def _write_kl(self) -> None:
-        q = self.model.encode(self.x, self.y)
-        prior = self.model.prior_distribution(self.y)
+        y = self.model.conditions_of(self.x, self.y, "VAETensorBoard")
+        q = self.model.encode(self.x, y)
+        prior = self.model.prior_distribution(y)
         if as_independent(q) is None or as_independent(prior) is None:
             return
         # A fixed seed: without a closed form, each epoch uses the same noise.

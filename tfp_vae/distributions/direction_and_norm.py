@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_vae.checks import check_finite_non_negative
+from tfp_vae.checks import check_finite_non_negative, host_value
 from tfp_vae.distributions.sphere import unit_vector
 from tfp_vae.supports import Support, support_of
 
@@ -82,7 +82,8 @@ class DirectionAndNorm(tfd.Distribution):
             )
         check_finite_non_negative(low, "low", name)
         check_finite_non_negative(width, "width", name)
-        if isinstance(width, int | float) and width == 0:
+        numbers = host_value(width)
+        if numbers is not None and np.any(numbers == 0):
             raise ValueError(
                 f"`{name}` expects `width` to be positive. Received: width={width!r}. "
                 "Give the length of the interval of norms."

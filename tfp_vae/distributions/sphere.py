@@ -44,6 +44,8 @@ def check_unit_vectors(value: Any, caller: str) -> None:
         >>> check_unit_vectors([0.6, 0.8], "VonMisesFisher")
     """
     numbers = host_value(value)
+    if numbers is None and isinstance(value, list | tuple):
+        value = tf.convert_to_tensor(value)
     shape = tf.TensorShape(np.shape(value) if numbers is not None else value.shape)
     size = shape[-1] if shape.rank else None
     if size is None or size < 2:

@@ -343,6 +343,22 @@ def blocks_of(array: Any, size: int = 2**20) -> Iterator[Any]:
         _release(array)
 
 
+def as_array(array: Any) -> np.ndarray:
+    """The whole of an array in memory, in its own dtype.
+
+    Args:
+        array: What `read` returned; a sparse matrix becomes dense.
+
+    Returns:
+        A NumPy array.
+
+    Example:
+        >>> as_array(tf.constant([1, 2]))
+        array([1, 2], dtype=int32)
+    """
+    return np.asarray(array.toarray() if _is_sparse(array) else array)
+
+
 def first_rows(structure: Any, rows: int) -> Any:
     """The first rows of arrays, as tensors.
 

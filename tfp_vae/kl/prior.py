@@ -1,5 +1,6 @@
 """Checks, calls and serializes a prior: a distribution, layer or callable."""
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import keras
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_vae.closures import variables_read
 from tfp_vae.distribution_tensor import unwrap
 from tfp_vae.environment import refuse_keras_2
 from tfp_vae.serialization import serialize_distribution
@@ -59,8 +61,8 @@ def prior_distribution(prior: Any, inputs: Any = None) -> Any:
             "with conditional=True. A prior that needs no inputs must begin with a "
             "`VariableLayer`."
         )
-    if callable(prior) and not isinstance(prior, keras.layers.Layer):
-        found = [v for v in _keras_variables(distribution) if v.trainable]
+    if not isinstance(prior, keras.layers.Layer):
+        found = [v for v in keras_variables(distribution) if v.trainable]
         _refuse(distribution, [*distribution.trainable_variables, *found])
     return distribution
 
@@ -106,12 +108,23 @@ def _refuse(distribution: Any, variables: Sequence[Any]) -> None:
         )
 
 
-def _keras_variables(distribution: Any) -> list[Any]:
-    """Variables whose values TFP reads only once, when it makes the distribution."""
+def keras_variables(made: Any) -> list[Any]:
+    """Variables whose values TFP reads only once, when it makes an object of them.
+
+    Args:
+        made: A `tfd.Distribution` or a `tfb.Bijector`.
+
+    Returns:
+        The Keras variables among its parameters, and in the objects among these.
+
+    Example:
+        >>> keras_variables(tfd.Normal(keras.Variable(0.0), 1.0))
+        [<Variable ...>]
+    """
     found = []
-    for part in tf.nest.flatten(dict(distribution.parameters)):
-        if isinstance(part, tfd.Distribution):
-            found += _keras_variables(part)
+    for part in tf.nest.flatten(dict(made.parameters)):
+        if isinstance(part, tfd.Distribution | tfp.bijectors.Bijector):
+            found += keras_variables(part)
         elif isinstance(part, keras.Variable):
             found.append(part)
     return found
@@ -140,7 +153,7 @@ def checked_prior(
     refuse_keras_2(prior, caller)
     prior = unwrap(prior)
     if isinstance(prior, tfd.Distribution):
-        _refuse(prior, [*prior.trainable_variables, *_keras_variables(prior)])
+        _refuse(prior, [*prior.trainable_variables, *keras_variables(prior)])
         return prior
     if not callable(prior) or isinstance(prior, type):
         raise ValueError(
@@ -148,6 +161,16 @@ def checked_prior(
             f"callable that returns one. Received: {prior!r} of type "
             f"{type(prior).__name__}. `StandardNormal(latent_size)` is the usual prior."
         )
+    if not isinstance(prior, keras.layers.Layer):
+        with contextlib.suppress(Exception):  # It may make and keep tensors.
+            prior_distribution(prior)
+        # Those that the function computes with; what it returns holds the rest.
+        given = lambda _: prior_distribution(prior), tf.zeros([1]), [prior]
+        try:
+            read = variables_read(*given, caller)
+        except ValueError as error:
+            _refuse(prior, [error])
+        _refuse(prior, [v for v in read if v.trainable])
     return prior
 
 

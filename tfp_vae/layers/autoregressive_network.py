@@ -204,7 +204,8 @@ class AutoregressiveNetwork(keras.layers.Layer):
         last = index == len(self.hidden_units)
         initializer = (last and self.output_initializer) or self.kernel_initializer
         # A copy: an initializer without a seed repeats its values if it is used again.
-        draw = keras.initializers.get(keras.initializers.serialize(initializer))
+        is_object = isinstance(initializer, keras.initializers.Initializer)
+        draw = initializer.clone() if is_object else initializer
         return self.add_weight(
             name=f"kernel_{index}",
             shape=mask.shape,

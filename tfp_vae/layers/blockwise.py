@@ -1,6 +1,6 @@
 """A product of different families over blocks of one vector."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -99,10 +99,30 @@ class Blockwise(DistributionLayer):
     def make_distribution(self, parameters: tf.Tensor) -> Any:
         """Makes the distribution from the inputs."""
         parts = tf.split(parameters, _widths(self.layers), axis=-1)
-        blocks = [
-            unwrap(layer.make_distribution(part))
+        return self._joined(
+            layer.make_distribution(part)
             for layer, part in zip(self.layers, parts, strict=True)
+        )
+
+    def distribution_for(self, values: tf.Tensor) -> Any:
+        """As in the base class; each layer sees the values of its block."""
+        of_zeros = super().distribution_for(values)
+        if values.shape[1:] != of_zeros.event_shape:
+            return of_zeros  # The caller compares the shapes.
+        shapes = [block.event_shape for block in of_zeros.distributions]
+        parts = tf.split(values, [shape.num_elements() for shape in shapes], axis=-1)
+        blocks = [
+            unwrap(layer.distribution_for(tf.reshape(part, [-1, *shape])))
+            for layer, part, shape in zip(self.layers, parts, shapes, strict=True)
         ]
+        batch = values.shape[:1]
+        return self._joined(
+            block if block.batch_shape == batch else tfd.BatchBroadcast(block, batch)
+            for block in blocks
+        )
+
+    def _joined(self, distributions: Iterable[Any]) -> Any:
+        blocks = [unwrap(block) for block in distributions]
         mixed = len({tf.as_dtype(block.dtype) for block in blocks}) > 1
         return tfd.Blockwise(
             blocks,

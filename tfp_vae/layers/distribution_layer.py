@@ -19,13 +19,13 @@ from tfp_vae.checks import (
     checked_config,
     optional_seed,
 )
+from tfp_vae.closures import variables_read
 from tfp_vae.constraints import float_policy
 from tfp_vae.distribution_tensor import DistributionTensor, TensorConversion
 from tfp_vae.draws import seed_for_tfp
 from tfp_vae.environment import refuse_keras_2
 from tfp_vae.keras_internals import in_predict, nested_layers, set_mask
 from tfp_vae.kl.layer import KLDivergenceRegularizer, track_kl
-from tfp_vae.layers.closures import variables_read
 from tfp_vae.seeds import Seeds
 from tfp_vae.serialization import revive_arguments
 

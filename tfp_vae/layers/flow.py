@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer, keras_object
+from tfp_vae.kl.prior import keras_variables
 from tfp_vae.layers.autoregressive_network import (
     AutoregressiveNetwork,
     checked_hidden_units,
@@ -241,11 +242,12 @@ def _bin_sizes(raw: tf.Tensor) -> tf.Tensor:
 
 def _checked_transform(transform: Any) -> Any:
     if isinstance(transform, tfb.Bijector):
-        if transform.trainable_variables:
+        variables = [*transform.trainable_variables, *keras_variables(transform)]
+        if variables:
             raise ValueError(
                 "`Flow` expects a bijector without variables. Received: "
-                f"{transform!r} with {transform.trainable_variables[0]!r}, which Keras "
-                f"would not train. Use one of {_KINDS}."
+                f"{transform!r} with {variables[0]!r}, which Keras would not train. "
+                f"Use one of {_KINDS}."
             )
         return transform
     if not isinstance(transform, str) or transform not in _KINDS:

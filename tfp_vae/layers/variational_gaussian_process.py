@@ -9,9 +9,9 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_vae.checks import integer, keras_object, positive_number
+from tfp_vae.closures import variables_read
 from tfp_vae.constraints import SCALE_FLOOR, bounded, positive
 from tfp_vae.environment import refuse_keras_2
-from tfp_vae.layers.closures import variables_read
 from tfp_vae.layers.distribution_layer import DistributionLayer
 
 tfd = tfp.distributions

@@ -184,13 +184,20 @@ class Networks:
             enumerated,
         )
 
-    def terms(self, draws: Draws, target: Any, weights: Any = None) -> Terms:
+    def terms(
+        self,
+        draws: Draws,
+        target: Any,
+        weights: Any = None,
+        training: bool | None = False,
+    ) -> Terms:
         """Computes the terms of objectives.
 
         Args:
             draws: The result of `draw_and_decode`.
             target: Target of the likelihood, of shape `(batch, *event_shape)`.
             weights: Weights of the target's entries, or `None`.
+            training: Passed to the model of the mask.
 
         Returns:
             The terms of the batch.
@@ -205,12 +212,14 @@ class Networks:
             weights = observed
 
         def of(p: Any, values: tf.Tensor, weights: Any) -> tf.Tensor:
-            log_prob, _, mask = weighted_log_prob(p, values, weights, draws.mask)
-            return log_prob if mask is None else log_prob * mask
+            log_prob, *factors = weighted_log_prob(p, values, weights, draws.mask)
+            for factor in factors:
+                log_prob = log_prob if factor is None else log_prob * factor
+            return log_prob
 
         log_prob = of(draws.likelihood, filled, weights)
         if self.missing_model is not None:
-            p = self.mask_distribution(self.completed(draws, target))
+            p = self.mask_distribution(self.completed(draws, target), training)
             observed = tf.ones_like(filled) if observed is None else observed
             log_prob += tf.cast(of(p, observed, given), log_prob.dtype)
         return Terms(
@@ -243,16 +252,17 @@ class Networks:
         zero = tf.zeros([], values.dtype)
         return tf.where(gaps, found, tf.cast(tf.where(gaps, zero, values), found.dtype))
 
-    def mask_distribution(self, x: tf.Tensor) -> Any:
+    def mask_distribution(self, x: tf.Tensor, training: bool | None = False) -> Any:
         """The distribution of the mask of observed entries, p(observed | x).
 
         Args:
             x: Values without gaps, of shape `(n, *event_shape)`.
+            training: Passed to the model of the mask.
 
         Returns:
             A plain `tfd.Distribution` of batch shape `(n,)`.
         """
-        p = self.missing_model(x)
+        p = self.missing_model(x, training=training)
         check_distribution(p, "missing_model", "p(observed | x)")
         check_mask_event(unwrap(p), x)
         return unwrap(p)

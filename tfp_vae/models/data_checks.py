@@ -211,7 +211,8 @@ def as_arrays(x: Any, y: Any, caller: str) -> tuple[Any, Any]:
         x and y.
 
     Raises:
-        ValueError: If x has no examples, or is neither arrays nor a dataset.
+        ValueError: If x has no examples, is neither arrays nor a dataset, or yields
+            pairs and y is given too.
 
     Example:
         >>> pairs = tf.data.Dataset.from_tensors((np.zeros([5, 2]), np.zeros(5)))
@@ -227,7 +228,14 @@ def as_arrays(x: Any, y: Any, caller: str) -> tuple[Any, Any]:
             raise data.no_examples(caller, "a dataset that yields no batch")
         parts = list(zip(*batches, strict=True))
         x = _joined(parts[0])
-        y = y if parts[1][0] is None else _joined(parts[1])
+        if parts[1][0] is not None:
+            if y is not None:
+                raise ValueError(
+                    f"`{caller}` expects y once. Received: y of type "
+                    f"{type(y).__name__}, and a dataset of pairs (x, y). Leave y out, "
+                    "or give a dataset of x."
+                )
+            y = _joined(parts[1])
     if data.is_pipeline(x) or x is None:
         raise ValueError(
             f"`{caller}` expects arrays, or a `tf.data.Dataset`. Received: "

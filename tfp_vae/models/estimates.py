@@ -91,7 +91,8 @@ class Estimates(Inference):
 
         With `given` it is log p(x[rest] | x[given]) = log p(x) - log p(x[given]), the
         difference of two such estimates: no bound, but with an error that vanishes as K
-        grows. Missing entries are neither given nor in the rest.
+        grows. Missing entries are neither given nor in the rest; known labels are
+        given.
 
         Args:
             x: Arrays of shape `(n, ...)`, or a `tf.data.Dataset`, read as a whole.
@@ -143,17 +144,22 @@ class Estimates(Inference):
                 "out, and train it on examples with missing entries."
             )
         x, y = self._with_own_target(x, y, "log_prob(given=)")
-        target = np.asarray(self.target_of(x))
+        target = data.as_array(self.target_of(x))
         given = checked_given(given, target, self.missing)
         total = self._log_prob(x, y, num_samples, **options)
-        # Examples without a given entry need no second term: log p(nothing) is 0.
-        some = np.flatnonzero(given.reshape(len(given), -1).any(axis=1))
+        has_any = given.reshape(len(given), -1).any(axis=1)
+        total[~has_any] -= self._log_prob_of_nothing(y, len(given))[~has_any]
+        some = np.flatnonzero(has_any)
         if len(some):
             kept: Any = marked(target, ~given, self.missing)
             kept = kept if self.target is None else {**x, self.target: kept}
             x, y = data.mapped(lambda part: data.rows_of(part, some), (kept, y))
             total[some] -= self._log_prob(x, y, num_samples, **options)
         return total
+
+    def _log_prob_of_nothing(self, y: Any, rows: int) -> np.ndarray:
+        """What `_log_prob` would find for examples without any entry."""
+        return np.zeros(rows)
 
     def _with_own_target(self, x: Any, y: Any, caller: str) -> tuple[Any, Any]:
         """Reads x, and y if it is a condition; no other targets than x."""

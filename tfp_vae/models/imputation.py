@@ -99,7 +99,7 @@ class Imputation(Estimates):
         num_samples = integer(num_samples, "num_samples", "impute")
         draws = None if draws is None else integer(draws, "draws", "impute")
         x, y = self._with_gaps(x, y)
-        values = np.asarray(self.target_of(x))
+        values = data.as_array(self.target_of(x))
         gaps = is_missing(values, self.missing)
         check_gaps(values, self.missing, "impute")
         front = () if draws is None else (draws,)
@@ -152,8 +152,9 @@ class Imputation(Estimates):
 
     def _center(self, inputs: Any) -> Any:
         """p(x | z) at the center of q(z | x)."""
-        z, (_, y) = center(self.posterior(inputs)), self._split(inputs)
-        return unwrap(self.likelihood(z, y))
+        with self._functions.compiler.lock:
+            z, (_, y) = center(self.posterior(inputs)), self._split(inputs)
+            return unwrap(self.likelihood(z, y))
 
     def averages(
         self,

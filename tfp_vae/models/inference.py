@@ -85,10 +85,7 @@ class Inference(Networks):
 
     def _encoded(self, x: Any, y: Any) -> Any:
         """The posterior as TFP makes it, in pieces of examples."""
-        if isinstance(x, tf.data.Dataset):
-            x, y = as_arrays(x, y, "encode")
-            y = y if self.conditional else None
-        inputs = self._inputs(x, y, "encode")
+        inputs = self._inputs(*self._of_dataset(x, y, "encode"), "encode")
         rows = rows_at_once(self.encoder, ROWS)
         count = data.leaves_of(inputs)[0].shape[0]
         if count <= rows:
@@ -255,7 +252,8 @@ class Inference(Networks):
         statistics = checked_statistics(statistics, "generate")
         key = self._seed(seed)
         y = self._condition(self._drawn_conditions(y, n, key), n)
-        prior = tempered(self.prior_distribution(y), temperature)
+        with self._functions.compiler.lock:
+            prior = tempered(self.prior_distribution(y), temperature)
         z = prior.sample(() if prior.batch_shape.rank else n, seed=key)
         return self._decoded(z, y, statistics, key, "generate")
 
@@ -296,7 +294,9 @@ class Inference(Networks):
         """
         steps = integer(num_steps, "num_steps", "interpolate", minimum=2)
         statistics = checked_statistics(statistics, "interpolate")
-        y = self._conditions_of(start, y, "interpolate")
+        start, y = self._of_dataset(start, y, "interpolate")
+        end, _ = self._of_dataset(end, None, "interpolate")
+        y = self.conditions_of(start, y, "interpolate")
         q = self.encode(start, y)
         ends = center(q), center(self.encode(end, y))
         if ends[0].shape != ends[1].shape:
@@ -338,20 +338,28 @@ class Inference(Networks):
         """
         self._check_built("traverse")
         statistics = checked_statistics(statistics, "traverse")
-        y = y if x is None else self._conditions_of(x, y, "traverse")
-        distribution = (
-            self.prior_distribution(self._condition(y)) if x is None else None
-        )
-        distribution = self.encode(x, y) if distribution is None else distribution
+        if x is None:
+            with self._functions.compiler.lock:
+                distribution = self.prior_distribution(self._condition(y))
+        else:
+            x, y = self._of_dataset(x, y, "traverse")
+            y = self.conditions_of(x, y, "traverse")
+            distribution = self.encode(x, y)
         sphere = on_the_sphere(distribution)
         z = center(distribution)
         z = z[None] if z.shape.rank == distribution.event_shape.rank else z
         if x is None and y is not None:
-            y = self._condition(y)
-            rows = data.leaves_of(y)[0].shape[0]
+            rows = data.leaves_of(self._condition(y))[0].shape[0]
             z = tf.repeat(z, rows, axis=0) if len(z) == 1 else z
         moved = _moved(z, dimensions, values, sphere)
         return self._grid(moved, 3, y, statistics, "traverse")
+
+    def _of_dataset(self, x: Any, y: Any, caller: str) -> tuple[Any, Any]:
+        """Reads a dataset, once; other x and y are returned as they are."""
+        if not isinstance(x, tf.data.Dataset):
+            return x, y
+        x, y = as_arrays(x, y, caller)
+        return x, y if self.conditional else None
 
     def _inputs(self, x: Any, y: Any, caller: str) -> Any:
         """Reads and checks the inputs of `call`: x, or the pair of x and y."""
@@ -382,8 +390,17 @@ class Inference(Networks):
             f"Received: y={'None' if y is None else type(y).__name__}. {advice}"
         )
 
-    def _conditions_of(self, x: Any, y: Any, caller: str) -> Any:
-        """The conditions of examples."""
+    def conditions_of(self, x: Any, y: Any, caller: str) -> Any:
+        """The conditions with which `encode` encodes examples.
+
+        Args:
+            x: As in `encode`.
+            y: As there.
+            caller: Name of the caller, for messages.
+
+        Returns:
+            y; with a classifier the most probable classes in the place of unknown ones.
+        """
         return y
 
     def _drawn_conditions(self, y: Any, n: int, seed: tf.Tensor) -> Any:

@@ -162,10 +162,10 @@ class SemiSupervised(Estimates, Training):
             rows = int(np.size(y)) if np.ndim(y) == 1 else len(np.atleast_1d(y))
         return self.one_hot(self._labels.checked(y, rows, "VAE", known=True))
 
-    def _conditions_of(self, x: Any, y: Any, caller: str) -> Any:
+    def conditions_of(self, x: Any, y: Any, caller: str) -> Any:
         """Known labels, and the most probable classes in the place of others."""
         if self.classifier is None:
-            return super()._conditions_of(x, y, caller)
+            return super().conditions_of(x, y, caller)
         x, labels = self._inputs(*as_arrays(x, y, caller), caller)
         if (labels >= 0).all():
             return labels
@@ -278,7 +278,8 @@ class SemiSupervised(Estimates, Training):
         draws, log_q, labels, count = p.draws
         whole, inside = split_weights(sample_weight)
         check_event(draws.likelihood, tf.convert_to_tensor(target))
-        terms = self.terms(draws, tiled(target, count), tiled(inside, count))
+        given = tiled(target, count), tiled(inside, count)
+        terms = self.terms(draws, *given, training)
         if training:
             self._check_training(draws)
         q = tf.exp(log_q)
@@ -480,6 +481,14 @@ class SemiSupervised(Estimates, Training):
                 found.append(functools.reduce(merge, each))
         order = np.argsort(np.concatenate([known, others]))
         return tf.nest.map_structure(lambda *a: np.concatenate(a)[order], *found)
+
+    def _log_prob_of_nothing(self, y: Any, rows: int) -> np.ndarray:
+        """Log p(y) of known labels; unknown ones are summed out, to 1."""
+        if self.classifier is None:
+            return super()._log_prob_of_nothing(y, rows)
+        labels = self._labels.checked(y, rows, "log_prob(given=)")
+        log_p = self._labels.log_prior("float64").numpy()
+        return np.where(labels >= 0, log_p[labels], 0.0)
 
     def log_sum_of_labels(
         self, inputs: Any, target: Any, seed: Any, num_samples: Any

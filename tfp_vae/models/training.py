@@ -1,5 +1,6 @@
 """How a VAE is trained and evaluated: its steps, its loss and its metrics."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -35,6 +36,7 @@ class Training(Networks, Model):
     _seeds: Seeds
     kl_schedule: Any
     _has_metrics: bool = False
+    _metrics_of_keras: Sequence[str] = ()
 
     def compile(
         self,
@@ -77,6 +79,9 @@ class Training(Networks, Model):
         self.loss = type(self.objective).__name__
         given = (kwargs.get("metrics"), kwargs.get("weighted_metrics"))
         self._has_metrics = any(map(bool, given))
+        of_keras = [m for m in keras.tree.flatten(given) if _of_keras(m)]
+        # Their names: Keras would take the metrics for others.
+        self._metrics_of_keras = [str(getattr(m, "name", m)) for m in of_keras]
 
     @property
     def metrics(self) -> list[Any]:
@@ -142,7 +147,7 @@ class Training(Networks, Model):
         check_draws(draws, self.objective)
         whole, inside = split_weights(sample_weight)
         check_event(draws.likelihood, tf.convert_to_tensor(y))
-        terms = self.terms(draws, y, inside)
+        terms = self.terms(draws, y, inside, training)
         if training:
             self._check_training(draws)
             self._follow_schedule()
@@ -212,10 +217,22 @@ class Training(Networks, Model):
             y, sample_weight = tiled(y, count), tiled(sample_weight, count)
             y, observed = self._filled(tf.convert_to_tensor(y), draws.likelihood)
             if observed is not None:
+                self._check_metrics(observed)
                 mask = draws.mask
                 mask = 1.0 if mask is None else expanded_like(mask, observed)
                 set_mask(y_pred, tf.cast(observed * mask, tf.bool))
         return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _check_metrics(self, observed: tf.Tensor) -> None:
+        """Refuses metrics that cannot leave out missing entries."""
+        if self._metrics_of_keras and observed.shape[1:] and observed.shape[-1] != 1:
+            raise ValueError(
+                "`VAE(missing=...)` expects metrics that leave out missing entries. "
+                f"Received: {[*self._metrics_of_keras]} of Keras, which average over "
+                f"the last axis of x, of length {observed.shape[-1]}. Use "
+                "`tv.LogLikelihood()` or `tv.CRPS()`, or compare `vae.impute(x)` with "
+                "the truth."
+            )
 
     def _symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Builds metrics under a strategy; Keras would take y for the target."""
@@ -321,3 +338,10 @@ class Training(Networks, Model):
         if kwargs.get("unweighted") is not None:
             kwargs["unweighted"] = with_placeholder_target(*kwargs["unweighted"])
         return super()._for_keras(given, *args, **kwargs)
+
+
+def _of_keras(metric: Any) -> bool:
+    """Whether a metric that `compile` was given is one of Keras, or a function."""
+    is_metric = isinstance(metric, keras.metrics.Metric)
+    of_keras = type(metric).__module__.split(".")[0] == "keras"
+    return metric is not None and (of_keras or not is_metric)

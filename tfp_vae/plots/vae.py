@@ -338,6 +338,7 @@ def plot_kl_per_dimension(vae: Any, x: Any, y: Any = None) -> "Figure":
         >>> plot_kl_per_dimension(vae, np.eye(3)).axes[0].get_ylabel()
         'KL (nats)'
     """
+    y = vae.conditions_of(x, y, "plot_kl_per_dimension")
     kl = np.ravel(kl_per_dimension(vae.encode(x, y), vae.prior_distribution(y)))
     order = np.argsort(-kl, kind="stable")
     figure = new_figure(min(_WIDEST, max(4.0, 2 + 0.25 * len(kl))), 3.0)

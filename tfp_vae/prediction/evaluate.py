@@ -9,8 +9,11 @@ from tfp_vae.distribution_tensor import DistributionTensor
 from tfp_vae.engine import data
 from tfp_vae.engine.fit import as_numbers
 from tfp_vae.engine.loss import FunctionLoss
-from tfp_vae.keras_internals import compiled_results
-from tfp_vae.prediction.predictive import predictive
+from tfp_vae.keras_internals import compiled_results, mask_of, set_mask
+from tfp_vae.models.data_checks import as_arrays
+from tfp_vae.models.pieces import ROWS, rows_at_once
+from tfp_vae.prediction.output_draws import lock_of
+from tfp_vae.prediction.predictive import predictive, rows_between
 from tfp_vae.scores.score import LossAndMetric
 
 
@@ -51,8 +54,8 @@ def evaluate_predictive(
         `compile` was given.
 
     Raises:
-        ValueError: If the model is not compiled with one loss, or as in
-            `tv.predictive`.
+        ValueError: If the model is not compiled with one loss, its output has a mask
+            inside of the event, or as in `tv.predictive`.
 
     Example:
         >>> model = tv.Sequential([
@@ -74,6 +77,15 @@ def evaluate_predictive(
         sample_weight = data.as_tensor(sample_weight)
     mixture = predictive(model, x, num_samples, seed, batch_size, verbose)
     p = DistributionTensor(mixture, "mean")
+    mask = _mask(model, x, batch_size)
+    if mask is not None and mask.shape.rank > mixture.batch_shape.rank:
+        raise ValueError(
+            "`evaluate_predictive` expects a mask of members of the batch, of shape "
+            f"{tuple(mixture.batch_shape)}. Received: one of shape "
+            f"{tuple(mask.shape)}, inside of the event. Let the last layer output a "
+            "distribution for each step."
+        )
+    set_mask(p, mask)
     # Another thread may be training the model, and using its metrics.
     with keras.StatelessScope():
         model.reset_metrics()
@@ -81,6 +93,21 @@ def evaluate_predictive(
         found = compiled_results(model)
     loss = _loss_of(losses[0], y, p, sample_weight)
     return {"loss": float(loss), **as_numbers(found)}
+
+
+def _mask(model: Any, x: Any, batch_size: int | None) -> Any:
+    """Keras' mask of the output, which is that of every draw, or `None`."""
+    x, _ = as_arrays(x, None, "evaluate_predictive")
+    rows = batch_size or rows_at_once(model, ROWS)
+    length, found = data.leaves_of(x)[0].shape[0], []
+    for start in range(0, length, rows):
+        piece = rows_between(x, start, min(start + rows, length))
+        with lock_of(model), keras.StatelessScope():  # The model keeps its seeds.
+            mask = mask_of(model(piece))
+        if mask is None:
+            return None
+        found.append(mask)
+    return tf.concat(found, axis=0)
 
 
 def _loss_of(loss: Any, y: tf.Tensor, p: DistributionTensor, weight: Any) -> tf.Tensor:

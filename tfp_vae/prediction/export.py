@@ -86,7 +86,9 @@ def export_predictive(
     specs = input_signature
     if specs is None:
         specs = input_specs(models[0], _CALLER)
-    few = data.mapped(lambda spec: tf.zeros([2, *spec.shape[1:]], spec.dtype), specs)
+    few = data.mapped(
+        lambda spec: tf.zeros([2, *(n or 1 for n in spec.shape[1:])], spec.dtype), specs
+    )
     base = tf.constant([0, 1], tf.int32)
     prepared = [prepare(one, few, few, base, training) for one in models]
     counts = numbers_of_draws(

@@ -1,6 +1,7 @@
 """The output of a model for one draw of its weights, as tensors."""
 
 import functools
+import threading
 from typing import Any
 
 import keras
@@ -18,6 +19,8 @@ tfd = tfp.distributions
 
 # Draws that are compared before a model with `Dropout` counts as not random.
 _TRIES = 64
+# Models of Keras' own classes have no lock.
+_LOCK = threading.RLock()
 
 
 class OutputDraws:
@@ -70,7 +73,11 @@ class OutputDraws:
             (state, tf.cast(fold_in(other, i), state.dtype))
             for i, state in enumerate(_states_of_generators(model))
         ]
-        with weights_drawn_with(seed), keras.StatelessScope(states) as scope:
+        with (
+            lock_of(model),
+            weights_drawn_with(seed),
+            keras.StatelessScope(states) as scope,
+        ):
             output = unwrap(model(x, training=self.training))
         if self.training:
             _check_unchanged(model, scope)
@@ -141,6 +148,23 @@ class OutputDraws:
         if tensors:
             self._template = output
         return tensors
+
+
+def lock_of(model: Any) -> Any:
+    """The lock of a call of a model's layers, which clears what others have added.
+
+    Args:
+        model: A Keras model.
+
+    Returns:
+        That of a `tv.Model`, or one of all other models.
+
+    Example:
+        >>> lock_of(keras.Sequential()) is lock_of(keras.Sequential())
+        True
+    """
+    functions = getattr(model, "_functions", None)
+    return _LOCK if functions is None else functions.compiler.lock
 
 
 def differ(model: Any, draws: OutputDraws, x: Any, seed: Any) -> bool:

@@ -1,7 +1,6 @@
 """Predictions averaged over draws of the weights, or over an ensemble."""
 
 import random
-import threading
 from typing import Any
 
 import keras
@@ -15,7 +14,7 @@ from tfp_vae.engine.progress import LongBar
 from tfp_vae.keras_internals import nested_layers
 from tfp_vae.models.data_checks import as_arrays
 from tfp_vae.models.pieces import ROWS, any_length, joined, rows_at_once
-from tfp_vae.prediction.output_draws import OutputDraws, differ
+from tfp_vae.prediction.output_draws import OutputDraws, differ, lock_of
 from tfp_vae.prediction.predictive_distribution import (
     PredictiveDistribution,
     mixture_of,
@@ -25,8 +24,6 @@ from tfp_vae.prediction.stacked import Draw, check_shapes, components_of
 _DEFAULT_SAMPLES = 100
 # Rows on which two draws are compared.
 _FEW = 8
-# Models of Keras' own classes have no lock.
-_LOCK = threading.RLock()
 
 
 def predictive(
@@ -244,7 +241,7 @@ def prepare(
 
     functions = getattr(model, "_functions", None)
     if functions is None:
-        with _LOCK:
+        with lock_of(model):
             return make()
     layers = tuple((id(layer), layer.trainable) for layer in nested_layers(model))
     return functions.cached(("predictive", training, str(spec), layers), make)
@@ -279,7 +276,7 @@ def _drawn(
         return found
     parts: list[Any] = [[] for _ in range(count)]
     for j, start in enumerate(range(0, length, rows)):
-        piece = _rows(x, start, min(start + rows, length))
+        piece = rows_between(x, start, min(start + rows, length))
         for i in range(count):
             parts[i].append(draws.tensors(piece, seed, i, j))
             bar.step()
@@ -289,6 +286,20 @@ def _drawn(
     ]
 
 
-def _rows(x: Any, start: int, stop: int) -> Any:
+def rows_between(x: Any, start: int, stop: int) -> Any:
+    """Some rows of arrays, as tensors.
+
+    Args:
+        x: Arrays, as `as_arrays` returns them.
+        start: The first row.
+        stop: The row after the last.
+
+    Returns:
+        The same structure.
+
+    Example:
+        >>> rows_between(np.arange(5), 1, 3).numpy()
+        array([1, 2])
+    """
     index = np.arange(start, stop)
     return data.mapped(lambda array: data.rows_of(array, index), x)
