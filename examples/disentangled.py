@@ -98,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         trainings=trainings,
     )
     title = "Disentangled Sequential Autoencoder"
-    report = reproduction.Report("disentangled", title, args)
+    training = f"{args.epochs} epochs; the classifier {JUDGE_EPOCHS}"
+    report = reproduction.Report("disentangled", title, args, training)
     data = sprites.load(args.data_dir)
     if args.quick:
         data = data.few(20, 5)

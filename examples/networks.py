@@ -1,6 +1,6 @@
 """Networks that several reproductions share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ def encoder(
     hidden: Sequence[int],
     activation: str,
     posterior: Any,
+    width: int | None = None,
     **options: Any,
 ) -> keras.Sequential:
     """From images to q(z | x).
@@ -20,6 +21,7 @@ def encoder(
         hidden: Widths of the hidden layers.
         activation: Their activation.
         posterior: A distribution layer.
+        width: How many parameters it takes, if it does not say so itself.
         **options: Passed to the layer that outputs its parameters.
 
     Returns:
@@ -30,7 +32,7 @@ def encoder(
             keras.Input(shape),
             keras.layers.Flatten(),
             *(keras.layers.Dense(width, activation=activation) for width in hidden),
-            keras.layers.Dense(posterior.parameters_width, **options),
+            keras.layers.Dense(width or posterior.parameters_width, **options),
             posterior,
         ]
     )
@@ -63,6 +65,20 @@ def decoder(
             likelihood,
         ]
     )
+
+
+def redraw(networks: Sequence[keras.Sequential], law: Callable[[int], Any]) -> None:
+    """Draws the initial weights of dense layers again, also their biases.
+
+    Args:
+        networks: The networks.
+        law: Function from the number of a layer's inputs to an initializer.
+    """
+    for network in networks:
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.Dense):
+                for weight in layer.weights:
+                    weight.assign(law(layer.kernel.shape[0])(weight.shape))
 
 
 def of_frames(x: Any, filters: int, units: int) -> Any:

@@ -1,8 +1,10 @@
 """Shared code of the reproductions and of their peers: budgets, figures, results/."""
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -18,7 +20,15 @@ import resuming
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 PEERS = RESULTS / "peers"
-PACKAGES = ("tfp-vae", "keras", "tensorflow", "tensorflow-probability", "numpy")
+PACKAGES = (
+    "tfp-vae",
+    "keras",
+    "tensorflow",
+    "tensorflow-probability",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+)
 QUICK, FULL = "quick", "full"
 Trainings = Sequence[str] | Mapping[str, int]
 TRAINING = "training"  # the name, if a script has a single training
@@ -32,6 +42,7 @@ class Side:
         program: The command after `python`, with {} for the name of the system.
         results: Directory of its files.
         packages: Those that determine the figures.
+        code: The files that determine them, as patterns.
         set_seed: Function that seeds the random numbers.
         count_gpus: Function that returns the number of GPUs.
     """
@@ -39,6 +50,7 @@ class Side:
     program: tuple[str, ...]
     results: pathlib.Path
     packages: tuple[str, ...]
+    code: tuple[str, ...]
     set_seed: Callable[[int], Any]
     count_gpus: Callable[[], int]
 
@@ -55,7 +67,14 @@ def _count_gpus() -> int:
     return len(keras.distribution.list_devices("gpu"))
 
 
-EXAMPLE = Side(("examples/{}.py",), RESULTS, PACKAGES, _set_seed, _count_gpus)
+EXAMPLE = Side(
+    ("examples/{}.py",),
+    RESULTS,
+    PACKAGES,
+    ("tfp_vae/**/*.py", "examples/*.py"),
+    _set_seed,
+    _count_gpus,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,13 +241,26 @@ class Report:
             "python": platform.python_version(),
             "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         }
-        resuming.replace(path, json.dumps(run, indent=2) + "\n")
+        resuming.replace(path, f"{json.dumps(run, indent=2)}\n".encode())
         return path
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """The versions of the packages that determine the figures."""
-    return {name: importlib.metadata.version(name) for name in packages}
+    """The versions of the packages that determine the figures, as far as installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def digest(patterns: Sequence[str]) -> str:
+    """A number that differs if a file does."""
+    found = hashlib.sha256()
+    for path in sorted(path for each in patterns for path in ROOT.glob(each)):
+        found.update(path.relative_to(ROOT).as_posix().encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def parse(
@@ -302,7 +334,12 @@ def parse(
     known = measured(system, parser, epochs, trainings, side)
     args.progress = resuming.Progress(
         args.resume,
-        {"system": system, **_settings(args), **versions(side.packages)},
+        {
+            "system": system,
+            **_settings(args),
+            **versions(side.packages),
+            "code": digest(side.code),
+        },
         _with_epochs(trainings, args),
         is_long=not args.quick,
         may_be_longer=args.yes,

@@ -45,7 +45,8 @@ class Progress:
         measured: An earlier run, or `None`.
 
     Raises:
-        ValueError: If the directory has a run with other settings.
+        ValueError: If the directory has a run with other settings, or one that still
+            goes on.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Progress:
         self._fits: dict[str, dict[str, int]] = {}
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
+            _lock(directory)
             self._read(directory / "run.json")
 
     @property
@@ -304,18 +306,35 @@ class Progress:
             "fits": self._fits,
             "parts": self.parts,
         }
-        replace(self.directory / "run.json", _to_json(run))
+        replace(self.directory / "run.json", _to_json(run).encode())
+
+
+def _lock(directory: pathlib.Path) -> None:
+    """Locks a directory for other processes until this one ends, also by a kill."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has none.
+        return
+    file = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise ValueError(
+            f"`--resume` expects a directory that no other run uses. Received: "
+            f"{directory}, whose run still goes on. Wait for its end, or give another "
+            "directory."
+        ) from error
 
 
 def _in_hours(hours: float) -> str:
     return f"{hours:.{1 if hours >= 1 else 3}f} hours"
 
 
-def replace(path: pathlib.Path, text: str) -> None:
+def replace(path: pathlib.Path, content: bytes) -> None:
     """Writes a file so that a kill leaves the old one or the new one."""
     new = path.with_name(f"{path.name}.new")
-    with new.open("w") as file:
-        file.write(text)
+    with new.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)

@@ -8,6 +8,7 @@ import example_data
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_probability as tfp
 from scipy import integrate, stats
 
@@ -458,3 +459,26 @@ def test_windows_are_pieces_of_the_series_with_their_targets_in_one_part():
         assert (channel == channel[:, :1]).all()
         assert set(np.unique(y - 1000 * channel)) == set(range(first, last))
         np.testing.assert_array_equal(y[:, 0] % 1000, np.tile(series.times(part), 2))
+
+
+def test_initial_weights_are_those_of_the_published_programs():
+    keras.utils.set_random_seed(0)
+    for module, deviation in (
+        (plain_vae, lambda inputs: (3 * inputs) ** -0.5),  # of a uniform law
+        (numpyro_vae, lambda inputs: 0.01),
+    ):
+        vae = module.build((28, 28, 1))
+        for network in (vae.encoder, vae.decoder):
+            for layer in network.layers[-3:]:
+                if not isinstance(layer, keras.layers.Dense):
+                    continue
+                kernel, bias = layer.get_weights()
+                expected = deviation(len(kernel))
+                # A normal law has more spread of the variance than a uniform one.
+                assert kernel.std() == pytest.approx(expected, rel=0.03)
+                assert bias.std() == pytest.approx(expected, rel=0.3)
+                bound = np.sqrt(3) * expected
+                assert (np.abs(kernel).max() <= bound) == (module is plain_vae)
+        raw = tf.constant([[0.0] * module.LATENT + [0.6] * module.LATENT])
+        scale = np.exp(0.3 if module is plain_vae else 0.6)
+        np.testing.assert_allclose(module.normal(raw).stddev()[0], scale, rtol=1e-6)

@@ -1,5 +1,6 @@
 """Examples that are killed and go on with `--resume` find the same figures."""
 
+import dataclasses
 import importlib
 import itertools
 import json
@@ -386,3 +387,44 @@ def test_the_trainings_of_the_stored_run_are_counted(system, monkeypatch):
     assert progress.measured.hours * 3600 == pytest.approx(
         json.loads((ROOT / "results" / f"{system}.json").read_text())["seconds"]
     )
+
+
+def test_a_directory_whose_run_goes_on_is_refused(tmp_path):
+    code = f"""
+import pathlib, sys
+sys.path.insert(0, {str(ROOT / "examples")!r})
+import resuming
+kept = resuming.Progress(pathlib.Path({str(tmp_path)!r}), {{"system": "x"}}, {{"a": 6}})
+print("begun", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "begun\n"
+        with pytest.raises(ValueError, match=r"no other run uses.*still goes on"):
+            progress_in(tmp_path)
+        other.kill()
+        other.wait()
+        progress_in(tmp_path)
+
+
+def test_another_program_does_not_resume(tmp_path, monkeypatch):
+    argv = ["--budget", "quick", "--resume", str(tmp_path / "kept")]
+    monkeypatch.setattr(reproduction, "ROOT", tmp_path)
+    (tmp_path / "examples").mkdir()
+    path = tmp_path / "examples" / "a.py"
+    path.write_text("x = 1")
+    side = dataclasses.replace(reproduction.EXAMPLE, results=tmp_path / "results")
+
+    def parsed():
+        reproduction.parse("", "x", argv, {"quick": 2, "full": 4}, side=side)
+
+    parsed()
+    parsed()
+    path.write_text("x = 2")
+    with pytest.raises(ValueError, match=r"code='\w{12}'"):
+        parsed()

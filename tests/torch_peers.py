@@ -185,3 +185,46 @@ def test_recurrent_layers_start_and_move_as_those_of_keras():
     optimizer.step()
     moved = layer.bias_ih_l0 + layer.bias_hh_l0 - bias
     np.testing.assert_allclose(moved.detach().abs(), 0.1, rtol=1e-3)
+
+
+def test_a_kill_after_the_last_checkpoint_trains_no_epoch_more(tmp_path, monkeypatch):
+    scripted = [5.0, 3.0, 4.0, 3.5]  # Two without gain after the second.
+    options = {"start": 0, "patience": 2}
+    expected, _ = trained(2, None)
+
+    def die(self, name, done, epochs, is_last):
+        if is_last:
+            raise Killed
+
+    seen = iter(scripted)
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming.Progress, "end_epoch", die)
+        with pytest.raises(Killed):
+            trained(7, tmp_path, lambda: next(seen), **options)
+    seen = iter([1.0])
+    found, left = trained(7, tmp_path, lambda: next(seen), **options)
+    np.testing.assert_array_equal(found, expected)
+    assert left == 0
+    assert next(seen) == 1.0
+
+
+@pytest.mark.parametrize("eps", [1e-4, 1e-1])
+def test_adam_is_that_of_keras(eps):
+    """Kingma and Ba, the form before section 2.1, which Keras has."""
+    rng = np.random.default_rng(0)
+    slopes = rng.normal(size=(30, 5)) * [1e-3, 1e-2, 0.1, 1.0, 10.0]
+    weight = torch.nn.Linear(5, 1, bias=False).double()
+    x = weight.weight.detach().numpy()[0].copy()
+    optimizer = adam(weight, 0.1, eps=eps)
+    m = v = np.zeros(5)
+    for step, slope in enumerate(slopes, 1):
+        m, v = 0.9 * m + 0.1 * slope, 0.999 * v + 0.001 * slope**2
+        rate = 0.1 * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+        x -= rate * m / (np.sqrt(v) + eps)
+        weight.weight.grad = torch.tensor(slope[None])
+        optimizer.step()
+        if step == 10:  # As a run that goes on.
+            state = optimizer.state_dict()
+            optimizer = adam(weight, 0.1, eps=eps)
+            optimizer.load_state_dict(state)
+    np.testing.assert_allclose(weight.weight.detach()[0], x, rtol=1e-6)

@@ -31,7 +31,8 @@ def _set_seed(seed: int) -> None:
 PEER = reproduction.Side(
     ("-m", "benchmarks.peers.{}"),
     reproduction.PEERS,
-    ("torch", "numpy"),
+    ("torch", "numpy", "scipy", "scikit-learn"),
+    ("examples/*.py", "benchmarks/peers/*.py"),
     _set_seed,
     lambda: 0,  # It runs on the CPU.
 )

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for system in args.systems:
         text = json.dumps(compare(system, args.seeds, args.data_dir), indent=1)
         args.output.mkdir(parents=True, exist_ok=True)
-        resuming.replace(args.output / f"{system}.json", f"{text}\n")
+        resuming.replace(args.output / f"{system}.json", f"{text}\n".encode())
     print(results_page.compared(args.output))
 
 

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 from torch.distributions import Distribution
 from torch.nn import functional
 
 import datasets
+import few_labels
 import reproduction
 from benchmarks.peers import PEER
 from benchmarks.peers.sphere import PowerSpherical, SphericalUniform, VonMisesFisher
@@ -37,7 +37,7 @@ EPOCHS = {reproduction.QUICK: 4, reproduction.FULL: 250}
 WARM_UP, PATIENCE = 0.2, 50
 NORMAL, FISHER, POWER = "normal", "von Mises-Fisher", "power spherical"
 KINDS = (NORMAL, FISHER, POWER)
-LABELS, NEIGHBOURS, REPEATS = (100, 600, 1000), (1, 3, 5, 10, 15), 20
+LABELS = (100, 600, 1000)
 
 
 def main(argv: Sequence[str] | None = None) -> reproduction.Report:
@@ -84,9 +84,13 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
         found = vae.log_prob(test, DRAWS).mean()
         report.add(f"log p(x), d = {size}, {kind}, nats", found)
         with torch.inference_mode():
-            codes = [vae.posterior(part).mode.numpy() for part in parts]
+            known, chosen, asked = (
+                few_labels.Codes(vae.posterior(part).mode.numpy(), classes_of_part)
+                for part, classes_of_part in zip(parts, classes, strict=True)
+            )
+        metric = "euclidean" if kind == NORMAL else "cosine"
         for labels in LABELS[:1] if args.quick else LABELS:
-            score = accuracy(codes, classes, labels, kind, args.seed)
+            score = few_labels.accuracy(known, chosen, asked, labels, metric, args.seed)
             report.add(f"accuracy, %, d = {size}, {kind}, {labels} labels", score)
 
     for size in sizes(args):
@@ -94,43 +98,6 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             report.part(name(kind, size), trained, kind, size)
     report.write()
     return report
-
-
-def accuracy(
-    codes: list[np.ndarray],
-    classes: list[np.ndarray],
-    labels: int,
-    kind: str,
-    seed: int,
-) -> float:
-    """The accuracy of nearest neighbours among few labelled images.
-
-    Args:
-        codes: Latents for training, for the choice of the neighbours, and of the test.
-        classes: Their classes.
-        labels: How many are labelled, equally many of each class.
-        kind: The kind of posterior.
-        seed: Seed of the choice of the labelled images.
-
-    Returns:
-        Percent, the mean over choices.
-    """
-    metric = "euclidean" if kind == NORMAL else "cosine"
-    draws = np.random.default_rng([seed, 1])
-    scores = []
-    for _ in range(REPEATS):
-        order = draws.permutation(len(codes[0]))
-        ordered = classes[0][order]
-        each = [order[ordered == k][: labels // 10] for k in range(10)]
-        rows = np.concatenate(each)
-        of_each = []
-        for number in NEIGHBOURS:
-            classifier = KNeighborsClassifier(number, metric=metric)
-            classifier.fit(codes[0][rows], classes[0][rows])
-            of_each.append([classifier.score(codes[i], classes[i]) for i in (1, 2)])
-        scores.append(of_each)
-    valid, test = np.moveaxis(np.mean(scores, axis=0), -1, 0)
-    return 100 * float(test[valid.argmax()])
 
 
 def sizes(args: argparse.Namespace) -> tuple[int, ...]:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.distributions import Distribution, Independent, Normal
 
 import datasets
 import reproduction
 from benchmarks.peers import PEER
-from benchmarks.peers.training import adam, fit, flat, glorot, load, shuffled
-from benchmarks.peers.vae import VAE, dense, normal, standard_normal
+from benchmarks.peers.training import fit, flat, load, shuffled
+from benchmarks.peers.vae import VAE, dense, standard_normal
 
 LATENT, HIDDEN, BATCH, DRAWS = 40, 400, 100, 200
 EPOCHS = {reproduction.QUICK: 10, reproduction.FULL: 500}
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
             before = -vae.log_prob(test, DRAWS).mean()
             report.add("untrained -log p(x), nats", before)
         rate = 1e-3 if args.quick else 1e-4
-        optimizer = adam(vae, rate)
+        optimizer = torch.optim.Adam(vae.parameters(), rate, fused=True)
         steps = -(-len(x) // BATCH)
         lower_at = [] if args.quick else [epoch * steps for epoch in LOWER_AT]
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, lower_at, FACTOR)
@@ -61,14 +62,18 @@ def main(argv: Sequence[str] | None = None) -> reproduction.Report:
 
 def build() -> VAE:
     """784-400-40 and back, with ReLU."""
-    vae = VAE(
+    return VAE(
         dense([784, HIDDEN, 2 * LATENT], nn.ReLU),
-        normal,
+        of_log_variances,
         dense([LATENT, HIDDEN, 784], nn.ReLU),
         standard_normal(LATENT),
     )
-    glorot(vae)
-    return vae
+
+
+def of_log_variances(parameters: torch.Tensor) -> Distribution:
+    """Independent normal laws from locs and log variances."""
+    loc, log_variance = parameters.chunk(2, -1)
+    return Independent(Normal(loc, (log_variance / 2).exp()), 1)
 
 
 if __name__ == "__main__":

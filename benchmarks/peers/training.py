@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import io
 import math
 import os
 import pathlib
@@ -79,7 +80,7 @@ def adam(model: nn.Module, rate: float, eps: float = 1e-7) -> torch.optim.Adam:
     """PyTorch's Adam with the epsilon of Keras, which is added at another place.
 
     Keras divides by the root of the second moment before its correction for the first
-    steps, plus epsilon: it has eps / sqrt(1 - 0.999^t) where this has eps.
+    steps, plus epsilon: it has eps / sqrt(1 - 0.999^t) where PyTorch has eps.
 
     Args:
         model: The network.
@@ -90,7 +91,16 @@ def adam(model: nn.Module, rate: float, eps: float = 1e-7) -> torch.optim.Adam:
         The optimizer.
     """
     weights = [value for value in model.parameters() if value.requires_grad]
-    return torch.optim.Adam(weights, rate, eps=eps, fused=True)
+    optimizer = torch.optim.Adam(weights, rate, fused=True)
+
+    def correct(*_: Any) -> None:
+        state = optimizer.state.get(weights[0])
+        step = 1 + (int(state["step"]) if state else 0)
+        (group,) = optimizer.param_groups
+        group["eps"] = eps / math.sqrt(1 - group["betas"][1] ** step)
+
+    optimizer.register_step_pre_hook(correct)
+    return optimizer
 
 
 def glorot(module: nn.Module) -> None:
@@ -180,6 +190,8 @@ def fit(
         if scheduler is not None:
             scheduler.load_state_dict(state["scheduler"])
         best, kept, waited, done, step = state["progress"]
+    if patience is not None and waited >= patience:
+        epochs = done  # Killed after the last checkpoint, before that was recorded.
     epochs = progress.begin_training(name, epochs, done)
     for epoch in range(done, epochs):
         progress.begin_epoch()
@@ -211,12 +223,9 @@ def fit(
                 "scheduler": None if scheduler is None else scheduler.state_dict(),
                 "progress": (best, kept, waited, epoch + 1, step),
             }
-            new = path.with_suffix(".new")
-            with new.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path)
+            content = io.BytesIO()
+            torch.save(state, content)
+            resuming.replace(path, content.getvalue())
         is_last = patience is not None and waited >= patience
         progress.end_epoch(name, epoch + 1, epochs, is_last)
         if is_last:
